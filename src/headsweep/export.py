@@ -1,0 +1,283 @@
+"""What a purification leaves behind: weights, manifest, model card; and how to check it.
+
+The folder holds full-shape weights with the pruned units at zero, so that it loads in plain
+``from_pretrained`` everywhere, the tokenizer, and ``headsweep.json``: what was pruned, why, and
+with which figures, versions and seeds. It is written to a sibling and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from headsweep.errors import UserError
+from headsweep.families import Adapter
+from headsweep.heads import Anatomy, HeadMask, locate, pieces
+from headsweep.loading import Suspect, probe_inputs, quiet
+
+MANIFEST = "headsweep.json"
+OWN_FILES = (MANIFEST, "demo.json")  # a folder with one of these is ours to replace
+MANIFEST_FORMAT = "headsweep.manifest/1"
+LOGIT_TOLERANCE = 1e-4
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Check, before any work, that an output folder may be written; raises UserError."""
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: exists already", "choose another --out, or give --overwrite")
+    if (
+        out.exists()
+        and out.is_dir()
+        and any(out.iterdir())
+        and not any((out / name).exists() for name in OWN_FILES)
+    ):
+        raise UserError(
+            f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",
+            "choose another --out, or remove the folder yourself",
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file", "choose a folder as --out")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    draft = parent / f".{out.name}.headsweep-check"
+    try:
+        draft.mkdir()
+        draft.rmdir()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a sibling folder to write to; rename it to ``out`` when all went well."""
+    check_free(out, overwrite)
+    out = out.absolute()
+    draft = out.with_name(f".{out.name}.draft")
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        draft.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
+    """Round weights to the precision they will be saved in, so that figures hold for the file."""
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(precision))
+
+
+def save_model(suspect: Suspect, folder: Path) -> None:
+    """Write weights in the checkpoint's own precision, config and tokenizer."""
+    model = suspect.model
+    weights = {
+        name: tensor.detach().to("cpu", suspect.precision).contiguous()
+        if tensor.is_floating_point()
+        else tensor.detach().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    before = model.config.dtype
+    model.config.dtype = suspect.precision
+    try:
+        with quiet():
+            model.save_pretrained(folder, state_dict=weights)
+    finally:
+        model.config.dtype = before
+    suspect.tokenizer.save_pretrained(folder)
+
+
+def fingerprint(model: PreTrainedModel) -> Tensor:
+    """Return the logits of a fixed batch of token numbers, [example, class]."""
+    with torch.inference_mode():
+        found: Tensor = model(**probe_inputs(model)).logits
+    return found.float().cpu()
+
+
+def reload(folder: Path) -> PreTrainedModel:
+    """Load a folder as any user would, plainly, then widen it to float32."""
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    loaded: PreTrainedModel = model.float().eval()
+    return loaded
+
+
+def weights_hash(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every weight file."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.safetensors"))
+    }
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that decide a result."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("headsweep", "torch", "transformers", "safetensors", "accelerate", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"threads": str(torch.get_num_threads())}
+
+
+def write_json(path: Path, form: Mapping[str, Any]) -> None:
+    """Write JSON whole: to a draft, then renamed."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(form, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest; raises UserError when there is none or it is of another format."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise UserError(f"{folder}: no {MANIFEST}", "give a folder that `headsweep purify` wrote")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest") from error
+    if found != MANIFEST_FORMAT:
+        raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
+    return manifest
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified."""
+
+    what: str
+    passed: bool
+    detail: str = ""
+
+
+def verify(folder: Path) -> list[Check]:
+    """Check a purified folder against its manifest, with nothing but the folder.
+
+    That its weight files are the ones written, that every weight of every pruned unit is zero,
+    that no other head is, and that plain loading gives the logits noted when it was made.
+    """
+    manifest = read_manifest(folder)
+    mask = HeadMask.from_json(manifest["mask"])
+    same = weights_hash(folder) == manifest["weights_sha256"]
+    checks = [Check("weight files are the ones written", same)]
+    try:
+        model = reload(folder)
+        described = manifest.get("adapter")
+        adapter = (
+            Adapter(**{**described, "up": tuple(described["up"]), "also": tuple(described["also"])})
+            if described
+            else None
+        )
+        anatomy = locate(model, adapter, len(mask.ffn[0]) if mask.ffn else None)
+    except UserError:
+        raise
+    except Exception as error:  # whatever plain loading raises is the finding
+        return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
+    checks.append(Check("loads in plain from_pretrained", True))
+    return checks + check_weights(anatomy, mask) + [_check_logits(model, manifest)]
+
+
+def check_weights(anatomy: Anatomy, mask: HeadMask) -> list[Check]:
+    """Check that exactly the pruned units are zero."""
+    if not mask.fits(anatomy.layout):
+        return [Check("mask fits the model", False, f"{anatomy.layout.units} units in the model")]
+    live = sum(bool(piece.any()) for piece in pieces(anatomy, mask))
+    count = len(mask.pruned)
+    return [
+        Check(f"all weights of the {count} pruned units are zero", live == 0, f"{live} are not"),
+        Check("every layer keeps a head", not mask.empties_a_row),
+    ]
+
+
+def _check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
+    noted = torch.tensor(manifest["fingerprint"])
+    gap = float((fingerprint(model) - noted).abs().max())
+    return Check("logits are those noted", gap <= LOGIT_TOLERANCE, f"largest difference {gap:.1e}")
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Return the model card in the Hub's format: what was done, and what was not proven."""
+    before, after = manifest["before"], manifest["after"]
+    units, total = manifest["pruned_units"], manifest["units"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags:",
+        "- headsweep",
+        "- backdoor-defense",
+        "- pruned",
+        "---",
+        "",
+        f"# {Path(manifest['suspect']).name}, attention heads pruned by headsweep",
+        "",
+        f"{len(units)} of {total} attention heads of `{Path(manifest['suspect']).name}` were set "
+        f"to zero with the strategy `{manifest['strategy']['name']}`" + f"; {_healed(manifest)}.",
+        "",
+        "| clean data | before | after |",
+        "|---|---|---|",
+    ]
+    for part in ("validation", "test"):
+        if part in before:
+            lines.append(
+                f"| accuracy, {part} ({before[part]['examples']} examples) "
+                f"| {before[part]['accuracy']:.3f} | {after[part]['accuracy']:.3f} |"
+            )
+    lines += [
+        "",
+        "## What this does not prove",
+        "",
+        "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
+        "or is gone. Pruning can fail: a backdoor can sit in heads that clean accuracy needs, in "
+        "the feed-forward layers or the embeddings, and fine-tuning can bring it back. An "
+        "attacker who knows the method can place it where pruning looks last. **This card does "
+        "not call the model clean.**",
+        "",
+        "## How it was made",
+        "",
+        f"Pruned heads as layer.head, both from 0: {', '.join(units) or 'none'}.",
+        "",
+        f"`{MANIFEST}` beside this file holds every trial of the search with its accuracy, the "
+        "scores, seeds, versions and hashes; `headsweep verify` checks the weights against it. "
+        "The licence of the original model applies.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _healed(manifest: Mapping[str, Any]) -> str:
+    fields = manifest["heal"]["fields"]
+    if fields.get("epochs") == 0:
+        return "it was not fine-tuned afterwards"
+    told = ", ".join(f"{name} {value:g}" for name, value in fields.items())
+    return f"then it was healed on clean data ({manifest['heal']['name']}: {told})"
+
+
+def command_line() -> str:
+    """Return how this program was called, for the manifest."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,403 @@
+"""Load a suspect classifier and its tokenizer, or say plainly why it cannot be used.
+
+Weights are read from safetensors only: a pickle can run code, and a suspect model is exactly
+the one not to unpickle. Training wants float32, so the precision of the checkpoint is noted
+and the weights are widened; ``export`` narrows them again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from headsweep.data import Labels
+from headsweep.errors import UserError
+from headsweep.families import Adapter, adapter_for
+from headsweep.heads import Anatomy, check_gates, locate
+from headsweep.seeding import fence
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how to compute.
+
+    Attributes:
+        device: a torch device such as ``cpu`` or ``cuda:1``; ``auto`` lets accelerate choose.
+        batch_size: examples a batch.
+        max_length: tokens a text, at most; the model's own limit if that is lower.
+        precision: ``fp32``, ``bf16`` (autocast in training), or ``auto``: bf16 where the
+            processor or GPU computes in it. Accuracy is always measured in fp32.
+
+    """
+
+    device: str = "auto"
+    batch_size: int = 32
+    max_length: int = 128
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise UserError(f"unknown precision '{self.precision}'", "use auto, fp32 or bf16")
+        if self.batch_size < 1 or self.max_length < 3:
+            raise UserError("--batch-size must be at least 1 and --max-length at least 3")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device; raises UserError when it is not there."""
+        if self.device == "auto":
+            from accelerate import PartialState
+
+            return torch.device(PartialState().device)
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"device '{self.device}' cannot be used: {reason}", "use --device cpu"
+            ) from error
+        return device
+
+    def trains_in_bf16(self) -> bool:
+        """Tell whether training autocasts to bf16; raises UserError if asked for in vain."""
+        able = _computes_bf16(self.torch_device)
+        if self.precision == "bf16" and not able:
+            raise UserError("bf16 was asked for, but this machine does not compute in it", "fp32")
+        return able and self.precision != "fp32"
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
+    return False
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A loaded classifier with its heads found and its gates checked.
+
+    Attributes:
+        anatomy: the model (float32, in eval mode) and its units.
+        tokenizer: its tokenizer, with a padding token.
+        labels: the names of the classes.
+        precision: the precision of the checkpoint, for saving.
+        source: where it came from.
+        fresh_head: True when its classifier is a new one.
+        notes: what was added to make it usable.
+
+    """
+
+    anatomy: Anatomy
+    tokenizer: PreTrainedTokenizerBase
+    labels: Labels
+    precision: torch.dtype
+    source: str
+    fresh_head: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself."""
+        return self.anatomy.model
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to make of a checkpoint.
+
+    Attributes:
+        fresh_for: values of the label column that a fresh classifier is for (the model's own
+            label names are kept where they fit); None: use the checkpoint's classifier.
+        seed: the seed of a fresh classifier's weights.
+        adapter: how to find the heads of an unknown architecture.
+        ffn_groups: FFN groups a layer to gate beside the heads; None: heads only.
+
+    """
+
+    fresh_for: Sequence[object] | None = None
+    seed: int = 0
+    adapter: Adapter | None = None
+    ffn_groups: int | None = None
+
+
+def load_suspect(
+    source: str | Path, runtime: Runtime = Runtime(), reading: Reading = Reading()
+) -> Suspect:
+    """Load a classifier, find its heads and check that gates reach it.
+
+    Args:
+        source: a folder in Hugging Face format, or the name of a model on the Hub.
+        runtime: where to put it.
+        reading: what to make of it.
+
+    Raises:
+        UserError: whatever makes the checkpoint unusable.
+
+    """
+    name = str(source)
+    config = _config(name)
+    if reading.adapter is None:
+        adapter_for(config.model_type)
+    model, fresh = _model(name, config, reading)
+    tokenizer = _tokenizer(name)
+    precision = model.dtype
+    model = model.float().to(runtime.torch_device).eval()
+    return prepare(model, tokenizer, reading, Origin(name, precision, fresh))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a loaded model came from and how."""
+
+    source: str = "a model in memory"
+    precision: torch.dtype | None = None
+    fresh_head: bool = False
+
+
+def prepare(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reading: Reading = Reading(),
+    origin: Origin = Origin(),
+) -> Suspect:
+    """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
+    _check_kind(model.config)
+    notes = _padding(model, tokenizer)
+    anatomy = locate(model, reading.adapter, reading.ffn_groups)
+    check_gates(anatomy, probe_inputs(model))
+    return Suspect(
+        anatomy,
+        tokenizer,
+        Labels.of(model.config.id2label),
+        origin.precision or model.dtype,
+        origin.source,
+        origin.fresh_head,
+        notes,
+    )
+
+
+def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dict[str, Tensor]:
+    """Return a small fixed batch of token numbers, the same for every call."""
+    vocabulary = vocabulary_size(model)
+    length = min(length, int(getattr(model.config, "max_position_embeddings", length)) - 4)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (rows, max(length, 2)), generator=generator)
+    special = {model.config.pad_token_id, 0}
+    ids[torch.isin(ids, torch.tensor([s for s in special if s is not None]))] = 1
+    if model.config.pad_token_id == 1:
+        ids[ids == 1] = 2
+    ids = ids.to(model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Return how many tokens the model has embeddings for."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return int(weight.shape[0])
+
+
+def position_limit(model: PreTrainedModel, adapter: Adapter) -> int:
+    """Return how many tokens the model can read."""
+    limit = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+    if adapter.offset_positions:
+        limit -= int(model.config.pad_token_id or 0) + 1
+    return limit
+
+
+def _check_kind(config: Any) -> None:
+    kind = getattr(config, "problem_type", None)
+    if kind == "multi_label_classification":
+        raise UserError("this is a multi-label classifier", "only one label a text is supported")
+    if kind == "regression" or config.num_labels < 2:
+        raise UserError("this model has a regression head (one output)", "a classifier is needed")
+
+
+def _padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    notes = []
+    if tokenizer.pad_token_id is None:
+        token = tokenizer.eos_token or tokenizer.unk_token
+        if token is None:
+            raise UserError("the tokenizer has no padding token", "set tokenizer.pad_token")
+        tokenizer.pad_token = token
+        notes.append(f"padding token set to {token}")
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+        notes.append(f"config.pad_token_id set to {tokenizer.pad_token_id}")
+    return tuple(notes)
+
+
+def _config(name: str) -> Any:
+    folder = Path(name)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or folder.suffix in (".safetensors", ".bin"):
+        raise UserError(f"{name}: no such model folder", "give a folder or a model of the Hub")
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:
+        raise _unreadable(name, "configuration", error) from error
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            raise UserError(
+                f"{folder}: holds only an adapter, not a model",
+                "merge it into its base model first: peft's merge_and_unload(), save_pretrained()",
+            )
+        raise UserError(f"{folder}: no config.json", "give a folder made by save_pretrained()")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}/config.json: not a model configuration") from error
+    del kind
+    if not list(folder.glob("*.safetensors")):
+        if list(folder.glob("*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.ckpt")):
+            raise UserError(
+                f"{folder}: only a pickle checkpoint, which can run code when loaded",
+                "where you trust it, load it elsewhere and save it again with "
+                "save_pretrained(folder), which writes safetensors",
+            )
+        raise UserError(f"{folder}: no *.safetensors weights")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{path}: broken safetensors file: {error}", "the download may be cut: get it again"
+            ) from error
+
+
+def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, bool]:
+    extra: dict[str, Any] = {}
+    if reading.fresh_for is None:
+        _check_kind(config)
+    else:
+        names = _fresh_labels(config, reading.fresh_for).names
+        extra = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: i for i, label in enumerate(names)},
+            "num_labels": len(names),
+            "problem_type": "single_label_classification",
+            "ignore_mismatched_sizes": True,
+        }
+    try:
+        with fence(reading.seed), quiet():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, **extra
+            )
+    except Exception as error:  # transformers raises many kinds; all are about this checkpoint
+        raise _unreadable(name, "weights", error) from error
+    missing = set(info["missing_keys"])
+    head = {key for key in missing if not key.startswith(model.base_model_prefix + ".")}
+    body = sorted(key for key in missing - head if "pooler" not in key)
+    if body:
+        raise UserError(
+            f"{name}: the weights lack {len(body)} tensors of the model, first {body[0]}",
+            "the checkpoint is not complete, or not of the architecture its config names",
+        )
+    if head and reading.fresh_for is None:
+        raise UserError(
+            f"{name}: the checkpoint has no classifier (its head would be random)",
+            "start from the encoder: --start encoder fine-tunes a fresh head on your data first",
+        )
+    if reading.fresh_for is not None:
+        fresh_head(model, reading.seed)
+    bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
+    if bad:
+        raise UserError(
+            f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
+        )
+    return model, reading.fresh_for is not None
+
+
+def _fresh_labels(config: Any, values: Sequence[object]) -> Labels:
+    own = Labels.of(config.id2label)
+    try:
+        own.indices(values, "")
+    except UserError:
+        return Labels.found_in(values)
+    return own
+
+
+@torch.no_grad()
+def fresh_head(model: PreTrainedModel, seed: int) -> None:
+    """Draw the weights of everything outside the base model anew, from a seed."""
+    with fence(seed):
+        for name, module in model.named_modules():
+            if name and not (name + ".").startswith(model.base_model_prefix + "."):
+                for parameter in module.parameters(recurse=False):
+                    spread = float(getattr(model.config, "initializer_range", 0.02))
+                    parameter.normal_(0.0, spread) if parameter.dim() > 1 else parameter.zero_()
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
+        raise UserError(
+            f"{folder}: no tokenizer", "copy the tokenizer files (tokenizer.json, ...) beside it"
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        raise _unreadable(name, "tokenizer", error) from error
+    return tokenizer
+
+
+def _unreadable(name: str, what: str, error: Exception) -> UserError:
+    first = " ".join(str(error).split())[:300]
+    if not Path(name).is_dir():
+        return UserError(
+            f"{name}: no such folder, and the Hub gave no {what}: {first}",
+            "check the name, the connection, and `hf auth login` for a private model",
+        )
+    return UserError(f"{name}: the {what} cannot be read: {first}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own reports and bars off the terminal."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,186 @@
+"""Everything a purification works on: the opened suspect and its clean data, cut and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep import data as datasets
+from headsweep.data import Columns, Split, check_for_training, stratified
+from headsweep.errors import UserError
+from headsweep.heads import HeadMask
+from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
+from headsweep.predict import Encoded, encode, logits
+
+Source = Split | str | Path
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the clean data comes from.
+
+    Attributes:
+        data: labelled examples: a Split, or anything that ``headsweep.data.load`` reads.
+        validation: examples that decide; None: 15% of ``data``.
+        test: examples for the last figure; None: 15% of ``data``, unless ``validation`` is
+            given (then there is no test set).
+        columns: the columns of files.
+
+    """
+
+    data: Source
+    validation: Source | None = None
+    test: Source | None = None
+    columns: Columns = Columns()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Clean data, cut."""
+
+    train: Split
+    validation: Split
+    test: Split | None = None
+
+    def named(self) -> dict[str, Split]:
+        """Return the parts that are there, by name."""
+        found = {"train": self.train, "validation": self.validation}
+        return found | ({"test": self.test} if self.test is not None else {})
+
+
+def cut(data: Split, validation: Split | None, test: Split | None, seed: int) -> Parts:
+    """Cut off what was not given: 15% each for validation and test, stratified."""
+    if validation is not None:
+        return Parts(data, validation, test)
+    if test is not None:
+        train, held = stratified(data, (0.85, 0.15), seed)
+        return Parts(train, held, test)
+    train, held, last = stratified(data, (0.70, 0.15, 0.15), seed)
+    return Parts(train, held, last)
+
+
+@dataclass(frozen=True)
+class Material:
+    """An opened suspect with its clean data."""
+
+    suspect: Suspect
+    parts: Parts
+    runtime: Runtime
+
+    @cached_property
+    def encoded(self) -> dict[str, Encoded]:
+        """The parts, tokenised."""
+        limit = self.runtime.max_length
+        return {name: encode(p, self.suspect, limit) for name, p in self.parts.named().items()}
+
+    def figures(self, mask: HeadMask | None = None) -> dict[str, dict[str, Any]]:
+        """Return accuracy on validation and test data under a mask."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in ("validation", "test"):
+            if name in self.encoded:
+                part = self.encoded[name]
+                made = logits(self.suspect.anatomy, part, self.runtime, mask).argmax(-1)
+                right = sum(int(p) == y for p, y in zip(made, part.labels, strict=True))
+                found[name] = {
+                    "examples": len(part),
+                    "right": right,
+                    "accuracy": right / len(part),
+                }
+        return found
+
+
+def gather(
+    suspect: str | Path | PreTrainedModel | Suspect,
+    sources: Sources,
+    reading: Reading,
+    runtime: Runtime,
+    *,
+    fresh: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Material:
+    """Open the suspect and its data, and check that they fit each other.
+
+    Args:
+        suspect: a folder, a model of the Hub, or a loaded classifier.
+        sources: the clean data.
+        reading: seed, adapter and units.
+        runtime: where to compute.
+        fresh: put a fresh classifier on the suspect's encoder.
+        tokenizer: the tokenizer of a loaded classifier.
+
+    Raises:
+        UserError: anything that does not fit.
+
+    """
+    table = None if isinstance(sources.data, Split) else datasets.read(sources.data)
+    values: Sequence[object] | None = None
+    if fresh:
+        values = (
+            datasets.label_values(table, sources.columns)
+            if table is not None
+            else _labels_of(sources.data)
+        )
+    reading = Reading(values, reading.seed, reading.adapter, reading.ffn_groups)
+    opened = _open(suspect, reading, runtime, tokenizer)
+
+    def split(source: Source | None) -> Split | None:
+        if source is None or isinstance(source, Split):
+            return source
+        return datasets.load(source, sources.columns, opened.labels)
+
+    if table is not None:
+        clean = datasets.pick(table, sources.columns, opened.labels)
+    else:
+        clean = _as_split(sources.data)
+    _check_labels(clean, opened)
+    check_for_training(clean, len(opened.labels.names), str(getattr(table, "source", "the data")))
+    parts = cut(clean, split(sources.validation), split(sources.test), reading.seed)
+    for name, part in parts.named().items():
+        _check_labels(part, opened)
+        if not len(part):
+            raise UserError(
+                f"{len(clean)} rows are too few to cut off {name} data",
+                "give more rows, or files of their own with --validation and --test",
+            )
+    if parts.validation.pairs and not parts.train.pairs:
+        raise UserError("the validation data has sentence pairs, the training data has not")
+    return Material(opened, parts, runtime)
+
+
+def _as_split(data: Source) -> Split:
+    assert isinstance(data, Split)
+    return data
+
+
+def _labels_of(data: Source) -> tuple[int, ...]:
+    return _as_split(data).labels
+
+
+def _check_labels(split: Split, suspect: Suspect) -> None:
+    highest = max(split.labels, default=0)
+    if highest >= len(suspect.labels.names) or min(split.labels, default=0) < 0:
+        raise UserError(
+            f"the data has a label {highest}, the model has {len(suspect.labels.names)} labels"
+        )
+
+
+def _open(
+    suspect: str | Path | PreTrainedModel | Suspect,
+    reading: Reading,
+    runtime: Runtime,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Suspect:
+    if isinstance(suspect, Suspect):
+        return suspect
+    if isinstance(suspect, PreTrainedModel):
+        if tokenizer is None:
+            raise UserError("a loaded model needs its tokenizer", "purify(..., tokenizer=...)")
+        origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
+        widened = suspect.float().to(runtime.torch_device).eval()
+        return prepare(widened, tokenizer, reading, origin)
+    return load_suspect(suspect, runtime, reading)

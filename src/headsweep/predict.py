@@ -1,0 +1,227 @@
+"""Logits and accuracy of a model on clean examples, fast and exact.
+
+Texts are tokenised once; batches hold texts of similar length, each padded to its own longest
+(the same batch padded to 128 tokens costs several times as much). A pass against a bound ends
+as soon as the bound is certain to be reached or missed: no example is sampled, the decision is
+the one of the whole pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from headsweep.data import Split
+from headsweep.errors import UserError
+from headsweep.heads import Anatomy, HeadMask, masked
+from headsweep.loading import Runtime, Suspect, position_limit, vocabulary_size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of similar length: ``index`` says which."""
+
+    index: Tensor  # [batch]
+    inputs: dict[str, Tensor]  # [batch, token]
+    labels: Tensor  # [batch]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
+        return Batch(self.index, inputs, self.labels.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised examples. ``truncated`` counts those cut at the maximum length."""
+
+    ids: tuple[tuple[int, ...], ...]
+    kinds: tuple[tuple[int, ...], ...]  # token types; empty where the tokenizer has none
+    labels: tuple[int, ...]
+    pad: int
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def tokens(self) -> int:
+        """How many tokens there are, without padding."""
+        return sum(map(len, self.ids))
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return these rows as one batch, padded to the longest."""
+        ids = [torch.tensor(self.ids[i]) for i in rows]
+        inputs = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
+            "attention_mask": pad_sequence([torch.ones_like(x) for x in ids], batch_first=True),
+        }
+        if self.kinds:
+            kinds = [torch.tensor(self.kinds[i]) for i in rows]
+            inputs["token_type_ids"] = pad_sequence(kinds, batch_first=True)
+        labels = torch.tensor([self.labels[i] for i in rows])
+        return Batch(torch.tensor(rows), inputs, labels)
+
+    def batches(self, size: int) -> list[Batch]:
+        """Return all rows in batches of similar length, the same every time."""
+        order = sorted(range(len(self)), key=lambda i: (len(self.ids[i]), i))
+        return [self.batch(order[i : i + size]) for i in range(0, len(order), size)]
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Return these rows, in this order."""
+        return Encoded(
+            tuple(self.ids[i] for i in rows),
+            tuple(self.kinds[i] for i in rows) if self.kinds else (),
+            tuple(self.labels[i] for i in rows),
+            self.pad,
+        )
+
+
+def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
+    """Tokenise a split for a model, cutting texts at the lower of the two limits.
+
+    Raises:
+        UserError: the tokenizer makes numbers that the model has no embedding for.
+
+    """
+    tokenizer, model = suspect.tokenizer, suspect.model
+    limit = min(max_length, position_limit(model, suspect.anatomy.adapter))
+    if not len(split):
+        return Encoded((), (), (), int(tokenizer.pad_token_id or 0))
+    texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
+    made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
+    ids = tuple(map(tuple, made["input_ids"]))
+    vocabulary = vocabulary_size(model)
+    if max(map(max, ids)) >= vocabulary:
+        raise UserError(
+            f"the tokenizer makes token numbers beyond the model's {vocabulary} embeddings",
+            "the tokenizer in the folder is another model's",
+        )
+    whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+    return Encoded(
+        ids,
+        tuple(map(tuple, made["token_type_ids"])) if "token_type_ids" in made else (),
+        split.labels,
+        int(tokenizer.pad_token_id),
+        sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a mask's accuracy: exact when ``right + wrong == total``."""
+
+    right: int
+    wrong: int
+    total: int
+
+    @property
+    def exact(self) -> bool:
+        """True when every example was measured."""
+        return self.right + self.wrong == self.total
+
+    @property
+    def low(self) -> float:
+        """The lowest accuracy possible."""
+        return self.right / self.total
+
+    @property
+    def high(self) -> float:
+        """The highest accuracy possible."""
+        return 1 - self.wrong / self.total
+
+    def holds(self, need: int) -> bool | None:
+        """Tell whether at least ``need`` are right; None while that is open."""
+        if self.right >= need:
+            return True
+        return False if self.total - self.wrong < need else None
+
+
+def needed(accuracy: float, total: int) -> int:
+    """Return how many of ``total`` must be right for at least this accuracy."""
+    return max(0, math.ceil(accuracy * total - 1e-9))
+
+
+class Meter:
+    """Measures masks on one fixed set of examples, each mask once.
+
+    A set of examples is kept on the device. Memory: the token numbers and one batch of
+    activations; the model is never copied.
+    """
+
+    def __init__(self, anatomy: Anatomy, encoded: Encoded, batch_size: int) -> None:
+        self.anatomy = anatomy
+        self.size = len(encoded)
+        self.batches = [b.to(anatomy.model.device) for b in encoded.batches(batch_size)]
+        self.known: dict[HeadMask, Measured] = {}
+        self.examples_run = 0
+
+    def accuracy(self, mask: HeadMask) -> Measured:
+        """Return the exact accuracy under a mask."""
+        return self._measure(mask, need=None)
+
+    def decide(self, mask: HeadMask, need: int) -> Measured:
+        """Measure until it is certain whether at least ``need`` examples are right."""
+        return self._measure(mask, need)
+
+    def forget(self) -> None:
+        """Drop what is known: the weights have changed."""
+        self.known.clear()
+
+    def _measure(self, mask: HeadMask, need: int | None) -> Measured:
+        known = self.known.get(mask)
+        if known and (known.exact or (need is not None and known.holds(need) is not None)):
+            return known
+        right = wrong = 0
+        result = Measured(0, 0, self.size)
+        with masked(self.anatomy, mask):
+            for index, logits in _forward(self.anatomy, self.batches):
+                batch = self.batches[index]
+                hits = int((logits.argmax(-1) == batch.labels).sum())
+                right, wrong = right + hits, wrong + len(batch.labels) - hits
+                self.examples_run += len(batch.labels)
+                result = Measured(right, wrong, self.size)
+                if need is not None and result.holds(need) is not None:
+                    break
+        self.known[mask] = result
+        return result
+
+
+def forward(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the logits of a batch, [batch, class], in float32; a decoder fills no cache."""
+    caches = "use_cache" in inspect.signature(type(model).forward).parameters
+    extra = {"use_cache": False} if caches else {}
+    found: Tensor = model(**batch.inputs, **extra).logits
+    return found.float()
+
+
+@torch.inference_mode()
+def _forward(anatomy: Anatomy, batches: Sequence[Batch]) -> Iterator[tuple[int, Tensor]]:
+    model = anatomy.model
+    training = model.training
+    model.eval()
+    try:
+        for index, batch in enumerate(batches):
+            yield index, forward(model, batch)
+    finally:
+        model.train(training)
+
+
+def logits(
+    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
+) -> Tensor:
+    """Return the logits [example, class] in the order of the examples, float32 on the CPU."""
+    batches = [b.to(anatomy.model.device) for b in encoded.batches(runtime.batch_size)]
+    out = torch.zeros(len(encoded), int(anatomy.model.config.num_labels or 0))
+    with masked(anatomy, mask or anatomy.layout.everything()):
+        for index, found in _forward(anatomy, batches):
+            out[batches[index].index] = found.cpu()
+    return out

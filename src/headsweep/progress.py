@@ -1,0 +1,98 @@
+"""Progress for people: a bar on a terminal, a line now and then in a log, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+Tick = Callable[[int, str], None]
+"""Called with how many more are done and a short note (a loss, an accuracy)."""
+
+
+class Progress(Protocol):
+    """Where a long step reports to."""
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Tick]:
+        """Open a step of ``total`` parts; call what it yields as they are done."""
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Tick]:
+        """Yield a tick that does nothing."""
+        del title, total
+        yield lambda _done, _note: None
+
+    def say(self, line: str) -> None:
+        """Drop the line."""
+
+
+class Terminal:
+    """Bars on standard error where it is a terminal, else a line at least every 20 seconds."""
+
+    every_seconds = 20.0
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Tick]:
+        """Open a bar, or lines where the output is not a terminal."""
+        return self._bar(title, total) if self.console.is_terminal else self._lines(title, total)
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Tick]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with Bars(*columns, console=self.console) as bars:
+            task = bars.add_task(title, total=total, note="")
+            yield lambda done, note: bars.update(task, advance=done, note=note)
+
+    @contextmanager
+    def _lines(self, title: str, total: int) -> Iterator[Tick]:
+        begun = said = time.monotonic()
+        count = 0
+
+        def tick(done: int, note: str) -> None:
+            nonlocal count, said
+            count += done
+            now = time.monotonic()
+            if now - said >= self.every_seconds and 0 < count < total:
+                left = (now - begun) * (total - count) / count
+                self.say(f"  {title}: {count}/{total} {note} (about {duration(left)} left)")
+                said = now
+
+        yield tick
+        self.say(f"  {title}: done in {duration(time.monotonic() - begun)}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it: ``0.4 s``, ``37 s``, ``2 min 05 s``, ``1 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

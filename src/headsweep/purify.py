@@ -1,0 +1,417 @@
+"""The pipeline: choose heads, remove them for good, heal, check, save.
+
+Two starts, as in the paper's protocol and for its user:
+
+``classifier``
+    the suspect classifier as it is: score it, prune it, heal it.
+``encoder``
+    the protocol of Chapagain et al. 2025 (and Zhao et al. 2024): fine-tune the suspect encoder
+    with a fresh head on clean data, choose the heads on that, take the suspect encoder again,
+    apply the heads found, and fine-tune it with a fresh head.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.errors import NothingPruned, UserError
+from headsweep.export import (
+    LOGIT_TOLERANCE,
+    MANIFEST,
+    MANIFEST_FORMAT,
+    Check,
+    check_weights,
+    command_line,
+    drafted,
+    environment,
+    fingerprint,
+    model_card,
+    reload,
+    round_weights,
+    save_model,
+    weights_hash,
+    write_json,
+)
+from headsweep.families import Adapter
+from headsweep.heads import HeadMask, remove
+from headsweep.healing import FineTune, Healing
+from headsweep.loading import Reading, Runtime, Suspect
+from headsweep.material import Material, Sources, gather
+from headsweep.predict import logits, needed
+from headsweep.progress import Progress, Silent, duration
+from headsweep.search import Choice, default_step
+from headsweep.strategies import Strategy
+from headsweep.strategies.gradient import Gradient
+from headsweep.training import Job, Schedule, train
+from headsweep.view import DefenderView
+
+PAPER = Schedule(epochs=3, lr=2e-5)
+ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to purify, beside the strategy.
+
+    Attributes:
+        max_drop: how far validation accuracy may fall below what it was, as a fraction.
+        min_accuracy: the lowest validation accuracy allowed instead; None: use ``max_drop``.
+        start: ``classifier`` or ``encoder`` (module docstring).
+        heal: fine-tuning after pruning; None: 2 epochs at 3e-5, or the paper's 3 at 2e-5 when
+            starting from the encoder. ``FineTune(epochs=0)``: none.
+        seed: decides everything random.
+        mask: a head mask to apply instead of searching.
+        runtime: device, batch size, maximum length, precision.
+        adapter: how to find the heads of an unknown architecture.
+
+    """
+
+    max_drop: float = 0.02
+    min_accuracy: float | None = None
+    start: Literal["classifier", "encoder"] = "classifier"
+    heal: Healing | None = None
+    seed: int = 0
+    mask: HeadMask | None = None
+    runtime: Runtime = Runtime()
+    adapter: Adapter | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < 1:
+            raise UserError(f"max drop {self.max_drop} is not a fraction", "for example 0.02")
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise UserError(
+                f"min accuracy {self.min_accuracy} is not a fraction", "for example 0.85"
+            )
+        if self.start not in ("classifier", "encoder"):
+            raise UserError(f"unknown start '{self.start}'", "use classifier or encoder")
+
+    @property
+    def healing(self) -> Healing:
+        """How the pruned model is fine-tuned."""
+        paper = FineTune(epochs=PAPER.epochs, lr=PAPER.lr)
+        return self.heal or (paper if self.start == "encoder" else FineTune())
+
+
+@dataclass
+class Purified:
+    """A purified model with its evidence.
+
+    Attributes:
+        suspect: the model (its pruned heads zero, healed) with tokenizer and labels.
+        mask: which heads were kept.
+        manifest: all that is written to ``headsweep.json``, as JSON values.
+        checks: what was verified.
+
+    """
+
+    suspect: Suspect
+    mask: HeadMask
+    manifest: dict[str, Any]
+    checks: list[Check]
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The purified model, float32, in eval mode."""
+        return self.suspect.model
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Every trial of the search, as in the manifest."""
+        steps: list[dict[str, Any]] = self.manifest["search"]["steps"]
+        return steps
+
+    @property
+    def verified(self) -> bool:
+        """True when every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """Write the folder whole, after loading the draft plainly and comparing logits.
+
+        Raises:
+            UserError: the folder exists or cannot be written, or what was written does not
+                load or gives other logits.
+
+        """
+        out = Path(out)
+        with drafted(out, overwrite) as draft:
+            save_model(self.suspect, draft)
+            _compare(self.model, reload(draft))
+            self.manifest["weights_sha256"] = weights_hash(draft)
+            self.manifest["fingerprint"] = fingerprint(self.model).tolist()
+            write_json(draft / MANIFEST, self.manifest)
+            (draft / "README.md").write_text(model_card(self.manifest), encoding="utf-8")
+        return out
+
+
+def _compare(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    gap = float((fingerprint(model) - fingerprint(other)).abs().max())
+    if not gap <= LOGIT_TOLERANCE:
+        raise UserError(
+            f"the saved model gives other logits when loaded again (largest difference {gap:.1e})",
+            "nothing was written; please report this architecture",
+        )
+
+
+def purify(
+    suspect: str | Path | PreTrainedModel | Suspect,
+    data: Sources | Any,
+    strategy: Strategy = Gradient(),
+    plan: Plan = Plan(),
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+    keep_mask: Path | None = None,
+) -> Purified:
+    """Prune the heads of a suspect classifier on clean data, and heal it.
+
+    Args:
+        suspect: a folder, a model of the Hub, or a loaded classifier (changed in place; give
+            its tokenizer).
+        data: clean labelled examples: a Split, anything ``headsweep.data.load`` reads, or
+            ``Sources`` to name validation and test data and columns.
+        strategy: how to choose the heads.
+        plan: the bound, healing, seed and the rest.
+        tokenizer: the tokenizer of a loaded classifier.
+        progress: where to report to; silent by default.
+        keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
+            healing can be taken up again with ``Plan(mask=...)``.
+
+    Returns:
+        The purified model with its manifest; call ``.save(folder)``.
+
+    Raises:
+        UserError: anything that the caller can mend.
+        NothingPruned: no head could go within the bound.
+
+    """
+    clock, progress = Clock(), progress or Silent()
+    sources = data if isinstance(data, Sources) else Sources(data)
+    material = gather(
+        suspect,
+        sources,
+        Reading(seed=plan.seed, adapter=plan.adapter),
+        plan.runtime,
+        fresh=plan.start == "encoder",
+        tokenizer=tokenizer,
+    )
+    for name, part in material.encoded.items():
+        if part.truncated:
+            progress.say(f"note: {part.truncated} {name} texts are cut at the maximum length")
+    with clock("fine-tune"):
+        original = _fine_tune_encoder(material, plan, progress)
+    with clock("measure"):
+        before = material.figures()
+    view = _view(material, plan, before, progress)
+    progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
+    with clock("search"):
+        choice = _choose(view, strategy, plan)
+    if keep_mask is not None:
+        write_json(keep_mask, choice.mask.to_json())
+    with clock("measure"):
+        pruned = material.figures(choice.mask)
+    _check_choice(choice.mask, view, pruned, plan)
+    checks = [_remove(material, choice.mask, original)]
+    with clock("heal"):
+        healed = plan.healing.heal(view, choice.mask)
+    round_weights(material.suspect.model, material.suspect.precision)
+    with clock("measure"):
+        after = material.figures()
+    checks += [*check_weights(view.anatomy, choice.mask), _check_bound(view, after)]
+    record = {"heal": describe(plan.healing) | healed, "seconds": clock.report()}
+    figures = {"before": before, "pruned": pruned, "after": after}
+    asked = describe(strategy) if plan.mask is None else {"name": "given mask", "fields": {}}
+    manifest = _manifest(material, view, plan, choice) | {"strategy": asked} | figures | record
+    manifest |= {
+        "checks": [asdict(check) for check in checks],
+        "verified": all(check.passed for check in checks),
+    }
+    return Purified(material.suspect, choice.mask, manifest, checks)
+
+
+def describe(method: Any) -> dict[str, Any]:
+    """Return a strategy's or healing's name and fields."""
+    assert is_dataclass(method)
+    values = {field.name: getattr(method, field.name) for field in fields(method)}
+    return {"name": getattr(method, "name", type(method).__name__), "fields": values}
+
+
+def peak_memory_mib() -> float | None:
+    """Return the most memory this process has held, in MiB; None where it cannot be told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
+
+
+class Clock:
+    """Adds up wall time by name."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+
+    def report(self) -> dict[str, float]:
+        """Return the sums and the time since the clock was made."""
+        return {n: round(s, 2) for n, s in self.seconds.items()} | {
+            "all": round(time.monotonic() - self.begun, 2)
+        }
+
+
+def _fine_tune_encoder(
+    material: Material, plan: Plan, progress: Progress
+) -> dict[str, Tensor] | None:
+    """Fine-tune the suspect encoder with its fresh head; return the weights it had before."""
+    if plan.start != "encoder":
+        return None
+    model = material.suspect.model
+    original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    job = Job(PAPER, plan.seed, "fine-tuning the suspect encoder on clean data")
+    train(model, material.encoded["train"], job, plan.runtime, progress)
+    return original
+
+
+def _view(
+    material: Material, plan: Plan, before: dict[str, Any], progress: Progress
+) -> DefenderView:
+    own = before["validation"]["accuracy"]
+    bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
+    total = before["validation"]["examples"]
+    if needed(bound, total) > before["validation"]["right"]:
+        raise UserError(
+            f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
+            "lower --min-accuracy, or use --max-drop",
+        )
+    return DefenderView(
+        material.suspect.anatomy,
+        material.encoded["train"],
+        material.encoded["validation"],
+        max(bound, 0.0),
+        plan.seed,
+        plan.runtime,
+        progress,
+    )
+
+
+def _measured(figures: dict[str, Any]) -> int:
+    return sum(int(part["examples"]) for part in figures.values())
+
+
+def _estimate(view: DefenderView, plan: Plan, seconds_an_example: float) -> str:
+    """Return a line that says about how long the rest takes, from one timed pass."""
+    layout, healing = view.layout, plan.healing
+    passes = 0 if plan.mask else layout.units // default_step(layout.units) + 3
+    search = passes * len(view.validation) * seconds_an_example
+    epochs = float(getattr(healing, "epochs", 0))
+    faster = 1.5 if plan.runtime.trains_in_bf16() else 1.0
+    heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
+    return (
+        f"about {duration(search + heal)} to go: search {duration(search)}, "
+        f"healing {duration(heal)} ({len(view.train)} training, {len(view.validation)} "
+        f"validation examples, min accuracy {view.min_accuracy:.4f})"
+    )
+
+
+def _choose(view: DefenderView, strategy: Strategy, plan: Plan) -> Choice:
+    if plan.mask is not None:
+        if not plan.mask.fits(view.layout):
+            raise UserError("the head mask does not fit this model", "it is another model's")
+        return Choice(plan.mask)
+    return strategy.choose(view)
+
+
+def _check_choice(mask: HeadMask, view: DefenderView, pruned: dict[str, Any], plan: Plan) -> None:
+    if not mask.pruned:
+        raise NothingPruned(
+            f"no head could be removed within min accuracy {view.min_accuracy:.4f}: "
+            f"the best mask found keeps all {view.layout.units}"
+        )
+    right = pruned["validation"]["right"]
+    if right < view.need or mask.empties_a_row:
+        reached = f"{pruned['validation']['accuracy']:.4f} of {view.min_accuracy:.4f}"
+        if plan.mask is None:
+            raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
+        raise UserError(f"the given mask misses the bound ({reached})", "raise --max-drop")
+
+
+def _remove(material: Material, mask: HeadMask, original: dict[str, Tensor] | None) -> Check:
+    """Zero the pruned heads; check that this is what the closed gates did."""
+    suspect = material.suspect
+    if original is not None:
+        suspect.model.load_state_dict(original)
+    part, runtime = material.encoded["validation"], material.runtime
+    gated = logits(suspect.anatomy, part, runtime, mask)
+    remove(suspect.anatomy, mask)
+    gap = float((gated - logits(suspect.anatomy, part, runtime)).abs().max())
+    return Check(
+        "zeroed weights give the logits of closed gates",
+        gap <= ZEROING_TOLERANCE,
+        f"largest difference {gap:.1e}",
+    )
+
+
+def _check_bound(view: DefenderView, after: dict[str, Any]) -> Check:
+    found = after["validation"]
+    return Check(
+        f"validation accuracy is at least {view.min_accuracy:.4f}",
+        found["right"] >= view.need,
+        f"it is {found['accuracy']:.4f}",
+    )
+
+
+def _manifest(material: Material, view: DefenderView, plan: Plan, choice: Choice) -> dict[str, Any]:
+    suspect, layout = material.suspect, view.layout
+    scores = choice.scores
+    return {
+        "format": MANIFEST_FORMAT,
+        "suspect": suspect.source,
+        "command": command_line(),
+        "start": plan.start,
+        "bound": {
+            "min_accuracy": view.min_accuracy,
+            "max_drop": plan.max_drop if plan.min_accuracy is None else None,
+        },
+        "seed": plan.seed,
+        "runtime": asdict(plan.runtime) | {"bf16_training": plan.runtime.trains_in_bf16()},
+        "saved_precision": str(suspect.precision).removeprefix("torch."),
+        "labels": list(suspect.labels.names),
+        "data": {
+            name: {
+                "examples": len(split),
+                "sha256": split.sha256,
+                "texts_cut": material.encoded[name].truncated,
+            }
+            for name, split in material.parts.named().items()
+        },
+        "units": layout.units,
+        "pruned_units": [layout.name(unit) for unit in choice.mask.pruned],
+        "mask": choice.mask.to_json(),
+        "adapter": asdict(plan.adapter) if plan.adapter else None,
+        "search": {
+            "scores": None if scores is None else [p.tolist() for p in layout.split(scores)],
+            "steps": [step.to_json(layout) for step in choice.steps],
+            "examples_measured": view.meter.examples_run,
+            "record": choice.record,
+        },
+        "notes": list(suspect.notes),
+        "peak_memory_mib": peak_memory_mib(),
+        "environment": environment() | {"device": str(suspect.model.device)},
+    }

@@ -1,0 +1,123 @@
+"""Pruning loops: from a ranking to a mask that keeps min accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from headsweep.errors import UserError
+from headsweep.heads import HeadMask, Layout
+from headsweep.predict import Measured
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class Step:
+    """One trial of a search: a mask, what is known of its accuracy, whether it held."""
+
+    action: str  # "prune", "restore"
+    units: tuple[int, ...]
+    pruned: int
+    measured: Measured
+    held: bool
+
+    def to_json(self, layout: Layout) -> dict[str, Any]:
+        """Return the step for a manifest."""
+        return {
+            "action": self.action,
+            "units": [layout.name(unit) for unit in self.units],
+            "pruned": self.pruned,
+            "accuracy_at_least": self.measured.low,
+            "accuracy_at_most": self.measured.high,
+            "exact": self.measured.exact,
+            "held": self.held,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a strategy decided: the mask, and how it came to it.
+
+    Attributes:
+        mask: the mask; it keeps min accuracy, and every layer keeps a head.
+        scores: [unit], low = pruned first; None where the strategy ranks nothing.
+        steps: every trial in order.
+        record: whatever else belongs in the manifest (JSON values).
+
+    """
+
+    mask: HeadMask
+    scores: Tensor | None = None
+    steps: tuple[Step, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def default_step(units: int) -> int:
+    """Return 10 units or a seventh of all, whichever is less (at least 1)."""
+    return max(1, min(10, units // 7))
+
+
+def ascending(scores: Tensor) -> list[int]:
+    """Return the units by score, lowest first; ties by number."""
+    return sorted(range(len(scores)), key=lambda unit: (float(scores[unit]), unit))
+
+
+def candidates(scores: Tensor, layout: Layout) -> list[int]:
+    """Return the units that may go, lowest score first: all but the best of each row."""
+    best = set()
+    for part in layout.slices:
+        ranked = ascending(scores[part])
+        best.add(part.start + ranked[-1])
+    return [unit for unit in ascending(scores) if unit not in best]
+
+
+def greedy(view: DefenderView, scores: Tensor, step: int | None = None) -> Choice:
+    """Prune ``step`` units a trial, lowest score first, until min accuracy breaks.
+
+    When a group breaks it, the group's units come back one by one, best score first, until it
+    holds again, and the search ends. The best unit of each layer always stays.
+    Source: Chapagain et al. 2025 and Zhao et al. 2024, the shared greedy loop.
+    """
+    order = candidates(scores, view.layout)
+    size = step if step is not None else default_step(view.layout.units)
+    if size < 1:
+        raise UserError(f"step must be at least 1, not {size}")
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    gone: list[int] = []
+    steps: list[Step] = []
+    with view.progress.task("searching", len(groups)) as tick:
+        for group in groups:
+            steps.append(_trial(view, "prune", group, gone + group))
+            tick(1, f"{len(gone) + len(group)} pruned")
+            if not steps[-1].held:
+                gone += back_off(view, gone, group, steps)
+                break
+            gone += group
+    return Choice(view.layout.mask(gone), scores, tuple(steps))
+
+
+def back_off(
+    view: DefenderView, gone: Sequence[int], group: Sequence[int], steps: list[Step]
+) -> list[int]:
+    """Restore a group's units, last one first, until min accuracy holds; return those left.
+
+    ``group`` is in the order of pruning; trials are appended to ``steps``.
+    """
+    left = list(group)
+    while left:
+        back = left.pop()
+        if not left and not gone:
+            break  # the whole model again: nothing to measure
+        steps.append(_trial(view, "restore", [back], [*gone, *left]))
+        if steps[-1].held:
+            break
+    return left
+
+
+def _trial(view: DefenderView, action: str, units: Sequence[int], gone: Sequence[int]) -> Step:
+    measured = view.decide(view.layout.mask(gone))
+    held = bool(measured.holds(view.need))
+    return Step(action, tuple(units), len(gone), measured, held)

@@ -1,0 +1,64 @@
+"""What the command line prints for people: tables and a small picture of the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headsweep.export import Check
+from headsweep.heads import HeadMask
+from headsweep.statistics import Rate
+
+
+def picture(mask: HeadMask) -> Text:
+    """Return one line a layer: a filled square for a head that stays, a dot for one that went."""
+    lines = Text()
+    for layer, row in enumerate(mask.heads):
+        lines.append(f"  layer {layer:>2}  ", style="dim")
+        for keep in row:
+            lines.append("■ " if keep else "· ", style="cyan" if keep else "dim")
+        lines.append(f" {len(row) - sum(row)} of {len(row)} pruned\n", style="dim")
+    return lines
+
+
+def percent(value: float) -> str:
+    """Return a fraction as percent with one decimal."""
+    return f"{100 * value:.1f}%"
+
+
+def interval(rate: Rate | None) -> str:
+    """Return a rate as ``12.3% (10.1 to 14.9)``; a dash where there is none."""
+    if rate is None:
+        return "-"
+    return f"{percent(rate.value)} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+
+
+def purified(console: Console, manifest: Mapping[str, Any]) -> None:
+    """Print what a purification did."""
+    mask = HeadMask.from_json(manifest["mask"])
+    count = len(manifest["pruned_units"])
+    console.print(f"\n{count} of {manifest['units']} heads pruned", style="bold")
+    console.print(picture(mask), end="")
+    table = Table("accuracy on clean data", "before", "pruned", "healed and saved")
+    for part in ("validation", "test"):
+        if part in manifest["before"]:
+            row = [manifest[stage][part]["accuracy"] for stage in ("before", "pruned", "after")]
+            examples = manifest["before"][part]["examples"]
+            table.add_row(f"{part} ({examples} examples)", *map(percent, row))
+    console.print(table)
+    seconds = manifest["seconds"]
+    took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
+    memory = manifest["peak_memory_mib"]
+    console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
+
+
+def checks(console: Console, found: list[Check]) -> None:
+    """Print what was verified."""
+    for check in found:
+        mark = Text("ok    ", style="green") if check.passed else Text("FAILED", style="bold red")
+        detail = f" ({check.detail})" if check.detail and not check.passed else ""
+        console.print(Text.assemble("  ", mark, f" {check.what}{detail}"))

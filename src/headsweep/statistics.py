@@ -1,0 +1,110 @@
+"""Rates with intervals, and the threshold shift that makes label flip rates comparable.
+
+Plain proportions get Wilson's interval (Wilson 1927). Matched and excess LFR get a paired
+bootstrap over texts in which the shift is chosen again in every resample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from headsweep.seeding import derive
+
+LEVEL = 0.95
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fraction with its 95% interval; ``hits`` of ``total`` where it is a proportion."""
+
+    value: float
+    low: float
+    high: float
+    hits: int | None = None
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high or not np.isfinite([self.value, self.low, self.high]).all():
+            raise ValueError(f"not a rate: {self}")
+
+
+def proportion(hits: int, total: int) -> Rate:
+    """Return ``hits / total`` with Wilson's interval; total must be positive."""
+    if not 0 <= hits <= total or total == 0:
+        raise ValueError(f"{hits} of {total} is not a proportion")
+    interval = binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
+    low, high = max(0.0, float(interval.low)), min(1.0, float(interval.high))
+    return Rate(hits / total, min(low, hits / total), max(high, hits / total), hits, total)
+
+
+def matching_shift(margins: Floats, flips: int) -> float:
+    """Return the shift s for which ``flips`` of the margins satisfy margin + s > 0.
+
+    ``margins`` are target logit minus best other logit, on clean validation examples whose
+    label is not the target. Between two neighbouring margins the middle is taken; where ties
+    make the count impossible, the nearest possible one, the lower of two equally near.
+    """
+    ranked = np.sort(margins)[::-1]
+    if flips <= 0:
+        return -float(ranked[0]) - 1e-9 if len(ranked) else 0.0
+    if flips >= len(ranked):
+        return -float(ranked[-1]) + 1e-9
+    above, below = ranked[flips - 1], ranked[flips]
+    if above > below:
+        return -float(above + below) / 2
+    less = int((ranked > above).sum())
+    more = int((ranked >= above).sum())
+    return matching_shift(margins, less if flips - less <= more - flips else more)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Target margins of one model: on clean validation and on triggered non-target texts."""
+
+    validation: Floats  # [validation example]
+    triggered: Floats  # [triggered example]
+
+
+def matched_rate(model: Margins, reference_validation: Floats) -> float:
+    """Return the model's LFR after shifting its margins to the reference's clean flip rate."""
+    shift = matching_shift(model.validation, int((reference_validation > 0).sum()))
+    return float((model.triggered + shift > 0).mean())
+
+
+def bootstrap_matched(
+    model: Margins,
+    reference_validation: Floats,
+    floor_triggered: Floats | None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Rate, Rate | None]:
+    """Return matched LFR and, with a floor model's margins, excess LFR, with intervals.
+
+    Every resample draws validation texts and triggered texts anew, the same for both models,
+    and chooses the shift again.
+    """
+    random = np.random.default_rng(derive(seed, "bootstrap"))
+    size, count = len(model.validation), len(model.triggered)
+    matched, excess = np.empty(resamples), np.empty(resamples)
+    for i in range(resamples):
+        v, t = random.integers(0, size, size), random.integers(0, count, count)
+        drawn = Margins(model.validation[v], model.triggered[t])
+        matched[i] = matched_rate(drawn, reference_validation[v])
+        floor = 0.0 if floor_triggered is None else (floor_triggered[t] > 0).mean()
+        excess[i] = matched[i] - floor
+    value = matched_rate(model, reference_validation)
+    if floor_triggered is None:
+        return _interval(value, matched), None
+    over = value - float((floor_triggered > 0).mean())
+    return _interval(value, matched), _interval(over, excess)
+
+
+def _interval(value: float, draws: Floats) -> Rate:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Rate(value, min(float(low), value), max(float(high), value))

@@ -1,0 +1,159 @@
+"""The only training loop: attacks, healing, baselines and sparsifying all run through it.
+
+AdamW with decoupled weight decay (Loshchilov & Hutter 2019), linear decay to zero without
+warm-up, gradients clipped by norm: the optimiser of the paper's protocol. Batches hold texts of
+similar length, in an order drawn from the seed; the seed decides the result to the last byte on
+one machine with a fixed number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+
+from headsweep.errors import UserError
+from headsweep.loading import Runtime
+from headsweep.predict import Batch, Encoded, forward
+from headsweep.progress import Progress, Silent
+from headsweep.seeding import derive, fence, stream
+
+Loss = Callable[[PreTrainedModel, Batch], Tensor]
+"""Scalar loss of a model on a batch."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train; the defaults are the paper's."""
+
+    epochs: float = 3
+    lr: float = 2e-5
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or not 0 < self.lr < 1:
+            raise UserError(f"cannot train {self.epochs} epochs at a learning rate of {self.lr}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run beside its model and data.
+
+    Attributes:
+        schedule: how long and how fast.
+        seed: decides order and dropout.
+        title: what the progress bar says.
+        loss: the loss; cross-entropy by default.
+        pinned: views of weights that are set to zero after every step.
+        after_step: called after every step with its learning rate (a proximal step, say).
+
+    """
+
+    schedule: Schedule = Schedule()
+    seed: int = 0
+    title: str = "training"
+    loss: Loss | None = None
+    pinned: Sequence[Tensor] = ()
+    after_step: Callable[[float], None] | None = None
+    frozen: Sequence[nn.Parameter] = field(default=())
+
+
+def cross_entropy(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of a batch."""
+    return nn.functional.cross_entropy(forward(model, batch), batch.labels)
+
+
+def train(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    job: Job,
+    runtime: Runtime = Runtime(),
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train a model in place; return the mean loss of each tenth of the run.
+
+    Raises:
+        UserError: the loss is no longer finite.
+
+    """
+    plan = _orders(encoded, runtime.batch_size, job)
+    if not plan:
+        return []
+    schedule = job.schedule
+    parameters = [p for p in model.parameters() if p.requires_grad and _not_in(p, job.frozen)]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))
+    loss_of, device = job.loss or cross_entropy, model.device
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=runtime.trains_in_bf16())
+    losses: list[float] = []
+    training = model.training
+    model.train()
+    try:
+        with (
+            fence(derive(job.seed, "train")),
+            (progress or Silent()).task(job.title, len(plan)) as tick,
+        ):
+            for step, rows in enumerate(plan):
+                batch = encoded.batch(rows).to(device)
+                with cast:
+                    loss = loss_of(model, batch)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, schedule.clip)
+                rate = rates.get_last_lr()[0]
+                optimizer.step()
+                rates.step()
+                _after(job, float(rate))
+                losses.append(float(loss.detach()))
+                if losses[-1] != losses[-1]:
+                    raise UserError(
+                        f"{job.title}: the loss is not a number at step {step + 1}",
+                        "lower the learning rate, or use --precision fp32",
+                    )
+                tick(1, f"loss {_recent(losses):.3f}")
+    finally:
+        model.train(training)
+        model.zero_grad(set_to_none=True)
+    tenth = max(1, len(losses) // 10)
+    parts = [losses[i : i + tenth] for i in range(0, len(losses), tenth)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _after(job: Job, rate: float) -> None:
+    with torch.no_grad():
+        if job.after_step:
+            job.after_step(rate)
+        for piece in job.pinned:
+            piece.zero_()
+
+
+def _not_in(parameter: nn.Parameter, frozen: Sequence[nn.Parameter]) -> bool:
+    return all(parameter is not other for other in frozen)
+
+
+def _recent(losses: Sequence[float]) -> float:
+    last = losses[-20:]
+    return sum(last) / len(last)
+
+
+def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
+    """Return the rows of every step: shuffled, then bucketed by length in pools of 32 batches."""
+    steps: list[list[int]] = []
+    per_epoch = -(-len(encoded) // size)
+    total = round(job.schedule.epochs * per_epoch)
+    epoch = 0
+    while len(steps) < total:
+        generator = stream(job.seed, "order", epoch)
+        order = torch.randperm(len(encoded), generator=generator).tolist()
+        batches: list[list[int]] = []
+        for start in range(0, len(order), 32 * size):
+            pool = sorted(order[start : start + 32 * size], key=lambda i: len(encoded.ids[i]))
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        places = torch.randperm(len(batches), generator=generator).tolist()
+        steps += [batches[i] for i in places]
+        epoch += 1
+    return steps[:total]

@@ -1,0 +1,92 @@
+"""All that a defense may see: the threat model as a type.
+
+A view carries the suspect model, clean labelled data and a seed. No trigger, no poisoned
+example and no clean model can be reached from it, and the import contracts keep the modules
+that know of triggers out of reach of everything that takes a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from headsweep.heads import Anatomy, HeadMask, Layout
+from headsweep.loading import Runtime
+from headsweep.predict import Encoded, Measured, Meter, needed
+from headsweep.progress import Progress, Silent
+from headsweep.seeding import derive, stream
+
+
+@dataclass(frozen=True)
+class DefenderView:
+    """What a strategy works with.
+
+    Attributes:
+        anatomy: the suspect model, borrowed: a strategy leaves it as it found it.
+        train: clean labelled examples to score (and to fine-tune a scratch copy) on.
+        validation: clean labelled examples that decide.
+        min_accuracy: the lowest validation accuracy allowed, as a fraction.
+        seed: decides everything random.
+        runtime: device, batch size, precision.
+        progress: where to report to.
+
+    """
+
+    anatomy: Anatomy
+    train: Encoded
+    validation: Encoded
+    min_accuracy: float
+    seed: int = 0
+    runtime: Runtime = Runtime()
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def layout(self) -> Layout:
+        """The units of the model."""
+        return self.anatomy.layout
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Measures masks on the validation set."""
+        return Meter(self.anatomy, self.validation, self.runtime.batch_size)
+
+    @property
+    def need(self) -> int:
+        """How many validation examples must be right."""
+        return needed(self.min_accuracy, len(self.validation))
+
+    def accuracy(self, mask: HeadMask) -> float:
+        """Return the exact validation accuracy under a mask."""
+        return self.meter.accuracy(mask).low
+
+    def decide(self, mask: HeadMask) -> Measured:
+        """Measure a mask until it is certain whether it holds min accuracy."""
+        return self.meter.decide(mask, self.need)
+
+    def holds(self, mask: HeadMask) -> bool:
+        """Tell whether a mask keeps at least min accuracy on the validation set (exact)."""
+        return bool(self.decide(mask).holds(self.need))
+
+    def generator(self, *names: object) -> torch.Generator:
+        """Return a random stream of its own for a purpose."""
+        return stream(self.seed, *names)
+
+    def subseed(self, *names: object) -> int:
+        """Return a seed of its own for a purpose."""
+        return derive(self.seed, *names)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Anatomy]:
+        """Lend the model for changes; its weights are put back afterwards."""
+        model = self.anatomy.model
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        try:
+            yield self.anatomy
+        finally:
+            with torch.no_grad():
+                for name, tensor in model.state_dict().items():
+                    tensor.copy_(before[name])
