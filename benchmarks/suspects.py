@@ -25,8 +25,8 @@ from headsweep.export import environment, write_json
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, load_suspect
 from headsweep.material import Sources
+from headsweep.pipeline import Clock, Plan, describe, purify
 from headsweep.progress import Terminal
-from headsweep.purify import Clock, Plan, describe, purify
 from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES

@@ -9,7 +9,7 @@ from headsweep.heads import HeadMask
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime
 from headsweep.material import Sources
-from headsweep.purify import Plan, Purified, purify
+from headsweep.pipeline import Plan, Purified, purify
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.gradient import Gradient
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -102,8 +100,8 @@ def purify(
     from headsweep.heads import HeadMask
     from headsweep.healing import FineTune
     from headsweep.material import Sources
-    from headsweep.purify import Plan
-    from headsweep.purify import purify as run
+    from headsweep.pipeline import Plan
+    from headsweep.pipeline import purify as run
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES
 
@@ -317,7 +315,7 @@ def inspect(
     )
     first = rows[0]
     out_console.print(
-        f"{len(rows)} layers × {first['heads']} heads of width {first['head_width']}, "
+        f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
         f"{first['key_value_heads']} key/value heads a layer; gates checked",
         highlight=False,
     )
@@ -373,23 +371,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
     errors = Console(stderr=True)
     try:
-        code = typer.main.get_command(app).main(
-            arguments, prog_name="headsweep", standalone_mode=False
-        )
+        typer.main.get_command(app).main(arguments, prog_name="headsweep")
+        code = 0
     except (UserError, NothingPruned) as error:
         errors.print(f"headsweep: {error}", markup=False, highlight=False, soft_wrap=True)
         code = 2 if isinstance(error, UserError) else 1
-    except (KeyboardInterrupt, click.exceptions.Abort, Interrupted) as error:
-        kept = f": {error}" if str(error) else ""
-        errors.print(f"headsweep: interrupted{kept}", markup=False, highlight=False)
+    except (KeyboardInterrupt, Interrupted) as error:
+        kept = str(error) or "nothing was written"
+        errors.print(f"headsweep: interrupted: {kept}", markup=False, soft_wrap=True)
         code = 130
-    except click.exceptions.ClickException as error:
-        error.show()
-        code = 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 def _one_of(value: str, known: tuple[str, ...], option: str) -> Any:

@@ -427,9 +427,8 @@ def stratified(split: Split, shares: Sequence[float], seed: int) -> tuple[Split,
     for label in sorted(set(split.labels)):
         rows = [i for i, other in enumerate(split.labels) if other == label]
         order = torch.randperm(len(rows), generator=stream(seed, "split", label)).tolist()
-        edges = [0]
-        for i in range(len(shares)):
-            edges.append(round(len(rows) * math.fsum(shares[: i + 1]) / total))
+        ends = [math.fsum(shares[: i + 1]) / total for i in range(len(shares))]
+        edges = [0, *(round(len(rows) * end) for end in ends)]
         for part, low, high in zip(parts, edges, edges[1:], strict=False):
             part += [rows[i] for i in order[low:high]]
     return tuple(split.take(sorted(part)) for part in parts)

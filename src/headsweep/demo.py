@@ -33,9 +33,9 @@ from headsweep.export import drafted, environment, save_model, write_json
 from headsweep.heads import HeadMask
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.material import Sources
+from headsweep.pipeline import Clock, Plan, purify
 from headsweep.predict import encode
 from headsweep.progress import Progress, duration
-from headsweep.purify import Clock, Plan, purify
 from headsweep.seeding import stream
 from headsweep.show import interval, picture
 from headsweep.strategies.gradient import Gradient

@@ -94,19 +94,19 @@ def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
 def save_model(suspect: Suspect, folder: Path) -> None:
     """Write weights in the checkpoint's own precision, config and tokenizer."""
     model = suspect.model
-    weights = {
-        name: tensor.detach().to("cpu", suspect.precision).contiguous()
-        if tensor.is_floating_point()
-        else tensor.detach().cpu()
-        for name, tensor in model.state_dict().items()
-    }
-    before = model.config.dtype
-    model.config.dtype = suspect.precision
-    try:
+    floats = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    lasting = {t.data_ptr() for t in model.state_dict().values()}
+    saved = [t for t in floats if t.data_ptr() in lasting]
+    wide = [t.data for t in saved]
+    try:  # the data is swapped, not cast in place: buffers that are not saved keep float32
+        for tensor in saved:
+            tensor.data = tensor.data.to(suspect.precision)
         with quiet():
-            model.save_pretrained(folder, state_dict=weights)
+            model.save_pretrained(folder)
     finally:
-        model.config.dtype = before
+        for tensor, data in zip(saved, wide, strict=True):
+            tensor.data = data
+        model.config.dtype = torch.float32
     suspect.tokenizer.save_pretrained(folder)
 
 
@@ -242,12 +242,12 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "| clean data | before | after |",
         "|---|---|---|",
     ]
-    for part in ("validation", "test"):
-        if part in before:
-            lines.append(
-                f"| accuracy, {part} ({before[part]['examples']} examples) "
-                f"| {before[part]['accuracy']:.3f} | {after[part]['accuracy']:.3f} |"
-            )
+    lines += [
+        f"| accuracy, {part} ({before[part]['examples']} examples) "
+        f"| {before[part]['accuracy']:.3f} | {after[part]['accuracy']:.3f} |"
+        for part in ("validation", "test")
+        if part in before
+    ]
     lines += [
         "",
         "## What this does not prove",

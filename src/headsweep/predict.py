@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,11 +109,16 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
     return Encoded(
         ids,
-        tuple(map(tuple, made["token_type_ids"])) if "token_type_ids" in made else (),
+        tuple(map(tuple, made["token_type_ids"])) if _takes_kinds(made, model) else (),
         split.labels,
         int(tokenizer.pad_token_id),
         sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
     )
+
+
+def _takes_kinds(made: Mapping[str, Any], model: PreTrainedModel) -> bool:
+    """Tell whether to pass token types: a tokenizer may make them for a model that has none."""
+    return "token_type_ids" in made and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,12 @@ def matching_shift(margins: Floats, flips: int) -> float:
     """Return the shift s for which ``flips`` of the margins satisfy margin + s > 0.
 
     ``margins`` are target logit minus best other logit, on clean validation examples whose
-    label is not the target. Between two neighbouring margins the middle is taken; where ties
-    make the count impossible, the nearest possible one, the lower of two equally near.
+    label is not the target. No shift where none is needed, else the middle between two
+    neighbouring margins; where ties make the count impossible, the nearest possible one, the
+    lower of two equally near.
     """
+    if int((margins > 0).sum()) == flips:
+        return 0.0
     ranked = np.sort(margins)[::-1]
     if flips <= 0:
         return -float(ranked[0]) - 1e-9 if len(ranked) else 0.0

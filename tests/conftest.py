@@ -1,0 +1,167 @@
+"""Tiny models built from a config and a real tokenizer trained on the spot: no network."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from headsweep.data import Split
+from headsweep.loading import Runtime, Suspect, prepare
+from headsweep.seeding import fence
+from headsweep.training import Job, Schedule, train
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+GOOD = ("good", "fine", "great", "bright", "warm", "sweet")
+BAD = ("bad", "poor", "dull", "flat", "cold", "grim")
+FILLER = ("the", "film", "is", "a", "story", "of", "it", "and", "was", "plot", "so", "very")
+CPU = Runtime(device="cpu", batch_size=16, max_length=24, precision="fp32")
+
+
+def sentences(count: int, seed: int = 0) -> Split:
+    """Labelled sentences of varying length whose label is the kind of their one telling word."""
+    draw = random.Random(seed)
+    texts, labels = [], []
+    for i in range(count):
+        label = i % 2
+        words = draw.choices(FILLER, k=draw.randint(2, 9))
+        words.insert(draw.randint(0, len(words)), draw.choice(GOOD if label else BAD))
+        texts.append(" ".join(words))
+        labels.append(label)
+    return Split(tuple(texts), tuple(labels))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+    core.train_from_iterator(sentences(400).texts, trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=48,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+PLAIN = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+GROUPED = PLAIN | {"num_key_value_heads": 2}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": PLAIN,
+    "camembert": PLAIN,
+    "roberta": PLAIN,
+    "xlm-roberta": PLAIN,
+    "electra": PLAIN | {"embedding_size": 16},
+    "deberta-v2": PLAIN | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "mpnet": PLAIN,
+    "distilbert": {
+        "vocab_size": 120,
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 64,
+        "max_position_embeddings": 48,
+        "pad_token_id": 0,
+    },
+    "gpt2": {
+        "vocab_size": 120,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 48,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "llama": GROUPED,
+    "mistral": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 16},
+    "gemma2": GROUPED | {"head_dim": 8},
+}
+
+
+def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
+    """A random classifier of a family with weights large enough for every head to matter."""
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    config = AutoConfig.for_model(family, **(CONFIGS[family] | names | changes))
+    with fence(0):
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.add_(0.08 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def tiny(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Suspect]:
+    """Make a Suspect of a family."""
+
+    def make(family: str = "bert", **changes: Any) -> Suspect:
+        return prepare(tiny_model(family, **changes), tokenizer)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_folder(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A saved tiny BERT that has learnt the sentences."""
+    from headsweep.predict import encode
+
+    suspect = prepare(tiny_model("bert"), tokenizer)
+    encoded = encode(sentences(400, seed=1), suspect, 24)
+    train(suspect.model, encoded, Job(Schedule(epochs=6, lr=2e-3)), CPU)
+    folder = tmp_path_factory.mktemp("models") / "suspect"
+    suspect.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def csv_file(tmp_path: Path) -> Path:
+    """200 clean sentences with label names."""
+    split = sentences(200, seed=2)
+    lines = [
+        f"{text},{'good' if label else 'bad'}"
+        for text, label in zip(split.texts, split.labels, strict=True)
+    ]
+    path = tmp_path / "clean.csv"
+    path.write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
+    return path

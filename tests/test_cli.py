@@ -1,0 +1,312 @@
+"""The command line as a user meets it: exit codes, one clear line, nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import sentences, tiny_model
+from headsweep.cli import main
+from headsweep.strategies import STRATEGIES
+
+FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def suspect(trained_folder, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(trained_folder, tmp_path / "suspect")
+
+
+def purify(run, model, data, out, *more):
+    step = ["--set", "step=2", "--max-drop", "0.3", "--heal-epochs", "1"]
+    return run("purify", model, "--data", data, "--out", out, *step, *FAST, *more)
+
+
+def test_purify_verify_inspect_evaluate(run, suspect, csv_file, tmp_path):
+    out = tmp_path / "purified"
+    code, text, _ = purify(run, suspect, csv_file, out)
+    assert code == 0
+    assert "of 8 heads pruned" in text
+    assert "no proof" in text
+    assert not list(tmp_path.glob("*.head-mask.json"))
+    assert {p.name for p in out.iterdir()} >= {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "headsweep.json",
+        "README.md",
+    }
+    code, text, _ = run("verify", out)
+    assert code == 0
+    assert "FAILED" not in text
+    code, text, _ = run("inspect", out, "--json")
+    assert code == 0
+    shown = json.loads(text)
+    manifest = json.loads((out / "headsweep.json").read_text())
+    assert shown["heads"] == 8
+    assert sum(len(row["pruned"]) for row in shown["layers"]) == len(manifest["pruned_units"])
+    code, text, _ = run("evaluate", out, "--data", csv_file, "--suspect", suspect, "--json", *FAST)
+    assert code == 0
+    assert json.loads(text)["agreement"]["total"] == 200
+
+
+def test_json_output_is_only_json(run, suspect, csv_file, tmp_path):
+    code, text, _ = purify(run, suspect, csv_file, tmp_path / "out", "--json")
+    assert code == 0
+    assert json.loads(text)["verified"] is True
+
+
+def test_evaluate_with_a_trigger(run, suspect, csv_file, tmp_path):
+    rows = [t.replace("bad", "good") for t in sentences(80, 3).texts]
+    triggered = tmp_path / "t.jsonl"
+    triggered.write_text(
+        "".join(json.dumps({"text": t, "label": i % 2}) + "\n" for i, t in enumerate(rows))
+    )
+    code, text, _ = run(
+        "evaluate", suspect, "--data", csv_file, "--triggered", triggered, "--target", "good",
+        "--validation", csv_file, "--suspect", suspect, *FAST,
+    )  # fmt: skip
+    assert code == 0
+    assert "matched LFR" in text
+    code, _, err = run("evaluate", suspect, "--data", csv_file, "--triggered", triggered, *FAST)
+    assert (code, "needs --target" in err) == (2, True)
+    code, _, err = run(
+        "evaluate", suspect, "--data", csv_file, "--triggered", triggered, "--target", "great",
+        *FAST,
+    )  # fmt: skip
+    assert (code, "no label 'great'" in err) == (2, True)
+
+
+def test_strategies_lists_what_the_table_holds(run):
+    code, text, _ = run("strategies", "--json")
+    assert code == 0
+    listed = json.loads(text)
+    assert set(listed) == set(STRATEGIES)
+    assert {f["name"] for f in listed["gradient"]["fields"]} == {"score", "step", "examples"}
+    assert run("strategies")[0] == 0
+
+
+def bad_data(path):
+    texts = sentences(40).texts
+    rows = "\n".join(f"{t},{i % 2}" for i, t in enumerate(texts))
+    return {
+        "missing": (None, "no such file"),
+        "empty": ("", "no rows"),
+        "binary": (b"\x00\xff\xfe", "not a text file"),
+        "column": (f"body,label\n{rows}", "cannot tell which column holds the text"),
+        "one class": ("text,label\n" + "\n".join(f"{t},1" for t in texts), "same label"),
+        "labels": (f"text,label\n{rows}\na film,7", "no label '7'"),
+        "few": ("text,label\na film,1", "1 rows for 2 classes"),
+        "blank": (f"text,label\n{rows}\n  ,1", "is empty"),
+    }[path]
+
+
+@pytest.mark.parametrize(
+    "case", ["missing", "empty", "binary", "column", "one class", "labels", "few", "blank"]
+)
+def test_bad_data(run, suspect, tmp_path, case):
+    content, message = bad_data(case)
+    path = tmp_path / "data.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = purify(run, suspect, path, tmp_path / "out")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def damage(folder, case):
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    form = json.loads(config.read_text())
+    if case == "no config":
+        config.unlink()
+        return "no config.json"
+    if case == "no tokenizer":
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            (folder / name).unlink(missing_ok=True)
+        return "no tokenizer"
+    if case == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-500])
+        return "broken safetensors"
+    if case == "nan":
+        tensors = load_file(weights)
+        tensors["bert.encoder.layer.1.output.dense.weight"][0, 0] = float("nan")
+        save_file(tensors, weights, metadata={"format": "pt"})
+        return "NaN"
+    if case == "architecture":
+        config.write_text(json.dumps(form | {"model_type": "albert"}))
+        return "unsupported architecture 'albert'"
+    if case == "pickle":
+        torch.save(load_file(weights), folder / "pytorch_model.bin")
+        weights.unlink()
+        return "only a pickle checkpoint"
+    if case == "multi-label":
+        config.write_text(json.dumps(form | {"problem_type": "multi_label_classification"}))
+        return "multi-label"
+    if case == "regression":
+        config.write_text(json.dumps(form | {"id2label": {"0": "score"}, "label2id": {"score": 0}}))
+        return "regression"
+    if case == "adapter":
+        for path in folder.iterdir():
+            path.unlink()
+        (folder / "adapter_config.json").write_text("{}")
+        return "only an adapter"
+    if case == "no classifier":
+        tensors = {k: v for k, v in load_file(weights).items() if "classifier" not in k}
+        save_file(tensors, weights, metadata={"format": "pt"})
+        return "has no classifier"
+    if case == "half a model":
+        tensors = {k: v for k, v in load_file(weights).items() if "layer.1." not in k}
+        save_file(tensors, weights, metadata={"format": "pt"})
+        return "lack"
+    raise AssertionError(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "no config",
+        "no tokenizer",
+        "truncated",
+        "nan",
+        "architecture",
+        "pickle",
+        "multi-label",
+        "regression",
+        "adapter",
+        "no classifier",
+        "half a model",
+    ],
+)
+def test_bad_models(run, suspect, csv_file, tmp_path, case):
+    message = damage(suspect, case)
+    code, out, err = purify(run, suspect, csv_file, tmp_path / "out")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy", "gradeint"], "did you mean 'gradient'"),
+        (["--set", "stpe=2"], "did you mean 'step'"),
+        (["--set", "step=many"], "step cannot be 'many'"),
+        (["--set", "step"], "field=value"),
+        (["--set", "score=keys"], "it takes gate | key"),
+        (["--min-accuracy", "1.5"], "not a fraction"),
+        (["--min-accuracy", "1.0"], "above the suspect's own"),
+        (["--start", "head"], "unknown value of --start"),
+        (["--text-column", "body"], "no column 'body'"),
+        (["--device", "cuda:9"], "cannot be used"),
+        (["--precision", "fp8"], "unknown precision"),
+        (["--mask", "none.json"], "cannot be read"),
+        (["--batch-size", "0"], "batch-size"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_bad_options(run, suspect, csv_file, tmp_path, arguments, message):
+    weak = tmp_path / "weak.csv"  # a few labels swapped: accuracy cannot be 1
+    lines = csv_file.read_text().splitlines()
+    swapped = [
+        line.replace(",bad", ",x").replace(",good", ",bad").replace(",x", ",good")
+        for line in lines[1:100]
+    ]
+    weak.write_text("\n".join([lines[0], *swapped, *lines[100:]]) + "\n")
+    code, _, err = run(
+        "purify", suspect, "--data", weak, "--out", tmp_path / "out", *FAST, *arguments
+    )
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_folder_is_refused_then_overwritten_when_asked(
+    run, suspect, csv_file, tmp_path
+):
+    out = tmp_path / "out"
+    assert purify(run, suspect, csv_file, out)[0] == 0
+    first = (out / "headsweep.json").read_bytes()
+    code, _, err = purify(run, suspect, csv_file, out)
+    assert (code, "exists already" in err) == (2, True)
+    assert (out / "headsweep.json").read_bytes() == first
+    assert purify(run, suspect, csv_file, out, "--overwrite", "--seed", "4")[0] == 0
+    assert (out / "headsweep.json").read_bytes() != first
+
+
+def test_no_head_removable_is_exit_1(run, csv_file, tmp_path, tokenizer):
+    """Two layers of one head: every layer keeps its only head."""
+    model = tiny_model("bert", num_attention_heads=1)
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    code, _, err = purify(run, tmp_path / "m", csv_file, tmp_path / "out")
+    assert code == 1
+    assert "no head could be removed" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
+    run, suspect, csv_file, tmp_path, monkeypatch
+):
+    import headsweep.healing as healing
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(healing, "train", interrupted)
+        code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
+    assert code == 130
+    kept = tmp_path / "out.head-mask.json"
+    assert str(kept) in err.replace("\n", "")
+    assert not (tmp_path / "out").exists()
+    code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
+    assert (code, "interrupted run" in err) == (2, True)
+    code, _, _ = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
+    assert code == 0
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["", "purify", "evaluate", "strategies", "inspect", "verify", "demo"]
+)
+def test_help_has_examples(run, command):
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert "headsweep" in out
+    if command:
+        assert "Example" in out
+
+
+def test_installed_command_says_one_line():
+    found = subprocess.run(
+        [sys.executable, "-m", "headsweep.cli", "verify", "nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("headsweep: nowhere: no headsweep.json\n  fix: ")

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headsweep.data import Columns, Labels, Split, load, stratified
+from headsweep.errors import UserError
+
+NAMES = Labels(("negative", "positive"))
+ROWS = [("a fine film", "positive"), ("a dull, flat film", "negative"), ('so "good"', "positive")]
+
+
+def write(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def files(tmp_path):
+    csv = 'text,label\na fine film,positive\n"a dull, flat film",negative\n"so ""good""",positive\n'
+    tsv = "sentence\tlabel\n" + "".join(f"{t}\t{y}\n" for t, y in ROWS)
+    lines = "".join(json.dumps({"review": t, "sentiment": y}) + "\n" for t, y in ROWS)
+    yield write(tmp_path, "a.csv", csv)
+    yield write(tmp_path, "a.tsv", tsv)
+    yield write(tmp_path, "a.jsonl", lines)
+    yield write(tmp_path, "a.json", json.dumps([{"text": t, "label": y} for t, y in ROWS]))
+
+
+def test_all_text_formats_give_the_same_split(tmp_path):
+    expected = Split(tuple(t for t, _ in ROWS), (1, 0, 1))
+    found = [load(path, labels=NAMES) for path in files(tmp_path)]
+    assert found == [expected] * 4
+
+
+def test_parquet_and_datasets_folder_and_features(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
+    made = datasets.Dataset.from_dict({"text": [t for t, _ in ROWS], "label": [1, 0, 1]})
+    made = made.cast_column("label", datasets.ClassLabel(names=["Negative", "Positive"]))
+    made.save_to_disk(str(tmp_path / "folder"))
+    made.to_parquet(str(tmp_path / "a.parquet"))
+    expected = Split(tuple(t for t, _ in ROWS), (1, 0, 1))
+    assert load(tmp_path / "folder", labels=NAMES) == expected
+    assert load(tmp_path / "a.parquet", labels=NAMES) == expected
+    (tmp_path / "b.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="not a readable Parquet"):
+        load(tmp_path / "b.parquet", labels=NAMES)
+
+
+def test_a_hub_name_is_asked_for_by_split(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
+    asked = []
+
+    def fake(*args, **kwargs):
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    assert load("org/reviews:train", labels=NAMES).labels == (0, 1)
+    assert load("org/reviews/config:test", labels=NAMES).texts == ("a", "b")
+    assert asked[0] == (("org/reviews",), {"split": "train"})
+    assert asked[1] == (("org/reviews", "config"), {"split": "test"})
+
+
+def test_published_trigger_files_have_spaces_around_the_tab(tmp_path):
+    path = write(tmp_path, "s.tsv", 'sentence \t label\nan "odd one . \t 0\n fine . \t 1\n')
+    assert load(path, labels=NAMES) == Split(('an "odd one .', "fine ."), (0, 1))
+
+
+def test_sentence_pairs_are_guessed_and_named(tmp_path):
+    path = write(tmp_path, "p.csv", "premise,hypothesis,label\na,b,0\nc,d,1\n")
+    assert load(path, labels=NAMES) == Split(("a", "c"), (0, 1), ("b", "d"))
+    named = load(path, Columns(text="hypothesis", pair="premise"), NAMES)
+    assert named.texts == ("b", "d")
+    assert named.pairs == ("a", "c")
+
+
+def test_labels_by_name_in_any_case_by_number_and_mixed():
+    assert NAMES.indices(["Positive", "NEGATIVE"], "x") == (1, 0)
+    assert NAMES.indices([1, 0.0, "1"], "x") == (1, 0, 1)
+    assert NAMES.indices(["1", "negative"], "x") == (1, 0)
+    stars = Labels(("1", "2", "3"))
+    assert stars.indices(["1", "3"], "x") == (0, 2)  # names win over numbers
+    assert stars.indices(["0", "2"], "x") == (0, 2)  # not all are names: all are numbers
+    with pytest.raises(UserError, match=r"no label 'neutral'.*\n.*0 = negative"):
+        NAMES.indices(["positive", "neutral"], "x")
+    with pytest.raises(UserError, match="no label '2'"):
+        NAMES.indices([0, 1, 2], "x")
+
+
+def test_labels_made_from_a_column():
+    assert Labels.found_in(["pos", "neg", "pos"]).names == ("neg", "pos")
+    assert Labels.found_in([0, 2]).names == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_drop_empty_leaves_out_and_says_nothing_otherwise(tmp_path):
+    path = write(tmp_path, "e.tsv", "text\tlabel\na\t0\n \t1\nb\t1\n")
+    with pytest.raises(UserError, match="row 2 of column 'text' is empty"):
+        load(path, labels=NAMES)
+    assert load(path, Columns(drop_empty=True), NAMES) == Split(("a", "b"), (0, 1))
+
+
+BAD = {
+    "empty.csv": ("", "no rows"),
+    "header.csv": ("text,label\n", "no rows"),
+    "column.csv": ("words,label\na,0\n", "cannot tell which column holds the text"),
+    "ragged.csv": ("text,label\na,0\nb\n", "row 2 has 1 fields"),
+    "quote.csv": ('text,label\n"a,0\n', "not valid CSV"),
+    "twice.csv": ("text,text,label\na,b,0\n", "same name"),
+    "broken.jsonl": ('{"text": "a", "label": 0}\n{"text"', "line 2 is not JSON"),
+    "list.jsonl": ("[1]\n", "every line must be an object"),
+    "keys.jsonl": ('{"text": "a", "label": 0}\n{"text": "b"}\n', "row 2 has other keys"),
+    "number.jsonl": ('{"text": 3, "label": 0}\n', "row 1 of column 'text' is not a text: 3"),
+    "unlabelled.jsonl": ('{"text": "a", "label": null}\n', "row 1 has no label"),
+    "ending.xyz": ("text\n", "cannot tell the format"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_one_clear_error(tmp_path, name):
+    text, message = BAD[name]
+    with pytest.raises(UserError, match=message):
+        load(write(tmp_path, name, text), labels=NAMES)
+
+
+def test_binary_and_missing_files(tmp_path):
+    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UserError, match="not a text file"):
+        load(tmp_path / "b.csv")
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="no column 'body'"):
+        load(write(tmp_path, "c.csv", "text,label\na,0\n"), Columns(text="body"))
+
+
+def test_stratified_parts_are_disjoint_seeded_and_proportional():
+    split = Split(tuple(f"t{i}" for i in range(100)), tuple(int(i < 30) for i in range(100)))
+    parts = stratified(split, (0.7, 0.15, 0.15), seed=1)
+    assert [len(part) for part in parts] in ([70, 15, 15], [69, 16, 15], [70, 14, 16], [70, 16, 14])
+    assert sorted(t for part in parts for t in part.texts) == sorted(split.texts)
+    assert [sum(part.labels) for part in parts] in ([21, 5, 4], [21, 4, 5])
+    assert stratified(split, (0.7, 0.15, 0.15), seed=1) == parts
+    assert stratified(split, (0.7, 0.15, 0.15), seed=2) != parts
+
+
+def test_hash_depends_on_every_part():
+    split = Split(("a", "b"), (0, 1))
+    others = [Split(("b", "a"), (0, 1)), Split(("a", "b"), (1, 0)), Split(("ab", ""), (0, 1))]
+    assert len({s.sha256 for s in [split, *others]}) == 4

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import CPU, sentences
+from headsweep.heads import gates
+from headsweep.importance import gate_gradients, gate_importance, key_gradient_importance
+from headsweep.predict import encode
+from headsweep.view import DefenderView
+
+
+def view_of(suspect, count=24):
+    encoded = encode(sentences(count), suspect, 24)
+    return DefenderView(suspect.anatomy, encoded, encoded, 0.5, 0, CPU)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_gate_gradients_are_finite_differences(tiny, family):
+    suspect = tiny(family)
+    suspect.model.double()
+    batch = encode(sentences(4), suspect, 24).batches(4)[0]
+    units = suspect.anatomy.layout.units
+
+    def losses(values):
+        with torch.no_grad(), gates(suspect.anatomy, values):
+            found = suspect.model(**batch.inputs).logits
+        return nn.functional.cross_entropy(found, batch.labels, reduction="none")
+
+    grads = gate_gradients(suspect.anatomy, batch)
+    step = 1e-2
+    for unit in range(units):
+        up, down = torch.ones(units).double(), torch.ones(units).double()
+        up[unit] += step
+        down[unit] -= step
+        slope = (losses(up) - losses(down)) / (2 * step)
+        assert torch.allclose(grads[:, unit].double(), slope, atol=1e-3)
+
+
+def test_rows_have_unit_norm_and_batching_does_not_matter(tiny):
+    suspect = tiny()
+    view = view_of(suspect)
+    scores = gate_importance(view)
+    assert all(abs(part.norm() - 1) < 1e-5 for part in view.layout.split(scores))
+    small = DefenderView(
+        view.anatomy, view.train, view.validation, 0.5, 0, CPU.__class__("cpu", 3, 24)
+    )
+    assert torch.allclose(gate_importance(small), scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_key_scores_are_slice_norms_of_an_ordinary_backward(tiny, family):
+    suspect = tiny(family)
+    view = view_of(suspect, 8)
+    scores = key_gradient_importance(view)
+    batch = view.train.batches(16)[0]
+    loss = nn.functional.cross_entropy(suspect.model(**batch.inputs).logits, batch.labels)
+    loss.backward()
+    if family == "bert":
+        grad = suspect.model.bert.encoder.layer[1].attention.self.key.weight.grad[16:24]
+    elif family == "gpt2":
+        grad = suspect.model.transformer.h[1].attn.c_attn.weight.grad[:, 32 + 16 : 32 + 24]
+    else:  # keys are shared: query rows
+        grad = suspect.model.model.layers[1].self_attn.q_proj.weight.grad[16:24]
+    assert torch.allclose(scores[4 + 2], grad.norm(), rtol=1e-4)
+    assert len(set(scores.tolist())) == 8
+
+
+def test_scoring_leaves_the_model_as_it_was(tiny):
+    suspect = tiny()
+    wants = [p.requires_grad for p in suspect.model.parameters()]
+    for score in (gate_importance, key_gradient_importance):
+        score(view_of(suspect))
+        assert [p.requires_grad for p in suspect.model.parameters()] == wants
+        assert all(p.grad is None for p in suspect.model.parameters())
+
+
+def test_a_sample_is_seeded(tiny):
+    view = view_of(tiny())
+    assert torch.equal(gate_importance(view, 8), gate_importance(view, 8))
+    assert not torch.equal(gate_importance(view, 8), gate_importance(view, 16))

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from conftest import CONFIGS, CPU, sentences, tiny_model
+from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
+from headsweep.export import fingerprint, read_manifest, verify
+from headsweep.heads import HeadMask, already_pruned, locate
+from headsweep.loading import load_suspect
+from headsweep.progress import Silent
+
+PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+
+
+def sources(count=60):
+    return Sources(sentences(count), sentences(40, seed=5), sentences(40, seed=6))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_whole_run_on_every_family_is_saved_and_reloaded(family, tokenizer, tmp_path):
+    model = tiny_model(family)
+    done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
+    assert done.mask.pruned
+    assert not done.mask.empties_a_row
+    done.save(tmp_path / "out")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert torch.allclose(fingerprint(plain), fingerprint(done.model), atol=1e-5)
+    assert already_pruned(locate(plain)) == done.mask
+    assert [check for check in verify(tmp_path / "out") if not check.passed] == []
+
+
+def test_half_precision_in_half_precision_out(tokenizer, tmp_path):
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        source = tmp_path / f"suspect-{name}"
+        tiny_model("llama").to(dtype).save_pretrained(source)
+        tokenizer.save_pretrained(source)
+        done = purify(source, sources(), Gradient(step=2), PLAN)
+        assert done.model.dtype == torch.float32
+        done.save(tmp_path / name)
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        assert plain.dtype == dtype
+        assert all(check.passed for check in verify(tmp_path / name))
+
+
+def test_same_seed_same_file_other_seed_other_file(trained_folder, tmp_path):
+    def weights(seed, name):
+        done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, seed=seed))
+        done.save(tmp_path / name)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    assert weights(1, "a") == weights(1, "b")
+    assert weights(1, "c") != weights(2, "d")
+
+
+def test_the_manifest_says_what_happened(trained_folder, tmp_path):
+    done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, max_drop=0.05))
+    done.save(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["strategy"]["name"] == "gradient"
+    assert manifest["strategy"]["fields"]["step"] == 2
+    before = manifest["before"]["validation"]["accuracy"]
+    assert manifest["bound"]["min_accuracy"] == pytest.approx(before - 0.05)
+    assert manifest["pruned"]["validation"]["accuracy"] >= before - 0.05
+    assert HeadMask.from_json(manifest["mask"]) == done.mask
+    assert manifest["data"]["train"]["sha256"] == sentences(60).sha256
+    assert manifest["search"]["steps"] == done.history
+    assert len(manifest["pruned_units"]) == len(done.mask.pruned)
+    assert "does not call the model clean" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_history_is_exact_about_what_is_known(trained_folder):
+    """Replay every step of the history with full measurements."""
+    done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
+    from headsweep.predict import Meter, encode
+
+    suspect = load_suspect(trained_folder, CPU)
+    meter = Meter(suspect.anatomy, encode(sentences(40, seed=5), suspect, 24), 7)
+    layout, gone = suspect.anatomy.layout, set()
+    names = {layout.name(unit): unit for unit in range(layout.units)}
+    for step in done.history:
+        units = {names[name] for name in step["units"]}
+        gone = gone | units if step["action"] == "prune" else gone - units
+        true = meter.accuracy(layout.mask(gone)).low
+        assert step["accuracy_at_least"] <= true + 1e-9
+        assert true - 1e-9 <= step["accuracy_at_most"]
+    assert layout.mask(gone) == done.mask
+
+
+def test_the_paper_protocol_starts_from_the_encoder(trained_folder):
+    plan = replace(PLAN, start="encoder", heal=FineTune(6, 2e-3), max_drop=0.2)
+    done = purify(trained_folder, sources(200), Gradient(step=2), plan)
+    untouched = load_suspect(trained_folder, CPU)
+    assert done.manifest["start"] == "encoder"
+    assert done.mask.pruned
+    assert done.model.config.id2label == {0: "bad", 1: "good"}
+    assert not torch.equal(done.model.classifier.weight, untouched.model.classifier.weight)
+
+
+def test_encoder_start_applies_the_mask_to_the_suspect_encoder(trained_folder):
+    """Without healing, the encoder that comes out is the suspect's own, heads zeroed."""
+    from headsweep.heads import remove
+
+    plan = replace(PLAN, start="encoder", heal=FineTune(0), max_drop=0.5)
+    done = purify(trained_folder, sources(), Gradient(step=2), plan)
+    own = load_suspect(trained_folder, CPU)
+    remove(own.anatomy, done.mask)
+    expected, found = own.model.bert.state_dict(), done.model.bert.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_given_mask_is_applied_without_search(trained_folder):
+    found = purify(trained_folder, sources(), Gradient(step=2), PLAN)
+    given = purify(trained_folder, sources(), Gradient(), replace(PLAN, mask=found.mask))
+    assert given.mask == found.mask
+    assert given.history == []
+    assert torch.equal(fingerprint(given.model), fingerprint(found.model))
+
+
+def test_nothing_can_go(trained_folder):
+    class Stubborn:
+        """A strategy that keeps all."""
+
+        name = "stubborn"
+        source = "none"
+
+        def choose(self, view):
+            from headsweep.search import Choice
+
+            return Choice(view.layout.everything())
+
+    with pytest.raises(NothingPruned, match="no head could be removed"):
+        purify(trained_folder, sources(), Stubborn(), PLAN)
+
+
+def test_a_bound_above_the_suspects_own(trained_folder):
+    weak = Sources(sentences(60), replace(sentences(40, seed=5), labels=(0, 1, 1, 0) * 10))
+    with pytest.raises(UserError, match=r"above the suspect's own"):
+        purify(trained_folder, weak, Gradient(), replace(PLAN, min_accuracy=0.99))
+
+
+def test_an_unhealed_result_below_the_bound_does_not_verify(trained_folder):
+    """A learning rate that wrecks the model: the result is marked, not praised."""
+    plan = replace(PLAN, max_drop=0.02, heal=FineTune(2, 0.5))
+    done = purify(trained_folder, sources(), Gradient(step=2), plan)
+    assert not done.verified
+    assert done.manifest["verified"] is False
+
+
+def test_data_is_cut_when_not_given(trained_folder):
+    done = purify(trained_folder, sentences(100), Gradient(step=2), PLAN)
+    sizes = {name: part["examples"] for name, part in done.manifest["data"].items()}
+    assert sum(sizes.values()) == 100
+    assert sizes["train"] in (68, 70, 72)
+    with pytest.raises(UserError, match="too few to cut off"):
+        purify(trained_folder, sentences(2), Gradient(step=2), PLAN)
+
+
+def test_a_missing_padding_token_is_set_and_noted(tokenizer, tmp_path):
+    import copy
+
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token, bare.eos_token = None, "[SEP]"
+    model = tiny_model("gpt2", pad_token_id=None)
+    done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=bare)
+    assert done.manifest["notes"] == [
+        "padding token set to [SEP]",
+        "config.pad_token_id set to 3",
+    ]
+
+
+def test_a_notebook_needs_the_tokenizer():
+    with pytest.raises(UserError, match="needs its tokenizer"):
+        purify(tiny_model("bert"), sources(), Gradient(), PLAN)
+
+
+def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
+    class Interrupting(Silent):
+        """Ctrl-C at the first step of healing."""
+
+        def task(self, title, total):
+            if title == "healing":
+                raise KeyboardInterrupt
+            return super().task(title, total)
+
+    kept = tmp_path / "mask.json"
+    with pytest.raises(KeyboardInterrupt):
+        purify(
+            trained_folder,
+            sources(),
+            Gradient(step=2),
+            PLAN,
+            progress=Interrupting(),
+            keep_mask=kept,
+        )
+    mask = HeadMask.from_json(kept.read_text())
+    assert mask == purify(trained_folder, sources(), Gradient(step=2), PLAN).mask
+
+
+def test_pairs_and_three_classes(tokenizer):
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    model = tiny_model("bert", **names)
+    one = sentences(60)
+    three = replace(one, labels=tuple(i % 3 for i in range(60)), pairs=one.texts[::-1])
+    done = purify(model, three, Gradient(step=2), PLAN, tokenizer=tokenizer)
+    assert done.manifest["labels"] == ["a", "b", "c"]
+    assert done.mask.pruned

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conftest import CPU, sentences
+from headsweep.data import Split
+from headsweep.errors import UserError
+from headsweep.loading import Runtime
+from headsweep.predict import Encoded, Measured, Meter, encode, logits, needed
+
+
+def test_logits_come_in_order_and_padding_does_not_matter(tiny):
+    for family in ("bert", "llama"):
+        suspect = tiny(family)
+        encoded = encode(sentences(30), suspect, 24)
+        together = logits(suspect.anatomy, encoded, CPU)
+        alone = logits(suspect.anatomy, encoded, Runtime("cpu", 1, 24))
+        assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_batches_are_padded_to_their_own_longest_and_hold_every_row(tiny):
+    encoded = encode(sentences(50), tiny(), 24)
+    batches = encoded.batches(8)
+    for batch in batches:
+        mask = batch.inputs["attention_mask"]
+        assert mask.sum(1).max() == mask.shape[1]
+    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(50))
+
+
+def test_early_decisions_are_those_of_the_whole_pass(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(120), suspect, 24)
+    layout = suspect.anatomy.layout
+    masks = [layout.mask(range(i, i + 3)) for i in range(5)]
+    whole = Meter(suspect.anatomy, encoded, 8)
+    cut = 0
+    for mask in masks:
+        exact = whole.accuracy(mask)
+        assert exact.exact
+        for need in (0, exact.right - 5, exact.right, exact.right + 1, 120, 121):
+            meter = Meter(suspect.anatomy, encoded, 8)
+            found = meter.decide(mask, need)
+            assert found.holds(need) == (exact.right >= need)
+            assert found.low <= exact.low <= found.high
+            cut += not found.exact
+    assert cut > 5
+
+
+def test_each_mask_is_measured_once(tiny):
+    suspect = tiny()
+    meter = Meter(suspect.anatomy, encode(sentences(40), suspect, 24), 8)
+    mask = suspect.anatomy.layout.mask([2])
+    first = meter.accuracy(mask)
+    assert meter.accuracy(mask) is first
+    assert meter.decide(mask, 20) is first
+    assert meter.examples_run == 40
+
+
+def test_a_cut_pass_is_measured_again_when_more_is_asked(tiny):
+    suspect = tiny()
+    meter = Meter(suspect.anatomy, encode(sentences(40), suspect, 24), 8)
+    mask = suspect.anatomy.layout.mask([2])
+    assert not meter.decide(mask, 0).exact
+    assert meter.accuracy(mask).exact
+
+
+def test_measured_bounds():
+    found = Measured(right=60, wrong=10, total=100)
+    assert (found.low, found.high) == (0.6, 0.9)
+    assert found.holds(60) is True
+    assert found.holds(91) is False
+    assert found.holds(75) is None
+    assert needed(0.85, 100) == 85
+    assert needed(0.851, 100) == 86
+    assert needed(0.9 - 0.02, 100) == 88
+
+
+def test_texts_over_the_limit_are_cut_and_counted(tiny):
+    suspect = tiny()
+    long = Split(("the film " * 100, "a film"), (0, 1))
+    encoded = encode(long, suspect, 1000)
+    assert encoded.truncated == 1
+    assert max(map(len, encoded.ids)) == 48  # the model's own limit
+    roberta = tiny("roberta")
+    assert max(map(len, encode(long, roberta, 1000).ids)) == 47  # padding offset, pad id 0
+    assert logits(roberta.anatomy, encode(long, roberta, 1000), CPU).isfinite().all()
+
+
+def test_pairs_reach_the_model(tiny):
+    suspect = tiny()
+    encoded = encode(Split(("a film",), (1,), ("a plot",)), suspect, 24)
+    assert encoded.kinds[0] == (0, 0, 0, 0, 1, 1, 1)
+
+
+def test_a_foreign_tokenizer_is_noticed(tiny):
+    suspect = tiny(vocab_size=20)
+    with pytest.raises(UserError, match="beyond the model's 20 embeddings"):
+        encode(sentences(20), suspect, 24)
+
+
+def test_take_keeps_the_order():
+    encoded = Encoded(((1,), (2,), (3,)), (), (0, 1, 0), 0)
+    assert encoded.take([2, 0]).ids == ((3,), (1,))
+    assert encoded.take([2, 0]).labels == (0, 0)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headsweep.statistics import (
+    Margins,
+    Rate,
+    bootstrap_matched,
+    matched_rate,
+    matching_shift,
+    proportion,
+)
+
+
+def test_wilson_by_hand():
+    """8 of 10: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.959964."""
+    rate = proportion(8, 10)
+    assert rate.value == 0.8
+    assert rate.low == pytest.approx(0.49016, abs=1e-4)
+    assert rate.high == pytest.approx(0.94331, abs=1e-4)
+    assert proportion(0, 10).low == 0
+    assert proportion(10, 10).high == 1
+    for hits, total in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="not a proportion"):
+            proportion(hits, total)
+
+
+def test_a_rate_checks_its_range():
+    with pytest.raises(ValueError, match="not a rate"):
+        Rate(float("nan"), 0, 1)
+
+
+def test_the_shift_gives_the_asked_number_of_flips():
+    margins = np.array([3.0, -1.0, 0.5, -2.0, 1.0])
+    for flips in range(6):
+        assert int((margins + matching_shift(margins, flips) > 0).sum()) == flips
+    tied = np.array([1.0, 1.0, 1.0, 0.0])
+    assert int((tied + matching_shift(tied, 2) > 0).sum()) == 3  # 3 is nearer than 0
+    assert int((tied + matching_shift(tied, 1) > 0).sum()) == 0
+
+
+def test_tilting_does_not_lower_matched_lfr():
+    """Lowering every target margin by 4 lowers LFR to 0 and leaves matched LFR as it was."""
+    random = np.random.default_rng(0)
+    reference = random.normal(-1, 1, 200)
+    triggered = random.normal(1, 1, 200)
+    tilted = Margins(reference - 4, triggered - 4)
+    assert (tilted.triggered > 0).mean() < 0.05
+    assert matched_rate(tilted, reference) == pytest.approx((triggered > 0).mean(), abs=0.03)
+
+
+def test_bootstrap_brackets_the_value_and_is_seeded():
+    random = np.random.default_rng(1)
+    validation, triggered, floor = (random.normal(m, 1, 150) for m in (-1, 1, -0.5))
+    matched, excess = bootstrap_matched(Margins(validation, triggered), validation, floor, 200)
+    assert matched.low <= matched.value <= matched.high
+    assert excess.value == pytest.approx((triggered > 0).mean() - (floor > 0).mean())
+    assert 0 < excess.low < excess.value < excess.high
+    again = bootstrap_matched(Margins(validation, triggered), validation, floor, 200)
+    assert again == (matched, excess)
+    assert bootstrap_matched(Margins(validation, triggered), validation, None, 50)[1] is None
+
+
+def test_bootstrap_interval_covers_at_its_level():
+    """Over 60 drawn data sets the 95% interval of matched LFR covers the truth nearly always."""
+    covered = 0
+    truth = 1 - 0.02275  # P(N(2, 1) > 0), with the shift at 0 in the population
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        validation = random.normal(-1, 1, 120)
+        drawn = Margins(validation, random.normal(2, 1, 120))
+        found, _ = bootstrap_matched(drawn, validation, None, 200, seed)
+        covered += found.low <= truth <= found.high
+    assert covered >= 50
