@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from headsweep.data import Split
-from headsweep.loading import Runtime, Suspect, prepare
+from headsweep.heads import HEADS, Units
+from headsweep.loading import Reading, Runtime, Suspect, prepare
 from headsweep.seeding import fence
 from headsweep.training import Job, Schedule, train
 
@@ -132,8 +133,8 @@ def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
 def tiny(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Suspect]:
     """Make a Suspect of a family."""
 
-    def make(family: str = "bert", **changes: Any) -> Suspect:
-        return prepare(tiny_model(family, **changes), tokenizer)
+    def make(family: str = "bert", units: Units = HEADS, **changes: Any) -> Suspect:
+        return prepare(tiny_model(family, **changes), tokenizer, Reading(units=units))
 
     return make
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import sentences, tiny_model
 from headsweep.cli import main
+from headsweep.defenses import DEFENSES
 from headsweep.strategies import STRATEGIES
 
 FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
@@ -99,8 +100,10 @@ def test_strategies_lists_what_the_table_holds(run):
     code, text, _ = run("strategies", "--json")
     assert code == 0
     listed = json.loads(text)
-    assert set(listed) == set(STRATEGIES)
-    assert {f["name"] for f in listed["gradient"]["fields"]} == {"score", "step", "examples"}
+    assert set(listed["purify --strategy"]) == set(STRATEGIES)
+    assert set(listed["defend --with"]) == set(DEFENSES)
+    gradient = listed["purify --strategy"]["gradient"]
+    assert {f["name"] for f in gradient["fields"]} == {"score", "step", "examples"}
     assert run("strategies")[0] == 0
 
 
@@ -291,7 +294,7 @@ def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "purify", "evaluate", "strategies", "inspect", "verify", "demo"]
+    "command", ["", "purify", "defend", "evaluate", "strategies", "inspect", "verify", "demo"]
 )
 def test_help_has_examples(run, command):
     code, out, _ = run(*command.split(), "--help")

@@ -13,6 +13,7 @@ from headsweep.heads import (
     HeadMask,
     Layout,
     Row,
+    Units,
     already_pruned,
     check_gates,
     gates,
@@ -65,7 +66,7 @@ def test_closed_gate_equals_zeroed_output_columns(family):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_removal_equals_closed_gates_and_leaves_no_weight(family):
     model = tiny_model(family)
-    anatomy, inputs = locate(model, ffn_groups=4), probe_inputs(model)
+    anatomy, inputs = locate(model, units=Units(ffn=True, ffn_groups=4)), probe_inputs(model)
     mask = anatomy.layout.mask([0, 1, 6, 9, 15])
     with masked(anatomy, mask):
         gated = outputs(model, inputs)

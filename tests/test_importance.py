@@ -80,3 +80,31 @@ def test_a_sample_is_seeded(tiny):
     view = view_of(tiny())
     assert torch.equal(gate_importance(view, 8), gate_importance(view, 8))
     assert not torch.equal(gate_importance(view, 8), gate_importance(view, 16))
+
+
+def test_unit_outputs_come_in_site_order_with_ffn_groups(tiny):
+    """Layers run attention, FFN, attention, FFN; sites are attention, attention, FFN, FFN."""
+    from headsweep.heads import Units
+    from headsweep.importance import unit_outputs
+
+    suspect = tiny("bert", units=Units(ffn=True))
+    batch = view_of(suspect).train.batch([0, 1])
+    with torch.no_grad(), unit_outputs(suspect.anatomy) as found:
+        suspect.model(**batch.inputs)
+    assert [x.shape[-1] for x in found] == [32, 32, 64, 64]
+
+
+def test_dormancy_by_hand(tiny):
+    """A neuron whose incoming weights are zero has the activation of its bias everywhere."""
+    from headsweep.heads import Units
+    from headsweep.importance import dormancy
+
+    suspect = tiny("bert", units=Units(heads=False, ffn=True, ffn_groups=0))
+    dense = suspect.model.bert.encoder.layer[1].intermediate.dense
+    with torch.no_grad():
+        dense.weight[5] = 0
+        dense.bias[5] = 2.0
+    found = dormancy(view_of(suspect))
+    assert len(found) == 128
+    expected = nn.functional.gelu(torch.tensor(2.0))
+    assert torch.allclose(found[64 + 5], expected, atol=1e-5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from headsweep.data import Columns, Split
+from headsweep.defenses import DEFENSES
+from headsweep.ensemble import load
 from headsweep.errors import NothingPruned, UserError
 from headsweep.families import Adapter
 from headsweep.heads import HeadMask
@@ -15,6 +17,7 @@ from headsweep.strategies.gradient import Gradient
 
 __version__ = "0.1.0.dev0"
 __all__ = [
+    "DEFENSES",
     "STRATEGIES",
     "Adapter",
     "Columns",
@@ -29,5 +32,6 @@ __all__ = [
     "Split",
     "UserError",
     "__version__",
+    "load",
     "purify",
 ]

@@ -41,6 +41,11 @@ DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows wi
 AdapterFile = Annotated[
     Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
 ]
+UnitKinds = Annotated[str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn.")]
+FfnGroups = Annotated[
+    int | None,
+    typer.Option(min=0, help="FFN groups a layer; 0: single neurons. [as many as heads]"),
+]
 
 out_console = Console()
 
@@ -79,6 +84,8 @@ def purify(
     ] = None,
     heal_lr: Annotated[float | None, typer.Option(help="Its learning rate. [3e-5]")] = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
+    units: UnitKinds = "heads",
+    ffn_groups: FfnGroups = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
     text_column: TextColumn = None,
@@ -101,13 +108,12 @@ def purify(
     from headsweep.healing import FineTune
     from headsweep.material import Sources
     from headsweep.pipeline import Plan
-    from headsweep.pipeline import purify as run
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES
 
     chosen = configure(lookup(strategy, STRATEGIES, "strategy"), settings or [])
     check_free(out, overwrite)
-    kept = out.with_name(f"{out.name}.head-mask.json")
+    kept = _mask_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
         raise UserError(
             f"{kept}: the mask of an interrupted run is there",
@@ -121,6 +127,7 @@ def purify(
         mask=HeadMask.from_json(_text(mask)) if mask else None,
         runtime=_runtime(device, batch_size, max_length, precision),
         adapter=read_adapter(adapter) if adapter else None,
+        units=_units(units, ffn_groups),
     )
     usual = plan.healing
     assert isinstance(usual, FineTune)
@@ -129,32 +136,7 @@ def purify(
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    try:
-        done = run(
-            model, sources, chosen, plan, progress=_progress(quiet or as_json), keep_mask=kept
-        )
-        done.save(out, overwrite)
-    except KeyboardInterrupt:
-        if kept.exists():
-            raise Interrupted(f"the head mask is kept: go on with --mask {kept}") from None
-        raise Interrupted("nothing was written") from None
-    kept.unlink(missing_ok=True)
-    if as_json:
-        _print_json(done.manifest)
-    else:
-        from headsweep import show
-
-        show.purified(out_console, done.manifest)
-        show.checks(out_console, done.checks)
-        out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
-        out_console.print(
-            "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
-            "your own with `headsweep evaluate`.",
-            style="dim",
-        )
-    if not done.verified:
-        raise typer.Exit(1)
+    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet)
 
 
 @app.command(
@@ -243,29 +225,35 @@ def evaluate(
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
 def strategies(as_json: AsJson = False) -> None:
-    """List the strategies with source, fields and defaults."""
+    """List strategies, baselines and controls with source, fields and defaults."""
+    from headsweep.defenses import DEFENSES
     from headsweep.settings import described
     from headsweep.strategies import STRATEGIES
 
+    listed = {"purify --strategy": STRATEGIES, "defend --with": DEFENSES}
     if as_json:
         form = {
-            name: {
-                "summary": _summary(method),
-                "source": method.source,
-                "fields": [
-                    dict(zip(("name", "type", "default"), row, strict=True))
-                    for row in described(method)
-                ],
+            option: {
+                name: {
+                    "summary": _summary(method),
+                    "source": method.source,
+                    "fields": [
+                        dict(zip(("name", "type", "default"), row, strict=True))
+                        for row in described(method)
+                    ],
+                }
+                for name, method in methods.items()
             }
-            for name, method in STRATEGIES.items()
+            for option, methods in listed.items()
         }
         _print_json(form)
         return
-    table = Table("strategy", "what it does", "source", "fields (--set field=value)")
-    for name, method in STRATEGIES.items():
-        lines = [f"{field} = {default}  ({kind})" for field, kind, default in described(method)]
-        table.add_row(name, _summary(method), method.source, "\n".join(lines), end_section=True)
-    out_console.print(table)
+    for option, methods in listed.items():
+        table = Table(option, "what it does", "source", "fields (--set field=value)")
+        for name, method in methods.items():
+            rows = [f"{field}={default}  ({kind})" for field, kind, default in described(method)]
+            table.add_row(name, _summary(method), method.source, "\n".join(rows), end_section=True)
+        out_console.print(table)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep inspect ./suspect")
@@ -363,6 +351,69 @@ def demo(
         show_demo(out_console, report)
 
 
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep defend ./suspect --with pure --data clean.csv --out ./pure\n\n"
+    "headsweep defend ./suspect --with fth --set lr=2e-4 --data clean.csv --out ./fth\n\n"
+    "headsweep defend ./suspect --with random --set count=20 --data clean.csv --out ./control"
+)
+def defend(
+    model: Model,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
+    test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
+    ] = 0.02,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a baseline or a control on a suspect, for comparison with `purify`."""
+    from headsweep.data import Columns
+    from headsweep.defenses import DEFENSES
+    from headsweep.export import check_free
+    from headsweep.material import Sources
+    from headsweep.pipeline import Plan
+    from headsweep.settings import configure
+
+    recipe = configure(lookup(baseline, DEFENSES, "baseline"), settings or []).recipe()
+    check_free(out, overwrite)
+    plan = Plan(
+        max_drop=max_drop,
+        min_accuracy=min_accuracy,
+        heal=recipe.healing,
+        seed=seed,
+        runtime=_runtime(device, batch_size, max_length, precision),
+        units=recipe.units,
+    )
+    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    sources = Sources(data, validation, test, columns)
+    _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error of ours
     """Ctrl-C, with what is kept."""
 
@@ -381,6 +432,60 @@ def main(arguments: list[str] | None = None) -> None:
         errors.print(f"headsweep: interrupted: {kept}", markup=False, soft_wrap=True)
         code = 130
     sys.exit(code)
+
+
+def _mask_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.head-mask.json")
+
+
+def _run(
+    model: str,
+    sources: Any,
+    strategy: Any,
+    plan: Any,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run the pipeline, save, print; exit 1 when the result does not verify."""
+    from headsweep import show
+    from headsweep.pipeline import purify as run
+
+    kept = _mask_file(out)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        done = run(
+            model, sources, strategy, plan, progress=_progress(quiet or as_json), keep_mask=kept
+        )
+        done.save(out, overwrite)
+    except KeyboardInterrupt:
+        if kept.exists():
+            raise Interrupted(f"the head mask is kept: go on with --mask {kept}") from None
+        raise Interrupted("nothing was written") from None
+    kept.unlink(missing_ok=True)
+    if as_json:
+        _print_json(done.manifest)
+    else:
+        show.purified(out_console, done.manifest)
+        show.checks(out_console, done.checks)
+        out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
+        out_console.print(
+            "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
+            "your own with `headsweep evaluate`.",
+            style="dim",
+        )
+    if not done.verified:
+        raise typer.Exit(1)
+
+
+def _units(kinds: str, ffn_groups: int | None) -> Any:
+    from headsweep.heads import Units
+
+    asked = {part.strip() for part in kinds.split(",") if part.strip()}
+    for part in asked:
+        _one_of(part, ("heads", "ffn"), "--units")
+    return Units("heads" in asked, "ffn" in asked, ffn_groups)
 
 
 def _one_of(value: str, known: tuple[str, ...], option: str) -> Any:

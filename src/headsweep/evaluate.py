@@ -26,7 +26,7 @@ from headsweep import data as datasets
 from headsweep.data import Columns, Split
 from headsweep.errors import UserError
 from headsweep.loading import Runtime, Suspect, load_suspect
-from headsweep.predict import encode, logits
+from headsweep.predict import answers, encode
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
 
@@ -124,7 +124,7 @@ def answer(suspect: Suspect, exam: Exam, runtime: Runtime) -> Answers:
     def run(split: Split | None) -> Tensor | None:
         if split is None:
             return None
-        return logits(suspect.anatomy, encode(split, suspect, runtime.max_length), runtime)
+        return answers(suspect, encode(split, suspect, runtime.max_length), runtime)
 
     clean = run(exam.clean)
     assert clean is not None

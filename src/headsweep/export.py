@@ -26,9 +26,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from headsweep.errors import UserError
 from headsweep.families import Adapter
 from headsweep.heads import Anatomy, HeadMask, locate, pieces
-from headsweep.loading import Suspect, probe_inputs, quiet
+from headsweep.loading import MANIFEST, Suspect, probe_inputs, quiet
 
-MANIFEST = "headsweep.json"
 OWN_FILES = (MANIFEST, "demo.json")  # a folder with one of these is ours to replace
 MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
@@ -193,7 +192,7 @@ def verify(folder: Path) -> list[Check]:
             if described
             else None
         )
-        anatomy = locate(model, adapter, len(mask.ffn[0]) if mask.ffn else None)
+        anatomy = locate(model, adapter, mask.units)
     except UserError:
         raise
     except Exception as error:  # whatever plain loading raises is the finding
@@ -223,6 +222,7 @@ def _check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Return the model card in the Hub's format: what was done, and what was not proven."""
     before, after = manifest["before"], manifest["after"]
+    name = Path(manifest["suspect"]).name
     units, total = manifest["pruned_units"], manifest["units"]
     lines = [
         "---",
@@ -234,11 +234,13 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "- pruned",
         "---",
         "",
-        f"# {Path(manifest['suspect']).name}, attention heads pruned by headsweep",
+        f"# {name}, pruned by headsweep",
         "",
-        f"{len(units)} of {total} attention heads of `{Path(manifest['suspect']).name}` were set "
-        f"to zero with the strategy `{manifest['strategy']['name']}`" + f"; {_healed(manifest)}.",
+        f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of `{name}` "
+        f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
+        f"{_healed(manifest)}.",
         "",
+        *_ensemble_note(manifest),
         "| clean data | before | after |",
         "|---|---|---|",
     ]
@@ -260,7 +262,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "",
         "## How it was made",
         "",
-        f"Pruned heads as layer.head, both from 0: {', '.join(units) or 'none'}.",
+        "Pruned heads as layer.head, FFN groups as layer.ffn.group, all from 0: "
+        f"{', '.join(units[:200]) or 'none'}{' ...' if len(units) > 200 else ''}.",
         "",
         f"`{MANIFEST}` beside this file holds every trial of the search with its accuracy, the "
         "scores, seeds, versions and hashes; `headsweep verify` checks the weights against it. "
@@ -270,11 +273,22 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _ensemble_note(manifest: Mapping[str, Any]) -> list[str]:
+    if not manifest["members"]:
+        return []
+    return [
+        f"This is an ensemble of {len(manifest['members'])} head masks over shared weights: "
+        "`headsweep.load(folder)` averages their predictions. Plain `from_pretrained` loads the "
+        "shared weights and averages nothing.",
+        "",
+    ]
+
+
 def _healed(manifest: Mapping[str, Any]) -> str:
     fields = manifest["heal"]["fields"]
     if fields.get("epochs") == 0:
         return "it was not fine-tuned afterwards"
-    told = ", ".join(f"{name} {value:g}" for name, value in fields.items())
+    told = ", ".join(f"{name} {value}" for name, value in fields.items())
     return f"then it was healed on clean data ({manifest['heal']['name']}: {told})"
 
 

@@ -27,6 +27,8 @@ class Adapter:
         down: the FFN projection whose inputs are the neurons.
         also: more projections with one block of rows a head, where a model has them.
         offset_positions: True when the first ``pad_token_id + 1`` positions hold no text.
+        reads_last: True when the classifier reads the last token, as decoders do; else the
+            first.
 
     """
 
@@ -39,6 +41,7 @@ class Adapter:
     down: str
     also: tuple[str, ...] = ()
     offset_positions: bool = False
+    reads_last: bool = False
 
 
 _BERT = Adapter(
@@ -88,6 +91,7 @@ _GPT2 = Adapter(
     output="attn.c_proj",
     up=("mlp.c_fc",),
     down="mlp.c_proj",
+    reads_last=True,
 )
 _LLAMA = Adapter(
     layers="layers",
@@ -97,6 +101,7 @@ _LLAMA = Adapter(
     output="self_attn.o_proj",
     up=("mlp.gate_proj", "mlp.up_proj"),
     down="mlp.down_proj",
+    reads_last=True,
 )
 
 FAMILIES: dict[str, Adapter] = {

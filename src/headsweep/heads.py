@@ -122,7 +122,7 @@ class HeadMask:
 
     @property
     def pruned_heads(self) -> tuple[tuple[int, int], ...]:
-        """The pruned heads as (layer, head)."""
+        """The pruned heads as (layer, head); FFN groups are left out."""
         return tuple(
             (layer, head)
             for layer, row in enumerate(self.heads)
@@ -134,6 +134,12 @@ class HeadMask:
     def empties_a_row(self) -> bool:
         """True when a layer would be left without any head (or FFN group)."""
         return any(not any(row) for row in self.rows)
+
+    @property
+    def units(self) -> Units:
+        """The units that the mask is about."""
+        groups = len(self.ffn[0]) if self.ffn else None
+        return Units(bool(self.heads), bool(self.ffn), groups)
 
     def fits(self, layout: Layout) -> bool:
         """Tell whether the mask has the shape of this layout."""
@@ -217,10 +223,40 @@ class Anatomy:
         return Layout(tuple(site.row for site in self.sites))
 
 
-def locate(
-    model: PreTrainedModel, adapter: Adapter | None = None, ffn_groups: int | None = None
-) -> Anatomy:
-    """Find the heads of a model and, with ``ffn_groups`` a layer, its FFN neurons.
+@dataclass(frozen=True)
+class Units:
+    """Which units to gate.
+
+    Attributes:
+        heads: the attention heads.
+        ffn: groups of FFN neurons.
+        ffn_groups: how many groups a layer; None: as many as it has heads; 0: every neuron is
+            a group of its own.
+
+    """
+
+    heads: bool = True
+    ffn: bool = False
+    ffn_groups: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.heads or self.ffn):
+            raise UserError("no units to prune", "use heads, ffn, or heads,ffn")
+        if self.ffn_groups is not None and self.ffn_groups < 0:
+            raise UserError(f"{self.ffn_groups} FFN groups a layer")
+
+    @property
+    def names(self) -> str:
+        """What the units are called."""
+        kinds = ("heads",) * self.heads + ("FFN groups",) * self.ffn
+        return " and ".join(kinds)
+
+
+HEADS = Units()
+
+
+def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units = HEADS) -> Anatomy:
+    """Find the units of a model: its heads, its FFN neurons, or both.
 
     Raises:
         UserError: unknown architecture, a path that leads nowhere, or shapes that are not
@@ -231,9 +267,13 @@ def locate(
     layers = _find(model.base_model, adapter.layers, "the list of layers")
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"'{adapter.layers}' is no list of layers", "see docs/guide.md, adapters")
-    sites = [_attention(layer, i, model, adapter) for i, layer in enumerate(layers)]
-    if ffn_groups is not None:
-        sites += [_ffn(layer, i, adapter, ffn_groups) for i, layer in enumerate(layers)]
+    sites: list[Site] = []
+    if units.heads:
+        sites += [_attention(layer, i, model, adapter) for i, layer in enumerate(layers)]
+    if units.ffn:
+        heads = int(model.config.num_attention_heads)
+        groups = heads if units.ffn_groups is None else units.ffn_groups
+        sites += [_ffn(layer, i, adapter, groups) for i, layer in enumerate(layers)]
     return Anatomy(model, adapter, tuple(sites))
 
 
@@ -296,7 +336,7 @@ def _attention(layer: nn.Module, index: int, model: PreTrainedModel, adapter: Ad
 def _ffn(layer: nn.Module, index: int, adapter: Adapter, groups: int) -> Site:
     down = _find(layer, adapter.down, "the FFN's down projection")
     weight, _, into = next(_parameters(down))
-    width, rest = divmod(weight.shape[into], groups)
+    width, rest = divmod(weight.shape[into], groups or weight.shape[into])
     if rest or not width:
         raise UserError(
             f"layer {index}: {weight.shape[into]} FFN neurons do not divide into {groups} groups",
@@ -308,7 +348,12 @@ def _ffn(layer: nn.Module, index: int, adapter: Adapter, groups: int) -> Site:
             _expect(parameter.shape[out] == weight.shape[into], index, path)
             blocks.append(Block(parameter, out, 0, width, 1))
     roles = {"down": Block(weight, into, 0, width, 1)}
-    return Site(Row("ffn", index, groups, 1, width), down, (*blocks, roles["down"]), roles)
+    return Site(
+        Row("ffn", index, weight.shape[into] // width, 1, width),
+        down,
+        (*blocks, roles["down"]),
+        roles,
+    )
 
 
 def _expect(fits: bool, layer: int, path: str) -> None:

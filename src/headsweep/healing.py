@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, ClassVar, Protocol
 
-from headsweep.heads import HeadMask, pieces
-from headsweep.training import Job, Schedule, train
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headsweep.heads import Anatomy, HeadMask, masked, pieces
+from headsweep.predict import Batch
+from headsweep.search import Choice
+from headsweep.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
 
 
@@ -15,7 +22,7 @@ class Healing(Protocol):
 
     name: ClassVar[str]
 
-    def heal(self, view: DefenderView, mask: HeadMask) -> dict[str, Any]:
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Train the model in place, pruned units at exactly zero; return what to record."""
 
 
@@ -33,13 +40,25 @@ class FineTune:
     epochs: float = 2
     lr: float = 3e-5
 
-    def heal(self, view: DefenderView, mask: HeadMask) -> dict[str, Any]:
-        """Fine-tune the model in place."""
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Fine-tune the model in place; the masks of an ensemble take turns, a batch each."""
         job = Job(
             Schedule(self.epochs, self.lr),
             view.seed,
             "healing",
-            pinned=pieces(view.anatomy, mask),
+            in_turn(view.anatomy, choice.members) if choice.members else None,
+            pieces(view.anatomy, choice.mask),
         )
         model = view.anatomy.model
         return {"losses": train(model, view.train, job, view.runtime, view.progress)}
+
+
+def in_turn(anatomy: Anatomy, members: Sequence[HeadMask]) -> Loss:
+    """Return the loss under one mask after the other, a batch each."""
+    turn = cycle(members)
+
+    def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+        with masked(anatomy, next(turn)):
+            return cross_entropy(model, batch)
+
+    return loss

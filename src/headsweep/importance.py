@@ -6,11 +6,13 @@ A score is a flat tensor [unit], float32 on the CPU; a low score means "prune fi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headsweep.errors import UserError
 from headsweep.heads import Anatomy, Layout, gates
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.view import DefenderView
@@ -52,7 +54,9 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
     W_Q count. Heads only. Cost: one forward and backward pass.
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
-    sites = [site for site in anatomy.sites if site.row.kind == "head"]
+    sites = anatomy.sites
+    if any(site.row.kind != "head" for site in sites):
+        raise UserError("the key score ranks heads only", "use --set score=gate, or --units heads")
     total = torch.zeros(sum(site.row.units for site in sites))
     blocks = [site.roles["key" if site.row.group == 1 else "query"] for site in sites]
     with (
@@ -73,6 +77,132 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
             batches += 1
             tick(len(batch.labels), "")
     return total / batches
+
+
+def attention_variance(
+    view: DefenderView, examples: int | None = None, columns: int | None = None
+) -> Tensor:
+    """Return the mean over examples of the variance of a head's attention over tokens.
+
+    The row of attention is the one that the classifier reads: the first token's, or the last
+    token's of a decoder. Padding is left out. Source: Zhao et al. 2024, section 4.1.
+
+    Args:
+        view: the suspect and its data.
+        examples: training examples at most.
+        columns: divide by this fixed number of columns instead, padding counted as zero
+            attention, as the released scripts do.
+
+    Raises:
+        UserError: FFN groups are among the units: they have no attention.
+
+    """
+    anatomy, encoded = view.anatomy, sample(view, examples)
+    if any(row.kind != "head" for row in anatomy.layout.rows):
+        raise UserError(
+            "attention variance ranks heads only, not FFN groups",
+            "use --units heads, or a strategy that ranks by gate gradient",
+        )
+    total = torch.zeros(anatomy.layout.units)
+    with (
+        torch.inference_mode(),
+        evaluating(anatomy),
+        eager(anatomy),
+        view.progress.task("attention statistics", len(encoded)) as tick,
+    ):
+        for batch in _batches(view, encoded):
+            rows = read_rows(anatomy, batch, attentions(anatomy, batch))
+            for row, part in zip(rows, anatomy.layout.slices, strict=True):
+                total[part] += _variance(row.float(), batch, columns).sum(0).cpu()
+            tick(len(batch.labels), "")
+    return total / len(encoded)
+
+
+def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
+    """Return the variance over real tokens, [batch, head], of attention [batch, head, token]."""
+    real = batch.inputs["attention_mask"].unsqueeze(1)  # [batch, 1, token]
+    count = real.sum(-1) if columns is None else torch.full_like(real.sum(-1), columns)
+    mean = (row * real).sum(-1) / count
+    return ((row**2) * real).sum(-1) / count - mean**2
+
+
+def attentions(anatomy: Anatomy, batch: Batch) -> tuple[Tensor, ...]:
+    """Return every layer's attention, [batch, head, token, token]; needs ``eager``."""
+    found = anatomy.model(**batch.inputs, output_attentions=True).attentions
+    if not found or found[0] is None:
+        raise UserError("this model gives no attention weights, which this method needs")
+    return tuple(found)
+
+
+def read_rows(anatomy: Anatomy, batch: Batch, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return of every layer the row that the classifier reads, [batch, head, token]."""
+    if not anatomy.adapter.reads_last:
+        return tuple(layer[:, :, 0] for layer in found)
+    last = batch.inputs["attention_mask"].sum(-1) - 1  # right padding
+    return tuple(layer[torch.arange(len(last)), :, last] for layer in found)
+
+
+@contextmanager
+def eager(anatomy: Anatomy) -> Iterator[None]:
+    """Compute attention so that its weights can be read; hand the backend back as it was."""
+    model = anatomy.model
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def evaluating(anatomy: Anatomy) -> Iterator[None]:
+    """Switch dropout off inside."""
+    training = anatomy.model.training
+    anatomy.model.eval()
+    try:
+        yield
+    finally:
+        anatomy.model.train(training)
+
+
+@contextmanager
+def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
+    """Collect what enters every gate in a forward pass: [batch, token, width] in site order."""
+    found = [torch.empty(0)] * len(anatomy.sites)
+
+    def keep(place: int, args: tuple[Any, ...]) -> None:
+        found[place] = args[0].detach()
+
+    with ExitStack() as stack:
+        for place, site in enumerate(anatomy.sites):
+            hook = site.gate.register_forward_pre_hook(
+                lambda _, args, place=place: keep(place, args)
+            )
+            stack.callback(hook.remove)
+        yield found
+
+
+def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
+    """Return the mean absolute activation of every unit over real tokens of clean examples.
+
+    Source: Liu et al. 2018 (*Fine-Pruning*), section 4: dormant neurons are pruned first.
+    """
+    anatomy, encoded = view.anatomy, sample(view, examples)
+    total = torch.zeros(anatomy.layout.units, dtype=torch.float64)
+    with (
+        torch.inference_mode(),
+        evaluating(anatomy),
+        unit_outputs(anatomy) as found,
+        view.progress.task("activations", len(encoded)) as tick,
+    ):
+        for batch in _batches(view, encoded):
+            forward(anatomy.model, batch)
+            real = batch.inputs["attention_mask"].unsqueeze(-1)
+            for site, part, x in zip(anatomy.sites, anatomy.layout.slices, found, strict=True):
+                per_unit = (x.abs() * real).sum((0, 1)).unflatten(0, (site.row.units, -1))
+                total[part] += per_unit.mean(-1).double().cpu()
+            tick(len(batch.labels), "")
+    return (total / encoded.tokens).float()
 
 
 def normalised(scores: Tensor, layout: Layout) -> Tensor:

@@ -31,9 +31,10 @@ from transformers.utils import logging as hf_logging
 from headsweep.data import Labels
 from headsweep.errors import UserError
 from headsweep.families import Adapter, adapter_for
-from headsweep.heads import Anatomy, check_gates, locate
+from headsweep.heads import HEADS, Anatomy, HeadMask, Units, check_gates, locate
 from headsweep.seeding import fence
 
+MANIFEST = "headsweep.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -115,6 +116,7 @@ class Suspect:
         source: where it came from.
         fresh_head: True when its classifier is a new one.
         notes: what was added to make it usable.
+        members: masks whose predictions are averaged, where it is an ensemble.
 
     """
 
@@ -125,6 +127,7 @@ class Suspect:
     source: str
     fresh_head: bool = False
     notes: tuple[str, ...] = ()
+    members: tuple[HeadMask, ...] = ()
 
     @property
     def model(self) -> PreTrainedModel:
@@ -141,14 +144,14 @@ class Reading:
             label names are kept where they fit); None: use the checkpoint's classifier.
         seed: the seed of a fresh classifier's weights.
         adapter: how to find the heads of an unknown architecture.
-        ffn_groups: FFN groups a layer to gate beside the heads; None: heads only.
+        units: which units to gate.
 
     """
 
     fresh_for: Sequence[object] | None = None
     seed: int = 0
     adapter: Adapter | None = None
-    ffn_groups: int | None = None
+    units: Units = HEADS
 
 
 def load_suspect(
@@ -194,7 +197,7 @@ def prepare(
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
     _check_kind(model.config)
     notes = _padding(model, tokenizer)
-    anatomy = locate(model, reading.adapter, reading.ffn_groups)
+    anatomy = locate(model, reading.adapter, reading.units)
     check_gates(anatomy, probe_inputs(model))
     return Suspect(
         anatomy,
@@ -204,7 +207,19 @@ def prepare(
         origin.source,
         origin.fresh_head,
         notes,
+        _members(origin.source),
     )
+
+
+def _members(source: str) -> tuple[HeadMask, ...]:
+    """Read the masks of a saved ensemble from its manifest, if it is one."""
+    path = Path(source) / MANIFEST
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(map(HeadMask.from_json, json.loads(path.read_text()).get("members", [])))
+    except ValueError as error:
+        raise UserError(f"{path}: not a manifest", "the folder is damaged") from error
 
 
 def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dict[str, Tensor]:

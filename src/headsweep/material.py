@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from headsweep.data import Columns, Split, check_for_training, stratified
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask
 from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
-from headsweep.predict import Encoded, encode, logits
+from headsweep.predict import Encoded, averaged, encode
 
 Source = Split | str | Path
 
@@ -78,13 +78,19 @@ class Material:
         limit = self.runtime.max_length
         return {name: encode(p, self.suspect, limit) for name, p in self.parts.named().items()}
 
-    def figures(self, mask: HeadMask | None = None) -> dict[str, dict[str, Any]]:
-        """Return accuracy on validation and test data under a mask."""
+    def figures(self, *masks: HeadMask) -> dict[str, dict[str, Any]]:
+        """Return accuracy on validation and test data under a mask, or averaged over several."""
         found: dict[str, dict[str, Any]] = {}
         for name in ("validation", "test"):
             if name in self.encoded:
                 part = self.encoded[name]
-                made = logits(self.suspect.anatomy, part, self.runtime, mask).argmax(-1)
+                made_logits = averaged(
+                    self.suspect.anatomy,
+                    part,
+                    self.runtime,
+                    masks or [self.suspect.anatomy.layout.everything()],
+                )
+                made = made_logits.argmax(-1)
                 right = sum(int(p) == y for p, y in zip(made, part.labels, strict=True))
                 found[name] = {
                     "examples": len(part),
@@ -125,7 +131,7 @@ def gather(
             if table is not None
             else _labels_of(sources.data)
         )
-    reading = Reading(values, reading.seed, reading.adapter, reading.ffn_groups)
+    reading = replace(reading, fresh_for=values)
     opened = _open(suspect, reading, runtime, tokenizer)
 
     def split(source: Source | None) -> Split | None:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
-    MANIFEST,
     MANIFEST_FORMAT,
     Check,
     check_weights,
@@ -42,9 +41,9 @@ from headsweep.export import (
     write_json,
 )
 from headsweep.families import Adapter
-from headsweep.heads import HeadMask, remove
+from headsweep.heads import HEADS, HeadMask, Units, remove
 from headsweep.healing import FineTune, Healing
-from headsweep.loading import Reading, Runtime, Suspect
+from headsweep.loading import MANIFEST, Reading, Runtime, Suspect
 from headsweep.material import Material, Sources, gather
 from headsweep.predict import logits, needed
 from headsweep.progress import Progress, Silent, duration
@@ -72,6 +71,7 @@ class Plan:
         mask: a head mask to apply instead of searching.
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
+        units: what may be pruned: heads, FFN groups, or both.
 
     """
 
@@ -83,6 +83,7 @@ class Plan:
     mask: HeadMask | None = None
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
+    units: Units = HEADS
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -165,7 +166,7 @@ def _compare(model: PreTrainedModel, other: PreTrainedModel) -> None:
 def purify(
     suspect: str | Path | PreTrainedModel | Suspect,
     data: Sources | Any,
-    strategy: Strategy = Gradient(),
+    strategy: Strategy | None = Gradient(),
     plan: Plan = Plan(),
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -179,7 +180,7 @@ def purify(
             its tokenizer).
         data: clean labelled examples: a Split, anything ``headsweep.data.load`` reads, or
             ``Sources`` to name validation and test data and columns.
-        strategy: how to choose the heads.
+        strategy: how to choose the heads; None: prune nothing, only heal (a baseline).
         plan: the bound, healing, seed and the rest.
         tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to; silent by default.
@@ -199,7 +200,7 @@ def purify(
     material = gather(
         suspect,
         sources,
-        Reading(seed=plan.seed, adapter=plan.adapter),
+        Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units),
         plan.runtime,
         fresh=plan.start == "encoder",
         tokenizer=tokenizer,
@@ -218,24 +219,25 @@ def purify(
     if keep_mask is not None:
         write_json(keep_mask, choice.mask.to_json())
     with clock("measure"):
-        pruned = material.figures(choice.mask)
-    _check_choice(choice.mask, view, pruned, plan)
+        pruned = material.figures(*(choice.members or (choice.mask,)))
+    _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
     checks = [_remove(material, choice.mask, original)]
     with clock("heal"):
-        healed = plan.healing.heal(view, choice.mask)
+        healed = plan.healing.heal(view, choice)
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
-        after = material.figures()
+        after = material.figures(*choice.members)
     checks += [*check_weights(view.anatomy, choice.mask), _check_bound(view, after)]
     record = {"heal": describe(plan.healing) | healed, "seconds": clock.report()}
     figures = {"before": before, "pruned": pruned, "after": after}
-    asked = describe(strategy) if plan.mask is None else {"name": "given mask", "fields": {}}
+    asked = {"name": "given mask", "fields": {}} if plan.mask else _described(strategy)
     manifest = _manifest(material, view, plan, choice) | {"strategy": asked} | figures | record
     manifest |= {
         "checks": [asdict(check) for check in checks],
         "verified": all(check.passed for check in checks),
     }
-    return Purified(material.suspect, choice.mask, manifest, checks)
+    suspect_now = replace(material.suspect, members=choice.members)
+    return Purified(suspect_now, choice.mask, manifest, checks)
 
 
 def describe(method: Any) -> dict[str, Any]:
@@ -330,26 +332,36 @@ def _estimate(view: DefenderView, plan: Plan, seconds_an_example: float) -> str:
     )
 
 
-def _choose(view: DefenderView, strategy: Strategy, plan: Plan) -> Choice:
+def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:
     if plan.mask is not None:
         if not plan.mask.fits(view.layout):
             raise UserError("the head mask does not fit this model", "it is another model's")
         return Choice(plan.mask)
+    if strategy is None:
+        return Choice(view.layout.everything())
     return strategy.choose(view)
 
 
-def _check_choice(mask: HeadMask, view: DefenderView, pruned: dict[str, Any], plan: Plan) -> None:
-    if not mask.pruned:
+def _check_choice(
+    choice: Choice, view: DefenderView, pruned: dict[str, Any], given: bool, asked: bool
+) -> None:
+    mask = choice.mask
+    if asked and not mask.pruned and not choice.members:
         raise NothingPruned(
             f"no head could be removed within min accuracy {view.min_accuracy:.4f}: "
             f"the best mask found keeps all {view.layout.units}"
         )
-    right = pruned["validation"]["right"]
-    if right < view.need or mask.empties_a_row:
+    if mask.empties_a_row:
+        raise UserError("the mask leaves a layer without heads", "every layer keeps one")
+    if choice.bounded and pruned["validation"]["right"] < view.need:
         reached = f"{pruned['validation']['accuracy']:.4f} of {view.min_accuracy:.4f}"
-        if plan.mask is None:
-            raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
-        raise UserError(f"the given mask misses the bound ({reached})", "raise --max-drop")
+        if given:
+            raise UserError(f"the given mask misses the bound ({reached})", "raise --max-drop")
+        raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
+
+
+def _described(strategy: Strategy | None) -> dict[str, Any]:
+    return {"name": "none", "fields": {}} if strategy is None else describe(strategy)
 
 
 def _remove(material: Material, mask: HeadMask, original: dict[str, Tensor] | None) -> Check:
@@ -404,6 +416,7 @@ def _manifest(material: Material, view: DefenderView, plan: Plan, choice: Choice
         "units": layout.units,
         "pruned_units": [layout.name(unit) for unit in choice.mask.pruned],
         "mask": choice.mask.to_json(),
+        "members": [mask.to_json() for mask in choice.members],
         "adapter": asdict(plan.adapter) if plan.adapter else None,
         "search": {
             "scores": None if scores is None else [p.tolist() for p in layout.split(scores)],

@@ -231,3 +231,24 @@ def logits(
         for index, found in _forward(anatomy, batches):
             out[batches[index].index] = found.cpu()
     return out
+
+
+def averaged(
+    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, members: Sequence[HeadMask]
+) -> Tensor:
+    """Return the logits of an ensemble of masks: the log of mean probabilities."""
+    found = [logits(anatomy, encoded, runtime, mask).softmax(-1) for mask in members]
+    return average(found)
+
+
+def average(probabilities: Sequence[Tensor]) -> Tensor:
+    """Return the logarithm of mean probabilities, [example, class]."""
+    mean = torch.stack(list(probabilities)).mean(0)
+    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+
+
+def answers(suspect: Suspect, encoded: Encoded, runtime: Runtime) -> Tensor:
+    """Return the logits of a model as it is meant to be used: averaged where it is an ensemble."""
+    if suspect.members:
+        return averaged(suspect.anatomy, encoded, runtime, suspect.members)
+    return logits(suspect.anatomy, encoded, runtime)

@@ -46,6 +46,10 @@ class Choice:
         scores: [unit], low = pruned first; None where the strategy ranks nothing.
         steps: every trial in order.
         record: whatever else belongs in the manifest (JSON values).
+        bounded: False when the method does not hold itself to min accuracy (controls at a
+            given count, and the as-released forms).
+        members: masks whose predictions are averaged, where the result is an ensemble; then
+            ``mask`` prunes what all members prune.
 
     """
 
@@ -53,6 +57,8 @@ class Choice:
     scores: Tensor | None = None
     steps: tuple[Step, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
+    bounded: bool = True
+    members: tuple[HeadMask, ...] = ()
 
 
 def default_step(units: int) -> int:
@@ -74,11 +80,12 @@ def candidates(scores: Tensor, layout: Layout) -> list[int]:
     return [unit for unit in ascending(scores) if unit not in best]
 
 
-def greedy(view: DefenderView, scores: Tensor, step: int | None = None) -> Choice:
+def greedy(view: DefenderView, scores: Tensor, step: int | None = None, restore: int = 1) -> Choice:
     """Prune ``step`` units a trial, lowest score first, until min accuracy breaks.
 
-    When a group breaks it, the group's units come back one by one, best score first, until it
-    holds again, and the search ends. The best unit of each layer always stays.
+    When a group breaks it, the group's units come back ``restore`` at a time (one by one),
+    best score first, until it holds again, and the search ends. The best unit of each layer
+    always stays.
     Source: Chapagain et al. 2025 and Zhao et al. 2024, the shared greedy loop.
     """
     order = candidates(scores, view.layout)
@@ -93,14 +100,18 @@ def greedy(view: DefenderView, scores: Tensor, step: int | None = None) -> Choic
             steps.append(_trial(view, "prune", group, gone + group))
             tick(1, f"{len(gone) + len(group)} pruned")
             if not steps[-1].held:
-                gone += back_off(view, gone, group, steps)
+                gone += back_off(view, gone, group, steps, restore)
                 break
             gone += group
     return Choice(view.layout.mask(gone), scores, tuple(steps))
 
 
 def back_off(
-    view: DefenderView, gone: Sequence[int], group: Sequence[int], steps: list[Step]
+    view: DefenderView,
+    gone: Sequence[int],
+    group: Sequence[int],
+    steps: list[Step],
+    restore: int = 1,
 ) -> list[int]:
     """Restore a group's units, last one first, until min accuracy holds; return those left.
 
@@ -108,10 +119,10 @@ def back_off(
     """
     left = list(group)
     while left:
-        back = left.pop()
+        back, left = left[-restore:], left[:-restore]
         if not left and not gone:
             break  # the whole model again: nothing to measure
-        steps.append(_trial(view, "restore", [back], [*gone, *left]))
+        steps.append(_trial(view, "restore", back, [*gone, *left]))
         if steps[-1].held:
             break
     return left
@@ -121,3 +132,15 @@ def _trial(view: DefenderView, action: str, units: Sequence[int], gone: Sequence
     measured = view.decide(view.layout.mask(gone))
     held = bool(measured.holds(view.need))
     return Step(action, tuple(units), len(gone), measured, held)
+
+
+def held(
+    view: DefenderView, order: Sequence[int], action: str = "prune"
+) -> tuple[list[int], list[Step]]:
+    """Prune all of ``order`` at once; restore from its end until min accuracy holds."""
+    if not order:
+        return [], []
+    steps = [_trial(view, action, order, order)]
+    if steps[0].held:
+        return list(order), steps
+    return back_off(view, [], order, steps), steps

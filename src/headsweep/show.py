@@ -13,15 +13,18 @@ from headsweep.export import Check
 from headsweep.heads import HeadMask
 from headsweep.statistics import Rate
 
+WIDEST = 64  # units drawn in a line; wider rows get their count only
+
 
 def picture(mask: HeadMask) -> Text:
     """Return one line a layer: a filled square for a head that stays, a dot for one that went."""
     lines = Text()
-    for layer, row in enumerate(mask.heads):
-        lines.append(f"  layer {layer:>2}  ", style="dim")
-        for keep in row:
-            lines.append("■ " if keep else "· ", style="cyan" if keep else "dim")
-        lines.append(f" {len(row) - sum(row)} of {len(row)} pruned\n", style="dim")
+    for kind, rows in (("heads", mask.heads), ("ffn", mask.ffn)):
+        for layer, row in enumerate(rows):
+            lines.append(f"  {kind} {layer:>2}  ", style="dim")
+            for keep in row if len(row) <= WIDEST else ():
+                lines.append("■ " if keep else "· ", style="cyan" if keep else "dim")
+            lines.append(f" {len(row) - sum(row)} of {len(row)} pruned\n", style="dim")
     return lines
 
 
@@ -41,7 +44,7 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     """Print what a purification did."""
     mask = HeadMask.from_json(manifest["mask"])
     count = len(manifest["pruned_units"])
-    console.print(f"\n{count} of {manifest['units']} heads pruned", style="bold")
+    console.print(f"\n{count} of {manifest['units']} {mask.units.names} pruned", style="bold")
     console.print(picture(mask), end="")
     table = Table("accuracy on clean data", "before", "pruned", "healed and saved")
     for part in ("validation", "test"):

@@ -7,7 +7,7 @@ that know of triggers out of reach of everything that takes a view.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ import torch
 
 from headsweep.heads import Anatomy, HeadMask, Layout
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, Meter, needed
+from headsweep.predict import Encoded, Measured, Meter, averaged, needed
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 
@@ -70,6 +70,12 @@ class DefenderView:
     def holds(self, mask: HeadMask) -> bool:
         """Tell whether a mask keeps at least min accuracy on the validation set (exact)."""
         return bool(self.decide(mask).holds(self.need))
+
+    def averages_hold(self, members: Sequence[HeadMask]) -> bool:
+        """Tell whether the averaged predictions of several masks keep min accuracy."""
+        found = averaged(self.anatomy, self.validation, self.runtime, members).argmax(-1)
+        right = int((found == torch.tensor(self.validation.labels)).sum())
+        return right >= self.need
 
     def generator(self, *names: object) -> torch.Generator:
         """Return a random stream of its own for a purpose."""

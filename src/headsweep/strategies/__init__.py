@@ -1,11 +1,26 @@
-"""The strategies: one file and one line of the table each."""
+"""The strategies: one line of the table each."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
 from headsweep.search import Choice
+from headsweep.strategies.as_released import (
+    BayesianAsReleased,
+    EnsembleAsReleased,
+    GradientAsReleased,
+    LayerwiseAsReleased,
+    ReinforceAsReleased,
+    SparsifyAsReleased,
+)
+from headsweep.strategies.bayesian import Bayesian
+from headsweep.strategies.ensemble import Ensemble
 from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.layerwise import Layerwise
+from headsweep.strategies.random import Random
+from headsweep.strategies.reinforce import Reinforce
+from headsweep.strategies.sparsify import Sparsify
+from headsweep.strategies.variance import Variance
 from headsweep.view import DefenderView
 
 
@@ -20,6 +35,22 @@ class Strategy(Protocol):
 
 
 STRATEGIES: dict[str, Any] = {
-    Gradient.name: Gradient,
+    method.name: method
+    for method in (
+        Gradient,
+        Layerwise,
+        Sparsify,
+        Ensemble,
+        Reinforce,
+        Bayesian,
+        Variance,
+        Random,
+        GradientAsReleased,
+        LayerwiseAsReleased,
+        SparsifyAsReleased,
+        EnsembleAsReleased,
+        ReinforceAsReleased,
+        BayesianAsReleased,
+    )
 }
-"""Strategy classes by name."""
+"""Strategy classes by name: the six of the paper, PURE's ranking, the control, replications."""

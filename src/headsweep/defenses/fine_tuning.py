@@ -1,0 +1,89 @@
+"""Baselines that only fine-tune: FT, FTH and MEFT.
+
+Sources: FT and FTH as in Zhao et al. 2024 (PURE) and Chapagain et al. 2025 (who say only that
+FTH's learning rate is higher; 1e-4 is our reading). MEFT, maximum-entropy fine-tuning (Liu et
+al. 2023, as PURE uses it): one epoch that maximises the entropy of predictions, to forget, then
+FT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headsweep.defenses.recipe import Recipe
+from headsweep.healing import FineTune
+from headsweep.predict import Batch, forward
+from headsweep.search import Choice
+from headsweep.training import Job, Schedule, train
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class FT:
+    """Fine-tune the suspect on clean data."""
+
+    name: ClassVar[str] = "ft"
+    source: ClassVar[str] = "Chapagain et al. 2025, baseline"
+    epochs: float = 3
+    lr: float = 2e-5
+
+    def recipe(self) -> Recipe:
+        """Return plain fine-tuning."""
+        return Recipe(None, FineTune(self.epochs, self.lr))
+
+
+@dataclass(frozen=True)
+class FTH:
+    """Fine-tune the suspect on clean data at a higher learning rate."""
+
+    name: ClassVar[str] = "fth"
+    source: ClassVar[str] = "Chapagain et al. 2025, baseline"
+    epochs: float = 3
+    lr: float = 1e-4
+
+    def recipe(self) -> Recipe:
+        """Return plain fine-tuning."""
+        return Recipe(None, FineTune(self.epochs, self.lr))
+
+
+@dataclass(frozen=True)
+class MEFT:
+    """Maximise the entropy of predictions for an epoch, then fine-tune."""
+
+    name: ClassVar[str] = "meft"
+    source: ClassVar[str] = "Liu et al. 2023, as in Zhao et al. 2024"
+    entropy_epochs: float = 1
+    epochs: float = 3
+    lr: float = 2e-5
+
+    def recipe(self) -> Recipe:
+        """Return the two phases."""
+        return Recipe(None, EntropyFirst(self.entropy_epochs, self.epochs, self.lr))
+
+
+@dataclass(frozen=True)
+class EntropyFirst:
+    """Entropy up, then cross-entropy down."""
+
+    name: ClassVar[str] = "maximum entropy, then fine-tune"
+    entropy_epochs: float = 1
+    epochs: float = 3
+    lr: float = 2e-5
+
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Run both phases on the view's model."""
+        schedule = Schedule(self.entropy_epochs, self.lr)
+        job = Job(schedule, view.subseed("entropy"), "maximising entropy", _negative_entropy)
+        losses = train(view.anatomy.model, view.train, job, view.runtime, view.progress)
+        after = FineTune(self.epochs, self.lr).heal(view, choice)
+        return {"entropy_losses": losses} | after
+
+
+def _negative_entropy(model: PreTrainedModel, batch: Batch) -> Tensor:
+    log_p = torch.log_softmax(forward(model, batch), dim=-1)
+    return (log_p.exp() * log_p).sum(-1).mean()

@@ -1,0 +1,18 @@
+"""What a baseline asks of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headsweep.heads import HEADS, Units
+from headsweep.healing import Healing
+from headsweep.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A strategy (or none), a fine-tuning, and the units to prune."""
+
+    strategy: Strategy | None
+    healing: Healing
+    units: Units = HEADS

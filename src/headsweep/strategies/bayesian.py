@@ -1,0 +1,156 @@
+"""Bayesian uncertainty: how much a head's output varies when dropout is drawn again.
+
+Source: Chapagain et al. 2025, Bayesian uncertainty pruning, with Monte Carlo dropout as in Gal
+& Ghahramani 2016: T passes with dropout on. The score of a head is, per example, the variance
+across passes of its output (its slice at the output projection, summed over width and real
+tokens) relative to the squared norm of its mean output; then the mean over examples. Attention
+weights would not do: eager attention returns them after dropout, so their variance is that of
+the dropout masks.
+
+``prune`` says which end goes: ``certain`` (low variance first) or ``uncertain``. The evidence
+for the default is in docs/log.md. ``rate``: dropout applied to the input of every layer, for
+models that are configured without dropout (Llama, Qwen, Mistral, Gemma) or instead of their own.
+Cost: ``passes`` forward passes over ``examples``, then as the greedy loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from headsweep.errors import UserError
+from headsweep.heads import Anatomy
+from headsweep.importance import evaluating, sample, unit_outputs
+from headsweep.predict import Batch, forward
+from headsweep.search import Choice, greedy
+from headsweep.seeding import fence
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class Bayesian:
+    """Rank heads by the uncertainty of their output under dropout, then prune greedily.
+
+    Attributes:
+        passes: Monte Carlo passes.
+        prune: which end goes first, ``certain`` or ``uncertain``.
+        rate: dropout at every layer's input; None: the model's own dropout.
+        step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
+        examples: training examples scored at most.
+
+    """
+
+    name: ClassVar[str] = "bayesian"
+    source: ClassVar[str] = "Chapagain et al. 2025; Gal & Ghahramani 2016"
+    passes: int = 10
+    prune: Literal["certain", "uncertain"] = "certain"
+    rate: float | None = None
+    step: int | None = None
+    examples: int | None = 500
+
+    def __post_init__(self) -> None:
+        if self.passes < 2:
+            raise UserError("bayesian: a variance needs at least 2 passes")
+        if self.rate is not None and not 0 < self.rate < 1:
+            raise UserError(f"bayesian: a dropout rate of {self.rate}", "it is between 0 and 1")
+
+    def choose(self, view: DefenderView) -> Choice:
+        """Return the mask found by greedy pruning on uncertainty."""
+        uncertainty = self.uncertainty(view)
+        scores = uncertainty if self.prune == "certain" else -uncertainty
+        return greedy(view, scores, self.step)
+
+    def uncertainty(self, view: DefenderView) -> Tensor:
+        """Return the relative variance of every unit's output across passes, [unit]."""
+        anatomy, encoded = view.anatomy, sample(view, self.examples)
+        total = torch.zeros(anatomy.layout.units)
+        with (
+            fence(view.subseed("bayesian")),
+            torch.inference_mode(),
+            dropping(anatomy, self.rate),
+            view.progress.task("dropout passes", len(encoded)) as tick,
+        ):
+            for batch in encoded.batches(view.runtime.batch_size):
+                moved = batch.to(anatomy.model.device)
+                total += _relative_variance(anatomy, moved, self.passes).sum(0).cpu()
+                tick(len(batch.labels), "")
+        return total / len(encoded)
+
+
+def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
+    """Return [batch, unit]; a unit whose output is always zero has none."""
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
+    with unit_outputs(anatomy) as found:
+        for number in range(passes):
+            forward(anatomy.model, batch)
+            if number == 0:
+                sums = [x.double() for x in found]
+                squares = [x.double() ** 2 for x in found]
+            else:
+                for total, square, x in zip(sums, squares, found, strict=True):
+                    total += x
+                    square += x.double() ** 2
+    real = batch.inputs["attention_mask"].unsqueeze(-1)
+    rows = []
+    for site, total, square in zip(anatomy.sites, sums, squares, strict=True):
+        mean = total / passes
+        variance = ((square / passes - mean**2) * real).clamp_min(0)
+        shape = (site.row.units, site.row.width)
+        spread = variance.sum(1).unflatten(-1, shape).sum(-1)
+        strength = (mean**2 * real).sum(1).unflatten(-1, shape).sum(-1)
+        rows.append(torch.where(strength > 1e-20, spread / strength.clamp_min(1e-20), 0.0))
+    return torch.cat(rows, dim=-1).float()
+
+
+@contextmanager
+def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
+    """Switch dropout on inside: the model's own, or ``rate`` at every layer's input.
+
+    Raises:
+        UserError: no rate was given and the model is configured without dropout.
+
+    """
+    model = anatomy.model
+    if rate is None:
+        if not _has_dropout(anatomy):
+            raise UserError(
+                f"{type(model).__name__} is configured without dropout, so every pass is the same",
+                "give a rate: --set rate=0.1",
+            )
+        training = model.training
+        model.train()
+        try:
+            yield
+        finally:
+            model.train(training)
+        return
+
+    def drop(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *rest = args
+        return (nn.functional.dropout(x, rate), *rest)
+
+    with evaluating(anatomy), ExitStack() as stack:
+        for layer in model.base_model.get_submodule(anatomy.adapter.layers).children():
+            stack.callback(layer.register_forward_pre_hook(drop).remove)
+        yield
+
+
+def _has_dropout(anatomy: Anatomy) -> bool:
+    layers = model_layers(anatomy)
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in layers.modules()) or any(
+        float(getattr(m, "attention_dropout", 0.0) or 0.0) > 0
+        for m in layers.modules()
+        if isinstance(getattr(m, "attention_dropout", 0.0), float)
+    )
+
+
+def model_layers(anatomy: Anatomy) -> nn.Module:
+    """Return the list of layers of the base model."""
+    found: nn.Module = anatomy.model.base_model.get_submodule(anatomy.adapter.layers)
+    return found

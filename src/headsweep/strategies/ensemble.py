@@ -1,0 +1,99 @@
+"""Randomised ensemble: random masks that keep accuracy vote.
+
+Source: Chapagain et al. 2025, randomised ensemble pruning: ``size`` random masks, each with
+``per_layer`` heads of every layer pruned; those that hold min accuracy survive. Combined by
+
+``majority`` (default)
+    a head goes when more than half of the survivors prune it;
+``union``
+    a head goes when any survivor prunes it;
+``average``
+    no single mask: the survivors' predictions are averaged, at as many forward passes.
+
+The combination is itself held to min accuracy: heads come back, fewest votes first. A rejected
+member is left out; the paper does not say what happens then.
+Cost: one validation pass a member, one for the combination, and one a head restored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from headsweep.errors import NothingPruned, UserError
+from headsweep.heads import HeadMask
+from headsweep.search import Choice, Step, held
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Let random masks that keep accuracy vote on every head.
+
+    Attributes:
+        size: random masks drawn.
+        per_layer: heads pruned of every layer in each, at most all but one.
+        combine: ``majority``, ``union`` or ``average``.
+
+    """
+
+    name: ClassVar[str] = "ensemble"
+    source: ClassVar[str] = "Chapagain et al. 2025"
+    size: int = 5
+    per_layer: int = 2
+    combine: Literal["majority", "union", "average"] = "majority"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.per_layer < 1:
+            raise UserError("ensemble: size and per_layer are at least 1")
+
+    def choose(self, view: DefenderView) -> Choice:
+        """Return the combination of the surviving masks."""
+        drawn = draw(view, self.size, self.per_layer)
+        steps, survivors = [], []
+        with view.progress.task("random masks", len(drawn)) as tick:
+            for mask in drawn:
+                measured = view.decide(mask)
+                kept = bool(measured.holds(view.need))
+                steps.append(Step("member", mask.pruned, len(mask.pruned), measured, kept))
+                survivors += [mask] if kept else []
+                tick(1, f"{len(survivors)} hold")
+        if not survivors:
+            raise NothingPruned(f"none of {self.size} random masks holds min accuracy")
+        votes = torch.tensor([[not keep for keep in mask.flat] for mask in survivors]).sum(0)
+        record = {"drawn": len(drawn), "survivors": [mask.to_json() for mask in survivors]}
+        if self.combine == "average":
+            if not view.averages_hold(survivors):
+                raise NothingPruned("the averaged predictions miss min accuracy")
+            shared = view.layout.mask(torch.nonzero(votes == len(survivors)).flatten().tolist())
+            return Choice(shared, -votes.float(), tuple(steps), record, members=tuple(survivors))
+        needed = len(survivors) / 2 if self.combine == "majority" else 0
+        order = [u for u in range(len(votes)) if votes[u] > needed]
+        order.sort(key=lambda unit: (-int(votes[unit]), unit))
+        gone, more = held(view, _without_empty_rows(view, order), "combine")
+        return Choice(view.layout.mask(gone), -votes.float(), (*steps, *more), record)
+
+
+def draw(view: DefenderView, size: int, per_layer: int) -> list[HeadMask]:
+    """Return random masks, each with the same number of units pruned in every row."""
+    generator = view.generator("ensemble")
+    masks = []
+    for _ in range(size):
+        gone: list[int] = []
+        for row, part in zip(view.layout.rows, view.layout.slices, strict=True):
+            order = torch.randperm(row.units, generator=generator).tolist()
+            gone += [part.start + unit for unit in order[: min(per_layer, row.units - 1)]]
+        masks.append(view.layout.mask(gone))
+    return masks
+
+
+def _without_empty_rows(view: DefenderView, order: list[int]) -> list[int]:
+    """Drop the last of a row where the whole row was voted out."""
+    left = list(order)
+    for part in view.layout.slices:
+        row = [unit for unit in left if part.start <= unit < part.stop]
+        if len(row) == part.stop - part.start:
+            left.remove(row[-1])
+    return left

@@ -1,0 +1,46 @@
+"""Random: the control without which no claim about a score stands.
+
+With ``count``, that many units drawn at random, whatever accuracy does: the control at a
+matched head count. Without, a random order in the same greedy loop as the rankings.
+Cost: with ``count`` none; else one validation pass a step and one a head restored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from headsweep.errors import UserError
+from headsweep.search import Choice, candidates, greedy
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class Random:
+    """Prune heads in random order (the control).
+
+    Attributes:
+        count: heads to prune, not held to min accuracy; None: greedily, held to it.
+        step: heads dropped per trial of the greedy loop; None: its default.
+
+    """
+
+    name: ClassVar[str] = "random"
+    source: ClassVar[str] = "control"
+    count: int | None = None
+    step: int | None = None
+
+    def choose(self, view: DefenderView) -> Choice:
+        """Return a random mask."""
+        scores = torch.rand(view.layout.units, generator=view.generator("random"))
+        if self.count is None:
+            return greedy(view, scores, self.step)
+        order = candidates(scores, view.layout)
+        if not 0 < self.count <= len(order):
+            raise UserError(
+                f"random: count must be between 1 and {len(order)}, not {self.count}",
+                "every layer keeps one",
+            )
+        return Choice(view.layout.mask(order[: self.count]), scores, bounded=False)

@@ -1,0 +1,36 @@
+"""Variance: the head ranking of PURE, with the greedy loop.
+
+Source: Zhao, Xu, Yuan 2024 (*PURE*), section 4.1: heads whose attention from the classifying
+token hardly varies over tokens are taken for idle on clean text and go first.
+Cost: one pass with attention weights over ``examples`` training examples, then one validation
+pass a step and one a head restored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from headsweep.importance import attention_variance
+from headsweep.search import Choice, greedy
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Rank heads by the variance of their classifying attention, then prune greedily.
+
+    Attributes:
+        step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
+        examples: training examples scored at most.
+
+    """
+
+    name: ClassVar[str] = "variance"
+    source: ClassVar[str] = "Zhao et al. 2024 (PURE), first step"
+    step: int | None = None
+    examples: int | None = 2000
+
+    def choose(self, view: DefenderView) -> Choice:
+        """Return the mask found by greedy pruning on attention variance."""
+        return greedy(view, attention_variance(view, self.examples), self.step)
