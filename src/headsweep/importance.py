@@ -113,7 +113,7 @@ def attention_variance(
         for batch in _batches(view, encoded):
             rows = read_rows(anatomy, batch, attentions(anatomy, batch))
             for row, part in zip(rows, anatomy.layout.slices, strict=True):
-                total[part] += _variance(row.float(), batch, columns).sum(0).cpu()
+                total[part] += _variance(row.double(), batch, columns).sum(0).float().cpu()
             tick(len(batch.labels), "")
     return total / len(encoded)
 

@@ -69,7 +69,7 @@ class Sparsify:
         encoded = sample(view, self.examples)
         with view.scratch() as anatomy:
             found = groups(anatomy)
-            before = torch.stack([norm(group) for group in found])
+            before = torch.stack([norm(group) for group in found]).detach()
             loss: Loss | None = None
             after_step = None
             if self.method == "penalty":
@@ -80,7 +80,7 @@ class Sparsify:
             seed = view.subseed("sparsify")
             job = Job(schedule, seed, "sparsifying", loss, after_step=after_step)
             train(anatomy.model, encoded, job, view.runtime, view.progress)
-            after = torch.stack([norm(group) for group in found])
+            after = torch.stack([norm(group) for group in found]).detach()
             scores = gate_importance(view, self.examples)
         choice = greedy(view, scores, self.step)
         record: dict[str, Any] = {

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import headsweep.defenses as package
+from conftest import CPU, sentences
+from headsweep import NothingPruned, Plan, Sources, load, purify
+from headsweep.defenses import DEFENSES
+from headsweep.defenses.fine_tuning import _negative_entropy
+from headsweep.defenses.pure import layer_weights
+from headsweep.errors import UserError
+from headsweep.evaluate import Exam, answer
+from headsweep.export import verify
+from headsweep.heads import already_pruned, masked
+from headsweep.importance import attention_variance
+from headsweep.loading import load_suspect
+from headsweep.predict import encode, logits
+from headsweep.settings import configure
+from headsweep.view import DefenderView
+
+SMALL = {
+    "ft": ["epochs=1"],
+    "fth": ["epochs=1"],
+    "meft": ["epochs=1"],
+    "pure": ["epochs=1", "step=1"],
+    "fine-pruning": ["epochs=1"],
+    "random": ["epochs=1", "count=3"],
+}
+
+
+def data():
+    return Sources(sentences(60), sentences(40, seed=5))
+
+
+def test_folder_and_table_agree():
+    folder = {p.stem for p in Path(package.__file__).parent.glob("*.py")} - {"__init__", "recipe"}
+    assert {method.__module__.rsplit(".", 1)[1] for method in DEFENSES.values()} == folder
+    assert all(name == method.name for name, method in DEFENSES.items())
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_baseline_runs_saves_and_verifies(name, trained_folder, tmp_path):
+    recipe = configure(DEFENSES[name], SMALL.get(name, [])).recipe()
+    plan = Plan(max_drop=0.4, heal=recipe.healing, runtime=CPU, units=recipe.units)
+    done = purify(trained_folder, data(), recipe.strategy, plan)
+    done.save(tmp_path / "out")
+    assert [c for c in verify(tmp_path / "out") if not c.passed] == []
+    same = torch.equal(
+        done.model.classifier.weight, load_suspect(trained_folder, CPU).model.classifier.weight
+    )
+    assert same == (name == "nothing")
+    assert bool(done.mask.pruned) == (name in ("pure", "fine-pruning", "random"))
+
+
+def test_fine_pruning_takes_single_neurons_and_no_head(trained_folder):
+    recipe = configure(DEFENSES["fine-pruning"], ["epochs=0"]).recipe()
+    plan = Plan(max_drop=0.4, heal=recipe.healing, runtime=CPU, units=recipe.units)
+    done = purify(trained_folder, data(), recipe.strategy, plan)
+    assert done.mask.heads == ()
+    assert [len(row) for row in done.mask.ffn] == [64, 64]
+    assert done.mask.pruned
+    anatomy = done.suspect.anatomy
+    assert already_pruned(anatomy) == done.mask
+
+
+def test_entropy_is_maximised_by_its_loss(tiny):
+    suspect = tiny()
+    batch = encode(sentences(8), suspect, 24).batch(range(8))
+    with torch.no_grad():
+        found = _negative_entropy(suspect.model, batch)
+        p = suspect.model(**batch.inputs).logits.softmax(-1)
+    assert torch.allclose(found, (p * p.log()).sum(-1).mean(), atol=1e-6)
+    assert found > -torch.log(torch.tensor(2.0)) - 1e-6
+
+
+def test_pure_penalty_by_hand(tiny, monkeypatch):
+    """One step of its loss against cross-entropy plus the sum written out in loops."""
+    import headsweep.defenses.pure as module
+    from headsweep.search import Choice
+
+    suspect = tiny("bert")
+    train = encode(sentences(8), suspect, 24)
+    view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
+    caught = {}
+    monkeypatch.setattr(
+        module, "train", lambda model, data, job, *_: caught.update(loss=job.loss) or []
+    )
+    healing = module.AttentionNormalised(strength=0.15)
+    healing.heal(view, Choice(view.layout.everything()))
+    batch = train.batch(range(8))
+    weights = layer_weights(attention_variance(view, 500), view)
+    suspect.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        found = caught["loss"](suspect.model, batch)
+        out = suspect.model(**batch.inputs, output_attentions=True)
+    expected = nn.functional.cross_entropy(out.logits, batch.labels)
+    for layer, attention in enumerate(out.attentions):
+        for head in range(4):
+            total = sum(
+                float(attention[b, head, 0, j]) ** 2
+                for b in range(8)
+                for j in range(attention.shape[-1])
+            )
+            expected = expected + 0.15 * weights[layer] * total**0.5
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert weights.min() == 0
+    assert weights.max() == 1
+
+
+def test_averaged_predictions_are_saved_loaded_and_judged_as_such(trained_folder, tmp_path):
+    from headsweep.strategies.ensemble import Ensemble
+
+    strategy = Ensemble(size=3, per_layer=1, combine="average")
+    from headsweep import FineTune
+
+    plan = Plan(max_drop=0.5, heal=FineTune(1, 1e-3), runtime=CPU, seed=2)
+    done = purify(trained_folder, data(), strategy, plan)
+    done.save(tmp_path / "out")
+    assert "headsweep.load" in (tmp_path / "out" / "README.md").read_text()
+    assert done.verified
+    members = done.suspect.members
+    assert len(members) >= 2
+    model = load(tmp_path / "out", CPU)
+    suspect = load_suspect(tmp_path / "out", CPU)
+    assert suspect.members == members
+    test = sentences(30, seed=8)
+    encoded = encode(test, suspect, 24)
+    by_hand = torch.stack(
+        [logits(suspect.anatomy, encoded, CPU, mask).softmax(-1) for mask in members]
+    ).mean(0)
+    batch = encoded.batch(range(30))
+    with torch.no_grad():
+        called = model(**batch.inputs).logits.exp()
+        with masked(suspect.anatomy, members[0]):
+            one = suspect.model(**batch.inputs).logits.softmax(-1)
+    assert torch.allclose(called, by_hand, atol=1e-5)
+    assert torch.allclose(answer(suspect, Exam(test), CPU).clean.exp(), by_hand, atol=1e-5)
+    assert not torch.equal(called, one)
+
+
+def test_an_ordinary_folder_loads_as_a_plain_model(trained_folder):
+    assert type(load(trained_folder, CPU)).__name__ == "BertForSequenceClassification"
+
+
+def test_controls_out_of_range(trained_folder):
+    recipe = configure(DEFENSES["random"], ["count=99"]).recipe()
+    with pytest.raises(UserError, match="count must be between 1 and 6"):
+        purify(trained_folder, data(), recipe.strategy, Plan(runtime=CPU))
+    with pytest.raises(UserError, match="share"):
+        configure(DEFENSES["fine-pruning"], ["share=2"])
+
+
+def test_a_rejected_member_ends_the_released_ensemble(tiny):
+    from headsweep.strategies.as_released import EnsembleAsReleased
+
+    suspect = tiny()
+    encoded = encode(sentences(40), suspect, 24)
+    view = DefenderView(suspect.anatomy, encoded, encoded, 1.0, 0, CPU)
+    with pytest.raises(NothingPruned, match="misses min accuracy"):
+        EnsembleAsReleased().choose(view)
