@@ -6,9 +6,13 @@ the group, a group being a head's Q, K, V and O weights; with grouped queries a 
 group, so that no weight counts twice. The L2 term is AdamW's decoupled decay.
 
 ``proximal`` (default): after each optimiser step every group's norm shrinks by
-lr * strength * sqrt(size), to exactly zero where that is more than it has (Parikh & Boyd 2014,
-section 6.5.4). ``penalty``: the term is added to the loss; its gradient never makes a group
-exactly zero, and Adam's scaling hides its size (docs/log.md shows both).
+rate * weight * sqrt(size), to exactly zero where that is more than it has (Parikh & Boyd 2014,
+section 6.5.4). ``penalty``: weight times the term is added to the loss; its gradient never makes
+a group exactly zero, and Adam, which divides a gradient by its own size, lets it drown out the
+cross-entropy (docs/log.md shows both).
+
+The weight is set so that over the whole run a group of average norm that nothing resists loses
+``strength`` of its norm: weights mean little from one model or schedule to the next.
 
 The fine-tuned copy is a scratch: only its scores are kept. The search measures the suspect
 itself, whose accuracy is the one that is bounded. Deviation: the paper does not say on which
@@ -41,7 +45,7 @@ class Sparsify:
 
     Attributes:
         method: ``proximal`` or ``penalty``.
-        strength: weight of the group lasso.
+        strength: share of the average norm that an unresisting group loses in all.
         decay: AdamW's weight decay, the L2 term.
         epochs: fine-tuning of the scratch copy.
         lr: its learning rate.
@@ -53,7 +57,7 @@ class Sparsify:
     name: ClassVar[str] = "sparsify"
     source: ClassVar[str] = "Chapagain et al. 2025; Yuan & Lin 2006"
     method: Literal["proximal", "penalty"] = "proximal"
-    strength: float = 2.0
+    strength: float = 1.0
     decay: float = 0.01
     epochs: float = 1
     lr: float = 3e-4
@@ -72,10 +76,11 @@ class Sparsify:
             before = torch.stack([norm(group) for group in found]).detach()
             loss: Loss | None = None
             after_step = None
+            weight = self._weight(found, before, -(-len(encoded) // view.runtime.batch_size))
             if self.method == "penalty":
-                loss = _penalised(found, self.strength)
+                loss = _penalised(found, weight)
             else:
-                after_step = _shrinking(found, self.strength)
+                after_step = _shrinking(found, weight)
             schedule = Schedule(self.epochs, self.lr, self.decay)
             seed = view.subseed("sparsify")
             job = Job(schedule, seed, "sparsifying", loss, after_step=after_step)
@@ -85,12 +90,20 @@ class Sparsify:
         choice = greedy(view, scores, self.step)
         record: dict[str, Any] = {
             "groups": len(found),
+            "weight": weight,
             "exactly_zero": int((after == 0).sum()),
             "below_a_tenth": int((after < 0.1 * before).sum()),
             "norms_before": before.tolist(),
             "norms_after": after.tolist(),
         }
         return Choice(choice.mask, scores, choice.steps, record)
+
+    def _weight(self, found: list[list[Tensor]], norms: Tensor, steps_an_epoch: int) -> float:
+        """Return the weight at which an average group loses ``strength`` of its norm in all."""
+        steps = round(self.epochs * steps_an_epoch)
+        rates = self.lr * (steps + 1) / 2  # linear decay from lr to lr / steps
+        sizes = torch.tensor([_size(group) for group in found]).sqrt()
+        return self.strength * float(norms.mean() / sizes.mean()) / max(rates, 1e-12)
 
 
 def groups(anatomy: Anatomy) -> list[list[Tensor]]:
@@ -120,11 +133,11 @@ def _size(group: list[Tensor]) -> int:
     return sum(piece.numel() for piece in group)
 
 
-def _shrinking(found: list[list[Tensor]], strength: float) -> Any:
+def _shrinking(found: list[list[Tensor]], weight: float) -> Any:
     def shrink(rate: float) -> None:
         for group in found:
             length = norm(group)
-            less = rate * strength * _size(group) ** 0.5
+            less = rate * weight * _size(group) ** 0.5
             factor = (1 - less / length.clamp_min(1e-12)).clamp_min(0)
             for piece in group:
                 piece.mul_(factor)
@@ -132,9 +145,9 @@ def _shrinking(found: list[list[Tensor]], strength: float) -> Any:
     return shrink
 
 
-def _penalised(found: list[list[Tensor]], strength: float) -> Loss:
+def _penalised(found: list[list[Tensor]], weight: float) -> Loss:
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         term = torch.stack([_size(g) ** 0.5 * (norm(g) + 1e-12) for g in found]).sum()
-        return cross_entropy(model, batch) + 1e-4 * strength * term
+        return cross_entropy(model, batch) + weight * term
 
     return loss
