@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from conftest import CPU, sentences, tiny_model
+from headsweep.errors import UserError
+from headsweep.loading import Reading, Runtime, load_suspect
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Enough of the Hub to download the files of one model, from a local folder."""
+
+    def _answer(self, body):
+        path = self.path.split("?")[0]
+        asked = re.fullmatch(r"/org/tiny/resolve/(?:main|0{40})/(.+)", path)
+        if path == "/api/models/org/tiny":
+            data = json.dumps({"id": "org/tiny", "sha": "0" * 40, "siblings": []}).encode()
+        elif asked and (self.server.folder / asked[1]).is_file():
+            data = (self.server.folder / asked[1]).read_bytes()
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.server.served.append(path)
+            self.wfile.write(data)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(trained_folder):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.folder, server.served = trained_folder, []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def inspect(name, hub, cache):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "headsweep.cli", "inspect", name, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
+    )
+
+
+def test_a_model_of_the_hub_is_downloaded_and_inspected(hub, tmp_path):
+    found = inspect("org/tiny", hub, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["heads"] == 8
+    assert any(path.endswith("model.safetensors") for path in hub.served)
+
+
+def test_a_model_that_the_hub_lacks_is_one_clear_error(hub, tmp_path):
+    found = inspect("org/none", hub, tmp_path)
+    assert found.returncode == 2
+    assert "org/none: no such folder, and the Hub gave no configuration" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_fresh_head_is_seeded_and_keeps_the_label_names_that_fit(trained_folder):
+    first = load_suspect(trained_folder, CPU, Reading(["good", "bad"], seed=1))
+    again = load_suspect(trained_folder, CPU, Reading(["good", "bad"], seed=1))
+    other = load_suspect(trained_folder, CPU, Reading(["good", "bad"], seed=2))
+    assert first.labels.names == ("bad", "good")
+    weight = first.model.classifier.weight
+    assert torch.equal(weight, again.model.classifier.weight)
+    assert not torch.equal(weight, other.model.classifier.weight)
+    three = load_suspect(trained_folder, CPU, Reading(["a", "b", "c"], seed=1))
+    assert three.labels.names == ("a", "b", "c")
+    assert three.model.config.num_labels == 3
+
+
+def test_the_encoder_alone_loads_with_a_fresh_head(tmp_path, tokenizer):
+    tiny_model("bert").bert.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no classifier"):
+        load_suspect(tmp_path, CPU)
+    suspect = load_suspect(tmp_path, CPU, Reading(sentences(4).labels))
+    assert suspect.fresh_head
+    assert suspect.labels.names == ("bad", "good")
+
+
+def test_runtime_checks_its_fields():
+    for wrong in ({"precision": "fp8"}, {"batch_size": 0}, {"max_length": 1}):
+        with pytest.raises(UserError):
+            Runtime(**wrong)
+    with pytest.raises(UserError, match="cannot be used"):
+        _ = Runtime(device="nowhere").torch_device
