@@ -9,7 +9,7 @@ one machine with a fixed number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,6 @@ class Job:
     loss: Loss | None = None
     pinned: Sequence[Tensor] = ()
     after_step: Callable[[float], None] | None = None
-    frozen: Sequence[nn.Parameter] = field(default=())
 
 
 def cross_entropy(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -84,7 +83,7 @@ def train(
     if not plan:
         return []
     schedule = job.schedule
-    parameters = [p for p in model.parameters() if p.requires_grad and _not_in(p, job.frozen)]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
     rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))
     loss_of, device = job.loss or cross_entropy, model.device
@@ -129,10 +128,6 @@ def _after(job: Job, rate: float) -> None:
             job.after_step(rate)
         for piece in job.pinned:
             piece.zero_()
-
-
-def _not_in(parameter: nn.Parameter, frozen: Sequence[nn.Parameter]) -> bool:
-    return all(parameter is not other for other in frozen)
 
 
 def _recent(losses: Sequence[float]) -> float:
