@@ -44,7 +44,7 @@ AdapterFile = Annotated[
 UnitKinds = Annotated[str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn.")]
 FfnGroups = Annotated[
     int | None,
-    typer.Option(min=0, help="FFN groups a layer; 0: single neurons. [as many as heads]"),
+    typer.Option(min=0, help="FFN groups a layer (as many as heads); 0: single neurons."),
 ]
 
 out_console = Console()
@@ -80,9 +80,12 @@ def purify(
         typer.Option(help="classifier: as it is; encoder: fresh head first, as in the paper."),
     ] = "classifier",
     heal_epochs: Annotated[
-        float | None, typer.Option(min=0, help="Fine-tuning after pruning; 0: none. [2]")
+        float | None,
+        typer.Option(min=0, help="Fine-tuning after pruning (2; from the encoder 3); 0: none."),
     ] = None,
-    heal_lr: Annotated[float | None, typer.Option(help="Its learning rate. [3e-5]")] = None,
+    heal_lr: Annotated[
+        float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     units: UnitKinds = "heads",
     ffn_groups: FfnGroups = None,
@@ -137,6 +140,69 @@ def purify(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
     _run(model, sources, chosen, plan, out, overwrite, as_json, quiet)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep defend ./suspect --with pure --data clean.csv --out ./pure\n\n"
+    "headsweep defend ./suspect --with fth --set lr=2e-4 --data clean.csv --out ./fth\n\n"
+    "headsweep defend ./suspect --with random --set count=20 --data clean.csv --out ./control"
+)
+def defend(
+    model: Model,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
+    test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
+    ] = 0.02,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a baseline or a control on a suspect, for comparison with `purify`."""
+    from headsweep.data import Columns
+    from headsweep.defenses import DEFENSES
+    from headsweep.export import check_free
+    from headsweep.material import Sources
+    from headsweep.pipeline import Plan
+    from headsweep.settings import configure
+
+    recipe = configure(lookup(baseline, DEFENSES, "baseline"), settings or []).recipe()
+    check_free(out, overwrite)
+    plan = Plan(
+        max_drop=max_drop,
+        min_accuracy=min_accuracy,
+        heal=recipe.healing,
+        seed=seed,
+        runtime=_runtime(device, batch_size, max_length, precision),
+        units=recipe.units,
+    )
+    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    sources = Sources(data, validation, test, columns)
+    _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
 
 
 @app.command(
@@ -349,69 +415,6 @@ def demo(
         _print_json(report.to_json())
     else:
         show_demo(out_console, report)
-
-
-@app.command(
-    epilog="[bold]Examples[/bold]\n\n"
-    "headsweep defend ./suspect --with pure --data clean.csv --out ./pure\n\n"
-    "headsweep defend ./suspect --with fth --set lr=2e-4 --data clean.csv --out ./fth\n\n"
-    "headsweep defend ./suspect --with random --set count=20 --data clean.csv --out ./control"
-)
-def defend(
-    model: Model,
-    baseline: Annotated[
-        str,
-        typer.Option(
-            "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
-        ),
-    ],
-    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
-    test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
-    ] = 0.02,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    drop_empty: DropEmpty = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run a baseline or a control on a suspect, for comparison with `purify`."""
-    from headsweep.data import Columns
-    from headsweep.defenses import DEFENSES
-    from headsweep.export import check_free
-    from headsweep.material import Sources
-    from headsweep.pipeline import Plan
-    from headsweep.settings import configure
-
-    recipe = configure(lookup(baseline, DEFENSES, "baseline"), settings or []).recipe()
-    check_free(out, overwrite)
-    plan = Plan(
-        max_drop=max_drop,
-        min_accuracy=min_accuracy,
-        heal=recipe.healing,
-        seed=seed,
-        runtime=_runtime(device, batch_size, max_length, precision),
-        units=recipe.units,
-    )
-    columns = Columns(text_column, pair_column, label_column, drop_empty)
-    sources = Sources(data, validation, test, columns)
-    _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of ours
