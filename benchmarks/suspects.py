@@ -14,7 +14,7 @@ sentences and leaves cutting off the validation part to the tool. Finished cells
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,17 @@ from headsweep.defenses import DEFENSES, Recipe
 from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
+from headsweep.heads import Anatomy
 from headsweep.healing import FineTune
-from headsweep.loading import Runtime, load_suspect
+from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
-from headsweep.pipeline import Clock, Plan, Purified, describe, purify
+from headsweep.pipeline import Clock, Plan, describe, purify
 from headsweep.progress import Terminal
+from headsweep.search import Choice
 from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
+from headsweep.view import DefenderView
 
 TRIGGER_LABELS = {"syntactic": "target", "style": "true"}
 TARGET = 1
@@ -55,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     runtime = Runtime()
     exams = {kind: _exam(args.corpus, kind) for kind in args.only}
-    known: dict[tuple[str, str], Answers] = {}
+    known: dict[str, tuple[Answers, ...]] = {}
     for method in args.method:
         for rows in args.rows:
             for seed in args.seeds:
@@ -65,11 +68,12 @@ def main() -> None:
                     if cell.exists():
                         continue
                     print(f"== {cell.name}", flush=True)
-                    for which in ("clean-twin", kind):
-                        if (kind, which) not in known:
-                            opened = load_suspect(args.suspects / which, runtime)
-                            known[kind, which] = answer(opened, exams[kind], runtime)
-                    judged = _judge(exams[kind], known[kind, "clean-twin"], known[kind, kind])
+                    opened = load_suspect(args.suspects / kind, runtime)
+                    if kind not in known:
+                        twin = load_suspect(args.suspects / "clean-twin", runtime)
+                        both = (answer(model, exams[kind], runtime) for model in (twin, opened))
+                        known[kind] = (*both,)
+                    judged = _judge(exams[kind], *known[kind], opened)
                     plan = Plan(args.max_drop, args.min_accuracy, seed=seed, runtime=runtime)
                     sources = _sources(args.corpus, rows, args.train_rows, seed)
                     form = _cell(args.suspects / kind, sources, plan, method, judged, args)
@@ -109,9 +113,26 @@ def _draw(split: Split, rows: int, seed: int) -> Split:
     return split.take(sorted(order[:rows]))
 
 
-def _judge(exam: Exam, twin: Answers, suspect: Answers) -> Any:
-    def judged(model: Purified | None) -> dict[str, Any]:
-        own = suspect if model is None else answer(model.suspect, exam, Runtime())
+@dataclass
+class JudgedBetween:
+    """A healing that judges the pruned model first."""
+
+    healing: Any
+    judged: Any
+    found: dict[str, Any] | None = None
+
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Judge, then heal."""
+        if choice.mask.pruned:
+            self.found = self.judged(view)
+        return self.healing.heal(view, choice)
+
+
+def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any:
+    def judged(model: Suspect | Anatomy | None) -> dict[str, Any]:
+        if isinstance(model, Anatomy):
+            model = replace(encoder, anatomy=model, members=())
+        own = suspect if model is None else answer(model, exam, Runtime())
         return asdict(judge(exam, ("negative", "positive"), own, twin, suspect))
 
     return judged
@@ -131,34 +152,24 @@ def _cell(
         "environment": environment(),
         "before": judged(None),
     }
-    given = None
+    between = JudgedBetween(recipe.healing, lambda view: judged(view.anatomy))
+    try:
+        done = purify(
+            suspect, sources, recipe.strategy, replace(plan, heal=between), progress=Terminal()
+        )
+    except NothingPruned as outcome:
+        return form | {"outcome": str(outcome), "seconds": clock.report()}
+    made = done.manifest
+    form |= {key: made[key] for key in ("units", "data", "bound", "peak_memory_mib")}
+    form["purify_seconds"] = made["seconds"]
+    form["heal_record"] = {k: v for k, v in made["heal"].items() if k in ("layer_weights",)}
     if recipe.strategy is not None:
-        try:
-            bare = replace(plan, heal=FineTune(epochs=0))
-            pruned = purify(suspect, sources, recipe.strategy, bare, progress=Terminal())
-        except NothingPruned as outcome:
-            return form | {"outcome": str(outcome), "seconds": clock.report()}
-        made = pruned.manifest
-        form |= {key: made[key] for key in ("units", "mask", "data")}
-        form["bound"] = made["bound"]
         form["pruned_count"] = len(made["pruned_units"])
         form["validation"] = made["pruned"]["validation"]
-        if pruned.manifest["units"] < 1000:
-            form["search"] = made["search"]
-        form["prune_seconds"] = made["seconds"]
-        form["pruned"] = judged(pruned)
-        given = None if made["members"] else pruned.mask
+        form["pruned"] = between.found
+        form |= {key: made[key] for key in ("mask", "search") if made["units"] < 1000}
     if getattr(recipe.healing, "epochs", 1):
-        heal = replace(plan, mask=given, heal=recipe.healing)
-        if given is not None:  # the mask is fixed: no bound on it, whoever chose it
-            heal = replace(heal, max_drop=0.99, min_accuracy=None)
-        healed = purify(suspect, sources, recipe.strategy, heal, progress=Terminal())
-        form["healed"] = judged(healed)
-        form["heal_seconds"] = healed.manifest["seconds"]
-        form["heal_record"] = {
-            key: value for key, value in healed.manifest["heal"].items() if key != "losses"
-        }
-        form["peak_memory_mib"] = healed.manifest["peak_memory_mib"]
+        form["healed"] = judged(done.suspect)
     return form | {"seconds": clock.report()}
 
 

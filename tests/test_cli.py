@@ -228,6 +228,12 @@ def test_bad_models(run, suspect, csv_file, tmp_path, case):
         (["--mask", "none.json"], "cannot be read"),
         (["--batch-size", "0"], "batch-size"),
         (["--nonsense"], "No such option"),
+        (["--heal-lr", "0"], "learning rate of 0"),
+        (["--heal-epochs", "inf"], "cannot train inf epochs"),
+        (["--set", "examples=0"], "examples must be at least 1"),
+        (["--device", "meta"], "cannot be used"),
+        (["--start", "encoder", "--heal-epochs", "0"], "must be trained"),
+        (["--seed", "-1"], "seed"),
     ],
 )
 def test_bad_options(run, suspect, csv_file, tmp_path, arguments, message):
@@ -291,6 +297,45 @@ def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
     code, _, _ = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
     assert code == 0
     assert not kept.exists()
+
+
+def test_a_failed_run_leaves_no_mask_behind(run, suspect, csv_file, tmp_path):
+    """And one that was there before, whoever's it is, is not touched."""
+    kept = tmp_path / "out.head-mask.json"
+    arguments = ["--strategy", "random", "--set", "count=6", "--max-drop", "0"]
+    assert purify(run, suspect, csv_file, tmp_path / "none", *arguments)[0] == 0
+    (tmp_path / "closed.json").write_text(
+        json.dumps({"format": "headsweep.head-mask/1", "heads": [[1] * 4, [1] * 4]})
+    )
+    code, _, err = purify(
+        run, suspect, csv_file, tmp_path / "out", "--mask", tmp_path / "closed.json"
+    )
+    assert (code, "no head" in err) == (1, True)
+    assert not kept.exists()
+    kept.write_text("precious")
+    code, _, _ = run(
+        "defend", suspect, "--with", "nothing", "--data", csv_file, "--out", tmp_path / "out", *FAST
+    )
+    assert code == 0
+    assert kept.read_text() == "precious"
+
+
+def test_parents_are_made_only_to_write(run, suspect, tmp_path):
+    code, _, _ = purify(run, suspect, tmp_path / "none.csv", tmp_path / "a" / "b" / "out")
+    assert code == 2
+    assert not (tmp_path / "a").exists()
+
+
+def test_defend_and_its_bad_input(run, suspect, csv_file, tmp_path):
+    out = tmp_path / "ft"
+    base = ["defend", suspect, "--data", csv_file, "--out", out, *FAST]
+    code, text, _ = run(*base, "--with", "ft", "--set", "epochs=1")
+    assert code == 0
+    assert "0 of 8 heads pruned" in text
+    code, _, err = run(*base, "--with", "fft", "--overwrite")
+    assert (code, "did you mean 'ft'" in err) == (2, True)
+    code, _, err = run(*base, "--with", "ft", "--set", "lr=0", "--overwrite")
+    assert (code, "learning rate" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

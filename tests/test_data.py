@@ -90,6 +90,11 @@ def test_labels_by_name_in_any_case_by_number_and_mixed():
 
 def test_labels_made_from_a_column():
     assert Labels.found_in(["pos", "neg", "pos"]).names == ("neg", "pos")
+    assert Labels.found_in(["Yes", "yes", "no"]).names == ("no", "yes")
+    with pytest.raises(UserError, match="numbers up to 70000"):
+        Labels.found_in([1, 70000])
+    with pytest.raises(UserError, match="does not number its labels from 0"):
+        Labels.of({1: "a", 2: "b"})
     assert Labels.found_in([0, 2]).names == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
@@ -111,6 +116,7 @@ BAD = {
     "list.jsonl": ("[1]\n", "every line must be an object"),
     "keys.jsonl": ('{"text": "a", "label": 0}\n{"text": "b"}\n', "row 2 has other keys"),
     "number.jsonl": ('{"text": 3, "label": 0}\n', "row 1 of column 'text' is not a text: 3"),
+    "surrogate.jsonl": ('{"text": "a \\ud800", "label": 0}\n', "not valid Unicode"),
     "unlabelled.jsonl": ('{"text": "a", "label": null}\n', "row 1 has no label"),
     "ending.xyz": ("text\n", "cannot tell the format"),
 }

@@ -71,3 +71,17 @@ def test_matched_and_excess_use_the_twin_else_the_suspect():
     assert alone.reference == "suspect"
     assert alone.matched_lfr.value == 0
     assert alone.excess_lfr is None
+
+
+def test_a_twin_with_other_labels_is_refused(trained_folder, tmp_path, tokenizer):
+    from conftest import CPU, tiny_model
+    from headsweep.evaluate import Files, evaluate
+
+    names = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
+    tiny_model("bert", **names).save_pretrained(tmp_path / "swapped")
+    tokenizer.save_pretrained(tmp_path / "swapped")
+    data = tmp_path / "d.csv"
+    data.write_text("text,label\na film,good\na plot,bad\n")
+    files = Files(str(data), clean_model=str(tmp_path / "swapped"))
+    with pytest.raises(UserError, match="has labels good, bad"):
+        evaluate(trained_folder, files, CPU)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,8 +53,20 @@ def test_another_mask_is_noticed(purified):
     assert any("pruned units are zero" in what for what in failed(purified))
 
 
+def test_a_unit_that_is_zero_but_not_listed_is_noticed(purified):
+    manifest = json.loads((purified / MANIFEST).read_text())
+    manifest["mask"]["heads"] = [[1] * 4, [1] * 4]
+    (purified / MANIFEST).write_text(json.dumps(manifest))
+    found = failed(purified)
+    assert "no other unit is zero" in found
+    assert "mask and list of pruned units agree" in found
+
+
 def test_no_manifest_or_a_foreign_one(tmp_path):
     with pytest.raises(UserError, match=f"no {MANIFEST}"):
+        verify(tmp_path)
+    (tmp_path / MANIFEST).write_text('{"format": "headsweep.manifest/1"}')
+    with pytest.raises(UserError, match="lacks mask"):
         verify(tmp_path)
     (tmp_path / MANIFEST).write_text("[]")
     with pytest.raises(UserError, match="not a manifest"):
@@ -70,6 +83,9 @@ def test_outputs_are_never_overwritten_unasked(tmp_path):
     (tmp_path / "there" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="leaves it alone"):
         check_free(tmp_path / "there", overwrite=True)
+    (tmp_path / "there" / "demo.json").write_text('{"scenes": 3}')
+    with pytest.raises(UserError, match="leaves it alone"):
+        check_free(tmp_path / "there", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         check_free(tmp_path / "file", overwrite=True)
@@ -77,23 +93,37 @@ def test_outputs_are_never_overwritten_unasked(tmp_path):
         check_free(tmp_path / "file" / "below", overwrite=False)
 
 
-def test_a_failed_draft_leaves_nothing_and_spares_what_was_there(tmp_path):
+def test_a_failed_draft_leaves_nothing_and_spares_what_was_there(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
-    (out / MANIFEST).write_text("old")
+    old, new = (json.dumps({"format": "headsweep.manifest/1", "n": n}) for n in (1, 2))
+    (out / MANIFEST).write_text(old)
 
-    def interrupted():
+    def write(failing=False):
         with drafted(out, overwrite=True) as draft:
-            (draft / MANIFEST).write_text("new")
-            raise KeyboardInterrupt
+            (draft / MANIFEST).write_text(new)
+            if failing:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert (out / MANIFEST).read_text() == "old"
+        write(failing=True)
+    assert (out / MANIFEST).read_text() == old
     assert list(tmp_path.iterdir()) == [out]
-    with drafted(out, overwrite=True) as draft:
-        (draft / MANIFEST).write_text("new")
-    assert (out / MANIFEST).read_text() == "new"
+    real = Path.rename
+
+    def second_fails(self, target):
+        if Path(target) == out and self.name != "old":
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", second_fails)
+        with pytest.raises(UserError, match="No space left"):
+            write()
+    assert (out / MANIFEST).read_text() == old
+    assert list(tmp_path.iterdir()) == [out]
+    write()
+    assert (out / MANIFEST).read_text() == new
     assert list(tmp_path.iterdir()) == [out]
 
 

@@ -170,6 +170,17 @@ def test_an_adapter_file_describes_an_architecture(tmp_path):
         read_adapter(path)
 
 
+def test_an_adapter_of_wrong_types_or_to_no_projection(tmp_path):
+    path = tmp_path / "adapter.toml"
+    path.write_text('layers = "encoder.layer"\noutput = "o"\nup = 3\n')
+    with pytest.raises(UserError, match="up must be a list"):
+        read_adapter(path)
+    for name, module in (("output", "attention.output"), ("query", "attention.self")):
+        wrong = Adapter(**{**vars(FAMILIES["bert"]), name: module})
+        with pytest.raises(UserError, match="is no Linear projection"):
+            locate(tiny_model("bert"), wrong)
+
+
 def test_a_wrong_adapter_is_an_error():
     wrong = Adapter(**{**vars(FAMILIES["bert"]), "output": "attention.nowhere"})
     with pytest.raises(UserError, match=r"no 'attention.nowhere'"):

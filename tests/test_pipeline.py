@@ -10,7 +10,8 @@ from conftest import CONFIGS, CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
 from headsweep.export import fingerprint, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
-from headsweep.loading import load_suspect
+from headsweep.loading import load_suspect, prepare
+from headsweep.predict import encode, logits
 from headsweep.progress import Silent
 
 PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
@@ -208,3 +209,56 @@ def test_pairs_and_three_classes(tokenizer):
     done = purify(model, three, Gradient(step=2), PLAN, tokenizer=tokenizer)
     assert done.manifest["labels"] == ["a", "b", "c"]
     assert done.mask.pruned
+
+
+def test_a_loaded_model_gets_a_fresh_head_too(trained_folder):
+    suspect = load_suspect(trained_folder, CPU)
+    before = suspect.model.classifier.weight.clone()
+    plan = replace(PLAN, start="encoder", heal=FineTune(0), max_drop=0.5)
+    done = purify(suspect.model, sources(), Gradient(step=2), plan, tokenizer=suspect.tokenizer)
+    assert done.suspect.fresh_head
+    assert not torch.equal(done.model.classifier.weight, before)
+    with pytest.raises(UserError, match="the model has no label '2'"):
+        purify(
+            suspect.model,
+            replace(sentences(60), labels=tuple(i % 3 for i in range(60))),
+            Gradient(),
+            plan,
+            tokenizer=suspect.tokenizer,
+        )
+
+
+def test_a_model_that_knows_nothing_is_noted(tokenizer):
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.classifier.bias[0] = 100.0
+    done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
+    assert any("no better than always giving one answer" in n for n in done.manifest["notes"])
+
+
+def test_a_foreign_padding_number_is_put_right(tokenizer):
+    """transformers reads a decoder at the last token that is not config's padding."""
+    suspect = prepare(tiny_model("llama", pad_token_id=7), tokenizer)
+    assert suspect.notes == ("config.pad_token_id set to 0",)
+    encoded = encode(sentences(30), suspect, 24)
+    alone = logits(suspect.anatomy, encoded, replace(CPU, batch_size=1))
+    assert torch.allclose(logits(suspect.anatomy, encoded, CPU), alone, atol=1e-5)
+
+
+def test_tiny_logits_are_not_rounded_together(tokenizer):
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.classifier.weight *= 1e-9
+        model.classifier.bias.zero_()
+    done = purify(model, sources(), None, replace(PLAN, heal=FineTune(0)), tokenizer=tokenizer)
+    encoded = encode(sentences(40, seed=5), done.suspect, 24)
+    found = logits(done.suspect.anatomy, encoded, CPU).argmax(-1)
+    right = int((found == torch.tensor(encoded.labels)).sum())
+    assert done.manifest["before"]["validation"]["right"] == right
+
+
+def test_pairs_in_one_part_only(trained_folder):
+    paired = replace(sentences(40, seed=5), pairs=sentences(40, seed=6).texts)
+    for data in (Sources(sentences(60), paired), Sources(sentences(60), sentences(40), paired)):
+        with pytest.raises(UserError, match="sentence pairs"):
+            purify(trained_folder, data, Gradient(), PLAN)

@@ -100,6 +100,20 @@ def test_layerwise_takes_its_quota_of_the_lowest():
     assert by_quota(scores, layout, 0.2, 0.8) == expected
 
 
+def test_layerwise_gives_back_the_most_varying_first(tiny, monkeypatch):
+    """Backing off by hand: with scaled scores known, the highest of the quota comes back first."""
+    import headsweep.strategies.layerwise as module
+
+    suspect = tiny("bert")
+    view = view_of(suspect, 0, 1.01)  # nothing holds: every head of the quota comes back in turn
+    scores = torch.tensor([3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 8.0, 7.0])
+    monkeypatch.setattr(module, "attention_variance", lambda *_: scores)
+    choice = module.Layerwise(first=0.5, last=0.75).choose(view)
+    # rows (3 1 2 4) and (5 6 8 7): quota 1, 2 of the first, 4, 5, 7 of the second;
+    # scaled by norms 5.48 and 13.19: .18 .37 | .38 .45 .53, the last of them back first
+    assert [step.units for step in choice.steps[1:]] == [(7,), (5,), (4,), (2,)]
+
+
 def test_variance_by_hand_leaves_padding_out():
     """Attention (0.5, 0.3, 0.2) of three real tokens and a padded one."""
     row = torch.tensor([[[0.5, 0.3, 0.2, 0.0]]])
@@ -209,11 +223,30 @@ def test_gradient_as_released_goes_by_layer_and_index(tiny):
         ("ensemble", "size=0"),
         ("reinforce", "samples=1"),
         ("sparsify", "strength=-1"),
+        ("sparsify", "strength=inf"),
+        ("reinforce", "lr=-1"),
+        ("reinforce", "lr=inf"),
+        ("reinforce-as-released", "step=0"),
     ],
 )
 def test_fields_out_of_range(name, setting):
     with pytest.raises(UserError, match=name):
         configure(STRATEGIES[name], [setting])
+
+
+@pytest.mark.parametrize("name", ["gradient", "variance", "bayesian"])
+def test_no_examples_to_score_is_an_error(tiny, name):
+    for examples in (0, -5):
+        with pytest.raises(UserError, match="examples must be at least 1"):
+            configure(STRATEGIES[name], [f"examples={examples}"]).choose(view_of(tiny()))
+
+
+def test_depth_is_the_layer_with_ffn_groups_too(tiny):
+    from headsweep.strategies.reinforce import features
+
+    view = view_of(tiny("bert", units=Units(ffn=True)))
+    depth = features(view, 16)[:, 3]
+    assert depth.tolist() == [-0.5] * 4 + [0.5] * 4 + [-0.5] * 4 + [0.5] * 4
 
 
 def test_derived_seeds_differ():

@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, or name on the Hub.")]
-Seed = Annotated[int, typer.Option(help="Decides everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Decides everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a batch.")]
 MaxLength = Annotated[int, typer.Option(min=3, help="Tokens a text, at most.")]
@@ -47,6 +47,7 @@ FfnGroups = Annotated[
     typer.Option(min=0, help="FFN groups a layer (as many as heads); 0: single neurons."),
 ]
 
+INTERRUPTED = 130
 out_console = Console()
 
 
@@ -119,8 +120,13 @@ def purify(
     kept = _mask_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
         raise UserError(
-            f"{kept}: the mask of an interrupted run is there",
+            f"{kept}: is there already, it may be the mask of an interrupted run",
             f"go on from it with --mask {kept}, or remove it",
+        )
+    if start == "encoder" and heal_epochs == 0:
+        raise UserError(
+            "--start encoder ends with a fresh classifier, which must be trained",
+            "leave --heal-epochs 0 out",
         )
     plan = Plan(
         max_drop=max_drop,
@@ -135,11 +141,13 @@ def purify(
     usual = plan.healing
     assert isinstance(usual, FineTune)
     epochs = usual.epochs if heal_epochs is None else heal_epochs
-    plan = dataclasses.replace(plan, heal=FineTune(epochs, heal_lr or usual.lr))
+    plan = dataclasses.replace(
+        plan, heal=FineTune(epochs, usual.lr if heal_lr is None else heal_lr)
+    )
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
-    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet)
+    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept)
 
 
 @app.command(
@@ -170,6 +178,7 @@ def defend(
         float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    adapter: AdapterFile = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -186,6 +195,7 @@ def defend(
     from headsweep.data import Columns
     from headsweep.defenses import DEFENSES
     from headsweep.export import check_free
+    from headsweep.families import read_adapter
     from headsweep.material import Sources
     from headsweep.pipeline import Plan
     from headsweep.settings import configure
@@ -199,6 +209,7 @@ def defend(
         seed=seed,
         runtime=_runtime(device, batch_size, max_length, precision),
         units=recipe.units,
+        adapter=read_adapter(adapter) if adapter else None,
     )
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     sources = Sources(data, validation, test, columns)
@@ -230,6 +241,7 @@ def evaluate(
         str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
+    adapter: AdapterFile = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -246,6 +258,7 @@ def evaluate(
     from headsweep.data import Columns
     from headsweep.evaluate import Files
     from headsweep.evaluate import evaluate as run
+    from headsweep.families import read_adapter
 
     files = Files(
         data,
@@ -258,7 +271,8 @@ def evaluate(
         Columns(text_column, pair_column, label_column, drop_empty),
     )
     runtime = _runtime(device, batch_size, max_length, precision)
-    found = run(model, files, runtime, seed, _progress(quiet or as_json))
+    described = read_adapter(adapter) if adapter else None
+    found = run(model, files, runtime, seed, _progress(quiet or as_json), described)
     if as_json:
         _print_json(dataclasses.asdict(found))
         return
@@ -430,15 +444,27 @@ def main(arguments: list[str] | None = None) -> None:
     except (UserError, NothingPruned) as error:
         errors.print(f"headsweep: {error}", markup=False, highlight=False, soft_wrap=True)
         code = 2 if isinstance(error, UserError) else 1
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            errors.print("headsweep: interrupted: nothing was written")
+        raise
     except (KeyboardInterrupt, Interrupted) as error:
         kept = str(error) or "nothing was written"
         errors.print(f"headsweep: interrupted: {kept}", markup=False, soft_wrap=True)
-        code = 130
+        code = INTERRUPTED
     sys.exit(code)
 
 
 def _mask_file(out: Path) -> Path:
+    out = out.absolute()
     return out.with_name(f"{out.name}.head-mask.json")
+
+
+def _is_kept(path: Path) -> bool:
+    """Tell whether a mask file is one that an interrupted run left behind."""
+    from headsweep.pipeline import KEPT
+
+    return path.exists() and f'"{KEPT}"' in path.read_text(encoding="utf-8")
 
 
 def _run(
@@ -450,23 +476,29 @@ def _run(
     overwrite: bool,
     as_json: bool,
     quiet: bool,
+    kept: Path | None = None,
 ) -> None:
     """Run the pipeline, save, print; exit 1 when the result does not verify."""
     from headsweep import show
     from headsweep.pipeline import purify as run
 
-    kept = _mask_file(out)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         done = run(
             model, sources, strategy, plan, progress=_progress(quiet or as_json), keep_mask=kept
         )
         done.save(out, overwrite)
     except KeyboardInterrupt:
-        if kept.exists():
-            raise Interrupted(f"the head mask is kept: go on with --mask {kept}") from None
+        if kept is not None and _is_kept(kept):
+            raise Interrupted(
+                f"the head mask is kept: run the same command with --mask {kept} to go on"
+            ) from None
         raise Interrupted("nothing was written") from None
-    kept.unlink(missing_ok=True)
+    except BaseException:
+        if kept is not None and plan.mask is None:
+            kept.unlink(missing_ok=True)
+        raise
+    if kept is not None and _is_kept(kept):
+        kept.unlink()
     if as_json:
         _print_json(done.manifest)
     else:
@@ -521,7 +553,7 @@ def _summary(method: Any) -> str:
 
 
 def _print_json(form: Any) -> None:
-    print(json.dumps(form, indent=1, ensure_ascii=False))
+    print(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 from headsweep.errors import UserError
 from headsweep.seeding import stream
 
+MOST_CLASSES = 9999  # a larger class number is an id column
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y")
 PAIR_NAMES = (
@@ -88,13 +89,23 @@ class Labels:
     def of(cls, id2label: Mapping[Any, str] | None) -> Labels:
         """Read a model's ``id2label``."""
         names = {int(number): str(name) for number, name in (id2label or {}).items()}
+        if sorted(names) != list(range(len(names))):
+            raise UserError(
+                f"the model's id2label does not number its labels from 0: {sorted(names)}",
+                "mend id2label and label2id in config.json",
+            )
         return cls(tuple(names[i] for i in range(len(names))))
 
     @classmethod
     def found_in(cls, values: Sequence[object]) -> Labels:
         """Make the labels from a column's values, for an encoder without a classifier."""
-        distinct = sorted({_label_text(value) for value in values})
+        distinct = sorted({_label_text(value).casefold() for value in values})
         if all(_is_index(value) for value in distinct):
+            if max(map(int, distinct)) > MOST_CLASSES:
+                raise UserError(
+                    f"the label column holds numbers up to {max(map(int, distinct))}",
+                    "name the column of class numbers with --label-column",
+                )
             return cls(tuple(f"LABEL_{i}" for i in range(max(map(int, distinct)) + 1)))
         return cls(tuple(distinct))
 
@@ -231,12 +242,25 @@ def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
                 f"{table.source}: row {row} of column '{name}' is not a text: {value!r}",
                 f"{option} must name a column of strings",
             )
+        if not value.isascii() and not _is_unicode(value):
+            raise UserError(
+                f"{table.source}: row {row} of column '{name}' is not valid Unicode",
+                "it holds half of a surrogate pair: mend or remove the row",
+            )
         if not value.strip():
             raise UserError(
                 f"{table.source}: row {row} of column '{name}' is empty",
                 "remove the row, or leave such rows out with --drop-empty",
             )
     return tuple(value.strip() for value in values)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read(source: str | Path) -> Table:

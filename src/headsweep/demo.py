@@ -61,7 +61,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return asdict(self) | {"environment": environment()}
+        return {"format": "headsweep.demo/1"} | asdict(self) | {"environment": environment()}
 
 
 @dataclass(frozen=True)

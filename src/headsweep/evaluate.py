@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep import data as datasets
-from headsweep.data import Columns, Split
+from headsweep.data import Columns, Labels, Split
 from headsweep.errors import UserError
-from headsweep.loading import Runtime, Suspect, load_suspect
+from headsweep.families import Adapter
+from headsweep.loading import Reading, Runtime, Suspect, load_suspect
 from headsweep.predict import answers, encode
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
@@ -211,12 +212,28 @@ class Files:
     columns: Columns = Columns()
 
 
+def _check_same_labels(name: str, other: Labels, model: str, labels: Labels) -> None:
+    """Check that classes mean the same in both models; numbers alone (LABEL_0) fit any."""
+
+    def plain(names: tuple[str, ...]) -> bool:
+        return names == tuple(f"LABEL_{i}" for i in range(len(names)))
+
+    same = [a.casefold() for a in other.names] == [b.casefold() for b in labels.names]
+    unnamed = len(other.names) == len(labels.names) and (plain(other.names) or plain(labels.names))
+    if not (same or unnamed):
+        raise UserError(
+            f"{name} has labels {', '.join(other.names)}, {model} has {', '.join(labels.names)}",
+            "both must have the same labels in the same order",
+        )
+
+
 def evaluate(
     model: str | Path,
     files: Files,
     runtime: Runtime = Runtime(),
     seed: int = 0,
     progress: Progress | None = None,
+    adapter: Adapter | None = None,
 ) -> Evaluation:
     """Load a model and its files and judge it.
 
@@ -225,7 +242,8 @@ def evaluate(
 
     """
     progress = progress or Silent()
-    opened = load_suspect(model, runtime)
+    reading = Reading(adapter=adapter)
+    opened = load_suspect(model, runtime, reading)
     labels = opened.labels
     if files.triggered and files.target is None:
         raise UserError("--triggered needs --target", f"one of {', '.join(labels.names)}")
@@ -247,9 +265,8 @@ def evaluate(
         for name in others:
             if name in found:
                 continue
-            other = load_suspect(name, runtime)
-            if len(other.labels.names) != len(labels.names):
-                raise UserError(f"{name} has other labels than {model}")
+            other = load_suspect(name, runtime, reading)
+            _check_same_labels(name, other.labels, str(model), labels)
             found[name] = answer(other, exam, runtime)
             tick(1, "")
     twin = found.get(files.clean_model or "")

@@ -12,7 +12,8 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,9 +25,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from headsweep.errors import UserError
-from headsweep.families import Adapter
-from headsweep.heads import Anatomy, HeadMask, locate, pieces
-from headsweep.loading import MANIFEST, Suspect, probe_inputs, quiet
+from headsweep.heads import Anatomy, HeadMask, already_pruned, locate, pieces
+from headsweep.loading import MANIFEST, Suspect, described_adapter, probe_inputs, quiet
 
 OWN_FILES = (MANIFEST, "demo.json")  # a folder with one of these is ours to replace
 MANIFEST_FORMAT = "headsweep.manifest/1"
@@ -35,29 +35,36 @@ LOGIT_TOLERANCE = 1e-4
 
 def check_free(out: Path, overwrite: bool) -> None:
     """Check, before any work, that an output folder may be written; raises UserError."""
+    out = out.absolute()
+    if not out.name:
+        raise UserError(f"{out}: is no folder to write", "choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file", "choose a folder as --out")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already", "choose another --out, or give --overwrite")
-    if (
-        out.exists()
-        and out.is_dir()
-        and any(out.iterdir())
-        and not any((out / name).exists() for name in OWN_FILES)
-    ):
+    if out.exists() and any(out.iterdir()) and not _is_ours(out):
         raise UserError(
             f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",
             "choose another --out, or remove the folder yourself",
         )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file", "choose a folder as --out")
-    parent = out.absolute().parent
+    parent = out.parent
     while not parent.exists():
         parent = parent.parent
-    draft = parent / f".{out.name}.headsweep-check"
     try:
-        draft.mkdir()
-        draft.rmdir()
+        Path(tempfile.mkdtemp(prefix=".headsweep-", dir=parent)).rmdir()
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+def _is_ours(folder: Path) -> bool:
+    for name in OWN_FILES:
+        try:
+            form = json.loads((folder / name).read_text(encoding="utf-8"))
+            if str(form["format"]).startswith("headsweep."):
+                return True
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
 
 
 @contextmanager
@@ -65,21 +72,25 @@ def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a sibling folder to write to; rename it to ``out`` when all went well."""
     check_free(out, overwrite)
     out = out.absolute()
-    draft = out.with_name(f".{out.name}.draft")
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = aside = None
     try:
-        draft.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        draft.chmod(0o755)
         yield draft
         if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
+            aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "old"
+            out.rename(aside)
         draft.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if aside is not None:
+            if not out.exists():
+                aside.rename(out)
+            shutil.rmtree(aside.parent, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
@@ -146,7 +157,9 @@ def environment() -> dict[str, str]:
 def write_json(path: Path, form: Mapping[str, Any]) -> None:
     """Write JSON whole: to a draft, then renamed."""
     draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(form, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.write_text(
+        json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     draft.replace(path)
 
 
@@ -162,6 +175,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a manifest") from error
     if found != MANIFEST_FORMAT:
         raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
+    needed = ("mask", "pruned_units", "zero_before", "weights_sha256", "fingerprint")
+    missing = [name for name in needed if name not in manifest]
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(missing)}", "the manifest is damaged")
     return manifest
 
 
@@ -178,7 +195,8 @@ def verify(folder: Path) -> list[Check]:
     """Check a purified folder against its manifest, with nothing but the folder.
 
     That its weight files are the ones written, that every weight of every pruned unit is zero,
-    that no other head is, and that plain loading gives the logits noted when it was made.
+    that no other unit is (but those that the suspect came with), and that plain loading gives
+    the logits noted when it was made.
     """
     manifest = read_manifest(folder)
     mask = HeadMask.from_json(manifest["mask"])
@@ -186,30 +204,36 @@ def verify(folder: Path) -> list[Check]:
     checks = [Check("weight files are the ones written", same)]
     try:
         model = reload(folder)
-        described = manifest.get("adapter")
-        adapter = (
-            Adapter(**{**described, "up": tuple(described["up"]), "also": tuple(described["also"])})
-            if described
-            else None
-        )
-        anatomy = locate(model, adapter, mask.units)
+        anatomy = locate(model, described_adapter(manifest), mask.units)
     except UserError:
         raise
     except Exception as error:  # whatever plain loading raises is the finding
         return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
     checks.append(Check("loads in plain from_pretrained", True))
-    return checks + check_weights(anatomy, mask) + [_check_logits(model, manifest)]
+    names = [anatomy.layout.name(unit) for unit in range(anatomy.layout.units)]
+    before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
+    if mask.fits(anatomy.layout):
+        listed = [names[unit] for unit in mask.pruned]
+        told = Check("mask and list of pruned units agree", listed == manifest["pruned_units"])
+        checks.append(told)
+    return checks + check_weights(anatomy, mask, before) + [_check_logits(model, manifest)]
 
 
-def check_weights(anatomy: Anatomy, mask: HeadMask) -> list[Check]:
-    """Check that exactly the pruned units are zero."""
+def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> list[Check]:
+    """Check that exactly the pruned units, and those zero before, are zero."""
     if not mask.fits(anatomy.layout):
         return [Check("mask fits the model", False, f"{anatomy.layout.units} units in the model")]
     live = sum(bool(piece.any()) for piece in pieces(anatomy, mask))
-    count = len(mask.pruned)
+    zero = already_pruned(anatomy)
+    more = set(zero.pruned) - set(mask.pruned) - set(before)
     return [
-        Check(f"all weights of the {count} pruned units are zero", live == 0, f"{live} are not"),
-        Check("every layer keeps a head", not mask.empties_a_row),
+        Check(
+            f"all weights of the {len(mask.pruned)} pruned units are zero",
+            live == 0,
+            f"{live} are not",
+        ),
+        Check("no other unit is zero", not more, f"{len(more)} more are"),
+        Check("every layer keeps a unit", not zero.empties_a_row),
     ]
 
 

@@ -154,6 +154,12 @@ def read_adapter(path: Path) -> Adapter:
             f"{path}: {'unknown' if unknown else 'missing'} adapter key: {named}",
             f"the keys are {', '.join(sorted(known))}",
         )
+    for name, value in entries.items():
+        wanted: type = {"up": list, "also": list}.get(name, str)
+        if name in ("offset_positions", "reads_last"):
+            wanted = bool
+        if not isinstance(value, wanted):
+            raise UserError(f"{path}: {name} must be a {wanted.__name__}, not {value!r}")
     values: dict[str, Any] = entries | {
         name: tuple(entries[name]) for name in ("up", "also") if name in entries
     }

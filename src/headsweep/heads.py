@@ -289,8 +289,12 @@ def _find(root: nn.Module, path: str, what: str) -> nn.Module:
 
 def _parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, int, int]]:
     """Yield a projection's parameters with the axes of its (output, input) features."""
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
+    weight = getattr(module, "weight", None)
+    if not isinstance(module, nn.Linear | Conv1D) or not isinstance(weight, nn.Parameter):
+        raise UserError(
+            f"the adapter points at a {type(module).__name__}, which is no Linear projection",
+            "name the projections themselves (docs/guide.md, adapters)",
+        )
     yield (weight, 1, 0) if isinstance(module, Conv1D) else (weight, 0, 1)
     if isinstance(module.bias, nn.Parameter):
         yield module.bias, 0, -1  # a bias has no input axis

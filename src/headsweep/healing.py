@@ -40,6 +40,9 @@ class FineTune:
     epochs: float = 2
     lr: float = 3e-5
 
+    def __post_init__(self) -> None:
+        Schedule(self.epochs, self.lr)  # says now what would fail after the search
+
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Fine-tune the model in place; the masks of an ensemble take turns, a batch each."""
         job = Job(

@@ -213,6 +213,8 @@ def normalised(scores: Tensor, layout: Layout) -> Tensor:
 
 def sample(view: DefenderView, examples: int | None) -> Encoded:
     """Return the training examples, or a fixed random part of them."""
+    if examples is not None and examples < 1:
+        raise UserError(f"examples must be at least 1, not {examples}")
     if examples is None or examples >= len(view.train):
         return view.train
     order = torch.randperm(len(view.train), generator=view.generator("score-sample"))

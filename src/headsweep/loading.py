@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Runtime:
             return torch.device(PartialState().device)
         try:
             device = torch.device(self.device)
-            torch.zeros(1, device=device)
+            torch.zeros(1, device=device).cpu()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
@@ -170,6 +170,11 @@ def load_suspect(
     """
     name = str(source)
     config = _config(name)
+    noted = _noted(name)
+    if reading.adapter is None:
+        reading = replace(reading, adapter=described_adapter(noted))
+    for member in noted.get("members", [])[:1]:
+        reading = replace(reading, units=HeadMask.from_json(member).units)
     if reading.adapter is None:
         adapter_for(config.model_type)
     model, fresh = _model(name, config, reading)
@@ -197,6 +202,8 @@ def prepare(
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
     _check_kind(model.config)
     notes = _padding(model, tokenizer)
+    if reading.fresh_for is not None and not origin.fresh_head:
+        origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
     check_gates(anatomy, probe_inputs(model))
     return Suspect(
@@ -207,19 +214,43 @@ def prepare(
         origin.source,
         origin.fresh_head,
         notes,
-        _members(origin.source),
+        tuple(map(HeadMask.from_json, _noted(origin.source).get("members", []))),
     )
 
 
-def _members(source: str) -> tuple[HeadMask, ...]:
-    """Read the masks of a saved ensemble from its manifest, if it is one."""
+def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) -> Origin:
+    """Put a fresh classifier on a model in memory, whose label names must fit the data."""
+    assert reading.fresh_for is not None
+    try:
+        Labels.of(model.config.id2label).indices(reading.fresh_for, "the data")
+    except UserError as error:
+        raise UserError(
+            error.what, "load the model with these labels, or give its folder instead"
+        ) from error
+    fresh_head(model, reading.seed)
+    return replace(origin, fresh_head=True)
+
+
+def _noted(source: str) -> dict[str, Any]:
+    """Read the manifest beside a model, if it has one of ours."""
     path = Path(source) / MANIFEST
     if not path.is_file():
-        return ()
+        return {}
     try:
-        return tuple(map(HeadMask.from_json, json.loads(path.read_text()).get("members", [])))
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(noted, dict):
+            raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path}: not a manifest", "the folder is damaged") from error
+    return noted
+
+
+def described_adapter(noted: Mapping[str, Any]) -> Adapter | None:
+    """Return the adapter that a manifest describes, if it does."""
+    form = noted.get("adapter")
+    if not form:
+        return None
+    return Adapter(**(dict(form) | {name: tuple(form[name]) for name in ("up", "also")}))
 
 
 def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dict[str, Tensor]:
@@ -267,7 +298,7 @@ def _padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
             raise UserError("the tokenizer has no padding token", "set tokenizer.pad_token")
         tokenizer.pad_token = token
         notes.append(f"padding token set to {token}")
-    if model.config.pad_token_id is None:
+    if model.config.pad_token_id != tokenizer.pad_token_id:
         model.config.pad_token_id = tokenizer.pad_token_id
         notes.append(f"config.pad_token_id set to {tokenizer.pad_token_id}")
     return tuple(notes)

@@ -15,7 +15,7 @@ from headsweep.data import Columns, Split, check_for_training, stratified
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask
 from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
-from headsweep.predict import Encoded, averaged, encode
+from headsweep.predict import Encoded, averaged, encode, logits
 
 Source = Split | str | Path
 
@@ -84,13 +84,11 @@ class Material:
         for name in ("validation", "test"):
             if name in self.encoded:
                 part = self.encoded[name]
-                made_logits = averaged(
-                    self.suspect.anatomy,
-                    part,
-                    self.runtime,
-                    masks or [self.suspect.anatomy.layout.everything()],
-                )
-                made = made_logits.argmax(-1)
+                anatomy, runtime = self.suspect.anatomy, self.runtime
+                if len(masks) > 1:
+                    made = averaged(anatomy, part, runtime, masks).argmax(-1)
+                else:
+                    made = logits(anatomy, part, runtime, *masks).argmax(-1)
                 right = sum(int(p) == y for p, y in zip(made, part.labels, strict=True))
                 found[name] = {
                     "examples": len(part),
@@ -153,8 +151,11 @@ def gather(
                 f"{len(clean)} rows are too few to cut off {name} data",
                 "give more rows, or files of their own with --validation and --test",
             )
-    if parts.validation.pairs and not parts.train.pairs:
-        raise UserError("the validation data has sentence pairs, the training data has not")
+    if len({bool(part.pairs) for part in parts.named().values()}) > 1:
+        raise UserError(
+            "some of the data has sentence pairs and some has not",
+            "give the same columns in --data, --validation and --test",
+        )
     return Material(opened, parts, runtime)
 
 
@@ -182,11 +183,19 @@ def _open(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Suspect:
     if isinstance(suspect, Suspect):
-        return suspect
-    if isinstance(suspect, PreTrainedModel):
+        origin = Origin(suspect.source, suspect.precision)
+        opened = prepare(suspect.model, suspect.tokenizer, reading, origin)
+    elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:
             raise UserError("a loaded model needs its tokenizer", "purify(..., tokenizer=...)")
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
         widened = suspect.float().to(runtime.torch_device).eval()
-        return prepare(widened, tokenizer, reading, origin)
-    return load_suspect(suspect, runtime, reading)
+        opened = prepare(widened, tokenizer, reading, origin)
+    else:
+        opened = load_suspect(suspect, runtime, reading)
+    if opened.members:
+        raise UserError(
+            f"{opened.source}: is an ensemble of {len(opened.members)} head masks",
+            "it can be evaluated and loaded, but to prune again start from its suspect",
+        )
+    return opened

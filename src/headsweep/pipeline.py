@@ -41,7 +41,7 @@ from headsweep.export import (
     write_json,
 )
 from headsweep.families import Adapter
-from headsweep.heads import HEADS, HeadMask, Units, remove
+from headsweep.heads import HEADS, HeadMask, Units, already_pruned, remove
 from headsweep.healing import FineTune, Healing
 from headsweep.loading import MANIFEST, Reading, Runtime, Suspect
 from headsweep.material import Material, Sources, gather
@@ -54,6 +54,7 @@ from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 
 PAPER = Schedule(epochs=3, lr=2e-5)
+KEPT = "interrupted_run"  # marks a mask file as ours to remove
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
 
 
@@ -185,7 +186,8 @@ def purify(
         tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to; silent by default.
         keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
-            healing can be taken up again with ``Plan(mask=...)``.
+            healing can be taken up again with ``Plan(mask=...)``. Not written for a choice that
+            a mask and the bound do not make whole (ensembles, controls at a given count).
 
     Returns:
         The purified model with its manifest; call ``.save(folder)``.
@@ -213,26 +215,36 @@ def purify(
     with clock("measure"):
         before = material.figures()
     view = _view(material, plan, before, progress)
+    notes = (*material.suspect.notes, *_worthless(material, before))
+    for note in notes:
+        progress.say(f"note: {note}")
     progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
     with clock("search"):
         choice = _choose(view, strategy, plan)
-    if keep_mask is not None:
-        write_json(keep_mask, choice.mask.to_json())
     with clock("measure"):
         pruned = material.figures(*(choice.members or (choice.mask,)))
     _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
+    if keep_mask is not None and plan.mask is None and choice.bounded and not choice.members:
+        keep_mask.absolute().parent.mkdir(parents=True, exist_ok=True)
+        write_json(keep_mask, choice.mask.to_json() | {KEPT: command_line()})
+    zero_before = already_pruned(view.anatomy)
     checks = [_remove(material, choice.mask, original)]
     with clock("heal"):
         healed = plan.healing.heal(view, choice)
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
         after = material.figures(*choice.members)
-    checks += [*check_weights(view.anatomy, choice.mask), _check_bound(view, after)]
+    gone = zero_before.pruned
+    checks += check_weights(view.anatomy, choice.mask, gone)
+    if choice.bounded and (strategy is not None or plan.mask is not None):
+        checks.append(_check_bound(view, after))
     record = {"heal": describe(plan.healing) | healed, "seconds": clock.report()}
     figures = {"before": before, "pruned": pruned, "after": after}
     asked = {"name": "given mask", "fields": {}} if plan.mask else _described(strategy)
     manifest = _manifest(material, view, plan, choice) | {"strategy": asked} | figures | record
     manifest |= {
+        "notes": list(notes),
+        "zero_before": [view.layout.name(unit) for unit in gone],
         "checks": [asdict(check) for check in checks],
         "verified": all(check.passed for check in checks),
     }
@@ -311,6 +323,18 @@ def _view(
         plan.runtime,
         progress,
     )
+
+
+def _worthless(material: Material, before: dict[str, Any]) -> list[str]:
+    """Return a note when the model is no better than always giving one answer."""
+    labels = material.parts.validation.labels
+    most = max(labels.count(label) for label in set(labels))
+    if before["validation"]["right"] > most:
+        return []
+    return [
+        f"accuracy before pruning is {before['validation']['accuracy']:.3f}, no better than "
+        f"always giving one answer ({most / len(labels):.3f}): the bound protects nothing"
+    ]
 
 
 def _measured(figures: dict[str, Any]) -> int:
@@ -424,7 +448,6 @@ def _manifest(material: Material, view: DefenderView, plan: Plan, choice: Choice
             "examples_measured": view.meter.examples_run,
             "record": choice.record,
         },
-        "notes": list(suspect.notes),
         "peak_memory_mib": peak_memory_mib(),
         "environment": environment() | {"device": str(suspect.model.device)},
     }

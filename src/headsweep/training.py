@@ -8,6 +8,7 @@ one machine with a fixed number of threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Schedule:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or not 0 < self.lr < 1:
+        if not (math.isfinite(self.epochs) and self.epochs >= 0 and 0 < self.lr < 1):
             raise UserError(f"cannot train {self.epochs} epochs at a learning rate of {self.lr}")
 
 

@@ -75,6 +75,10 @@ class EntropyFirst:
     epochs: float = 3
     lr: float = 2e-5
 
+    def __post_init__(self) -> None:
+        Schedule(self.entropy_epochs, self.lr)
+        Schedule(self.epochs, self.lr)
+
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Run both phases on the view's model."""
         schedule = Schedule(self.entropy_epochs, self.lr)

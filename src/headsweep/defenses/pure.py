@@ -7,11 +7,13 @@ cross-entropy
     strength * sum over layers c_l * sum over heads sqrt(sum over batch and tokens A[CLS]^2)
 
 with strength 0.15 and c_l the min-max of the normalised inverse attention variance of layer l,
-measured on the pruned model. Decoders: the last token's row of attention.
+measured on the pruned model, over the heads that it has left. Decoders: the last token's row of
+attention.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.defenses.recipe import Recipe
-from headsweep.heads import pieces
+from headsweep.errors import UserError
+from headsweep.heads import HeadMask, pieces
 from headsweep.importance import attention_variance, eager, read_rows
 from headsweep.predict import Batch
 from headsweep.search import Choice
@@ -61,16 +64,26 @@ class AttentionNormalised:
     epochs: float = 3
     lr: float = 2e-5
 
+    def __post_init__(self) -> None:
+        Schedule(self.epochs, self.lr)
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise UserError(f"pure: a penalty of strength {self.strength}", "it is not negative")
+
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Fine-tune the view's pruned model."""
         anatomy = view.anatomy
-        weights = layer_weights(attention_variance(view, 500), view)
+        variance = attention_variance(view, 500)
+        keep = [torch.tensor(row) for row in choice.mask.heads]
+        weights = layer_weights(variance, choice.mask, view)
 
         def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
             found = model(**batch.inputs, output_attentions=True)
             ce = torch.nn.functional.cross_entropy(found.logits.float(), batch.labels)
             rows = read_rows(anatomy, batch, tuple(found.attentions))
-            norms = [row.float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum() for row in rows]
+            norms = [
+                row[:, kept].float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum()
+                for row, kept in zip(rows, keep, strict=True)
+            ]
             penalty = sum(c * n for c, n in zip(weights.tolist(), norms, strict=True))
             return ce + self.strength * torch.as_tensor(penalty)
 
@@ -86,9 +99,14 @@ class AttentionNormalised:
         return {"losses": losses, "layer_weights": weights.tolist()}
 
 
-def layer_weights(variance: Tensor, view: DefenderView) -> Tensor:
-    """Return c_l, [layer] in 0 to 1: min-max of the normalised inverse variance of each layer."""
-    means = torch.stack([part.mean() for part in view.layout.split(variance)])
+def layer_weights(variance: Tensor, mask: HeadMask, view: DefenderView) -> Tensor:
+    """Return c_l, [layer] in 0 to 1: min-max of the normalised inverse variance of each layer.
+
+    A layer's variance is the mean over the heads that stay: a pruned head attends to all tokens
+    alike, and its variance of zero would say nothing about the layer.
+    """
+    rows = zip(view.layout.split(variance), mask.heads, strict=True)
+    means = torch.stack([part[torch.tensor(keep)].mean() for part, keep in rows])
     inverse = 1 / means.clamp_min(1e-12)
     share = inverse / inverse.sum()
     spread = share.max() - share.min()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.errors import NothingPruned
+from headsweep.errors import NothingPruned, UserError
 from headsweep.importance import attention_variance, key_gradient_importance, sample
 from headsweep.predict import Batch
 from headsweep.search import Choice, Step, ascending, greedy
@@ -125,6 +125,10 @@ class ReinforceAsReleased:
     epsilon: float = 0.1
     step: int = 10
     examples: int | None = 2000
+
+    def __post_init__(self) -> None:
+        if self.step < 1 or not 0 <= self.epsilon <= 1:
+            raise UserError("reinforce-as-released: step is at least 1, epsilon in 0 to 1")
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask at the violating step."""

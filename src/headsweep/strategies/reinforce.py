@@ -20,6 +20,7 @@ one validation pass and one a head restored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,6 +65,9 @@ class Reinforce:
     def __post_init__(self) -> None:
         if self.updates < 1 or self.samples < 2 or self.batch < 1:
             raise UserError("reinforce: at least 1 update, 2 samples and a batch of 1")
+        weights = (self.bonus, self.penalty, self.entropy)
+        if not (0 < self.lr < math.inf and all(0 <= w < math.inf for w in weights)):
+            raise UserError("reinforce: lr is positive; bonus, penalty and entropy not negative")
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the learnt mask, held to min accuracy."""
@@ -132,8 +136,8 @@ def features(view: DefenderView, examples: int | None) -> Tensor:
     layout = view.layout
     importance = gate_importance(view, examples)
     size = normalised(dormancy(view, examples), layout)
-    rows = torch.tensor(layout.row_of, dtype=torch.float32)
-    depth = rows / max(len(layout.rows) - 1, 1) - 0.5
+    layers = torch.tensor([layout.rows[i].layer for i in layout.row_of], dtype=torch.float32)
+    depth = layers / layers.max().clamp_min(1) - 0.5
     columns = [torch.ones_like(size), _standard(importance), _standard(size), depth]
     return torch.cat([torch.stack(columns, dim=1), torch.eye(layout.units)], dim=1)
 

@@ -22,6 +22,7 @@ Cost: ``epochs`` of training on ``examples``, one forward-backward pass, then as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -65,8 +66,9 @@ class Sparsify:
     examples: int | None = 2000
 
     def __post_init__(self) -> None:
-        if self.strength < 0 or self.decay < 0:
-            raise UserError("sparsify: strength and decay are not negative")
+        if not (math.isfinite(self.strength + self.decay) and min(self.strength, self.decay) >= 0):
+            raise UserError("sparsify: strength and decay are finite and not negative")
+        Schedule(self.epochs, self.lr, self.decay)
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask found by greedy pruning on the scores of the sparse copy."""
