@@ -7,8 +7,11 @@ tokens) relative to the squared norm of its mean output; then the mean over exam
 weights would not do: eager attention returns them after dropout, so their variance is that of
 the dropout masks.
 
-``prune`` says which end goes: ``certain`` (low variance first) or ``uncertain``. The evidence
-for the default is in docs/log.md. ``rate``: dropout applied to the input of every layer, for
+``prune`` says which end goes: ``uncertain`` (high relative variance first, that is, low signal to
+noise; the default) or ``certain``. The paper leaves it open. Decided on the validation part of two
+backdoored models' triggered texts, where the uncertain end left less excess LFR on average and
+the certain end was better on one of the two (docs/log.md), and because a head that is silent on
+clean text is found at the uncertain end only (tests/test_oracle.py). ``rate``: dropout applied to the input of every layer, for
 models that are configured without dropout (Llama, Qwen, Mistral, Gemma) or instead of their own.
 Cost: ``passes`` forward passes over ``examples``, then as the greedy loop.
 """
@@ -38,7 +41,7 @@ class Bayesian:
 
     Attributes:
         passes: Monte Carlo passes.
-        prune: which end goes first, ``certain`` or ``uncertain``.
+        prune: which end goes first, ``uncertain`` or ``certain``.
         rate: dropout at every layer's input; None: the model's own dropout.
         step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
         examples: training examples scored at most.
@@ -48,7 +51,7 @@ class Bayesian:
     name: ClassVar[str] = "bayesian"
     source: ClassVar[str] = "Chapagain et al. 2025; Gal & Ghahramani 2016"
     passes: int = 10
-    prune: Literal["certain", "uncertain"] = "certain"
+    prune: Literal["uncertain", "certain"] = "uncertain"
     rate: float | None = None
     step: int | None = None
     examples: int | None = 500
