@@ -167,7 +167,7 @@ def test_a_missing_padding_token_is_set_and_noted(tokenizer, tmp_path):
     bare.pad_token, bare.eos_token = None, "[SEP]"
     model = tiny_model("gpt2", pad_token_id=None)
     done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=bare)
-    assert done.manifest["notes"] == [
+    assert done.manifest["notes"][:2] == [
         "padding token set to [SEP]",
         "config.pad_token_id set to 3",
     ]

@@ -11,8 +11,10 @@ the dropout masks.
 noise; the default) or ``certain``. The paper leaves it open. Decided on the validation part of two
 backdoored models' triggered texts, where the uncertain end left less excess LFR on average and
 the certain end was better on one of the two (docs/log.md), and because a head that is silent on
-clean text is found at the uncertain end only (tests/test_oracle.py). ``rate``: dropout applied to the input of every layer, for
-models that are configured without dropout (Llama, Qwen, Mistral, Gemma) or instead of their own.
+clean text is found at the uncertain end only (tests/test_oracle.py).
+
+``rate``: dropout applied to the input of every layer, for models that are configured without
+dropout (Llama, Qwen, Mistral, Gemma) or instead of their own.
 Cost: ``passes`` forward passes over ``examples``, then as the greedy loop.
 """
 
