@@ -117,12 +117,15 @@ class Reinforce:
         size = min(self.batch, len(view.validation))
         rows = torch.randperm(len(view.validation), generator=generator)[:size].tolist()
         device = view.anatomy.model.device
-        batch = view.validation.batch(rows).to(device)
+        batches = [b.to(device) for b in view.validation.take(rows).batches(16)]
         found = []
         for mask in drawn:
             with gates(view.anatomy, mask.float().to(device)):
-                right = forward(view.anatomy.model, batch).argmax(-1) == batch.labels
-            found.append(right.float().mean().cpu())
+                right = sum(
+                    int((forward(view.anatomy.model, b).argmax(-1) == b.labels).sum())
+                    for b in batches
+                )
+            found.append(torch.tensor(right / size))
         return torch.stack(found)
 
     def _rewards(self, accuracy: Tensor, drawn: Tensor, view: DefenderView) -> Tensor:
