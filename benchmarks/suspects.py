@@ -14,6 +14,7 @@ sentences and leaves cutting off the validation part to the tool. Finished cells
 from __future__ import annotations
 
 import argparse
+import subprocess
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,13 @@ def _draw(split: Split, rows: int, seed: int) -> Split:
     return split.take(sorted(order[:rows]))
 
 
+def _commit() -> str:
+    """Return the commit that this file is of, marked where the tree has changes."""
+    folder = Path(__file__).parent
+    told = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(told, capture_output=True, text=True, check=False).stdout.strip()
+
+
 @dataclass
 class JudgedBetween:
     """A healing that judges the pruned model first."""
@@ -149,7 +157,7 @@ def _cell(
         "healing": describe(recipe.healing),
         "bound": {"max_drop": args.max_drop, "min_accuracy": args.min_accuracy},
         "seed": plan.seed,
-        "environment": environment(),
+        "environment": environment() | {"commit": _commit()},
         "before": judged(None),
     }
     between = JudgedBetween(recipe.healing, lambda view: judged(view.anatomy))
