@@ -236,6 +236,17 @@ def test_a_model_that_knows_nothing_is_noted(tokenizer):
     assert any("no better than always giving one answer" in n for n in done.manifest["notes"])
 
 
+def test_doubts_about_the_validation_data_are_noted(trained_folder):
+    few = purify(trained_folder, sources(), Gradient(step=2), PLAN)
+    assert any("40 validation examples decide little" in n for n in few.manifest["notes"])
+    test = sentences(200, seed=6)
+    wrong = replace(test, labels=tuple(1 - y for y in test.labels[:40]) + test.labels[40:])
+    data = Sources(sentences(60), sentences(200, seed=5), wrong)
+    seen = purify(trained_folder, data, Gradient(step=2), PLAN).manifest["notes"]
+    assert not any("decide little" in n for n in seen)
+    assert any("higher on validation than on test data" in n for n in seen)
+
+
 def test_a_foreign_padding_number_is_put_right(tokenizer):
     """transformers reads a decoder at the last token that is not config's padding."""
     suspect = prepare(tiny_model("llama", pad_token_id=7), tokenizer)

@@ -55,6 +55,7 @@ from headsweep.view import DefenderView
 
 PAPER = Schedule(epochs=3, lr=2e-5)
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
+FEW = 200  # validation examples: fewer decide little
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
 
 
@@ -215,7 +216,7 @@ def purify(
     with clock("measure"):
         before = material.figures()
     view = _view(material, plan, before, progress)
-    notes = (*material.suspect.notes, *_worthless(material, before))
+    notes = (*material.suspect.notes, *_doubts(material, before))
     for note in notes:
         progress.say(f"note: {note}")
     progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
@@ -325,16 +326,27 @@ def _view(
     )
 
 
-def _worthless(material: Material, before: dict[str, Any]) -> list[str]:
-    """Return a note when the model is no better than always giving one answer."""
+def _doubts(material: Material, before: dict[str, Any]) -> list[str]:
+    """Return notes on why the bound may mean less than it seems to."""
     labels = material.parts.validation.labels
+    own, notes = before["validation"], []
     most = max(labels.count(label) for label in set(labels))
-    if before["validation"]["right"] > most:
-        return []
-    return [
-        f"accuracy before pruning is {before['validation']['accuracy']:.3f}, no better than "
-        f"always giving one answer ({most / len(labels):.3f}): the bound protects nothing"
-    ]
+    if own["right"] <= most:
+        notes.append(
+            f"accuracy before pruning is {own['accuracy']:.3f}, no better than always giving one "
+            f"answer ({most / len(labels):.3f}): the bound protects nothing"
+        )
+    if len(labels) < FEW:
+        notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
+    test = before.get("test")
+    if test and min(test["examples"], own["examples"]) >= FEW:
+        gap = own["accuracy"] - test["accuracy"]
+        if gap > 0.05:
+            notes.append(
+                f"accuracy is {gap:.3f} higher on validation than on test data: if the model was "
+                "trained on the validation texts, the bound is stricter than it looks"
+            )
+    return notes
 
 
 def _measured(figures: dict[str, Any]) -> int:
