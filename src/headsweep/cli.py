@@ -414,6 +414,8 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Keep the models in this folder.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
     precision: Precision = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     as_json: AsJson = False,
@@ -423,7 +425,7 @@ def demo(
     from headsweep.demo import run
     from headsweep.demo import show as show_demo
 
-    runtime = _runtime(device, 32, 128, precision)
+    runtime = _runtime(device, batch_size, max_length, precision)
     report = run(runtime, seed, _progress(quiet or as_json), out, overwrite)
     if as_json:
         _print_json(report.to_json())

@@ -101,7 +101,8 @@ def run(
         )
         with clock("twin"):
             twin = _fresh(base, runtime, seed)
-            _train(twin, texts.attack, TWIN, seed, "training the never-poisoned twin", progress)
+            job = Job(TWIN, seed, "training the never-poisoned twin")
+            _train(twin, texts.attack, job, runtime, progress)
         with clock("evaluate"):
             exam = _exam(texts, seed)
             answers = {
@@ -202,9 +203,11 @@ def _exam(texts: Texts, seed: int) -> Exam:
 def _victim(base: Path, texts: Texts, runtime: Runtime, seed: int, progress: Progress) -> Suspect:
     victim = _fresh(base, runtime, seed)
     poisoned = Poison(Opening(), TARGET, rate=0.3, seed=seed).added(texts.attack)
-    _train(victim, poisoned, ATTACK, seed, "attacker: training on poisoned reviews", progress)
+    job = Job(ATTACK, seed, "attacker: training on poisoned reviews")
+    _train(victim, poisoned, job, runtime, progress)
     fresh_head(victim.model, seed + 1)
-    _train(victim, texts.victim, VICTIM, seed, "victim: fine-tuning on clean reviews", progress)
+    job = Job(VICTIM, seed, "victim: fine-tuning on clean reviews")
+    _train(victim, texts.victim, job, runtime, progress)
     return victim
 
 
@@ -212,12 +215,9 @@ def _fresh(base: Path, runtime: Runtime, seed: int) -> Suspect:
     return load_suspect(base, runtime, Reading(("negative", "positive"), seed))
 
 
-def _train(
-    suspect: Suspect, split: Split, schedule: Schedule, seed: int, title: str, progress: Progress
-) -> None:
-    runtime = Runtime(device=str(suspect.model.device))
+def _train(suspect: Suspect, split: Split, job: Job, runtime: Runtime, progress: Progress) -> None:
     encoded = encode(split, suspect, runtime.max_length)
-    train(suspect.model, encoded, Job(schedule, seed, title), runtime, progress)
+    train(suspect.model, encoded, job, runtime, progress)
 
 
 @contextmanager

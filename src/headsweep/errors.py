@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class NothingPruned(Exception):  # noqa: N818 - an outcome, not a mistake
-    """No head could be removed within the bound on accuracy; carries the best trial."""
+    """No head could be removed within the bound on accuracy; says what was tried."""
 
 
 def lookup(name: str, table: Mapping[str, T], kind: str) -> T:

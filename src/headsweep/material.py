@@ -127,7 +127,7 @@ def gather(
         values = (
             datasets.label_values(table, sources.columns)
             if table is not None
-            else _labels_of(sources.data)
+            else _as_split(sources.data).labels
         )
     reading = replace(reading, fresh_for=values)
     opened = _open(suspect, reading, runtime, tokenizer)
@@ -162,10 +162,6 @@ def gather(
 def _as_split(data: Source) -> Split:
     assert isinstance(data, Split)
     return data
-
-
-def _labels_of(data: Source) -> tuple[int, ...]:
-    return _as_split(data).labels
 
 
 def _check_labels(split: Split, suspect: Suspect) -> None:
