@@ -341,16 +341,19 @@ def inspect(
     model: Model,
     adapter: AdapterFile = None,
     device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
     from headsweep.families import read_adapter
     from headsweep.heads import already_pruned
-    from headsweep.loading import Reading, Runtime, load_suspect
+    from headsweep.loading import Reading, load_suspect
     from headsweep.show import picture
 
     reading = Reading(adapter=read_adapter(adapter) if adapter else None)
-    opened = load_suspect(model, Runtime(device=device), reading)
+    opened = load_suspect(model, _runtime(device, batch_size, max_length, precision), reading)
     layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
     rows = [
         {
