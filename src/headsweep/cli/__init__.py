@@ -1,0 +1,13 @@
+"""The command line: parse, call one function, print. One file a group of commands."""
+
+# In the order in which `headsweep --help` lists them.
+# isort: off
+from headsweep.cli import purify
+from headsweep.cli import evaluate
+from headsweep.cli import look
+from headsweep.cli import demo
+from headsweep.cli.app import app, main
+
+# isort: on
+
+__all__ = ["app", "demo", "evaluate", "look", "main", "purify"]

@@ -1,0 +1,5 @@
+"""``python -m headsweep.cli``."""
+
+import headsweep.cli as commands
+
+commands.main()

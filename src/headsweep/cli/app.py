@@ -1,0 +1,46 @@
+"""The application that every command hangs on, and its exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from headsweep.errors import NothingPruned, UserError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="headsweep",
+    help="Take a backdoor out of a Hugging Face text classifier by pruning attention heads, "
+    "knowing neither the trigger nor a clean copy of the model.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error of ours
+    """Ctrl-C, with what is kept."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; map every outcome to its exit code."""
+    errors = Console(stderr=True)
+    try:
+        typer.main.get_command(app).main(arguments, prog_name="headsweep")
+        code = 0
+    except (UserError, NothingPruned) as error:
+        errors.print(f"headsweep: {error}", markup=False, highlight=False, soft_wrap=True)
+        code = 2 if isinstance(error, UserError) else 1
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            errors.print("headsweep: interrupted: nothing was written")
+        raise
+    except (KeyboardInterrupt, Interrupted) as error:
+        kept = str(error) or "nothing was written"
+        errors.print(f"headsweep: interrupted: {kept}", markup=False, soft_wrap=True)
+        code = INTERRUPTED
+    sys.exit(code)

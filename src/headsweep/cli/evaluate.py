@@ -1,0 +1,118 @@
+"""The command that judges a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from headsweep.cli.app import app
+from headsweep.cli.options import (
+    AdapterFile,
+    AsJson,
+    BatchSize,
+    Device,
+    DropEmpty,
+    LabelColumn,
+    MaxLength,
+    Model,
+    PairColumn,
+    Precision,
+    Quiet,
+    Seed,
+    TextColumn,
+    one_of,
+    out_console,
+    print_json,
+    progress_of,
+    runtime_of,
+)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep evaluate ./purified --data test.csv\n\n"
+    "headsweep evaluate ./purified --data test.tsv --triggered triggered.tsv --target positive "
+    "--triggered-labels true --validation dev.tsv --clean-model ./twin --suspect ./suspect"
+)
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Option(help="Clean labelled test data.")],
+    triggered: Annotated[str | None, typer.Option(help="Triggered test texts.")] = None,
+    target: Annotated[str | None, typer.Option(help="The attacker's label.")] = None,
+    triggered_labels: Annotated[
+        str,
+        typer.Option(
+            help="true: the triggered rows carry true labels (rows of the target are left out); "
+            "target: they carry the attacker's label, and all count."
+        ),
+    ] = "true",
+    validation: Annotated[
+        str | None, typer.Option(help="Clean data to match the clean flip rate on.")
+    ] = None,
+    clean_model: Annotated[
+        str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
+    ] = None,
+    suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
+    adapter: AdapterFile = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure ACC, label flip rate and its relatives, with 95% intervals."""
+    from headsweep.data import Columns
+    from headsweep.evaluate import Files
+    from headsweep.evaluate import evaluate as run
+    from headsweep.families import read_adapter
+
+    files = Files(
+        data,
+        triggered,
+        target,
+        one_of(triggered_labels, ("true", "target"), "--triggered-labels"),
+        validation,
+        clean_model,
+        suspect,
+        Columns(text_column, pair_column, label_column, drop_empty),
+    )
+    runtime = runtime_of(device, batch_size, max_length, precision)
+    described = read_adapter(adapter) if adapter else None
+    found = run(model, files, runtime, seed, progress_of(quiet or as_json), described)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    from headsweep.show import interval, percent
+
+    table = Table("measure", "value (95% interval)", "what it is")
+    table.add_row("ACC", interval(found.accuracy), "accuracy on clean examples")
+    for name, rate in found.per_class.items():
+        table.add_row(f"  {name}", interval(rate), f"{rate.total} examples")
+    rows = (
+        ("LFR", found.lfr, "triggered non-target examples predicted as the target"),
+        ("CFR", found.cfr, "clean non-target examples predicted as the target"),
+        ("matched LFR", found.matched_lfr, f"LFR at the CFR of the {found.reference}"),
+        ("floor LFR", found.floor_lfr, "LFR of the never-poisoned twin"),
+        ("excess LFR", found.excess_lfr, "matched LFR minus floor; 0 is the goal"),
+        ("agreement", found.agreement, "clean examples predicted as by the suspect"),
+    )
+    for name, maybe, what in rows:
+        if maybe is not None:
+            table.add_row(name, interval(maybe), what)
+    out_console.print(table)
+    if found.lfr is not None and found.matched_lfr is None:
+        missing = "--validation" if validation is None else "--clean-model or --suspect"
+        out_console.print(
+            f"no matched LFR: give {missing}. A model that merely leans away from "
+            f"the target has a low LFR too (CFR here {percent(found.cfr.value)}).",  # type: ignore[union-attr]
+            style="dim",
+        )

@@ -1,0 +1,137 @@
+"""Commands that only look: strategies, inspect, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from headsweep.cli.app import app
+from headsweep.cli.options import (
+    AdapterFile,
+    AsJson,
+    BatchSize,
+    Device,
+    MaxLength,
+    Model,
+    Precision,
+    out_console,
+    print_json,
+    runtime_of,
+)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
+def strategies(as_json: AsJson = False) -> None:
+    """List strategies, baselines and controls with source, fields and defaults."""
+    from headsweep.defenses import DEFENSES
+    from headsweep.settings import described
+    from headsweep.strategies import STRATEGIES
+
+    listed = {"purify --strategy": STRATEGIES, "defend --with": DEFENSES}
+    if as_json:
+        form = {
+            option: {
+                name: {
+                    "summary": _summary(method),
+                    "source": method.source,
+                    "fields": [
+                        dict(zip(("name", "type", "default"), row, strict=True))
+                        for row in described(method)
+                    ],
+                }
+                for name, method in methods.items()
+            }
+            for option, methods in listed.items()
+        }
+        print_json(form)
+        return
+    for option, methods in listed.items():
+        table = Table(option, "what it does", "source", "fields (--set field=value)")
+        for name, method in methods.items():
+            rows = [f"{field}={default}  ({kind})" for field, kind, default in described(method)]
+            table.add_row(name, _summary(method), method.source, "\n".join(rows), end_section=True)
+        out_console.print(table)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\nheadsweep inspect ./suspect")
+def inspect(
+    model: Model,
+    adapter: AdapterFile = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
+    from headsweep.families import read_adapter
+    from headsweep.heads import already_pruned
+    from headsweep.loading import Reading, load_suspect
+    from headsweep.show import picture
+
+    reading = Reading(adapter=read_adapter(adapter) if adapter else None)
+    opened = load_suspect(model, runtime_of(device, batch_size, max_length, precision), reading)
+    layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
+    rows = [
+        {
+            "layer": row.layer,
+            "heads": row.units,
+            "key_value_heads": row.units // row.group,
+            "head_width": row.width,
+            "pruned": [head for layer, head in pruned.pruned_heads if layer == row.layer],
+        }
+        for row in layout.rows
+    ]
+    form = {
+        "model": model,
+        "architecture": type(opened.model).__name__,
+        "model_type": opened.model.config.model_type,
+        "parameters": sum(p.numel() for p in opened.model.parameters()),
+        "precision": str(opened.precision).removeprefix("torch."),
+        "labels": list(opened.labels.names),
+        "heads": layout.units,
+        "gates_checked": True,
+        "layers": rows,
+    }
+    if as_json:
+        print_json(form)
+        return
+    out_console.print(
+        f"{form['architecture']}, {form['parameters'] / 1e6:.1f}M parameters, saved in "  # type: ignore[operator]
+        f"{form['precision']}, labels {', '.join(opened.labels.names)}",
+        highlight=False,
+    )
+    first = rows[0]
+    out_console.print(
+        f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
+        f"{first['key_value_heads']} key/value heads a layer; gates checked",
+        highlight=False,
+    )
+    out_console.print(picture(pruned), end="")
+
+
+@app.command(epilog="[bold]Example[/bold]\n\nheadsweep verify ./purified")
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder `purify` wrote.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check the weights of a purified folder against its manifest."""
+    from headsweep.export import verify as run
+
+    found = run(folder)
+    if as_json:
+        print_json([dataclasses.asdict(check) for check in found])
+    else:
+        from headsweep import show
+
+        show.checks(out_console, found)
+    if not all(check.passed for check in found):
+        raise typer.Exit(1)
+
+
+def _summary(method: Any) -> str:
+    return (method.__doc__ or "").strip().split("\n")[0]

@@ -1,0 +1,81 @@
+"""Options that commands share, and what turns them into objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from headsweep.errors import UserError, lookup
+
+out_console = Console()
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, or name on the Hub.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Decides everything random.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples a batch.")]
+MaxLength = Annotated[int, typer.Option(min=3, help="Tokens a text, at most.")]
+Precision = Annotated[
+    str, typer.Option(help="Training: fp32, bf16, or auto (bf16 where the machine computes it).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text; else guessed.")]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; else guessed.")]
+DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without a text.")]
+AdapterFile = Annotated[
+    Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
+]
+UnitKinds = Annotated[str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn.")]
+FfnGroups = Annotated[
+    int | None,
+    typer.Option(min=0, help="FFN groups a layer (as many as heads); 0: single neurons."),
+]
+
+
+def units_of(kinds: str, ffn_groups: int | None) -> Any:
+    """Return the units that ``--units`` and ``--ffn-groups`` name; raises UserError."""
+    from headsweep.heads import Units
+
+    asked = {part.strip() for part in kinds.split(",") if part.strip()}
+    for part in asked:
+        one_of(part, ("heads", "ffn"), "--units")
+    return Units("heads" in asked, "ffn" in asked, ffn_groups)
+
+
+def one_of(value: str, known: tuple[str, ...], option: str) -> Any:
+    """Return the value if it is known; raises UserError with a suggestion."""
+    return lookup(value, {name: name for name in known}, f"value of {option}")
+
+
+def runtime_of(device: str, batch_size: int, max_length: int, precision: str) -> Any:
+    """Return where and how to compute; raises UserError now for what would fail later."""
+    from headsweep.loading import Runtime
+
+    runtime = Runtime(device, batch_size, max_length, precision)
+    runtime.trains_in_bf16()
+    return runtime
+
+
+def progress_of(quiet: bool) -> Any:
+    """Return where to report progress."""
+    from headsweep.progress import Silent, Terminal
+
+    return Silent() if quiet else Terminal()
+
+
+def text_of(path: Path) -> str:
+    """Return what a file holds; raises UserError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def print_json(form: Any) -> None:
+    """Print JSON for machines on standard output."""
+    print(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))

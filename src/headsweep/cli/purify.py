@@ -1,0 +1,260 @@
+"""Commands that take a suspect and write a purified model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headsweep.cli.app import Interrupted, app
+from headsweep.cli.options import (
+    AdapterFile,
+    AsJson,
+    BatchSize,
+    Device,
+    DropEmpty,
+    FfnGroups,
+    LabelColumn,
+    MaxLength,
+    Model,
+    PairColumn,
+    Precision,
+    Quiet,
+    Seed,
+    TextColumn,
+    UnitKinds,
+    one_of,
+    out_console,
+    print_json,
+    progress_of,
+    runtime_of,
+    text_of,
+    units_of,
+)
+from headsweep.errors import UserError, lookup
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep purify ./suspect --data clean.csv --out ./purified\n\n"
+    "headsweep purify org/model --data imdb:train --max-drop 0.01 --out ./purified\n\n"
+    "headsweep purify ./suspect --data train.tsv --validation dev.tsv --test test.tsv "
+    "--strategy gradient --set step=6 --heal-epochs 0 --out ./pruned-only\n\n"
+    "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
+    "verify, 2 a mistake in what was asked, 130 interrupted."
+)
+def purify(
+    model: Model,
+    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
+    test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
+    strategy: Annotated[str, typer.Option(help="See `headsweep strategies`.")] = "gradient",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Strategy field.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
+    ] = 0.02,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(help="classifier: as it is; encoder: fresh head first, as in the paper."),
+    ] = "classifier",
+    heal_epochs: Annotated[
+        float | None,
+        typer.Option(min=0, help="Fine-tuning after pruning (2; from the encoder 3); 0: none."),
+    ] = None,
+    heal_lr: Annotated[
+        float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
+    units: UnitKinds = "heads",
+    ffn_groups: FfnGroups = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    adapter: AdapterFile = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    from headsweep.data import Columns
+    from headsweep.export import check_free
+    from headsweep.families import read_adapter
+    from headsweep.heads import HeadMask
+    from headsweep.healing import FineTune
+    from headsweep.material import Sources
+    from headsweep.pipeline import Plan
+    from headsweep.settings import configure
+    from headsweep.strategies import STRATEGIES
+
+    chosen = configure(lookup(strategy, STRATEGIES, "strategy"), settings or [])
+    check_free(out, overwrite)
+    kept = _mask_file(out)
+    if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
+        raise UserError(
+            f"{kept}: is there already, it may be the mask of an interrupted run",
+            f"go on from it with --mask {kept}, or remove it",
+        )
+    if start == "encoder" and heal_epochs == 0:
+        raise UserError(
+            "--start encoder ends with a fresh classifier, which must be trained",
+            "leave --heal-epochs 0 out",
+        )
+    plan = Plan(
+        max_drop=max_drop,
+        min_accuracy=min_accuracy,
+        start=one_of(start, ("classifier", "encoder"), "--start"),
+        seed=seed,
+        mask=HeadMask.from_json(text_of(mask)) if mask else None,
+        runtime=runtime_of(device, batch_size, max_length, precision),
+        adapter=read_adapter(adapter) if adapter else None,
+        units=units_of(units, ffn_groups),
+    )
+    usual = plan.healing
+    assert isinstance(usual, FineTune)
+    epochs = usual.epochs if heal_epochs is None else heal_epochs
+    plan = dataclasses.replace(
+        plan, heal=FineTune(epochs, usual.lr if heal_lr is None else heal_lr)
+    )
+    sources = Sources(
+        data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
+    )
+    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep defend ./suspect --with pure --data clean.csv --out ./pure\n\n"
+    "headsweep defend ./suspect --with fth --set lr=2e-4 --data clean.csv --out ./fth\n\n"
+    "headsweep defend ./suspect --with random --set count=20 --data clean.csv --out ./control"
+)
+def defend(
+    model: Model,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
+    test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
+    ] = 0.02,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    adapter: AdapterFile = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a baseline or a control on a suspect, for comparison with `purify`."""
+    from headsweep.data import Columns
+    from headsweep.defenses import DEFENSES
+    from headsweep.export import check_free
+    from headsweep.families import read_adapter
+    from headsweep.material import Sources
+    from headsweep.pipeline import Plan
+    from headsweep.settings import configure
+
+    recipe = configure(lookup(baseline, DEFENSES, "baseline"), settings or []).recipe()
+    check_free(out, overwrite)
+    plan = Plan(
+        max_drop=max_drop,
+        min_accuracy=min_accuracy,
+        heal=recipe.healing,
+        seed=seed,
+        runtime=runtime_of(device, batch_size, max_length, precision),
+        units=recipe.units,
+        adapter=read_adapter(adapter) if adapter else None,
+    )
+    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    sources = Sources(data, validation, test, columns)
+    _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
+
+
+def _mask_file(out: Path) -> Path:
+    out = out.absolute()
+    return out.with_name(f"{out.name}.head-mask.json")
+
+
+def _is_kept(path: Path) -> bool:
+    """Tell whether a mask file is one that an interrupted run left behind."""
+    from headsweep.pipeline import KEPT
+
+    return path.exists() and f'"{KEPT}"' in path.read_text(encoding="utf-8")
+
+
+def _run(
+    model: str,
+    sources: Any,
+    strategy: Any,
+    plan: Any,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    kept: Path | None = None,
+) -> None:
+    """Run the pipeline, save, print; exit 1 when the result does not verify."""
+    from headsweep import show
+    from headsweep.pipeline import purify as run
+
+    try:
+        done = run(
+            model, sources, strategy, plan, progress=progress_of(quiet or as_json), keep_mask=kept
+        )
+        done.save(out, overwrite)
+    except KeyboardInterrupt:
+        if kept is not None and _is_kept(kept):
+            raise Interrupted(
+                f"the head mask is kept: run the same command with --mask {kept} to go on"
+            ) from None
+        raise Interrupted("nothing was written") from None
+    except BaseException:
+        if kept is not None and plan.mask is None:
+            kept.unlink(missing_ok=True)
+        raise
+    if kept is not None and _is_kept(kept):
+        kept.unlink()
+    if as_json:
+        print_json(done.manifest)
+    else:
+        show.purified(out_console, done.manifest)
+        show.checks(out_console, done.checks)
+        out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
+        out_console.print(
+            "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
+            "your own with `headsweep evaluate`.",
+            style="dim",
+        )
+    if not done.verified:
+        raise typer.Exit(1)
