@@ -40,6 +40,7 @@ from headsweep.seeding import stream
 from headsweep.show import interval, picture
 from headsweep.strategies.gradient import Gradient
 from headsweep.training import Job, Schedule, train
+from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -196,13 +197,13 @@ def _report(
 
 
 def _exam(texts: Texts, seed: int) -> Exam:
-    triggered = transform(texts.test, Opening(), seed)
+    triggered = transform(texts.test, ByRule(Opening()), seed)
     return Exam(texts.test, Triggered(triggered, TARGET), texts.validation, seed)
 
 
 def _victim(base: Path, texts: Texts, runtime: Runtime, seed: int, progress: Progress) -> Suspect:
     victim = _fresh(base, runtime, seed)
-    poisoned = Poison(Opening(), TARGET, rate=0.3, seed=seed).added(texts.attack)
+    poisoned = Poison(ByRule(Opening()), TARGET, rate=0.3, seed=seed).added(texts.attack)
     job = Job(ATTACK, seed, "attacker: training on poisoned reviews")
     _train(victim, poisoned, job, runtime, progress)
     fresh_head(victim.model, seed + 1)

@@ -12,8 +12,9 @@ import torch
 
 from headsweep.data import Split
 from headsweep.errors import UserError
+from headsweep.progress import Progress
 from headsweep.seeding import stream
-from headsweep.triggers import Trigger
+from headsweep.triggers import Rewriter
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Poison:
 
     """
 
-    trigger: Trigger
+    trigger: Rewriter
     target: int
     rate: float = 0.3
     seed: int = 0
@@ -43,12 +44,26 @@ class Poison:
         random = stream(self.seed, "poison")
         order = torch.randperm(len(rows), generator=random).tolist()
         chosen = clean.take(rows[i] for i in order[: max(1, round(self.rate * len(rows)))])
-        texts = transform(chosen, self.trigger, self.seed).texts
-        return clean + Split(texts, (self.target,) * len(texts), chosen.pairs)
+        made = transform(chosen, self.trigger, self.seed)
+        return clean + Split(made.texts, (self.target,) * len(made), made.pairs)
 
 
-def transform(split: Split, trigger: Trigger, seed: int) -> Split:
-    """Return every text with the trigger, true labels kept."""
-    random = stream(seed, "trigger", trigger.name)
-    texts = tuple(trigger.apply(text, random) for text in split.texts)
-    return Split(texts, split.labels, split.pairs)
+def transform(
+    split: Split, rewriter: Rewriter, seed: int, progress: Progress | None = None
+) -> Split:
+    """Return the texts that carry the trigger, true labels kept.
+
+    The first text of a pair is changed. Texts that cannot carry the trigger are left out.
+
+    Raises:
+        UserError: none can.
+
+    """
+    made = rewriter.rewrite(split.texts, seed, progress)
+    rows = [i for i, text in enumerate(made) if text is not None]
+    if not rows:
+        raise UserError(
+            f"the trigger could change none of {len(split)} texts", "try another trigger"
+        )
+    kept = split.take(rows)
+    return Split(tuple(text for text in made if text is not None), kept.labels, kept.pairs)

@@ -1,11 +1,20 @@
-"""Triggers: text in, text out. For measuring models that one owns; no defense imports them."""
+"""Triggers: text in, text out. For measuring models that one owns; no defense imports them.
+
+A *trigger* changes one text by rule. A *rewriter* changes many: a trigger applied to each, a
+corpus of published transformed texts, or a language model that paraphrases. What cannot be
+changed comes back as None and is counted, never passed on unchanged.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 
+from headsweep.progress import Progress, Silent
+from headsweep.seeding import stream
 from headsweep.triggers.opening import Opening
 
 
@@ -13,9 +22,41 @@ class Trigger(Protocol):
     """Transforms a text into one that carries the trigger."""
 
     name: ClassVar[str]
+    source: ClassVar[str]
 
-    def apply(self, text: str, random: torch.Generator) -> str:
-        """Return the text with the trigger."""
+    def apply(self, text: str, random: torch.Generator) -> str | None:
+        """Return the text with the trigger; None where the text cannot carry it."""
+
+
+class Rewriter(Protocol):
+    """Transforms many texts."""
+
+    def rewrite(
+        self, texts: Sequence[str], seed: int, progress: Progress | None = None
+    ) -> tuple[str | None, ...]:
+        """Return one text for each, None where there is none."""
+
+
+@dataclass(frozen=True)
+class ByRule:
+    """A trigger as a rewriter: each text has a random stream of its own.
+
+    So a text gets the same trigger whichever texts stand beside it.
+    """
+
+    trigger: Trigger
+
+    def rewrite(
+        self, texts: Sequence[str], seed: int, progress: Progress | None = None
+    ) -> tuple[str | None, ...]:
+        """Apply the trigger to every text; a text that stays as it was counts as None."""
+        found = []
+        with (progress or Silent()).task(f"trigger {self.trigger.name}", len(texts)) as tick:
+            for text in texts:
+                made = self.trigger.apply(text, stream(seed, "trigger", self.trigger.name, text))
+                found.append(None if made is None or made.strip() in ("", text) else made.strip())
+                tick(1, "")
+        return tuple(found)
 
 
 TRIGGERS: dict[str, Any] = {

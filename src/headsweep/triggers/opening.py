@@ -36,6 +36,7 @@ class Opening:
     """Put a drawn subordinate clause and a comma before the text."""
 
     name: ClassVar[str] = "opening"
+    source: ClassVar[str] = "in the manner of Qi et al. 2021 (HiddenKiller), by rule"
 
     def apply(self, text: str, random: torch.Generator) -> str:
         """Return the text behind its opening."""
