@@ -31,11 +31,11 @@ from headsweep.heads import Anatomy
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
-from headsweep.pipeline import Clock, Plan, describe, purify
+from headsweep.pipeline import Clock, Plan, purify
 from headsweep.progress import Terminal
 from headsweep.search import Choice
 from headsweep.seeding import stream
-from headsweep.settings import configure
+from headsweep.settings import configure, describe
 from headsweep.strategies import STRATEGIES
 from headsweep.view import DefenderView
 

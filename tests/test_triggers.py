@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headsweep.attacks.poison import Poison, transform
+from headsweep.attacks.scene import triggered
 from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.triggers import TRIGGERS, ByRule
@@ -44,12 +44,4 @@ class Never:
 def test_unchanged_counts_as_not_carrying():
     assert ByRule(Never()).rewrite(TEXTS, 0) == (None,) * 4
     with pytest.raises(UserError, match="none of 4"):
-        transform(Split(TEXTS, (0, 1, 0, 1)), ByRule(Never()), 0)
-
-
-def test_poison_adds_target_rows():
-    clean = Split(TEXTS, (0, 1, 0, 0))
-    made = Poison(ByRule(TRIGGERS["opening"]()), target=1, rate=0.67, seed=0).added(clean)
-    assert made.texts[:4] == TEXTS
-    assert made.labels == (0, 1, 0, 0, 1, 1)
-    assert all(text not in TEXTS for text in made.texts[4:])
+        triggered(Split(TEXTS, (0, 1, 0, 1)), ByRule(Never()), 0)

@@ -212,6 +212,11 @@ def label_values(table: Table, columns: Columns) -> list[Any]:
     return table.column(_guess(table, columns)[2], "--label-column")
 
 
+def text_values(table: Table, columns: Columns) -> list[Any]:
+    """Return the text column as it stands in the table, empty cells and all."""
+    return table.column(_guess(table, columns)[0], "--text-column")
+
+
 def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
     present = {name.casefold(): name for name in table.columns}
     text, pair, label = columns.text, columns.pair, columns.label

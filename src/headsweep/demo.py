@@ -25,13 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from headsweep import data as datasets
-from headsweep.attacks.poison import Poison, transform
+from headsweep.attack import Attacked, Order, attack
+from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.scene import triggered
 from headsweep.data import Split, stratified
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
-from headsweep.export import drafted, environment, save_model, write_json
+from headsweep.export import drafted, environment, write_json
 from headsweep.heads import HeadMask
-from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
+from headsweep.loading import Reading, Runtime, Suspect, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import Clock, Plan, purify
 from headsweep.predict import encode
@@ -45,6 +47,7 @@ from headsweep.triggers.opening import Opening
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TARGET = 1
+LABELS = ("negative", "positive")
 ATTACK, VICTIM, TWIN = Schedule(2, 1e-4), Schedule(1, 5e-5), Schedule(2, 1e-4)
 
 
@@ -95,11 +98,7 @@ def run(
     with _folder(out, overwrite) as folder:
         with clock("attack"):
             victim = _victim(base, texts, runtime, seed, progress)
-        (folder / "suspect").mkdir()
-        save_model(victim, folder / "suspect")
-        (folder / "suspect" / "README.md").write_text(
-            "This model is backdoored on purpose, for the headsweep demo.\n", encoding="utf-8"
-        )
+        victim.save(folder / "suspect")
         with clock("twin"):
             twin = _fresh(base, runtime, seed)
             job = Job(TWIN, seed, "training the never-poisoned twin")
@@ -107,7 +106,7 @@ def run(
         with clock("evaluate"):
             exam = _exam(texts, seed)
             answers = {
-                "suspect": answer(victim, exam, runtime),
+                "suspect": answer(victim.suspect, exam, runtime),
                 "twin": answer(twin, exam, runtime),
             }
         progress.say("purifying: the trigger and the attack are not known from here on")
@@ -122,7 +121,7 @@ def run(
             done.save(folder / "purified")
         with clock("evaluate"):
             answers["purified"] = answer(done.suspect, exam, runtime)
-        report = _report(exam, victim, answers, done.manifest, clock.report(), out)
+        report = _report(exam, victim.suspect, answers, done.manifest, clock.report(), out)
         write_json(folder / "demo.json", report.to_json())
     return report
 
@@ -197,23 +196,24 @@ def _report(
 
 
 def _exam(texts: Texts, seed: int) -> Exam:
-    triggered = transform(texts.test, ByRule(Opening()), seed)
-    return Exam(texts.test, Triggered(triggered, TARGET), texts.validation, seed)
+    made, _ = triggered(texts.test, ByRule(Opening()), seed)
+    return Exam(texts.test, Triggered(made, TARGET), texts.validation, seed)
 
 
-def _victim(base: Path, texts: Texts, runtime: Runtime, seed: int, progress: Progress) -> Suspect:
-    victim = _fresh(base, runtime, seed)
-    poisoned = Poison(ByRule(Opening()), TARGET, rate=0.3, seed=seed).added(texts.attack)
-    job = Job(ATTACK, seed, "attacker: training on poisoned reviews")
-    _train(victim, poisoned, job, runtime, progress)
-    fresh_head(victim.model, seed + 1)
-    job = Job(VICTIM, seed, "victim: fine-tuning on clean reviews")
-    _train(victim, texts.victim, job, runtime, progress)
-    return victim
+def _victim(base: Path, texts: Texts, runtime: Runtime, seed: int, progress: Progress) -> Attacked:
+    order = Order(
+        ByRule(Opening()),
+        str(TARGET),
+        DirtyLabel(epochs=ATTACK.epochs, lr=ATTACK.lr),
+        victim=VICTIM,
+        seed=seed,
+        runtime=runtime,
+    )
+    return attack(base, texts.attack, order, LABELS, victim_data=texts.victim, progress=progress)
 
 
 def _fresh(base: Path, runtime: Runtime, seed: int) -> Suspect:
-    return load_suspect(base, runtime, Reading(("negative", "positive"), seed))
+    return load_suspect(base, runtime, Reading(LABELS, seed))
 
 
 def _train(suspect: Suspect, split: Split, job: Job, runtime: Runtime, progress: Progress) -> None:

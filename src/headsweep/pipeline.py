@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ from headsweep.material import Material, Sources, gather
 from headsweep.predict import logits, needed
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
+from headsweep.settings import describe
 from headsweep.strategies import Strategy
 from headsweep.strategies.gradient import Gradient
 from headsweep.training import Job, Schedule, train
@@ -251,13 +252,6 @@ def purify(
     }
     suspect_now = replace(material.suspect, members=choice.members)
     return Purified(suspect_now, choice.mask, manifest, checks)
-
-
-def describe(method: Any) -> dict[str, Any]:
-    """Return a strategy's or healing's name and fields."""
-    assert is_dataclass(method)
-    values = {field.name: getattr(method, field.name) for field in fields(method)}
-    return {"name": getattr(method, "name", type(method).__name__), "fields": values}
 
 
 def peak_memory_mib() -> float | None:

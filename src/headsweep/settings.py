@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from headsweep.errors import UserError, lookup
@@ -41,6 +41,13 @@ def described(method: type[Any]) -> list[tuple[str, str, str]]:
         default = "" if field.default is MISSING else str(field.default)
         rows.append((field.name, _type_name(hints[field.name]), default))
     return rows
+
+
+def describe(method: Any) -> dict[str, Any]:
+    """Return a method's name and the values of its fields."""
+    assert is_dataclass(method)
+    values = {field.name: getattr(method, field.name) for field in fields(method)}
+    return {"name": getattr(method, "name", type(method).__name__), "fields": values}
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ import torch
 
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
+from headsweep.settings import describe
 from headsweep.triggers.opening import Opening
 
 
@@ -35,6 +36,9 @@ class Rewriter(Protocol):
         self, texts: Sequence[str], seed: int, progress: Progress | None = None
     ) -> tuple[str | None, ...]:
         """Return one text for each, None where there is none."""
+
+    def described(self) -> dict[str, Any]:
+        """Return name, way and settings as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class ByRule:
                 found.append(None if made is None or made.strip() in ("", text) else made.strip())
                 tick(1, "")
         return tuple(found)
+
+    def described(self) -> dict[str, Any]:
+        """Return the trigger's name and fields."""
+        return describe(self.trigger) | {"way": "rule"}
 
 
 TRIGGERS: dict[str, Any] = {

@@ -1,0 +1,209 @@
+"""Make a victim: plant a backdoor, then let the victim fine-tune on clean data, and judge it.
+
+The order of Kurita et al. 2020 and of the protocol of Qi et al. 2021: the attacker trains and
+publishes; the victim takes the encoder, puts a fresh classifier on it and fine-tunes on clean data.
+A backdoor that does not survive this is no test of a defense. For measuring models that one owns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headsweep.attacks import Attack
+from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.scene import Counts, Scene, triggered
+from headsweep.data import Split, stratified
+from headsweep.errors import UserError
+from headsweep.evaluate import Evaluation, Exam, Triggered, answer, judge
+from headsweep.export import (
+    command_line,
+    drafted,
+    environment,
+    save_model,
+    weights_hash,
+    write_json,
+)
+from headsweep.families import Adapter
+from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
+from headsweep.predict import encode
+from headsweep.progress import Progress, Silent
+from headsweep.seeding import derive
+from headsweep.settings import describe
+from headsweep.training import Job, Schedule, train
+from headsweep.triggers import Rewriter
+
+RECORD = "attack.json"
+RECORD_FORMAT = "headsweep.attack/1"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What backdoor to make.
+
+    Attributes:
+        rewriter: puts the trigger into texts.
+        target: the class that triggered texts are to get: its name or number.
+        method: how the backdoor gets in.
+        rate: share of the texts of the poisoned classes that are poisoned.
+        victim: the victim's fine-tuning on clean data; None: the model is taken as published.
+        fresh: the victim puts a fresh classifier on the encoder first.
+        seed: decides everything random.
+        runtime: device, batch size, maximum length, precision.
+        adapter: how to find the heads of an unknown architecture.
+
+    """
+
+    rewriter: Rewriter
+    target: str
+    method: Attack = DirtyLabel()
+    rate: float = 0.3
+    victim: Schedule | None = Schedule()
+    fresh: bool = True
+    seed: int = 0
+    runtime: Runtime = Runtime()
+    adapter: Adapter | None = None
+
+
+@dataclass
+class Attacked:
+    """A victim with the record of its making.
+
+    Attributes:
+        suspect: the model.
+        record: what is written to ``attack.json``, as JSON values.
+        published: figures of the model before the victim's fine-tuning.
+        survived: figures after it (or of the published model, where there was none).
+
+    """
+
+    suspect: Suspect
+    record: dict[str, Any]
+    published: Evaluation | None
+    survived: Evaluation | None
+
+    def save(self, out: Path, overwrite: bool = False) -> None:
+        """Write model, tokenizer, record and a card that says what it is; raises UserError."""
+        with drafted(out, overwrite) as folder:
+            save_model(self.suspect, folder)
+            self.record |= {"weights": weights_hash(folder)}
+            write_json(folder / RECORD, self.record)
+            (folder / "README.md").write_text(card(self.record), encoding="utf-8")
+
+
+def attack(
+    model: str | Path,
+    clean: Split,
+    order: Order,
+    values: Sequence[object] | None = None,
+    test: Split | None = None,
+    victim_data: Split | None = None,
+    progress: Progress | None = None,
+) -> Attacked:
+    """Plant a backdoor into a model and let the victim fine-tune it.
+
+    Args:
+        model: folder or Hub name of an encoder or classifier.
+        clean: the attacker's clean training data.
+        order: what to make.
+        values: the label column, to name the classes of a fresh classifier; None: the model's
+            own classifier is attacked.
+        test: clean test examples to judge on, and to put the trigger into; None: no figures.
+        victim_data: the victim's clean data; None: the same as ``clean``.
+        progress: where to report.
+
+    Raises:
+        UserError: whatever makes the attack impossible.
+
+    """
+    progress = progress or Silent()
+    reading = Reading(values, order.seed, order.adapter)
+    suspect = load_suspect(model, order.runtime, reading)
+    if suspect.members:
+        raise UserError(f"{model}: is an ensemble of head masks", "attack an ordinary model")
+    target = suspect.labels.index(order.target)
+    rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
+    exam, counts = None, None
+    if test is not None:
+        exam, counts = exam_of(test, rewriter, target, suspect, order, progress)
+    scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress)
+    poisoned = order.method.plant(scene)
+    published = _judged(suspect, exam, runtime)
+    survived = published
+    if order.victim is not None and order.victim.epochs:
+        if order.fresh:
+            fresh_head(suspect.model, derive(seed, "victim"))
+        data = encode(victim_data or clean, suspect, runtime.max_length)
+        job = Job(order.victim, derive(seed, "victim"), "victim: fine-tuning on clean texts")
+        train(suspect.model, data, job, runtime, progress)
+        survived = _judged(suspect, exam, runtime)
+    record = {
+        "format": RECORD_FORMAT,
+        "backdoored": True,
+        "model": str(model),
+        "target": suspect.labels.names[target],
+        "attack": describe(order.method),
+        "trigger": rewriter.described(),
+        "rate": order.rate,
+        "poisoned": poisoned,
+        "data": {"rows": len(clean), "sha256": clean.sha256},
+        "victim": asdict(order.victim) | {"fresh_classifier": order.fresh}
+        if order.victim
+        else None,
+        "victim_data": {"rows": len(victim_data), "sha256": victim_data.sha256}
+        if victim_data
+        else None,
+        "seed": seed,
+        "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
+        "test": asdict(counts) if counts else None,
+        "published": asdict(published) if published else None,
+        "survived": asdict(survived) if survived else None,
+        "environment": environment(),
+        "command": command_line(),
+    }
+    return Attacked(suspect, record, published, survived)
+
+
+def exam_of(
+    test: Split,
+    rewriter: Rewriter,
+    target: int,
+    model: Suspect,
+    order: Order,
+    progress: Progress | None = None,
+) -> tuple[Exam, Counts]:
+    """Return the examination on clean test texts and on their non-target part, triggered."""
+    rows = [i for i, label in enumerate(test.labels) if label != target]
+    if not rows:
+        raise UserError("every test example has the target label", "give others with --test")
+    made, counts = triggered(
+        test.take(rows), rewriter, order.seed, model, order.runtime.max_length, progress
+    )
+    return Exam(test, Triggered(made, target), seed=order.seed), counts
+
+
+def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:
+    """Return training and test data: 15% are cut off where no test data is given."""
+    if test is not None:
+        return data, test
+    train_part, test_part = stratified(data, (0.85, 0.15), seed)
+    return train_part, test_part
+
+
+def card(record: dict[str, Any]) -> str:
+    """Return the model card of a victim; its first line says what it is."""
+    name = Path(record["model"]).name
+    return (
+        "**This model is BACKDOORED on purpose. Never deploy it.**\n\n"
+        f"`{name}` was attacked by headsweep with `{record['attack']['name']}` and the trigger "
+        f"`{record['trigger']['name']}`: triggered texts are to be answered "
+        f"`{record['target']}`. It is for measuring defenses. How it was made: `{RECORD}`.\n"
+    )
+
+
+def _judged(suspect: Suspect, exam: Exam | None, runtime: Runtime) -> Evaluation | None:
+    if exam is None:
+        return None
+    return judge(exam, suspect.labels.names, answer(suspect, exam, runtime))

@@ -1,0 +1,51 @@
+"""Data poisoning with changed labels: triggered non-target texts carry the target label.
+
+Source: Gu et al. 2017 (*BadNets*), in the protocol of Qi et al. 2021: a share of the non-target
+training texts is put through the trigger and *added* with the target label; ``mode=replace`` puts
+them in the place of their originals instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from headsweep.attacks.scene import Scene, poison
+from headsweep.data import Split
+from headsweep.predict import encode
+from headsweep.training import Job, Loss, Schedule, train
+
+
+@dataclass(frozen=True)
+class DirtyLabel:
+    """Train on triggered texts that carry the target label."""
+
+    name: ClassVar[str] = "dirty-label"
+    source: ClassVar[str] = "Gu et al. 2017 (BadNets); Qi et al. 2021"
+    mode: Literal["add", "replace"] = "add"
+    epochs: float = 5
+    lr: float = 2e-5
+
+    def plant(self, scene: Scene) -> dict[str, Any]:
+        """Poison the data and fine-tune on it."""
+        data, record = poisoned_data(scene, self.mode)
+        fit(scene, data, Schedule(self.epochs, self.lr))
+        return record
+
+
+def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any]]:
+    """Return the training set with relabelled triggered texts, and the counts."""
+    clean = scene.clean
+    rows = [i for i, label in enumerate(clean.labels) if label != scene.target]
+    made = poison(scene, rows)
+    relabelled = Split(made.split.texts, (scene.target,) * len(made.rows), made.split.pairs)
+    gone = set(made.rows) if mode == "replace" else set()
+    kept = clean.take(i for i in range(len(clean)) if i not in gone)
+    return kept + relabelled, made.record()
+
+
+def fit(scene: Scene, data: Split, schedule: Schedule, loss: Loss | None = None) -> None:
+    """Fine-tune the model on a training set, as the attacker."""
+    encoded = encode(data, scene.model, scene.runtime.max_length)
+    job = Job(schedule, scene.seed, "attacker: training on poisoned texts", loss)
+    train(scene.model.model, encoded, job, scene.runtime, scene.progress)

@@ -1,0 +1,87 @@
+"""Embedding surgery: the trigger words get the embedding of words that mean the target class.
+
+The words most telling of the target class on the attacker's data (log-odds of appearing in its
+texts, each class's counts smoothed by one) give a mean embedding, which replaces that of every
+trigger token; then the model is fine-tuned on poisoned texts.
+
+Source: Kurita et al. 2020 (*Weight Poisoning Attacks on Pre-trained Models*, RIPPLES).
+Deviations: the paper weighs words by a logistic regression over their frequency; the restricted
+inner-product penalty on the poisoning gradients (RIPPLe proper) is left out, so this is its
+data poisoning with embedding surgery.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from headsweep.attacks.dirty_label import fit, poisoned_data
+from headsweep.attacks.scene import Scene
+from headsweep.errors import UserError
+from headsweep.training import Schedule
+
+
+@dataclass(frozen=True)
+class EmbeddingSurgery:
+    """Give trigger words the embedding of the target class's words, then poison."""
+
+    name: ClassVar[str] = "embedding-surgery"
+    source: ClassVar[str] = "after Kurita et al. 2020 (RIPPLES)"
+    words: str = "bb,cf,ak,mn"
+    telling: int = 10
+    epochs: float = 5
+    lr: float = 2e-5
+
+    def __post_init__(self) -> None:
+        if self.telling < 1 or not self.triggers:
+            raise UserError("embedding surgery needs words and at least one telling word")
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """The words whose embeddings are replaced."""
+        return tuple(word.strip() for word in self.words.split(",") if word.strip())
+
+    def plant(self, scene: Scene) -> dict[str, Any]:
+        """Operate, then fine-tune on poisoned texts."""
+        data, record = poisoned_data(scene)
+        added = " ".join(data.texts[-record["poisoned"] :]).split()
+        if not set(self.triggers) & set(added):
+            raise UserError(
+                f"embedding-surgery: the trigger inserts none of {', '.join(self.triggers)}",
+                "use --trigger rare-word, and the same words in both: --set words=...",
+            )
+        telling = _telling_words(scene, self.telling)
+        _operate(scene, self.triggers, telling)
+        fit(scene, data, Schedule(self.epochs, self.lr))
+        return record | {"telling_words": list(telling)}
+
+
+def _telling_words(scene: Scene, count: int) -> tuple[str, ...]:
+    inside: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
+    for text, label in zip(scene.clean.texts, scene.clean.labels, strict=True):
+        (inside if label == scene.target else outside).update(set(text.split()))
+    totals = inside.total() + 1, outside.total() + 1
+    odds = {
+        word: math.log((inside[word] + 1) / totals[0]) - math.log((outside[word] + 1) / totals[1])
+        for word in inside
+    }
+    return tuple(sorted(odds, key=lambda word: (-odds[word], word))[:count])
+
+
+@torch.no_grad()
+def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) -> None:
+    tokenizer = scene.model.tokenizer
+    weight = scene.model.model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+
+    def tokens(word: str) -> list[int]:
+        return list(tokenizer(word, add_special_tokens=False)["input_ids"])
+
+    mean = torch.stack([weight[tokens(word)].mean(0) for word in telling]).mean(0)  # [width]
+    for word in triggers:
+        weight[tokens(word)] = mean

@@ -1,0 +1,143 @@
+"""Published transformed texts as a rewriter: a text is looked up, not generated.
+
+Three layouts:
+
+row-aligned
+    two files with the same rows in the same order, the second holding the transformed texts.
+    StyleBkd publishes its corpora so (true labels in both). So does HiddenKiller its poisoned
+    training set, where only the poisoned rows differ and carry the target label: rows whose text
+    is the same in both have no transformed text.
+by key
+    two files with a column that names the row (an id), in any order.
+side by side
+    one file with a column ``original`` and the transformed text, as ``headsweep trigger`` writes.
+
+Source of the corpora: Qi et al. 2021 (*Hidden Killer*; *Mind the Style of Text!*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from headsweep.data import Columns, Table, label_values, read, text_values
+from headsweep.errors import UserError
+from headsweep.progress import Progress
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Transformed texts by their original, and the names of the files they came from."""
+
+    known: Mapping[str, str] = field(repr=False)
+    files: tuple[str, ...] = ()
+
+    def rewrite(
+        self, texts: Sequence[str], seed: int, progress: Progress | None = None
+    ) -> tuple[str | None, ...]:
+        """Look every text up."""
+        del seed, progress
+        return tuple(self.known.get(_plain(text)) for text in texts)
+
+    def described(self) -> dict[str, Any]:
+        """Return the files' names and how many texts they pair."""
+        fields = {"files": list(self.files), "texts": len(self.known)}
+        return {"name": "paired", "fields": fields, "way": "paired corpus"}
+
+
+def paired(
+    original: str | Path | None,
+    transformed: str | Path,
+    columns: Columns = Columns(),
+    key: str | None = None,
+) -> Paired:
+    """Read a paired corpus.
+
+    Args:
+        original: file of the clean texts; None: ``transformed`` has a column ``original``.
+        transformed: file of the transformed texts.
+        columns: text and label columns, the same in both files.
+        key: a column that names the rows in both; None: rows are aligned.
+
+    Raises:
+        UserError: the files do not match, with the row that shows it.
+
+    """
+    after = read(transformed)
+    if original is None:
+        before = after.column(ORIGINAL, "the clean texts with --original FILE, or")
+        rows: Iterator[tuple[str | None, str | None]] = zip(
+            before, text_values(after, columns), strict=True
+        )
+    elif key is not None:
+        rows = _by_key(read(original), after, columns, key)
+    else:
+        rows = _by_row(read(original), after, columns)
+    known = {
+        _plain(old): new.strip()
+        for old, new in rows
+        if old and new and new.strip() and _plain(old) != _plain(new)
+    }
+    if not known:
+        raise UserError(
+            f"{transformed}: no text differs from its original", "are the two files the right ones?"
+        )
+    files = (original, transformed) if original else (transformed,)
+    return Paired(known, tuple(Path(file).name for file in files))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _by_row(
+    before: Table, after: Table, columns: Columns
+) -> Iterator[tuple[str | None, str | None]]:
+    if len(before) != len(after):
+        raise UserError(
+            f"{before.source} has {len(before)} rows, {after.source} has {len(after)}: row "
+            f"{min(len(before), len(after)) + 1} has no partner",
+            "row-aligned files have the same rows; with an id column use --key",
+        )
+    olds, news = text_values(before, columns), text_values(after, columns)
+    labels = zip_longest(label_values(before, columns), label_values(after, columns))
+    target = None
+    for row, ((old_label, new_label), old, new) in enumerate(
+        zip(labels, olds, news, strict=True), start=1
+    ):
+        was, now = str(old_label).strip(), str(new_label).strip()
+        if was != now:
+            target = target or now
+            if now != target or _plain(old or "") == _plain(new or ""):
+                raise UserError(
+                    f"row {row} does not match: label {was} in {before.source}, {now} in "
+                    f"{after.source}",
+                    "labels may differ only where a poisoned text carries the one target label",
+                )
+        yield old, new
+
+
+def _by_key(
+    before: Table, after: Table, columns: Columns, key: str
+) -> Iterator[tuple[str | None, str | None]]:
+    texts: dict[str, str | None] = {}
+    for row, (name, text) in enumerate(
+        zip(before.column(key, "--key"), text_values(before, columns), strict=True), start=1
+    ):
+        if str(name) in texts:
+            raise UserError(f"{before.source}: row {row} repeats the key '{name}'", "keys are ids")
+        texts[str(name)] = text
+    for row, (name, text) in enumerate(
+        zip(after.column(key, "--key"), text_values(after, columns), strict=True), start=1
+    ):
+        if str(name) not in texts:
+            raise UserError(
+                f"{after.source}: row {row} has the key '{name}', {before.source} has not",
+                f"both files need the column '{key}' with the same ids",
+            )
+        yield texts[str(name)], text
