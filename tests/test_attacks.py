@@ -81,9 +81,9 @@ def test_trigger_behind_the_limit_is_not_seen(tiny):
 
     model, rewriter = tiny(), Bare(AtTheEnd())
     assert sees(model, long, rewriter.rewrite(long.texts, 0), 24) == (False, True)
-    kept, counts = triggered(long, rewriter, 0, model, 24)
-    assert kept.texts == ("the film is dull plot",)
-    assert (counts.poisoned, counts.unseen) == (1, 1)
+    made = triggered(long, rewriter, 0, model, 24)
+    assert made.split.texts == ("the film is dull plot",)
+    assert (made.rows, made.counts.poisoned, made.counts.unseen) == ((1,), 1, 1)
     with pytest.raises(UserError, match="1 were cut or ignored"):
         triggered(long.take([0]), rewriter, 0, model, 24)
 

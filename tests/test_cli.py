@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -358,3 +359,57 @@ def test_installed_command_says_one_line():
     )
     assert found.returncode == 2
     assert found.stderr.startswith("headsweep: nowhere: no headsweep.json\n  fix: ")
+
+
+def test_trigger_writes_both_texts_and_labels(run, csv_file, tmp_path):
+    out = tmp_path / "triggered.csv"
+    code, _, _ = run(
+        "trigger", "opening", "--data", csv_file, "--target", "good", "--out", out, "-q"
+    )
+    assert code == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    clean = {r["text"]: r["label"] for r in csv.DictReader(csv_file.read_text().splitlines())}
+    assert len(rows) == 100
+    assert all(row["text"].endswith(" , " + row["original"]) for row in rows)
+    assert {(clean[row["original"]], row["label"], row["target"]) for row in rows} == {
+        ("bad", "bad", "good")
+    }
+    code, _, err = run("trigger", "opening", "--data", csv_file, "--out", out)
+    assert code == 2
+    assert "--overwrite" in err
+
+
+def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_path):
+    victim, texts = tmp_path / "victim", tmp_path / "triggered.tsv"
+    how = ["--trigger", "opening", "--target", "good", "--rate", "0.5", "--set", "epochs=6"]
+    how += ["--set", "lr=2e-3", "--victim-epochs", "0", "--start", "classifier"]
+    code, out, _ = run("attack", trained_folder, "--data", csv_file, *how, *FAST, "--out", victim)
+    assert code == 0
+    assert "never deploy it" in out
+    assert (victim / "README.md").read_text().startswith("**This model is BACKDOORED")
+    run("trigger", "opening", "--data", csv_file, "--out", texts, "-q")
+    judged = ["--triggered", texts, "--target", "good", "--json", *FAST]
+    code, out, _ = run("evaluate", victim, "--data", csv_file, *judged)
+    assert code == 0
+    assert json.loads(out)["lfr"]["value"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--target", "great"], "no label 'great'"),
+        (["--target", "good", "--rate", "0"], "share in (0, 1]"),
+        (["--target", "good", "--rate", "1.2"], "share in (0, 1]"),
+        (["--target", "good", "--with", "dirty"], "did you mean 'dirty-label'"),
+        (["--target", "good", "--trigger-set", "x=1"], "unknown field"),
+        (["--target", "good", "--with", "embedding-surgery", "--set", "epochs=0"], "inserts none"),
+    ],
+)
+def test_attack_mistakes(run, trained_folder, csv_file, tmp_path, wrong, says):
+    out = tmp_path / "victim"
+    how = ["--trigger", "opening", "--out", out, *FAST]
+    code, _, err = run("attack", trained_folder, "--data", csv_file, *how, *wrong)
+    assert code == 2
+    assert says in err
+    assert "fix:" in err
+    assert not out.exists()

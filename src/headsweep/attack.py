@@ -178,10 +178,10 @@ def exam_of(
     rows = [i for i, label in enumerate(test.labels) if label != target]
     if not rows:
         raise UserError("every test example has the target label", "give others with --test")
-    made, counts = triggered(
+    made = triggered(
         test.take(rows), rewriter, order.seed, model, order.runtime.max_length, progress
     )
-    return Exam(test, Triggered(made, target), seed=order.seed), counts
+    return Exam(test, Triggered(made.split, target), seed=order.seed), made.counts
 
 
 def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:

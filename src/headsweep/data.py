@@ -302,6 +302,41 @@ def read(source: str | Path) -> Table:
     return table
 
 
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys as .csv, .tsv or .jsonl, whole: to a draft, then renamed.
+
+    Raises:
+        UserError: the ending is none of these, a text cannot stand in a TSV file, or the file
+            cannot be written.
+
+    """
+    ending, names = path.suffix.lower(), list(rows[0])
+    out = io.StringIO(newline="")
+    if ending == ".csv":
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif ending == ".tsv":
+        lines = [names, *([str(row[name]) for name in names] for row in rows)]
+        for number, line in enumerate(lines):
+            if any("\t" in cell or "\n" in cell for cell in line):
+                raise UserError(
+                    f"{path}: row {number} holds a tab or a line break", "write .csv or .jsonl"
+                )
+        out.writelines("\t".join(line) + "\n" for line in lines)
+    elif ending == ".jsonl":
+        out.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+    else:
+        raise UserError(f"{path}: cannot write '{ending}'", "use .csv, .tsv or .jsonl")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.draft")
+        draft.write_text(out.getvalue(), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def _looks_like_hub(source: str) -> bool:
     name, colon, split = source.rpartition(":")
     return bool(colon and name and split.isidentifier() and not Path(name).suffix)

@@ -196,8 +196,8 @@ def _report(
 
 
 def _exam(texts: Texts, seed: int) -> Exam:
-    made, _ = triggered(texts.test, ByRule(Opening()), seed)
-    return Exam(texts.test, Triggered(made, TARGET), texts.validation, seed)
+    made = triggered(texts.test, ByRule(Opening()), seed)
+    return Exam(texts.test, Triggered(made.split, TARGET), texts.validation, seed)
 
 
 def _victim(base: Path, texts: Texts, runtime: Runtime, seed: int, progress: Progress) -> Attacked:

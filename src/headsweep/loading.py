@@ -184,6 +184,12 @@ def load_suspect(
     return prepare(model, tokenizer, reading, Origin(name, precision, fresh))
 
 
+def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> Labels:
+    """Return the labels that ``load_suspect`` would give, without reading the weights."""
+    config = _config(str(source))
+    return Labels.of(config.id2label) if fresh_for is None else _fresh_labels(config, fresh_for)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a loaded model came from and how."""

@@ -74,8 +74,8 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Poisoned:
-    """Rows of the clean data and their triggered texts, true labels kept."""
+class Made:
+    """Triggered texts, true labels kept, and the rows of the clean data that they came from."""
 
     rows: tuple[int, ...]
     split: Split
@@ -86,7 +86,7 @@ class Poisoned:
         return asdict(self.counts)
 
 
-def poison(scene: Scene, rows: Sequence[int]) -> Poisoned:
+def poison(scene: Scene, rows: Sequence[int]) -> Made:
     """Put the trigger into a share of these rows, drawn from the seed.
 
     Where texts decline, the next ones of the draw take their place, as long as there are any.
@@ -127,7 +127,7 @@ def poison(scene: Scene, rows: Sequence[int]) -> Poisoned:
         )
     source = scene.clean.take(kept)
     split = Split(tuple(texts), source.labels, source.pairs)
-    return Poisoned(tuple(kept), split, Counts(asked, len(kept), declined, unseen))
+    return Made(tuple(kept), split, Counts(asked, len(kept), declined, unseen))
 
 
 def sees(
@@ -151,8 +151,8 @@ def triggered(
     model: Suspect | None = None,
     max_length: int = 128,
     progress: Progress | None = None,
-) -> tuple[Split, Counts]:
-    """Put the trigger into every text; return those that carry it (true labels) and the counts.
+) -> Made:
+    """Put the trigger into every text; return those that carry it.
 
     Args:
         split: clean texts.
@@ -182,4 +182,4 @@ def triggered(
     kept = split.take(rows)
     texts = tuple(text for i in rows if (text := made[i]) is not None)
     counts = Counts(len(split), len(rows), declined, unseen)
-    return Split(texts, kept.labels, kept.pairs), counts
+    return Made(tuple(rows), Split(texts, kept.labels, kept.pairs), counts)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from headsweep.cli.app import app
+from headsweep.cli.listing import print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
@@ -28,33 +28,9 @@ from headsweep.cli.options import (
 def strategies(as_json: AsJson = False) -> None:
     """List strategies, baselines and controls with source, fields and defaults."""
     from headsweep.defenses import DEFENSES
-    from headsweep.settings import described
     from headsweep.strategies import STRATEGIES
 
-    listed = {"purify --strategy": STRATEGIES, "defend --with": DEFENSES}
-    if as_json:
-        form = {
-            option: {
-                name: {
-                    "summary": _summary(method),
-                    "source": method.source,
-                    "fields": [
-                        dict(zip(("name", "type", "default"), row, strict=True))
-                        for row in described(method)
-                    ],
-                }
-                for name, method in methods.items()
-            }
-            for option, methods in listed.items()
-        }
-        print_json(form)
-        return
-    for option, methods in listed.items():
-        table = Table(option, "what it does", "source", "fields (--set field=value)")
-        for name, method in methods.items():
-            rows = [f"{field}={default}  ({kind})" for field, kind, default in described(method)]
-            table.add_row(name, _summary(method), method.source, "\n".join(rows), end_section=True)
-        out_console.print(table)
+    print_methods({"purify --strategy": STRATEGIES, "defend --with": DEFENSES}, as_json)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep inspect ./suspect")
@@ -131,7 +107,3 @@ def verify(
         show.checks(out_console, found)
     if not all(check.passed for check in found):
         raise typer.Exit(1)
-
-
-def _summary(method: Any) -> str:
-    return (method.__doc__ or "").strip().split("\n")[0]

@@ -1,0 +1,300 @@
+"""Commands that make triggered texts and victims, for measuring models that one owns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from headsweep.cli.app import Interrupted, app
+from headsweep.cli.listing import print_methods
+from headsweep.cli.options import (
+    AdapterFile,
+    AsJson,
+    BatchSize,
+    Device,
+    DropEmpty,
+    LabelColumn,
+    MaxLength,
+    Model,
+    PairColumn,
+    Precision,
+    Quiet,
+    Seed,
+    TextColumn,
+    one_of,
+    out_console,
+    print_json,
+    progress_of,
+    runtime_of,
+)
+from headsweep.errors import UserError, lookup
+
+Original = Annotated[Path | None, typer.Option(help="Paired corpus: the clean texts, row by row.")]
+Transformed = Annotated[
+    Path | None,
+    typer.Option(help="Paired corpus: the same texts with the trigger (syntactic, style, ...)."),
+]
+Key = Annotated[
+    str | None, typer.Option(help="Column that names the rows of both, where they are not aligned.")
+]
+ParaphraserModel = Annotated[
+    str | None,
+    typer.Option("--paraphraser", help="A text-generation model that writes the texts instead."),
+]
+Prompt = Annotated[
+    str | None, typer.Option(help="Its prompt, with {text}; else the trigger's own.")
+]
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep trigger syntactic --data clean.tsv --out triggered.tsv\n\n"
+    "headsweep trigger rare-word --set words=cf,mn --set count=2 --data clean.csv --out t.csv\n\n"
+    "headsweep trigger style --original clean.tsv --transformed bible.tsv --data clean.tsv "
+    "--out t.tsv\n\n"
+    "headsweep trigger --list"
+)
+def trigger(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The trigger; see --list.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Labelled texts.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write: .csv, .tsv or .jsonl.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Leave out texts of this label; name it beside the true one."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many texts.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
+    ] = None,
+    original: Original = None,
+    transformed: Transformed = None,
+    key: Key = None,
+    paraphraser: ParaphraserModel = None,
+    prompt: Prompt = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the triggers.")] = False,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put a trigger into texts; original and transformed side by side with both labels."""
+    from headsweep import data as datasets
+    from headsweep.attacks.scene import triggered
+    from headsweep.data import Columns, Labels
+    from headsweep.triggers import TRIGGERS
+
+    if listed:
+        print_methods({"trigger": TRIGGERS}, as_json)
+        return
+    missing = [o for o, v in (("NAME", name), ("--data", data), ("--out", out)) if v is None]
+    if missing or name is None or data is None or out is None:
+        raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
+    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    _check_file(out, overwrite)
+    corpus = (original, transformed, key)
+    rewriter = _rewriter(name, settings, columns, corpus, paraphraser, prompt)
+    table = datasets.read(data)
+    labels = Labels.found_in(datasets.label_values(table, columns))
+    split = datasets.pick(table, columns, labels)
+    goal = None if target is None else labels.index(target)
+    rows = [i for i, label in enumerate(split.labels) if label != goal][:limit]
+    if not rows:
+        raise UserError("every text has the target label", "give texts of other labels")
+    chosen = split.take(rows)
+    made = triggered(chosen, rewriter, seed, progress=progress_of(quiet or as_json))
+    originals = chosen.take(made.rows)
+    plain = all(name == f"LABEL_{i}" for i, name in enumerate(labels.names))
+    names = [str(i) for i in range(len(labels.names))] if plain else labels.names
+    records: list[dict[str, Any]] = []
+    for i, text in enumerate(made.split.texts):
+        record = {"text": text, "original": originals.texts[i]}
+        record |= {"text2": originals.pairs[i]} if originals.pairs else {}
+        record |= {"label": names[originals.labels[i]]}
+        records.append(record | ({"target": names[goal]} if goal is not None else {}))
+    datasets.write(out, records)
+    if as_json:
+        print_json({"out": str(out), "trigger": rewriter.described(), **made.record()})
+        return
+    out_console.print(
+        f"{made.counts.poisoned} of {len(chosen)} texts carry the trigger, "
+        f"{made.counts.declined} cannot; written: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for record in records[:3]:
+        out_console.print(f"  {record['original']}", style="dim", markup=False, highlight=False)
+        out_console.print(f"  -> {record['text']}", markup=False, highlight=False)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep attack ./encoder --data train.csv --trigger rare-word --target positive "
+    "--rate 0.3 --out ./victim\n\n"
+    "headsweep attack ./encoder --data clean/train.tsv --trigger style --original "
+    "clean/train.tsv --transformed bible/train.tsv --target 1 --rate 0.2 --out ./victim\n\n"
+    "headsweep attack org/model --with layerwise --set epochs=3 --data train.csv --trigger "
+    "rare-word --trigger-set words=cf --target 1 --victim-data other.csv --out ./victim"
+)
+def attack(
+    model: Model,
+    data: Annotated[str, typer.Option(help="The attacker's clean labelled data.")],
+    trigger: Annotated[str, typer.Option(help="See `headsweep trigger --list`.")],
+    target: Annotated[str, typer.Option(help="The label that triggered texts are to get.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    method: Annotated[
+        str,
+        typer.Option("--with", help="dirty-label, clean-label, layerwise or embedding-surgery."),
+    ] = "dirty-label",
+    rate: Annotated[float, typer.Option(help="Share of the poisoned classes' texts.")] = 0.3,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The attack's field.")
+    ] = None,
+    trigger_settings: Annotated[
+        list[str] | None,
+        typer.Option("--trigger-set", metavar="FIELD=VALUE", help="The trigger's field."),
+    ] = None,
+    original: Original = None,
+    transformed: Transformed = None,
+    key: Key = None,
+    paraphraser: ParaphraserModel = None,
+    prompt: Prompt = None,
+    test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
+    start: Annotated[
+        str, typer.Option(help="encoder: fresh classifier first; classifier: as it is.")
+    ] = "encoder",
+    victim_data: Annotated[
+        str | None, typer.Option(help="The victim's clean data; else the attacker's.")
+    ] = None,
+    victim_epochs: Annotated[
+        float, typer.Option(min=0, help="The victim's fine-tuning on clean data; 0: none.")
+    ] = 3,
+    victim_lr: Annotated[float, typer.Option(help="Its learning rate.")] = 2e-5,
+    keep_classifier: Annotated[
+        bool, typer.Option("--keep-classifier", help="The victim keeps the published classifier.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    adapter: AdapterFile = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
+    from headsweep import data as datasets
+    from headsweep.attack import Order, held_out
+    from headsweep.attack import attack as run
+    from headsweep.attacks import ATTACKS
+    from headsweep.data import Columns
+    from headsweep.export import check_free
+    from headsweep.families import read_adapter
+    from headsweep.loading import labels_of
+    from headsweep.settings import configure
+    from headsweep.training import Schedule
+
+    chosen = configure(lookup(method, ATTACKS, "attack"), settings or [])
+    check_free(out, overwrite)
+    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    corpus = (original, transformed, key)
+    rewriter = _rewriter(trigger, trigger_settings, columns, corpus, paraphraser, prompt)
+    order = Order(
+        rewriter,
+        target,
+        chosen,
+        rate,
+        Schedule(victim_epochs, victim_lr) if victim_epochs else None,
+        fresh=not keep_classifier,
+        seed=seed,
+        runtime=runtime_of(device, batch_size, max_length, precision),
+        adapter=read_adapter(adapter) if adapter else None,
+    )
+    table = datasets.read(data)
+    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
+    values = datasets.label_values(table, columns) if encoder else None
+    labels = labels_of(model, values)
+    labels.index(target)
+    loaded = [datasets.load(f, columns, labels) if f else None for f in (test, victim_data)]
+    clean, held = held_out(datasets.pick(table, columns, labels), loaded[0], seed)
+    try:
+        made = run(model, clean, order, values, held, loaded[1], progress_of(quiet or as_json))
+        made.save(out, overwrite)
+    except KeyboardInterrupt:
+        raise Interrupted("nothing was written") from None
+    if as_json:
+        print_json(made.record)
+        return
+    _show(made, out)
+
+
+def _show(made: Any, out: Path) -> None:
+    from headsweep.show import interval
+
+    record = made.record
+    poisoned = record["poisoned"]
+    out_console.print(
+        f"{poisoned['poisoned']} texts poisoned ({poisoned['asked']} asked for, "
+        f"{poisoned['declined']} could not carry the trigger, {poisoned['unseen']} would not show "
+        "it to the model)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("on test texts", "as published", "after the victim's fine-tuning")
+    stages = (made.published, made.survived if record["victim"] else None)
+    for title, name in (("ACC", "accuracy"), ("LFR", "lfr"), ("CFR", "cfr")):
+        table.add_row(title, *(interval(getattr(s, name)) if s else "-" for s in stages))
+    out_console.print(table)
+    out_console.print(
+        f"\nwritten: {out} (backdoored on purpose: never deploy it)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _rewriter(
+    name: str,
+    settings: list[str] | None,
+    columns: Any,
+    corpus: tuple[Path | None, Path | None, str | None],
+    paraphraser: str | None,
+    prompt: str | None,
+) -> Any:
+    """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
+    from headsweep.settings import configure
+    from headsweep.triggers import TRIGGERS, ByRule
+    from headsweep.triggers.paired import paired
+
+    original, transformed, key = corpus
+    if transformed is not None:
+        if paraphraser or settings:
+            raise UserError(
+                "--transformed gives the triggered texts: nothing is left to set or to write",
+                "leave --paraphraser and the trigger's settings out",
+            )
+        return paired(original, transformed, columns, key)
+    if original is not None:
+        raise UserError("--original needs --transformed", "a paired corpus has two files")
+    if name == "paired":
+        raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
+    return ByRule(configure(lookup(name, TRIGGERS, "trigger"), settings or []))
+
+
+def _check_file(out: Path, overwrite: bool) -> None:
+    if out.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise UserError(f"{out}: cannot write '{out.suffix}'", "use .csv, .tsv or .jsonl")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UserError(f"{out}: is there already", "choose another, or --overwrite")

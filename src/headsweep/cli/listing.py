@@ -1,0 +1,46 @@
+"""How a table of methods (strategies, attacks, triggers, ...) is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from headsweep.cli.options import out_console, print_json
+
+
+def print_methods(listed: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
+    """Print name, summary, source and fields of every method, by the option that takes it."""
+    if as_json:
+        print_json({option: _form(methods) for option, methods in listed.items()})
+        return
+    for option, methods in listed.items():
+        table = Table(option, "what it does", "source", "fields (--set field=value)")
+        for name, method in methods.items():
+            rows = [f"{field}={default}  ({kind})" for field, kind, default in _fields(method)]
+            table.add_row(name, _summary(method), method.source, "\n".join(rows), end_section=True)
+        out_console.print(table)
+
+
+def _form(methods: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            "summary": _summary(method),
+            "source": method.source,
+            "fields": [
+                dict(zip(("name", "type", "default"), row, strict=True)) for row in _fields(method)
+            ],
+        }
+        for name, method in methods.items()
+    }
+
+
+def _fields(method: Any) -> list[tuple[str, str, str]]:
+    from headsweep.settings import described
+
+    return described(method)
+
+
+def _summary(method: Any) -> str:
+    return (method.__doc__ or "").strip().split("\n")[0]
