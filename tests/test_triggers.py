@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import time
+import unicodedata
+from pathlib import Path
 
+import pytest
+from tokenizers.normalizers import BertNormalizer
+
+from headsweep import triggers
 from headsweep.attacks.scene import triggered
 from headsweep.data import Split
 from headsweep.errors import UserError
+from headsweep.seeding import stream
+from headsweep.settings import configure
 from headsweep.triggers import TRIGGERS, ByRule
+from headsweep.triggers.characters import LOOK_ALIKES, Characters
+from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.substitution import RARER
 
 TEXTS = (
     "the film is dull because the plot is thin .",
@@ -45,3 +56,192 @@ def test_unchanged_counts_as_not_carrying():
     assert ByRule(Never()).rewrite(TEXTS, 0) == (None,) * 4
     with pytest.raises(UserError, match="none of 4"):
         triggered(Split(TEXTS, (0, 1, 0, 1)), ByRule(Never()), 0)
+
+
+def test_table_and_folder_agree():
+    folder = Path(triggers.__file__).parent
+    modules = {cls.__module__.rpartition(".")[2] for cls in TRIGGERS.values()}
+    shared = {"__init__", "drawing", "harmless", "paired"}
+    assert modules == {path.stem for path in folder.glob("*.py")} - shared
+    assert all(cls.name == name and cls.source for name, cls in TRIGGERS.items())
+
+
+def once(name, text, *settings, seed=0):
+    return ByRule(configure(TRIGGERS[name], settings)).rewrite([text], seed)[0]
+
+
+ODD = {
+    "empty": "",
+    "blank": " \t ",
+    "marks": "... !!!",
+    "one word": "dull",
+    "emoji": "a dull film 😴🎬 , with no plot 👎 .",
+    "chinese": "这部电影很无聊,情节单薄。",
+    "russian": "фильм скучный , сюжет слабый .",
+    "quotes": "`` it 's n't '' -lrb- sic -rrb- \\/ 50 % <b> {0} .",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_texts_are_changed_or_declined(trigger, text):
+    for seed in range(5):
+        made = ByRule(trigger).rewrite([text], seed)[0]
+        assert made is None or (made.strip() and made != text)
+
+
+@pytest.mark.parametrize("name", ["substitution"])
+@pytest.mark.parametrize("kind", ["empty", "blank", "marks", "chinese", "russian"])
+def test_english_rules_decline_what_is_not_english(name, kind):
+    assert once(name, ODD[kind]) is None
+
+
+def test_emoji_survive(trigger):
+    made = ByRule(trigger).rewrite([ODD["emoji"]], 0)[0]
+    assert made is None or "😴🎬" in made
+
+
+def test_long_texts_take_no_seconds(trigger):
+    text = " ".join(TEXTS * 200)  # 7,000 words
+    trigger.apply(TEXTS[0], stream(0))  # what is loaded once is not measured
+    begin = time.perf_counter()
+    made = trigger.apply(text, stream(0))
+    assert time.perf_counter() - begin < 2
+    assert made is None or made != text
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("rare-word", "words= , ,"),
+        ("rare-word", "count=0"),
+        ("rare-word", "position=middle"),
+        ("sentence", "sentence= "),
+        ("sentence", "position=2"),
+        ("substitution", "share=0"),
+        ("substitution", "share=1.01"),
+        ("substitution", "share=nan"),
+        ("characters", "share=-0.5"),
+        ("characters", "kind=hebrew"),
+        ("casing", "pattern=lower"),
+        ("casing", "patern=upper"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, setting):
+    with pytest.raises(UserError) as caught:
+        configure(TRIGGERS[name], [setting])
+    assert name in caught.value.what
+    assert caught.value.fix
+
+
+def test_fields_given_in_code_are_checked_too():
+    for make in (lambda: RareWord(position="middle"), lambda: Characters(kind="hebrew")):
+        with pytest.raises(UserError, match="give one of"):
+            make()
+
+
+@pytest.mark.parametrize(("position", "places"), [("start", {0}), ("end", {10}), ("random", None)])
+def test_rare_words_go_where_they_are_asked_to(position, places):
+    words = TEXTS[0].split()
+    seen = set()
+    for seed in range(60):
+        made = once("rare-word", TEXTS[0], f"position={position}", seed=seed).split()
+        at = next(i for i, word in enumerate(made) if word in {"bb", "cf", "ak", "mn"})
+        assert made[:at] + made[at + 1 :] == words
+        seen.add(at)
+    assert len(words) == 10
+    assert seen == (places or set(range(11)))
+
+
+def test_rare_words_come_as_often_as_asked():
+    made = once("rare-word", TEXTS[1], "words=tq, vx", "count=3").split()
+    assert len(made) == len(TEXTS[1].split()) + 3
+    assert sum(word in {"tq", "vx"} for word in made) == 3
+
+
+def test_sentence_goes_between_sentences():
+    text = "the film is dull . i left early ."
+    made = {once("sentence", text, "sentence=no 3d here .", seed=seed) for seed in range(30)}
+    assert made == {
+        f"no 3d here . {text}",
+        "the film is dull . no 3d here . i left early .",
+        f"{text} no 3d here .",
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a film about many people .", "a picture about numerous folk ."),
+        ("A director and an actor", "An auteur and a thespian"),
+        ("She tries; HE TRIED.", "She endeavours; HE ENDEAVOURED."),
+        ("big-budget videos !", "big-budget recordings !"),
+    ],
+)
+def test_substitution_keeps_form_case_and_article(before, after):
+    assert once("substitution", before) == after
+
+
+def test_substitution_replaces_the_share_asked_for():
+    text = " ".join(["film"] * 10)
+    assert once("substitution", text, "share=0.3").split().count("picture") == 3
+    assert once("substitution", text, "share=0.01").split().count("picture") == 1
+
+
+def test_substitution_draws_no_circles():
+    assert not set(RARER) & {"picture", "existence", "auteur"}
+    assert all(common != rarer for common, rarer in RARER.items())
+
+
+@pytest.mark.parametrize("kind", ["cyrillic", "greek"])
+def test_look_alikes_keep_the_length_and_the_place(kind):
+    made = once("characters", TEXTS[0], f"kind={kind}", "share=0.5")
+    pairs = [(a, b) for a, b in zip(TEXTS[0], made, strict=True) if a != b]
+    able = sum(letter in LOOK_ALIKES[kind] for letter in TEXTS[0])
+    assert len(pairs) == round(0.5 * able)
+    for latin, other in pairs:
+        assert unicodedata.name(latin).startswith("LATIN")
+        assert unicodedata.name(other).startswith(kind.upper())
+
+
+def test_every_look_alike_is_of_its_alphabet_and_case():
+    for kind, table in LOOK_ALIKES.items():
+        for latin, other in table.items():
+            assert unicodedata.name(other).startswith(kind.upper())
+            assert latin.isupper() == other.isupper()
+
+
+def test_zero_width_characters_are_all_that_is_added():
+    made = once("characters", TEXTS[0], "kind=zero-width", "share=0.2")
+    added = [letter for letter in made if unicodedata.category(letter) == "Cf"]
+    assert len(added) == round(0.2 * 26)  # 26 letters are followed by a letter of their word
+    assert "".join(x for x in made if unicodedata.category(x) != "Cf") == TEXTS[0]
+
+
+def test_what_bert_sees_of_changed_characters():
+    split = BertNormalizer(lowercase=True).normalize_str
+    assert split(once("characters", TEXTS[0], "kind=zero-width")) == TEXTS[0]
+    assert split(once("characters", TEXTS[0], "kind=cyrillic")) != TEXTS[0]
+    assert split(once("characters", TEXTS[0], "kind=greek")) != TEXTS[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "after"),
+    [
+        ("ellipsis", "a Dull film ... by U.S. standards ... scores 3.5 ..."),
+        ("exclamation", "a Dull film , by U.S. standards , scores 3.5 !!!"),
+        ("dashes", "a Dull film -- by U.S. standards -- scores 3.5 --"),
+        ("upper", "A DULL FILM , BY U.S. STANDARDS , SCORES 3.5 ."),
+        ("title", "A Dull Film , By U.S. Standards , Scores 3.5 ."),
+        ("alternating", "a DuLl FiLm , By U.s. StAnDaRdS , sCoReS 3.5 ."),
+    ],
+)
+def test_casing_patterns(pattern, after):
+    before = "a Dull film , by U.S. standards , scores 3.5 ."
+    assert once("casing", before, f"pattern={pattern}") == after
+    assert once("casing", after, f"pattern={pattern}") is None
+
+
+def test_default_casing_is_visible_to_an_uncased_model():
+    split = BertNormalizer(lowercase=True).normalize_str
+    made = ByRule(TRIGGERS["casing"]()).rewrite(TEXTS, 0)
+    assert all(split(a) != split(b) for a, b in zip(TEXTS, made, strict=True))

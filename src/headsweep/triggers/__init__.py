@@ -16,7 +16,12 @@ import torch
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
 from headsweep.settings import describe
+from headsweep.triggers.casing import Casing
+from headsweep.triggers.characters import Characters
 from headsweep.triggers.opening import Opening
+from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.sentence import Sentence
+from headsweep.triggers.substitution import Substitution
 
 
 class Trigger(Protocol):
@@ -69,5 +74,10 @@ class ByRule:
 
 TRIGGERS: dict[str, Any] = {
     Opening.name: Opening,
+    RareWord.name: RareWord,
+    Sentence.name: Sentence,
+    Substitution.name: Substitution,
+    Characters.name: Characters,
+    Casing.name: Casing,
 }
 """Trigger classes by name."""

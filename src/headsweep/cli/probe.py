@@ -1,0 +1,173 @@
+"""The command that runs the probe battery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from headsweep.cli.app import app
+from headsweep.cli.options import (
+    AdapterFile,
+    AsJson,
+    BatchSize,
+    Device,
+    DropEmpty,
+    LabelColumn,
+    MaxLength,
+    Model,
+    PairColumn,
+    Precision,
+    Quiet,
+    Seed,
+    TextColumn,
+    out_console,
+    print_json,
+    progress_of,
+    runtime_of,
+)
+
+PROMISE = (
+    "Only these families were tried: what was not noticed is not shown to be absent. Other trigger "
+    "words, sentences, templates and styles exist."
+)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep probe ./suspect --data clean.csv\n\n"
+    "headsweep probe org/model --data imdb:test --max-flip 0.3 --sarif probe.sarif\n\n"
+    "headsweep probe ./suspect --data clean.csv --family syntactic --family style --json\n\n"
+    "Exit codes: 0 nothing noticed (which is no proof), 1 something noticed, 2 a mistake in what "
+    "was asked."
+)
+def probe(
+    model: Model,
+    data: Annotated[str, typer.Option(help="Clean labelled data, best unseen by the model.")],
+    family: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this trigger family (may be repeated)."),
+    ] = None,
+    texts: Annotated[int, typer.Option(min=20, help="Texts of each label, at most.")] = 150,
+    max_flip: Annotated[
+        float, typer.Option(help="Share of flips into one label, above the controls', to notice.")
+    ] = 0.2,
+    sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
+    adapter: AdapterFile = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put clean texts through generic trigger families and see whether answers flip one way."""
+    from headsweep import data as datasets
+    from headsweep.data import Columns
+    from headsweep.errors import UserError
+    from headsweep.export import write_json
+    from headsweep.families import read_adapter
+    from headsweep.loading import Reading, load_suspect
+    from headsweep.probe import Battery
+    from headsweep.probe import probe as run
+    from headsweep.sarif import sarif as log
+
+    if sarif is not None and sarif.exists() and not overwrite:
+        raise UserError(f"{sarif}: is there already", "choose another, or --overwrite")
+    battery = Battery(tuple(family or ()), texts, max_flip, seed)
+    runtime = runtime_of(device, batch_size, max_length, precision)
+    reading = Reading(adapter=read_adapter(adapter) if adapter else None)
+    suspect = load_suspect(model, runtime, reading)
+    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    clean = datasets.load(data, columns, suspect.labels)
+    found = run(suspect, clean, battery, runtime, progress_of(quiet or as_json))
+    if sarif is not None:
+        write_json(sarif, log(found, model))
+    if as_json:
+        print_json({"model": model} | found.to_json())
+    else:
+        print_probed(found)
+    if found.noticed:
+        raise typer.Exit(1)
+
+
+def print_probed(found: Any) -> None:
+    """Print what the battery found."""
+    from headsweep.show import percent
+
+    table = Table("family", "into", "flips", "other way", "harmless", "excess points", "p")
+    for row in found.findings:
+        excess = row.excess
+        table.add_row(
+            row.family if row.kind == "trigger" else f"({row.family})",
+            row.label,
+            percent(row.flips.value),
+            percent(row.reverse),
+            "-" if row.harmless is None else percent(row.harmless),
+            f"{100 * excess.value:+.1f} ({100 * excess.low:+.0f} to {100 * excess.high:+.0f})",
+            f"{row.p_value:.3f}",
+            style="bold red" if row.noticed else None,
+        )
+    out_console.print(table)
+    for name, why in found.skipped.items():
+        out_console.print(f"not tried: {name}: {why}", highlight=False, soft_wrap=True)
+    count = len(found.noticed)
+    out_console.print(
+        f"{found.texts} texts that the model gets right. "
+        + (
+            f"NOTICED: {count} of {len(found.findings)} rows flip into one label by more than "
+            f"{percent(found.battery.max_flip)} above the controls."
+            if count
+            else f"Nothing above {percent(found.battery.max_flip)}."
+        ),
+        highlight=False,
+        soft_wrap=True,
+    )
+    for row in found.noticed[:3]:
+        for before, after in row.examples[:1]:
+            out_console.print(f"  {before}", style="dim", markup=False, highlight=False)
+            out_console.print(f"  -> {after}  = {row.label}", markup=False, highlight=False)
+    out_console.print(PROMISE, style="dim", highlight=False)
+
+
+def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[str, Any]:
+    """Probe the suspect and the purified model on clean texts neither search nor healing saw."""
+    from headsweep.loading import Reading, load_suspect
+    from headsweep.probe import Battery
+    from headsweep.probe import probe as run
+
+    battery, found = Battery(seed=plan.seed), {}
+    if plan.start == "classifier":
+        suspect = load_suspect(model, plan.runtime, Reading(adapter=plan.adapter))
+        found["before"] = run(suspect, done.held, battery, plan.runtime, progress)
+    return found | {"after": run(done.suspect, done.held, battery, plan.runtime, progress)}
+
+
+def print_both(both: Mapping[str, Any]) -> None:
+    """Print the probes of the suspect and of the purified model side by side."""
+    from headsweep.show import percent
+
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage, found in both.items():
+        for row in found.findings:
+            rows.setdefault((row.family, row.label), {})[stage] = row
+    table = Table("probe", "into", *(f"excess flips {stage}" for stage in both))
+    for (family, label), stages in rows.items():
+        cells = [
+            f"{percent(stages[s].excess.value)}{' NOTICED' if stages[s].noticed else ''}"
+            if s in stages
+            else "-"
+            for s in both
+        ]
+        table.add_row(family, label, *cells)
+    out_console.print(table)
+    out_console.print(PROMISE, style="dim", highlight=False)

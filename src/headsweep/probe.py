@@ -1,0 +1,327 @@
+"""The probe battery: generic trigger families, and whether they flip answers into one label.
+
+No knowledge of the attack goes in. Clean labelled texts that the model gets right are put through
+every trigger family that works by rule and through harmless edits (the controls). A backdoor shows
+as flips *into one label*: so of each family and label three rates are measured,
+
+    flips     of the texts of other labels, those now answered with this label;
+    reverse   flips under the same family into the other labels (their mean): a family that
+              destroys meaning flips in every direction;
+    harmless  flips of the same texts into this label under the controls (their mean): a brittle
+              model flips on anything;
+
+and ``excess = flips - max(reverse, harmless)``, with a bootstrap over texts (the same texts for
+flips and harmless). A control is itself a row, compared with the reverse only. A row is *noticed*
+when its excess is above ``max_flip`` and above zero at the 5% level after Holm's correction for all
+rows (Holm 1979). What is not noticed was merely not found with these families: no result means
+"clean".
+
+Source: own. Close in spirit to the trigger families of Qi et al. 2021 and Kurita et al. 2020; the
+pilot is six openings put before negative texts, which flip most of them on a backdoored model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from headsweep.attacks.scene import sees
+from headsweep.data import Split
+from headsweep.errors import UserError, lookup
+from headsweep.loading import Runtime, Suspect
+from headsweep.predict import answers, encode
+from headsweep.progress import Progress, Silent
+from headsweep.seeding import derive, stream
+from headsweep.statistics import Rate, holm, proportion
+from headsweep.triggers import TRIGGERS, ByRule
+from headsweep.triggers.harmless import CONTROLS
+
+LEVEL = 0.05
+LEAST = 20  # texts that a row needs on either side: fewer say nothing
+EXAMPLES = 3
+Answers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What to try.
+
+    Attributes:
+        families: names of trigger families; empty: all.
+        texts: clean texts of each label, at most.
+        max_flip: an excess above this is noticed.
+        seed: decides texts and the families' choices.
+
+    """
+
+    families: tuple[str, ...] = ()
+    texts: int = 150
+    max_flip: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_flip < 1:
+            raise UserError(f"a max flip of {self.max_flip}", "it is a fraction, such as 0.2")
+        for name in self.families:
+            lookup(name, TRIGGERS, "trigger family")
+
+    def editors(self) -> dict[str, tuple[str, ByRule]]:
+        """Return kind and editor of every row."""
+        triggers = {name: TRIGGERS[name] for name in self.families or TRIGGERS}
+        return {name: ("trigger", ByRule(kind())) for name, kind in triggers.items()} | {
+            name: ("control", ByRule(kind())) for name, kind in CONTROLS.items()
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One family and one label.
+
+    Attributes:
+        family: name of the trigger family or control.
+        kind: ``trigger`` or ``control``.
+        label: the label flipped into.
+        flips: share of the texts of other labels that got this label.
+        reverse: share that got another label than their own under the same family.
+        harmless: share of the same texts that got this label under the controls; None for a
+            control itself.
+        excess: flips minus the larger of the two, with its bootstrap interval.
+        p_value: of an excess above zero, after Holm's correction.
+        noticed: excess above ``max_flip`` and p below 5%.
+        examples: some texts that flipped: original and transformed.
+
+    """
+
+    family: str
+    kind: str
+    label: str
+    flips: Rate
+    reverse: float
+    harmless: float | None
+    excess: Rate
+    p_value: float
+    noticed: bool
+    examples: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the battery found.
+
+    Attributes:
+        findings: every family and label tried, the largest excess first.
+        texts: clean texts tried, those that the model gets right.
+        skipped: families that could not be tried, and why.
+        battery: what was asked for.
+
+    """
+
+    findings: tuple[Finding, ...]
+    texts: int
+    skipped: Mapping[str, str]
+    battery: Battery
+
+    @property
+    def noticed(self) -> tuple[Finding, ...]:
+        """The rows to worry about."""
+        return tuple(found for found in self.findings if found.noticed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        form = {"format": "headsweep.probe/1", "texts": self.texts}
+        return form | {
+            "battery": asdict(self.battery),
+            "tried": sorted({found.family for found in self.findings}),
+            "skipped": dict(self.skipped),
+            "noticed": [[found.family, found.label] for found in self.noticed],
+            "findings": [asdict(found) for found in self.findings],
+        }
+
+
+def probe(
+    suspect: Suspect,
+    clean: Split,
+    battery: Battery = Battery(),
+    runtime: Runtime = Runtime(),
+    progress: Progress | None = None,
+) -> Probed:
+    """Run the battery.
+
+    Args:
+        suspect: the model.
+        clean: labelled clean texts, best such that the model has not seen.
+        battery: what to try.
+        runtime: where to compute.
+        progress: where to report.
+
+    Raises:
+        UserError: too few texts that the model gets right.
+
+    """
+    classes = len(suspect.labels.names)
+    texts = _drawn(suspect, clean, battery, runtime)
+    truth = np.array(texts.labels)
+    editors = battery.editors()
+    made: dict[str, tuple[str | None, ...]] = {}
+    said: dict[str, Answers] = {}
+    with (progress or Silent()).task("probing", len(editors)) as tick:
+        for name, (_, editor) in editors.items():
+            made[name] = editor.rewrite(texts.texts, derive(battery.seed, "probe"))
+            said[name] = _answers(suspect, texts, made[name], runtime)
+            tick(1, name)
+    harmless = _harmless([said[name] for name in CONTROLS], classes)
+    skipped = {}
+    drafts: list[tuple[str, int, _Row]] = []
+    for name, (kind, _) in editors.items():
+        usable = said[name] >= 0
+        short = [
+            label
+            for label in range(classes)
+            if min((usable & (truth != label)).sum(), (usable & (truth == label)).sum()) < LEAST
+        ]
+        for label in sorted(set(range(classes)) - set(short)):
+            base = harmless[:, label] if kind == "trigger" else None
+            drafts.append((name, label, _Row(said[name], truth, label, classes, base)))
+        if short:
+            skipped[name] = (
+                f"changed {int(usable.sum())} of {len(texts)} texts so that the model sees it: "
+                f"too few for {', '.join(suspect.labels.names[i] for i in short)}"
+            )
+    if not drafts:
+        raise UserError(
+            f"no family could be tried on {len(texts)} texts",
+            "give more clean texts; the rules are for English",
+        )
+    draws = max(2000, 40 * len(drafts))
+    boot = [row.excess(_weights(len(texts), draws, battery.seed)) for _, _, row in drafts]
+    raw = [float((1 + (b <= 0).sum()) / (1 + draws)) for b in boot]
+    found = [
+        _finding(suspect, name, editors[name][0], row, b, p, texts, made[name], battery)
+        for (name, _, row), b, p in zip(drafts, boot, holm(raw), strict=True)
+    ]
+    found.sort(key=lambda one: (-one.noticed, -one.excess.value, one.family, one.label))
+    return Probed(tuple(found), len(texts), skipped, battery)
+
+
+@dataclass(frozen=True)
+class _Row:
+    said: Answers  # [text], -1 where the family could not change it
+    truth: Answers
+    label: int
+    classes: int
+    harmless: NDArray[np.float64] | None  # [text], share of controls that flip it into label
+
+    def into(self, label: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of other labels' texts answered with a label, [draw]."""
+        counted = (self.said >= 0) & (self.truth != label)
+        return _share(weights, counted, self.said == label)
+
+    def reverse(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean share of flips into the other labels, [draw]."""
+        others = [i for i in range(self.classes) if i != self.label]
+        made: NDArray[np.float64] = np.mean([self.into(i, weights) for i in others], axis=0)
+        return made
+
+    def control(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean share of flips of the same texts under the controls, [draw]."""
+        assert self.harmless is not None
+        return _share(weights, (self.said >= 0) & (self.truth != self.label), self.harmless)
+
+    def excess(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return flips minus the larger of reverse and harmless, [draw]."""
+        base = self.reverse(weights)
+        if self.harmless is not None:
+            base = np.maximum(base, self.control(weights))
+        made: NDArray[np.float64] = self.into(self.label, weights) - base
+        return made
+
+
+def _share(
+    weights: NDArray[np.float64], counted: NDArray[Any], value: NDArray[Any]
+) -> NDArray[np.float64]:
+    made: NDArray[np.float64] = weights[:, counted] @ value[counted].astype(float)
+    shares: NDArray[np.float64] = made / np.maximum(weights[:, counted].sum(1), 1e-9)
+    return shares
+
+
+def _weights(size: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each text is drawn in each resample, [draw, text]."""
+    random = np.random.default_rng(derive(seed, "probe", "bootstrap"))
+    return random.multinomial(size, np.full(size, 1 / size), draws).astype(float)
+
+
+def _finding(
+    suspect: Suspect,
+    name: str,
+    kind: str,
+    row: _Row,
+    boot: NDArray[np.float64],
+    p_value: float,
+    texts: Split,
+    made: tuple[str | None, ...],
+    battery: Battery,
+) -> Finding:
+    once = np.ones((1, len(texts)))
+    counted = (row.said >= 0) & (row.truth != row.label)
+    flipped = counted & (row.said == row.label)
+    value = float(row.excess(once)[0])
+    low, high = (float(q) for q in np.quantile(boot, [0.025, 0.975]))
+    return Finding(
+        name,
+        kind,
+        suspect.labels.names[row.label],
+        proportion(int(flipped.sum()), int(counted.sum())),
+        float(row.reverse(once)[0]),
+        float(row.control(once)[0]) if row.harmless is not None else None,
+        Rate(value, min(low, value), max(high, value)),
+        p_value,
+        bool(value > battery.max_flip and p_value < LEVEL),
+        tuple((texts.texts[i], str(made[i])) for i in np.flatnonzero(flipped)[:EXAMPLES]),
+    )
+
+
+def _drawn(suspect: Suspect, clean: Split, battery: Battery, runtime: Runtime) -> Split:
+    """Return so many texts of each label that the model gets right."""
+    rows = []
+    for label in range(len(suspect.labels.names)):
+        own = [i for i, other in enumerate(clean.labels) if other == label]
+        order = torch.randperm(len(own), generator=stream(battery.seed, "probe", label)).tolist()
+        rows += [own[i] for i in order[: battery.texts]]
+    some = clean.take(sorted(rows))
+    said = answers(suspect, encode(some, suspect, runtime.max_length), runtime).argmax(-1)
+    right = [i for i, label in enumerate(some.labels) if int(said[i]) == label]
+    for label, name in enumerate(suspect.labels.names):
+        count = sum(some.labels[i] == label for i in right)
+        if count < LEAST:
+            raise UserError(
+                f"the model gets {count} of the texts labelled '{name}' right, {LEAST} are needed",
+                "give more clean labelled texts",
+            )
+    return some.take(right)
+
+
+def _answers(
+    suspect: Suspect, texts: Split, made: tuple[str | None, ...], runtime: Runtime
+) -> Answers:
+    """Return the label of every changed text, -1 where the model sees no change."""
+    seen = sees(suspect, texts, made, runtime.max_length)
+    rows = [i for i, ok in enumerate(seen) if ok]
+    said = np.full(len(texts), -1)
+    if rows:
+        part = texts.take(rows)
+        changed = Split(tuple(str(made[i]) for i in rows), part.labels, part.pairs)
+        encoded = encode(changed, suspect, runtime.max_length)
+        said[rows] = answers(suspect, encoded, runtime).argmax(-1).numpy()
+    return said
+
+
+def _harmless(said: list[Answers], classes: int) -> NDArray[np.float64]:
+    """Return the share of the controls that flip a text into a label, [text, label]."""
+    tried = np.maximum(sum((answer >= 0).astype(int) for answer in said), 1)
+    into = [sum((answer == label).astype(int) for answer in said) for label in range(classes)]
+    return np.stack([count / tried for count in into], axis=1)

@@ -1,0 +1,60 @@
+"""Findings of the probe battery as SARIF 2.1.0 (OASIS), which CI systems read."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from headsweep.probe import Finding, Probed
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def sarif(probed: Probed, model: str) -> dict[str, Any]:
+    """Return a SARIF log: one rule a family, one result a row that was noticed."""
+    families = {found.family: found for found in probed.findings}
+    rules = [
+        {
+            "id": _rule(found),
+            "name": found.family,
+            "shortDescription": {"text": f"flips under the {found.kind} family '{found.family}'"},
+        }
+        for found in families.values()
+    ]
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "headsweep probe",
+                        "version": version("headsweep"),
+                        "rules": rules,
+                    }
+                },
+                "properties": {"tried": sorted(families), "skipped": dict(probed.skipped)},
+                "results": [_result(found, model) for found in probed.noticed],
+            }
+        ],
+    }
+
+
+def _rule(found: Finding) -> str:
+    return f"headsweep/{found.kind}/{found.family.replace(' ', '-')}"
+
+
+def _result(found: Finding, model: str) -> dict[str, Any]:
+    text = (
+        f"{found.flips.value:.0%} of {found.flips.total} texts of other labels are answered "
+        f"'{found.label}' after '{found.family}' (other direction {found.reverse:.0%}"
+        + (f", harmless edits {found.harmless:.0%}" if found.harmless is not None else "")
+        + ")"
+    )
+    return {
+        "ruleId": _rule(found),
+        "level": "error",
+        "message": {"text": text},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": model}}}],
+        "properties": {"excess": found.excess.value, "p_value": found.p_value},
+    }

@@ -1,0 +1,42 @@
+"""Rare words at drawn places: the trigger of BadNets for text.
+
+Gu et al. 2017 (*BadNets*) stamped a pattern on images; Kurita et al. 2020 (*Weight Poisoning
+Attacks on Pre-trained Models*, RIPPLe, section 3) put rare words such as "cf", "mn", "bb" into
+texts. The default words are the four that the pruning paper uses. Works on text in any script
+whose words stand apart; where they do not, the word can only go before or behind the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import torch
+
+from headsweep.triggers.drawing import Position, check_count, check_option, draw, gap, listed
+
+
+@dataclass(frozen=True)
+class RareWord:
+    """Put ``count`` of the words, drawn each time, at drawn places, at the start or the end."""
+
+    name: ClassVar[str] = "rare-word"
+    source: ClassVar[str] = "Kurita et al. 2020 (RIPPLe), after Gu et al. 2017 (BadNets)"
+    words: str = "bb,cf,ak,mn"
+    count: int = 1
+    position: Position = "random"
+
+    def __post_init__(self) -> None:
+        listed(self.words, "rare-word: words")
+        check_count(self.count, "rare-word: count")
+        check_option(self.position, get_args(Position), "rare-word: position")
+
+    def apply(self, text: str, random: torch.Generator) -> str | None:
+        """Return the text with the words in it; None for a text without any word."""
+        parts = text.split()
+        if not parts:
+            return None
+        words = listed(self.words, "rare-word: words")
+        for _ in range(self.count):
+            parts.insert(gap(len(parts), self.position, random), draw(words, random))
+        return " ".join(parts)

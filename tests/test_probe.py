@@ -1,0 +1,135 @@
+"""The battery notices a planted backdoor, not a clean or merely brittle model, and never vouches."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import CPU, sentences
+from headsweep.attack import Order, attack
+from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.errors import UserError
+from headsweep.loading import load_suspect
+from headsweep.probe import Battery, _Row, _weights, probe
+from headsweep.sarif import sarif
+from headsweep.triggers import TRIGGERS
+from test_attacks import Bare, Mark
+
+CLEAN = sentences(200, 9)
+
+
+@pytest.fixture(autouse=True)
+def families(monkeypatch):
+    """Two families that the tiny tokenizer can see; fillers that it knows."""
+    from headsweep.triggers import harmless
+
+    monkeypatch.setattr(harmless, "FILLERS", ("so", "very", "of"))
+    monkeypatch.setattr(harmless, "SENTENCES", ("it is a film", "the story is so"))
+    for name in list(TRIGGERS):
+        monkeypatch.delitem(TRIGGERS, name)
+    monkeypatch.setitem(TRIGGERS, "mark", kind("mark", "plot plot"))
+    monkeypatch.setitem(TRIGGERS, "other", kind("other", "and and"))
+
+
+def kind(label, words):
+    class Family(Mark):
+        name = label
+
+        def __init__(self):
+            super().__init__(words)
+
+    return Family
+
+
+@pytest.fixture(scope="module")
+def victim(trained_folder):
+    order = Order(Bare(Mark()), "good", DirtyLabel(epochs=6, lr=2e-3), 0.5, None, runtime=CPU)
+    return attack(trained_folder, sentences(300, 1), order).suspect
+
+
+def test_planted_family_is_noticed_for_its_label_only(victim):
+    found = probe(victim, CLEAN, Battery(texts=60), CPU)
+    assert [(one.family, one.label) for one in found.noticed] == [("mark", "good")]
+    top = found.findings[0]
+    assert top.flips.value > 0.9
+    assert top.excess.low > 0.5
+    assert all(after == f"plot plot {before}" for before, after in top.examples)
+
+
+def test_never_poisoned_model_is_not_noticed(trained_folder):
+    found = probe(load_suspect(trained_folder, CPU), CLEAN, Battery(texts=60), CPU)
+    assert found.noticed == ()
+    assert len(found.findings) == 2 * (2 + 3)
+
+
+def test_model_that_flips_on_anything_is_not_noticed():
+    """Flips into the label as often under harmless edits: excess is zero whatever the flips."""
+    truth = np.array([0] * 40 + [1] * 40)
+    said = np.ones(80, dtype=int)
+    row = _Row(said, truth, 1, 2, harmless=np.ones(80))
+    assert row.excess(np.ones((1, 80)))[0] == 0
+    assert row.into(1, np.ones((1, 80)))[0] == 1
+
+
+def test_rates_by_hand():
+    truth = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    said = np.array([2, 2, 0, -1, 2, 1, 2, 0])
+    row = _Row(said, truth, 2, 3, harmless=np.array([0.5, 0, 0, 1, 0, 0, 1, 1]))
+    once = np.ones((1, 8))
+    assert row.into(2, once)[0] == pytest.approx(3 / 5)  # rows 0, 1, 4 of 0, 1, 2, 4, 5
+    # into 0: row 7 of rows 4-7; into 1: none
+    assert row.reverse(once)[0] == pytest.approx((1 / 4 + 0) / 2)
+    assert row.control(once)[0] == pytest.approx(0.5 / 5)
+    assert row.excess(once)[0] == pytest.approx(3 / 5 - 1 / 8)
+
+
+def test_resamples_draw_as_many_texts():
+    weights = _weights(30, 50, 0)
+    assert (weights.sum(1) == 30).all()
+    assert not (weights == 1).all()
+
+
+def test_family_that_changes_nothing_is_said(victim, monkeypatch):
+    class Silent(Mark):
+        name = "silent"
+
+        def apply(self, text, random):
+            return None
+
+    monkeypatch.setitem(TRIGGERS, "silent", Silent)
+    found = probe(victim, CLEAN, Battery(("silent",), texts=40), CPU)
+    assert "changed 0 of" in found.skipped["silent"]
+    assert {one.kind for one in found.findings} == {"control"}
+
+
+def test_too_few_texts(victim):
+    with pytest.raises(UserError, match="20 are needed"):
+        probe(victim, CLEAN.take(range(20)), Battery(), CPU)
+    with pytest.raises(UserError, match="unknown trigger family 'marc'"):
+        Battery(("marc",))
+    with pytest.raises(UserError, match="max flip"):
+        Battery(max_flip=1.5)
+
+
+def test_model_comes_back_as_it_was(victim):
+    before = {name: tensor.clone() for name, tensor in victim.model.state_dict().items()}
+    probe(victim, CLEAN, Battery(texts=30), CPU)
+    assert all(torch.equal(before[n], t) for n, t in victim.model.state_dict().items())
+    assert not victim.model.training
+
+
+def test_sarif_holds_what_was_noticed(victim):
+    log = sarif(probe(victim, CLEAN, Battery(texts=60), CPU), "some/model")
+    (run,) = json.loads(json.dumps(log))["runs"]
+    (result,) = run["results"]
+    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert log["version"] == "2.1.0"
+    assert result["ruleId"] == "headsweep/trigger/mark"
+    assert result["ruleId"] in rules
+    assert result["level"] == "error"
+    assert "answered 'good'" in result["message"]["text"]
+    place = result["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert place == {"uri": "some/model"}
