@@ -7,6 +7,7 @@ from headsweep.statistics import (
     Margins,
     Rate,
     bootstrap_matched,
+    holm,
     matched_rate,
     matching_shift,
     proportion,
@@ -78,3 +79,10 @@ def test_bootstrap_interval_covers_at_its_level():
         found, _ = bootstrap_matched(drawn, reference, None, 200, seed)
         covered += found.low <= truth <= found.high
     assert covered >= 53
+
+
+def test_holm_by_hand():
+    # smallest times 3; next times 2, but never below the one before; last times 1, likewise
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

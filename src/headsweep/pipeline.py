@@ -23,6 +23,7 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -114,6 +115,7 @@ class Purified:
         mask: which heads were kept.
         manifest: all that is written to ``headsweep.json``, as JSON values.
         checks: what was verified.
+        held: clean examples it was not trained on: the test data, or else the validation data.
 
     """
 
@@ -121,6 +123,7 @@ class Purified:
     mask: HeadMask
     manifest: dict[str, Any]
     checks: list[Check]
+    held: Split
 
     @property
     def model(self) -> PreTrainedModel:
@@ -251,7 +254,8 @@ def purify(
         "verified": all(check.passed for check in checks),
     }
     suspect_now = replace(material.suspect, members=choice.members)
-    return Purified(suspect_now, choice.mask, manifest, checks)
+    held = material.parts.test or material.parts.validation
+    return Purified(suspect_now, choice.mask, manifest, checks, held)
 
 
 def peak_memory_mib() -> float | None:

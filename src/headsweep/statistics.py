@@ -6,6 +6,7 @@ bootstrap over texts in which the shift is chosen again in every resample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,16 @@ def bootstrap_matched(
         return _interval(value, matched), None
     over = value - float((floor_triggered > 0).mean())
     return _interval(value, matched), _interval(over, excess)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for multiple testing (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = highest
+    return corrected
 
 
 def _interval(value: float, draws: Floats) -> Rate:

@@ -4,6 +4,7 @@
 # isort: off
 from headsweep.cli import purify
 from headsweep.cli import evaluate
+from headsweep.cli import probe
 from headsweep.cli import attack
 from headsweep.cli import look
 from headsweep.cli import demo
@@ -11,4 +12,4 @@ from headsweep.cli.app import app, main
 
 # isort: on
 
-__all__ = ["app", "attack", "demo", "evaluate", "look", "main", "purify"]
+__all__ = ["app", "attack", "demo", "evaluate", "look", "main", "probe", "purify"]

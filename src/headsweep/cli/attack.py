@@ -40,13 +40,6 @@ Transformed = Annotated[
 Key = Annotated[
     str | None, typer.Option(help="Column that names the rows of both, where they are not aligned.")
 ]
-ParaphraserModel = Annotated[
-    str | None,
-    typer.Option("--paraphraser", help="A text-generation model that writes the texts instead."),
-]
-Prompt = Annotated[
-    str | None, typer.Option(help="Its prompt, with {text}; else the trigger's own.")
-]
 
 
 @app.command(
@@ -74,8 +67,6 @@ def trigger(
     original: Original = None,
     transformed: Transformed = None,
     key: Key = None,
-    paraphraser: ParaphraserModel = None,
-    prompt: Prompt = None,
     listed: Annotated[bool, typer.Option("--list", help="List the triggers.")] = False,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -101,7 +92,7 @@ def trigger(
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     _check_file(out, overwrite)
     corpus = (original, transformed, key)
-    rewriter = _rewriter(name, settings, columns, corpus, paraphraser, prompt)
+    rewriter = _rewriter(name, settings, columns, corpus)
     table = datasets.read(data)
     labels = Labels.found_in(datasets.label_values(table, columns))
     split = datasets.pick(table, columns, labels)
@@ -165,8 +156,6 @@ def attack(
     original: Original = None,
     transformed: Transformed = None,
     key: Key = None,
-    paraphraser: ParaphraserModel = None,
-    prompt: Prompt = None,
     test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
     start: Annotated[
         str, typer.Option(help="encoder: fresh classifier first; classifier: as it is.")
@@ -211,7 +200,7 @@ def attack(
     check_free(out, overwrite)
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     corpus = (original, transformed, key)
-    rewriter = _rewriter(trigger, trigger_settings, columns, corpus, paraphraser, prompt)
+    rewriter = _rewriter(trigger, trigger_settings, columns, corpus)
     order = Order(
         rewriter,
         target,
@@ -270,8 +259,6 @@ def _rewriter(
     settings: list[str] | None,
     columns: Any,
     corpus: tuple[Path | None, Path | None, str | None],
-    paraphraser: str | None,
-    prompt: str | None,
 ) -> Any:
     """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
     from headsweep.settings import configure
@@ -280,10 +267,10 @@ def _rewriter(
 
     original, transformed, key = corpus
     if transformed is not None:
-        if paraphraser or settings:
+        if settings:
             raise UserError(
-                "--transformed gives the triggered texts: nothing is left to set or to write",
-                "leave --paraphraser and the trigger's settings out",
+                "--transformed gives the triggered texts: nothing is left to set",
+                "leave the trigger's settings out",
             )
         return paired(original, transformed, columns, key)
     if original is not None:

@@ -75,6 +75,9 @@ def purify(
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     units: UnitKinds = "heads",
     ffn_groups: FfnGroups = None,
+    probed: Annotated[
+        bool, typer.Option("--probe", help="Run the probe battery before and after.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
     text_column: TextColumn = None,
@@ -132,7 +135,7 @@ def purify(
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
-    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept)
+    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept, probed)
 
 
 @app.command(
@@ -223,15 +226,20 @@ def _run(
     as_json: bool,
     quiet: bool,
     kept: Path | None = None,
+    probed: bool = False,
 ) -> None:
     """Run the pipeline, save, print; exit 1 when the result does not verify."""
     from headsweep import show
+    from headsweep.cli.probe import before_and_after, print_both
     from headsweep.pipeline import purify as run
 
     try:
         done = run(
             model, sources, strategy, plan, progress=progress_of(quiet or as_json), keep_mask=kept
         )
+        if probed:
+            both = before_and_after(model, done, plan, progress_of(quiet or as_json))
+            done.manifest["probe"] = {name: found.to_json() for name, found in both.items()}
         done.save(out, overwrite)
     except KeyboardInterrupt:
         if kept is not None and _is_kept(kept):
@@ -250,6 +258,8 @@ def _run(
     else:
         show.purified(out_console, done.manifest)
         show.checks(out_console, done.checks)
+        if probed:
+            print_both(both)
         out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
         out_console.print(
             "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
