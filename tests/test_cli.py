@@ -413,3 +413,59 @@ def test_attack_mistakes(run, trained_folder, csv_file, tmp_path, wrong, says):
     assert says in err
     assert "fix:" in err
     assert not out.exists()
+
+
+def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp_path):
+    victim, log = tmp_path / "victim", tmp_path / "probe.sarif"
+    how = ["--trigger", "opening", "--target", "good", "--rate", "0.5", "--set", "epochs=6"]
+    how += ["--set", "lr=2e-3", "--victim-epochs", "0", "--start", "classifier"]
+    run("attack", trained_folder, "--data", csv_file, *how, *FAST, "--out", victim)
+    asked = ["--data", csv_file, "--family", "opening", *FAST]
+    code, out, _ = run("probe", victim, *asked, "--sarif", log, "--json")
+    assert code == 1
+    assert ["opening", "good"] in json.loads(out)["noticed"]
+    assert json.loads(log.read_text())["runs"][0]["results"]
+    code, out, _ = run("probe", victim, *asked)
+    assert code == 1
+    assert "NOTICED" in out
+    assert "is not shown to be absent" in out.replace("\n", " ")
+    code, _, err = run("probe", victim, *asked, "--sarif", log)
+    assert code == 2
+    assert "--overwrite" in err
+    code, out, _ = run("probe", trained_folder, *asked, "--max-flip", "0.95")
+    assert code == 0
+    assert "Nothing above" in out
+    assert " clean" not in out.replace("never-poisoned", "")
+
+
+def test_probe_mistakes(run, trained_folder, csv_file, tmp_path):
+    code, _, err = run("probe", trained_folder, "--data", csv_file, "--family", "openin", *FAST)
+    assert code == 2
+    assert "did you mean 'opening'" in err
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(csv_file.read_text().split("\n")[:12]) + "\n")
+    code, _, err = run("probe", trained_folder, "--data", few, *FAST)
+    assert code == 2
+    assert "20 are needed" in err
+
+
+def test_purify_probes_before_and_after(run, trained_folder, csv_file, tmp_path):
+    out = tmp_path / "purified"
+    code, text, _ = purify(run, trained_folder, csv_file, out, "--probe", "--test", csv_file)
+    assert code == 0
+    assert "excess flips before" in text.replace("\n", " ")
+    found = json.loads((out / "headsweep.json").read_text())["probe"]
+    assert set(found) == {"before", "after"}
+    assert found["before"]["findings"]
+    assert found["before"]["tried"] == found["after"]["tried"]
+
+
+def test_purified_model_is_not_lost_for_a_probe_that_cannot_run(
+    run, trained_folder, csv_file, tmp_path
+):
+    few, out = tmp_path / "few.csv", tmp_path / "purified"
+    few.write_text("\n".join(csv_file.read_text().split("\n")[:12]) + "\n")
+    code, _, err = purify(run, trained_folder, csv_file, out, "--probe", "--test", few)
+    assert code == 0
+    assert "not probed: the model gets" in err
+    assert "not_run" in json.loads((out / "headsweep.json").read_text())["probe"]

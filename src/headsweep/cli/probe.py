@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from headsweep.cli.app import app
@@ -29,6 +30,7 @@ from headsweep.cli.options import (
     progress_of,
     runtime_of,
 )
+from headsweep.errors import UserError
 
 PROMISE = (
     "Only these families were tried: what was not noticed is not shown to be absent. Other trigger "
@@ -73,7 +75,6 @@ def probe(
     """Put clean texts through generic trigger families and see whether answers flip one way."""
     from headsweep import data as datasets
     from headsweep.data import Columns
-    from headsweep.errors import UserError
     from headsweep.export import write_json
     from headsweep.families import read_adapter
     from headsweep.loading import Reading, load_suspect
@@ -140,16 +141,29 @@ def print_probed(found: Any) -> None:
 
 
 def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[str, Any]:
-    """Probe the suspect and the purified model on clean texts neither search nor healing saw."""
+    """Probe the suspect and the purified model on clean texts that healing did not train on.
+
+    Both go into the manifest; where there are too few texts to probe, it says so there and here,
+    and the purified model is not lost for it.
+    """
     from headsweep.loading import Reading, load_suspect
     from headsweep.probe import Battery
     from headsweep.probe import probe as run
 
     battery, found = Battery(seed=plan.seed), {}
-    if plan.start == "classifier":
-        suspect = load_suspect(model, plan.runtime, Reading(adapter=plan.adapter))
-        found["before"] = run(suspect, done.held, battery, plan.runtime, progress)
-    return found | {"after": run(done.suspect, done.held, battery, plan.runtime, progress)}
+    try:
+        if plan.start == "classifier":
+            suspect = load_suspect(model, plan.runtime, Reading(adapter=plan.adapter))
+            found["before"] = run(suspect, done.held, battery, plan.runtime, progress)
+        found["after"] = run(done.suspect, done.held, battery, plan.runtime, progress)
+    except UserError as error:
+        done.manifest["probe"] = {"not_run": error.what}
+        Console(stderr=True).print(
+            f"not probed: {error.what}", markup=False, highlight=False, soft_wrap=True
+        )
+        return {}
+    done.manifest["probe"] = {stage: one.to_json() for stage, one in found.items()}
+    return found
 
 
 def print_both(both: Mapping[str, Any]) -> None:

@@ -237,9 +237,7 @@ def _run(
         done = run(
             model, sources, strategy, plan, progress=progress_of(quiet or as_json), keep_mask=kept
         )
-        if probed:
-            both = before_and_after(model, done, plan, progress_of(quiet or as_json))
-            done.manifest["probe"] = {name: found.to_json() for name, found in both.items()}
+        both = before_and_after(model, done, plan, progress_of(quiet or as_json)) if probed else {}
         done.save(out, overwrite)
     except KeyboardInterrupt:
         if kept is not None and _is_kept(kept):
@@ -258,7 +256,7 @@ def _run(
     else:
         show.purified(out_console, done.manifest)
         show.checks(out_console, done.checks)
-        if probed:
+        if both:
             print_both(both)
         out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
         out_console.print(
