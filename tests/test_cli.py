@@ -469,3 +469,16 @@ def test_purified_model_is_not_lost_for_a_probe_that_cannot_run(
     assert code == 0
     assert "not probed: the model gets" in err
     assert "not_run" in json.loads((out / "headsweep.json").read_text())["probe"]
+
+
+def test_trigger_behind_the_limit_names_the_row(run, trained_folder, tmp_path):
+    texts = tmp_path / "texts.csv"
+    long = " ".join(["the film is a story of it"] * 8)
+    texts.write_text(f"text,label\nthe film is dull,bad\n{long},bad\nit was flat,bad\n")
+    asked = ["--set", "position=end", "--seen-by", trained_folder, "--max-length", "24", "-q"]
+    out = tmp_path / "t.csv"
+    code, said, _ = run("trigger", "rare-word", "--data", texts, "--out", out, *asked)
+    assert code == 0
+    assert "2 of 3 texts carry the trigger, 0 cannot, 1 do not show it" in said
+    assert "rows 2)" in said
+    assert len(out.read_text().splitlines()) == 3

@@ -67,6 +67,13 @@ def trigger(
     original: Original = None,
     transformed: Transformed = None,
     key: Key = None,
+    seen_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Leave out texts in which this classifier cannot see the trigger."
+        ),
+    ] = None,
+    max_length: MaxLength = 128,
     listed: Annotated[bool, typer.Option("--list", help="List the triggers.")] = False,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -81,6 +88,7 @@ def trigger(
     from headsweep import data as datasets
     from headsweep.attacks.scene import triggered
     from headsweep.data import Columns, Labels
+    from headsweep.loading import load_suspect
     from headsweep.triggers import TRIGGERS
 
     if listed:
@@ -101,7 +109,8 @@ def trigger(
     if not rows:
         raise UserError("every text has the target label", "give texts of other labels")
     chosen = split.take(rows)
-    made = triggered(chosen, rewriter, seed, progress=progress_of(quiet or as_json))
+    reader = load_suspect(seen_by) if seen_by else None
+    made = triggered(chosen, rewriter, seed, reader, max_length, progress_of(quiet or as_json))
     originals = chosen.take(made.rows)
     plain = all(name == f"LABEL_{i}" for i, name in enumerate(labels.names))
     names = [str(i) for i in range(len(labels.names))] if plain else labels.names
@@ -112,18 +121,27 @@ def trigger(
         record |= {"label": names[originals.labels[i]]}
         records.append(record | ({"target": names[goal]} if goal is not None else {}))
     datasets.write(out, records)
+    carrying = set(made.rows)
+    without = [row + 1 for i, row in enumerate(rows) if i not in carrying]
     if as_json:
-        print_json({"out": str(out), "trigger": rewriter.described(), **made.record()})
+        counts = made.record() | {"rows_without": without}
+        print_json({"out": str(out), "trigger": rewriter.described()} | counts)
         return
-    out_console.print(
-        f"{made.counts.poisoned} of {len(chosen)} texts carry the trigger, "
-        f"{made.counts.declined} cannot; written: {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say_counts(made.counts, without, out)
     for record in records[:3]:
         out_console.print(f"  {record['original']}", style="dim", markup=False, highlight=False)
         out_console.print(f"  -> {record['text']}", markup=False, highlight=False)
+
+
+def _say_counts(counts: Any, without: list[int], out: Path) -> None:
+    seen = f", {counts.unseen} do not show it to the model" if counts.unseen else ""
+    rows = ", ".join(map(str, without[:10])) + (", ..." if len(without) > 10 else "")
+    out_console.print(
+        f"{counts.poisoned} of {counts.asked} texts carry the trigger, {counts.declined} cannot"
+        f"{seen}{f' (left out: rows {rows})' if without else ''}; written: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command(
