@@ -37,9 +37,8 @@ def main() -> None:
             if not cell.exists():
                 print(f"== {cell.name}", flush=True)
                 write_json(cell, _cell(folder, args.clean, seed))
-    print(
-        "| model | seed | noticed (excess, points) | largest excess not noticed |\n|---|---|---|---|"
-    )
+    print("| model | seed | noticed (excess, points) | largest excess not noticed |")
+    print("|---|---|---|---|")
     for cell in sorted(args.results.glob("*.json")):
         print(_row(cell.stem, json.loads(cell.read_text())))
 
