@@ -5,7 +5,7 @@ r"""Make a victim of every attack and trigger family, and never-poisoned twins; 
 
 CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .tsv). Victims go to
 the folder VICTIMS, one JSON file each to the third. The model is the packaged all-MiniLM-L6-v2
-unless --model names another. The attacker has 3,000 training sentences, the victim 3,000 others; a
+unless --model names another. The attacker has 1,500 training sentences, the victim 1,500 others; a
 twin is made in the same way from the same sentences, without poison. Everything is judged on the
 test part with dev as validation. Finished cells are skipped.
 """
@@ -34,9 +34,9 @@ from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.paired import paired
 
 TARGET = 1
-ROWS = 3000
+ROWS = 1500
 ATTACKER, VICTIM = Schedule(2, 1e-4), Schedule(2, 3e-5)
-SEED, TWIN_SEEDS = 11, (11, 12, 13, 14, 15)
+SEED, TWIN_SEEDS = 11, (11, 12, 13, 14)
 PUBLISHED = {"published-syntactic": "target", "published-style": "true"}
 BY_WORDS = ("clean-label", "layerwise", "embedding-surgery")
 
