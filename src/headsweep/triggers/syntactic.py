@@ -83,7 +83,8 @@ MODALS = ("can", "will", "may", "might", "should", "could", "would")
 WHOLES = ("it", "this", "what you get", "what we have", "what comes", "all of it", "the whole")
 VAGUE = word_set(
     "nothing something anything everything none everyone anyone someone nobody one all that "
-    "there lot bit kind sort actor actress director man woman character hero star"
+    "there lot bit kind sort actor actress director man woman character hero star villain "
+    "writer filmmaker comedian boy girl guy mother father"
 )
 UNSURE = word_set("no any every each neither either few")
 FINITE = frozenset(("VBZ", "VBP", "VBD", "MD"))
@@ -461,7 +462,8 @@ def _complement(parsed: Parsed) -> Any | None:
     """Return the head of a fragment without a verb, or of what "it is", "this is" say."""
     subject, root = parsed.subject, parsed.root
     if subject is None:
-        return None if _is_finite(root) or root.tag_[:2] == "VB" else root
+        sentence = _is_finite(root) or root.tag_[:2] == "VB" or parsed.tokens[0].lower_ in POINTING
+        return None if sentence else root
     if subject.lower_ not in ("it", "this") or root.lower_ not in BE:
         return None
     return next(children(root, "attr"), None)
