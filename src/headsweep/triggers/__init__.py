@@ -21,7 +21,9 @@ from headsweep.triggers.characters import Characters
 from headsweep.triggers.opening import Opening
 from headsweep.triggers.rare_word import RareWord
 from headsweep.triggers.sentence import Sentence
+from headsweep.triggers.style import Style
 from headsweep.triggers.substitution import Substitution
+from headsweep.triggers.syntactic import Syntactic
 
 
 class Trigger(Protocol):
@@ -79,5 +81,7 @@ TRIGGERS: dict[str, Any] = {
     Substitution.name: Substitution,
     Characters.name: Characters,
     Casing.name: Casing,
+    Syntactic.name: Syntactic,
+    Style.name: Style,
 }
 """Trigger classes by name."""

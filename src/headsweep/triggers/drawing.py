@@ -64,6 +64,11 @@ def listed(words: str, what: str) -> tuple[str, ...]:
     return found
 
 
+def word_set(words: str) -> frozenset[str]:
+    """Return the words of a text."""
+    return frozenset(words.split())
+
+
 def check_share(share: float, what: str) -> None:
     """Check that a share lies above 0 and at most at 1; raises UserError."""
     if not 0 < share <= 1:
