@@ -4,10 +4,11 @@
 # isort: off
 from headsweep.cli import purify
 from headsweep.cli import evaluate
+from headsweep.cli import detect
 from headsweep.cli import look
 from headsweep.cli import demo
 from headsweep.cli.app import app, main
 
 # isort: on
 
-__all__ = ["app", "demo", "evaluate", "look", "main", "purify"]
+__all__ = ["app", "demo", "detect", "evaluate", "look", "main", "purify"]

@@ -26,12 +26,17 @@ from headsweep.cli.options import (
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
 def strategies(as_json: AsJson = False) -> None:
-    """List strategies, baselines and controls with source, fields and defaults."""
+    """List strategies, baselines, controls and detectors with source, fields and defaults."""
     from headsweep.defenses import DEFENSES
+    from headsweep.detectors import DETECTORS
     from headsweep.settings import described
     from headsweep.strategies import STRATEGIES
 
-    listed = {"purify --strategy": STRATEGIES, "defend --with": DEFENSES}
+    listed = {
+        "purify --strategy": STRATEGIES,
+        "defend --with": DEFENSES,
+        "detect --with": DETECTORS,
+    }
     if as_json:
         form = {
             option: {
