@@ -131,7 +131,8 @@ def encoded_for_reading(language: LanguageModel, text: str) -> list[int]:
 
     """
     tokenizer = language.tokenizer
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    own = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id)
+    begin = next((token for token in own if token is not None), None)
     if begin is None:
         raise UserError(f"{language.source}: its tokenizer has no token that begins a text")
     limit = int(getattr(language.model.config, "max_position_embeddings", 1 << 30))
