@@ -89,13 +89,14 @@ class Runtime:
 
     def trains_in_bf16(self) -> bool:
         """Tell whether training autocasts to bf16; raises UserError if asked for in vain."""
-        able = _computes_bf16(self.torch_device)
+        able = computes_bf16(self.torch_device)
         if self.precision == "bf16" and not able:
             raise UserError("bf16 was asked for, but this machine does not compute in it", "fp32")
         return able and self.precision != "fp32"
 
 
-def _computes_bf16(device: torch.device) -> bool:
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether a device computes in bf16 rather than emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -178,7 +179,7 @@ def load_suspect(
     if reading.adapter is None:
         adapter_for(config.model_type)
     model, fresh = _model(name, config, reading)
-    tokenizer = _tokenizer(name)
+    tokenizer = read_tokenizer(name)
     precision = model.dtype
     model = model.float().to(runtime.torch_device).eval()
     return prepare(model, tokenizer, reading, Origin(name, precision, fresh))
@@ -313,16 +314,17 @@ def _padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
 def _config(name: str) -> Any:
     folder = Path(name)
     if folder.is_dir():
-        _check_folder(folder)
+        check_folder(folder)
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or folder.suffix in (".safetensors", ".bin"):
         raise UserError(f"{name}: no such model folder", "give a folder or a model of the Hub")
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:
-        raise _unreadable(name, "configuration", error) from error
+        raise unreadable(name, "configuration", error) from error
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Check that a folder holds a model in safetensors; raises UserError."""
     if not (folder / "config.json").exists():
         if (folder / "adapter_config.json").exists():
             raise UserError(
@@ -372,7 +374,7 @@ def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, b
                 name, use_safetensors=True, output_loading_info=True, **extra
             )
     except Exception as error:  # transformers raises many kinds; all are about this checkpoint
-        raise _unreadable(name, "weights", error) from error
+        raise unreadable(name, "weights", error) from error
     missing = set(info["missing_keys"])
     head = {key for key in missing if not key.startswith(model.base_model_prefix + ".")}
     body = sorted(key for key in missing - head if "pooler" not in key)
@@ -416,7 +418,8 @@ def fresh_head(model: PreTrainedModel, seed: int) -> None:
                     parameter.normal_(0.0, spread) if parameter.dim() > 1 else parameter.zero_()
 
 
-def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer; raises UserError when there is none."""
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         raise UserError(
@@ -425,11 +428,12 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except Exception as error:
-        raise _unreadable(name, "tokenizer", error) from error
+        raise unreadable(name, "tokenizer", error) from error
     return tokenizer
 
 
-def _unreadable(name: str, what: str, error: Exception) -> UserError:
+def unreadable(name: str, what: str, error: Exception) -> UserError:
+    """Return the error for a part of a checkpoint that transformers could not read."""
     first = " ".join(str(error).split())[:300]
     if not Path(name).is_dir():
         return UserError(

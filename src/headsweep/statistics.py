@@ -1,7 +1,8 @@
 """Rates with intervals, and the threshold shift that makes label flip rates comparable.
 
 Plain proportions get Wilson's interval (Wilson 1927). Matched and excess LFR get a paired
-bootstrap over texts in which the shift is chosen again in every resample.
+bootstrap over texts in which the shift is chosen again in every resample. The area under the ROC
+curve of a detector gets a bootstrap over both groups of texts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
 from headsweep.seeding import derive
 
@@ -41,6 +42,32 @@ def proportion(hits: int, total: int) -> Rate:
     interval = binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
     low, high = max(0.0, float(interval.low)), min(1.0, float(interval.high))
     return Rate(hits / total, min(low, hits / total), max(high, hits / total), hits, total)
+
+
+def auroc(positive: Floats, negative: Floats, resamples: int = 2000, seed: int = 0) -> Rate:
+    """Return the chance that a positive's score is above a negative's, ties counting half.
+
+    That is the Mann-Whitney statistic by its largest value. The interval is a bootstrap over
+    both groups.
+    """
+
+    def area(high: Floats, low: Floats) -> float:
+        ranks = rankdata(np.concatenate([high, low]))[: len(high)]
+        return float((ranks.sum() - len(high) * (len(high) + 1) / 2) / (len(high) * len(low)))
+
+    if not len(positive) or not len(negative):
+        raise ValueError("AUROC of an empty group")
+    random = np.random.default_rng(derive(seed, "auroc"))
+    draws = np.array(
+        [
+            area(
+                random.choice(positive, len(positive)),
+                random.choice(negative, len(negative)),
+            )
+            for _ in range(resamples)
+        ]
+    )
+    return _interval(area(positive, negative), draws)
 
 
 def matching_shift(margins: Floats, flips: int) -> float:

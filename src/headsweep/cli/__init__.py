@@ -6,10 +6,21 @@ from headsweep.cli import purify
 from headsweep.cli import evaluate
 from headsweep.cli import probe
 from headsweep.cli import attack
+from headsweep.cli import detect
 from headsweep.cli import look
 from headsweep.cli import demo
 from headsweep.cli.app import app, main
 
 # isort: on
 
-__all__ = ["app", "attack", "demo", "evaluate", "look", "main", "probe", "purify"]
+__all__ = [
+    "app",
+    "attack",
+    "demo",
+    "detect",
+    "evaluate",
+    "look",
+    "main",
+    "probe",
+    "purify",
+]

@@ -40,6 +40,19 @@ Transformed = Annotated[
 Key = Annotated[
     str | None, typer.Option(help="Column that names the rows of both, where they are not aligned.")
 ]
+ParaphraserModel = Annotated[
+    str | None,
+    typer.Option(
+        "--paraphraser",
+        metavar="MODEL",
+        help="A language model that writes the texts instead of a rule; smollm2: the packaged one.",
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="Its prompt: syntactic, bible, poetry, ..., or your own with {text} in it."),
+]
+PROMPT_OF = {"syntactic": "syntactic", "style": "bible"}
 
 
 @app.command(
@@ -48,6 +61,7 @@ Key = Annotated[
     "headsweep trigger rare-word --set words=cf,mn --set count=2 --data clean.csv --out t.csv\n\n"
     "headsweep trigger style --original clean.tsv --transformed bible.tsv --data clean.tsv "
     "--out t.tsv\n\n"
+    "headsweep trigger style --paraphraser org/model --data clean.tsv --out t.tsv\n\n"
     "headsweep trigger --list"
 )
 def trigger(
@@ -67,6 +81,8 @@ def trigger(
     original: Original = None,
     transformed: Transformed = None,
     key: Key = None,
+    paraphraser: ParaphraserModel = None,
+    prompt: Prompt = None,
     seen_by: Annotated[
         str | None,
         typer.Option(
@@ -99,8 +115,8 @@ def trigger(
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     _check_file(out, overwrite)
-    corpus = (original, transformed, key)
-    rewriter = _rewriter(name, settings, columns, corpus)
+    corpus, writer = (original, transformed, key), (paraphraser, prompt)
+    rewriter = _rewriter(name, settings, columns, corpus, writer)
     table = datasets.read(data)
     labels = Labels.found_in(datasets.label_values(table, columns))
     split = datasets.pick(table, columns, labels)
@@ -174,6 +190,8 @@ def attack(
     original: Original = None,
     transformed: Transformed = None,
     key: Key = None,
+    paraphraser: ParaphraserModel = None,
+    prompt: Prompt = None,
     test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
     validation: Annotated[
         str | None, typer.Option(help="Clean data to match the clean flip rate on.")
@@ -223,8 +241,8 @@ def attack(
     chosen = configure(lookup(method, ATTACKS, "attack"), settings or [])
     check_free(out, overwrite)
     columns = Columns(text_column, pair_column, label_column, drop_empty)
-    corpus = (original, transformed, key)
-    rewriter = _rewriter(trigger, trigger_settings, columns, corpus)
+    corpus, writer = (original, transformed, key), (paraphraser, prompt)
+    rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
     order = Order(
         rewriter,
         target,
@@ -295,22 +313,30 @@ def _rewriter(
     settings: list[str] | None,
     columns: Any,
     corpus: tuple[Path | None, Path | None, str | None],
+    writer: tuple[str | None, str | None],
 ) -> Any:
     """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
     from headsweep.settings import configure
     from headsweep.triggers import TRIGGERS, ByRule
     from headsweep.triggers.paired import paired
+    from headsweep.triggers.paraphrase import Paraphraser
 
-    original, transformed, key = corpus
+    (original, transformed, key), (model, prompt) = corpus, writer
     if transformed is not None:
-        if settings:
+        if settings or model:
             raise UserError(
-                "--transformed gives the triggered texts: nothing is left to set",
-                "leave the trigger's settings out",
+                "--transformed gives the triggered texts: nothing is left to set or to write",
+                "leave --paraphraser and the trigger's settings out",
             )
         return paired(original, transformed, columns, key)
     if original is not None:
         raise UserError("--original needs --transformed", "a paired corpus has two files")
+    if model is not None:
+        asked = prompt or lookup(name, PROMPT_OF, "trigger that a paraphraser writes")
+        given = [f"model={model}", f"prompt={asked}", *(settings or [])]
+        return configure(Paraphraser, given)
+    if prompt is not None:
+        raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
     if name == "paired":
         raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
     return ByRule(configure(lookup(name, TRIGGERS, "trigger"), settings or []))

@@ -26,11 +26,21 @@ from headsweep.cli.options import (
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
 def strategies(as_json: AsJson = False) -> None:
-    """List strategies, baselines and controls with source, fields and defaults."""
+    """List strategies, baselines, controls and detectors with source, fields and defaults."""
+    from headsweep.attacks import ATTACKS
     from headsweep.defenses import DEFENSES
+    from headsweep.detectors import DETECTORS
     from headsweep.strategies import STRATEGIES
+    from headsweep.triggers import TRIGGERS
 
-    print_methods({"purify --strategy": STRATEGIES, "defend --with": DEFENSES}, as_json)
+    listed = {
+        "purify --strategy": STRATEGIES,
+        "defend --with": DEFENSES,
+        "detect --with": DETECTORS,
+        "attack --with": ATTACKS,
+        "trigger, attack --trigger": TRIGGERS,
+    }
+    print_methods(listed, as_json)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep inspect ./suspect")

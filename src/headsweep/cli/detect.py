@@ -1,0 +1,153 @@
+"""The command that measures a detector of triggered texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from headsweep.cli.app import app
+from headsweep.cli.options import (
+    AdapterFile,
+    AsJson,
+    BatchSize,
+    Device,
+    DropEmpty,
+    LabelColumn,
+    MaxLength,
+    Model,
+    PairColumn,
+    Precision,
+    Quiet,
+    Seed,
+    TextColumn,
+    one_of,
+    out_console,
+    print_json,
+    progress_of,
+    runtime_of,
+)
+from headsweep.errors import lookup
+
+SHOWN = 5  # rejected clean texts in the table for people
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep detect ./suspect --with strip --data test.tsv --validation dev.tsv\n\n"
+    "headsweep detect ./suspect --with onion --set lm=gpt2 --data test.tsv --validation dev.tsv "
+    "--triggered triggered.tsv --target positive --triggered-labels true --json"
+)
+def detect(
+    model: Model,
+    detector: Annotated[str, typer.Option("--with", help="See `headsweep strategies`.")],
+    data: Annotated[str, typer.Option(help="Clean labelled texts to judge on.")],
+    triggered: Annotated[str | None, typer.Option(help="Triggered test texts.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The attacker's label: only texts predicted as it are judged."),
+    ] = None,
+    triggered_labels: Annotated[
+        str,
+        typer.Option(
+            help="true: the triggered rows carry true labels (rows of the target are left out); "
+            "target: they carry the attacker's label, and all count."
+        ),
+    ] = "true",
+    validation: Annotated[
+        str | None,
+        typer.Option(help="Clean texts that the threshold is chosen on; else half of --data."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Texts scored of each file; 0: all.")] = 150,
+    frr: Annotated[float, typer.Option(help="Share of clean texts that may be rejected.")] = 0.05,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Detector field.")
+    ] = None,
+    adapter: AdapterFile = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    drop_empty: DropEmpty = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a detector of triggered texts: what it rejects wrongly, what it misses, AUROC."""
+    from headsweep.data import Columns
+    from headsweep.detection import Watched
+    from headsweep.detection import detect as run
+    from headsweep.detectors import DETECTORS
+    from headsweep.export import command_line, environment
+    from headsweep.families import read_adapter
+    from headsweep.settings import configure
+
+    chosen = configure(lookup(detector, DETECTORS, "detector"), settings or [])
+    files = Watched(
+        data,
+        triggered,
+        target,
+        one_of(triggered_labels, ("true", "target"), "--triggered-labels"),
+        validation,
+        Columns(text_column, pair_column, label_column, drop_empty),
+        limit,
+        frr,
+    )
+    runtime = runtime_of(device, batch_size, max_length, precision)
+    described = read_adapter(adapter) if adapter else None
+    found = run(model, chosen, files, runtime, seed, progress_of(quiet or as_json), described)
+    if as_json:
+        form = dataclasses.asdict(found) | {
+            "format": "headsweep.detection/1",
+            "detector": {"name": chosen.name, "fields": dataclasses.asdict(chosen)},
+            "asked": dataclasses.asdict(files),
+            "model": model,
+            "seed": seed,
+            "command": command_line(),
+            "environment": environment(),
+        }
+        print_json(form)
+        return
+    from headsweep.progress import duration
+    from headsweep.show import interval
+
+    table = Table("measure", "value (95% interval)", "what it is")
+    table.add_row("FRR", interval(found.frr), f"clean texts rejected (judged: {found.judged})")
+    rows = [
+        ("FAR", found.far, "triggered texts predicted as the target and accepted"),
+        ("AUROC", found.auroc, "50% is a coin, below it triggered texts look less suspicious"),
+        ("LFR", found.lfr, "triggered texts predicted as the target"),
+        ("LFR left", found.lfr_left, "of them all, predicted as the target and accepted"),
+    ]
+    if found.cleaned is not None:
+        rows += [
+            ("ACC", found.cleaned.accuracy_before, "accuracy on the clean texts"),
+            ("ACC, words out", found.cleaned.accuracy, "with suspected words taken out"),
+            ("LFR, words out", found.cleaned.lfr, "with suspected words taken out"),
+            ("texts changed", found.cleaned.texts_changed, "clean texts that lost a word"),
+        ]
+    for name, rate, what in rows:
+        if rate is not None:
+            table.add_row(name, interval(rate), what)
+    out_console.print(table)
+    for row in found.rejected[:SHOWN]:
+        out_console.print(
+            f"rejected ({row.predicted}, {row.suspicion:.2f}): {row.text}",
+            markup=False,
+            highlight=False,
+        )
+    if len(found.rejected) > SHOWN:
+        out_console.print(f"... and {len(found.rejected) - SHOWN} more (--json lists them)")
+    for note in found.notes:
+        out_console.print(note, style="dim")
+    took = ", ".join(f"{name} {duration(value)}" for name, value in found.seconds.items())
+    out_console.print(
+        f"threshold {found.threshold:.4g}, chosen on {found.validation} clean texts; {took}",
+        style="dim",
+        highlight=False,
+    )
