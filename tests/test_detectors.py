@@ -271,3 +271,13 @@ def test_a_triggered_file_without_non_target_rows(run, trained_folder, csv_file,
     )  # fmt: skip
     assert code == 2
     assert "--triggered-labels target" in err
+
+
+def test_sentence_pairs_are_refused(run, trained_folder, tmp_path):
+    path = tmp_path / "pairs.csv"
+    rows = "\n".join(f"the film {i % 9},it is so,good" for i in range(40))
+    path.write_text(f"premise,hypothesis,label\n{rows}\n", encoding="utf-8")
+    code, _, err = run("detect", trained_folder, "--with", "strip", "--data", path, *FAST)
+    assert code == 2
+    assert "single texts, not pairs" in err
+    assert "--text-column" in err

@@ -159,7 +159,9 @@ def detect(
         triggered = Triggered(split, target, files.triggered_labels).non_target()
     for part in (clean, validation, triggered):
         if part is not None and part.pairs:
-            raise UserError("detectors take single texts, not pairs", "give --text-column")
+            raise UserError(
+                "detectors take single texts, not pairs", "name one column with --text-column"
+            )
     if not len(clean) or not len(validation):
         raise UserError("no text is left to judge or to choose the threshold on", "give more texts")
     if detector.needs_target and target is None:
