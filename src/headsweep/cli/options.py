@@ -36,6 +36,25 @@ FfnGroups = Annotated[
     typer.Option(min=0, help="FFN groups a layer (as many as heads); 0: single neurons."),
 ]
 
+RecipeFile = Annotated[
+    Path | None, typer.Option(help="TOML file with the options; what is given here wins.")
+]
+
+
+def with_recipe(ctx: typer.Context, asked: Any, recipe: Path | None, kind: str) -> Any:
+    """Return what was asked for, completed from a recipe (of a strategy or a defense)."""
+    from headsweep.recipe import read_recipe
+
+    if recipe is None:
+        return asked
+    renamed = {"strategy": "method", "baseline": "method"}
+    given = {
+        renamed.get(name, name)
+        for name in ctx.params
+        if str(getattr(ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
+    }
+    return asked.over(read_recipe(recipe, kind), given)
+
 
 def units_of(kinds: str, ffn_groups: int | None) -> Any:
     """Return the units that ``--units`` and ``--ffn-groups`` name; raises UserError."""

@@ -22,6 +22,7 @@ from headsweep.cli.options import (
     PairColumn,
     Precision,
     Quiet,
+    RecipeFile,
     Seed,
     TextColumn,
     UnitKinds,
@@ -32,6 +33,7 @@ from headsweep.cli.options import (
     runtime_of,
     text_of,
     units_of,
+    with_recipe,
 )
 from headsweep.errors import UserError, lookup
 
@@ -42,10 +44,12 @@ from headsweep.errors import UserError, lookup
     "headsweep purify org/model --data imdb:train --max-drop 0.01 --out ./purified\n\n"
     "headsweep purify ./suspect --data train.tsv --validation dev.tsv --test test.tsv "
     "--strategy gradient --set step=6 --heal-epochs 0 --out ./pruned-only\n\n"
+    "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
 def purify(
+    ctx: typer.Context,
     model: Model,
     data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -73,6 +77,7 @@ def purify(
         float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
+    recipe: RecipeFile = None,
     units: UnitKinds = "heads",
     ffn_groups: FfnGroups = None,
     probed: Annotated[
@@ -100,10 +105,28 @@ def purify(
     from headsweep.healing import FineTune
     from headsweep.material import Sources
     from headsweep.pipeline import Plan
+    from headsweep.recipe import Asked
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES
 
-    chosen = configure(lookup(strategy, STRATEGIES, "strategy"), settings or [])
+    asked = with_recipe(
+        ctx,
+        Asked(
+            strategy,
+            tuple(settings or ()),
+            max_drop,
+            min_accuracy,
+            seed,
+            start,
+            units,
+            ffn_groups,
+            heal_epochs,
+            heal_lr,
+        ),
+        recipe,
+        "strategy",
+    )
+    chosen = configure(lookup(asked.method, STRATEGIES, "strategy"), asked.fields)
     check_free(out, overwrite)
     kept = _mask_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
@@ -111,27 +134,26 @@ def purify(
             f"{kept}: is there already, it may be the mask of an interrupted run",
             f"go on from it with --mask {kept}, or remove it",
         )
-    if start == "encoder" and heal_epochs == 0:
+    if asked.start == "encoder" and asked.heal_epochs == 0:
         raise UserError(
             "--start encoder ends with a fresh classifier, which must be trained",
             "leave --heal-epochs 0 out",
         )
     plan = Plan(
-        max_drop=max_drop,
-        min_accuracy=min_accuracy,
-        start=one_of(start, ("classifier", "encoder"), "--start"),
-        seed=seed,
+        max_drop=_max_drop(asked),
+        min_accuracy=asked.min_accuracy,
+        start=one_of(asked.start, ("classifier", "encoder"), "--start"),
+        seed=asked.seed,
         mask=HeadMask.from_json(text_of(mask)) if mask else None,
         runtime=runtime_of(device, batch_size, max_length, precision),
         adapter=read_adapter(adapter) if adapter else None,
-        units=units_of(units, ffn_groups),
+        units=units_of(asked.units, asked.ffn_groups),
     )
     usual = plan.healing
     assert isinstance(usual, FineTune)
-    epochs = usual.epochs if heal_epochs is None else heal_epochs
-    plan = dataclasses.replace(
-        plan, heal=FineTune(epochs, usual.lr if heal_lr is None else heal_lr)
-    )
+    epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs
+    lr = usual.lr if asked.heal_lr is None else asked.heal_lr
+    plan = dataclasses.replace(plan, heal=FineTune(epochs, lr))
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
@@ -145,15 +167,16 @@ def purify(
     "headsweep defend ./suspect --with random --set count=20 --data clean.csv --out ./control"
 )
 def defend(
+    ctx: typer.Context,
     model: Model,
+    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     baseline: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
         ),
-    ],
-    data: Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    ] = None,
     validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
     test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
     settings: Annotated[
@@ -165,6 +188,7 @@ def defend(
     min_accuracy: Annotated[
         float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
     ] = None,
+    recipe: RecipeFile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
     text_column: TextColumn = None,
@@ -186,22 +210,34 @@ def defend(
     from headsweep.families import read_adapter
     from headsweep.material import Sources
     from headsweep.pipeline import Plan
+    from headsweep.recipe import Asked
     from headsweep.settings import configure
 
-    recipe = configure(lookup(baseline, DEFENSES, "baseline"), settings or []).recipe()
+    own = Asked(baseline, tuple(settings or ()), max_drop, min_accuracy, seed)
+    asked = with_recipe(ctx, own, recipe, "defense")
+    if asked.method is None:
+        raise UserError("which baseline?", f"--with one of {', '.join(DEFENSES)}, or --recipe FILE")
+    defense = configure(lookup(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
     check_free(out, overwrite)
     plan = Plan(
-        max_drop=max_drop,
-        min_accuracy=min_accuracy,
-        heal=recipe.healing,
-        seed=seed,
+        max_drop=_max_drop(asked),
+        min_accuracy=asked.min_accuracy,
+        heal=defense.healing,
+        seed=asked.seed,
         runtime=runtime_of(device, batch_size, max_length, precision),
-        units=recipe.units,
+        units=defense.units,
         adapter=read_adapter(adapter) if adapter else None,
     )
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     sources = Sources(data, validation, test, columns)
-    _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
+    _run(model, sources, defense.strategy, plan, out, overwrite, as_json, quiet)
+
+
+def _max_drop(asked: Any) -> float:
+    """Return the drop allowed, whose default a recipe with min_accuracy leaves unused."""
+    from headsweep.pipeline import Plan
+
+    return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
 
 
 def _mask_file(out: Path) -> Path:

@@ -1,0 +1,114 @@
+"""A purification written down: a TOML file that ``purify`` and ``defend`` take with --recipe.
+
+    strategy = "gradient"        # or: defense = "pure"
+    max_drop = 0.02              # or: min_accuracy = 0.85
+    start = "classifier"
+    units = "heads"
+    seed = 11
+
+    [fields]                     # of the strategy or defense
+    step = 6
+
+    [heal]                       # a defense brings its own healing
+    epochs = 2
+    lr = 3e-5
+
+Everything may be left out but the method. What is given on the command line wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headsweep.defenses import DEFENSES
+from headsweep.document import Section, read_document
+from headsweep.errors import lookup
+from headsweep.healing import FineTune
+from headsweep.settings import configure
+from headsweep.strategies import STRATEGIES
+
+METHODS: dict[str, dict[str, Any]] = {"strategy": STRATEGIES, "defense": DEFENSES}
+COMMANDS = {"strategy": "purify", "defense": "defend"}
+BOUNDS = {"max_drop": float, "min_accuracy": float}
+OWN: dict[str, type] = {"start": str, "units": str, "ffn_groups": int}  # of a strategy only
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a purification is asked to be, from options or from a recipe; None: the default."""
+
+    method: str | None = None
+    fields: tuple[str, ...] = ()  # each as field=value
+    max_drop: float | None = None
+    min_accuracy: float | None = None
+    seed: int | None = None
+    start: str | None = None
+    units: str | None = None
+    ffn_groups: int | None = None
+    heal_epochs: float | None = None
+    heal_lr: float | None = None
+
+    def over(self, recipe: Asked, given: Collection[str]) -> Asked:
+        """Return these options, those not ``given`` on the command line taken from a recipe.
+
+        Fields add up, the later ones win; the recipe's are left out with another method, and
+        its bound with a bound of one's own.
+        """
+        left = {
+            name: value
+            for name, value in vars(recipe).items()
+            if value is not None and name not in given and name != "fields"
+        }
+        if set(BOUNDS) & set(given):
+            left = {name: value for name, value in left.items() if name not in BOUNDS}
+        elif recipe.min_accuracy is not None or recipe.max_drop is not None:
+            left |= {"max_drop": recipe.max_drop, "min_accuracy": recipe.min_accuracy}
+        same = "method" not in given or self.method == recipe.method
+        before = {f.partition("=")[0].strip(): f for f in (recipe.fields if same else ())}
+        own = {f.partition("=")[0].strip(): f for f in self.fields}
+        return replace(self, **left, fields=tuple((before | own).values()))
+
+
+def read_recipe(path: Path, kind: str) -> Asked:
+    """Read a recipe.
+
+    Args:
+        path: the TOML file.
+        kind: ``strategy`` (for ``purify``) or ``defense`` (for ``defend``).
+
+    Raises:
+        UserError: a key, method, field or value that does not fit, with its line.
+
+    """
+    document = read_document(path)
+    other = next(name for name in METHODS if name != kind)
+    if other in document.values and kind not in document.values:
+        raise document.mistake(
+            other, f"this is a recipe for a {other}", f"headsweep {COMMANDS[other]} --recipe {path}"
+        )
+    own = (*OWN, "heal") if kind == "strategy" else ()
+    document.only(kind, "fields", "seed", *BOUNDS, *own)
+    if set(BOUNDS) <= set(document.values):
+        raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
+    name = document.need(kind, str)
+    with document.blamed(kind):
+        method = lookup(name, METHODS[kind], kind)
+    fields = document.section("fields")
+    fields.filled(lambda settings: configure(method, settings))
+    values: dict[str, Any] = {key: document.get(key, wanted) for key, wanted in BOUNDS.items()}
+    if own:
+        values |= {key: document.get(key, wanted) for key, wanted in OWN.items()}
+        values |= _healing(document)
+    return Asked(
+        method=name, fields=tuple(fields.settings()), seed=document.get("seed", int), **values
+    )
+
+
+def _healing(document: Section) -> dict[str, float | None]:
+    heal = document.section("heal")
+    heal.only("epochs", "lr")
+    heal.filled(lambda settings: configure(FineTune, settings))
+    return {f"heal_{key}": heal.get(key, float) for key in ("epochs", "lr")}

@@ -1,0 +1,114 @@
+"""Recipes: what they fill, what wins over them, and the line of every mistake."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from headsweep.document import place_of, read_document
+from headsweep.errors import UserError
+from headsweep.recipe import Asked, read_recipe
+from test_cli import FAST, run  # noqa: F401 - a fixture
+
+DEFAULTS = Asked("gradient", (), 0.02, None, 0, "classifier", "heads", None, None, None)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_recipe_fills_what_was_not_given(written):
+    path = written('strategy = "layerwise"\nmin_accuracy = 0.8\nseed = 7\n[heal]\nepochs = 1\n')
+    asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
+    assert (asked.method, asked.min_accuracy, asked.max_drop) == ("layerwise", 0.8, None)
+    assert (asked.seed, asked.heal_epochs, asked.heal_lr) == (7, 1.0, None)
+    assert asked.start == "classifier"
+
+
+def test_the_command_line_wins(written):
+    path = written('strategy = "gradient"\nmin_accuracy = 0.8\n[fields]\nstep = 3\nexamples = 9\n')
+    own = Asked("gradient", ("step=5",), 0.1, None, 0)
+    asked = own.over(read_recipe(path, "strategy"), {"fields", "max_drop"})
+    assert (asked.max_drop, asked.min_accuracy) == (0.1, None)
+    assert set(asked.fields) == {"step=5", "examples=9"}
+    other = Asked("variance", (), 0.02, None, 0).over(read_recipe(path, "strategy"), {"method"})
+    assert (other.method, other.fields) == ("variance", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ('strategy = "gradeint"\n', 1, "did you mean 'gradient'"),
+        ('strategy = "gradient"\nmax_dorp = 0.1\n', 2, "did you mean 'max_drop'"),
+        ('strategy = "gradient"\n\n[fields]\nsteps = 3\n', 4, "did you mean 'step'"),
+        ('strategy = "gradient"\nfields = {step = 1, score = "x"}\n', 2, "score"),
+        ('strategy = "gradient"\n[heal]\nepochs = -1\n', 3, "cannot train"),
+        ('strategy = "gradient"\nseed = "x"\n', 2, "whole number"),
+        ('strategy = "gradient"\nmax_drop = 0.1\nmin_accuracy = 0.8\n', 3, "one bound"),
+        ('defense = "pure"\n', 1, "headsweep defend"),
+        ("seed = 1\n", None, "'strategy' is missing"),
+        ("strategy = \n", 1, "not TOML"),
+    ],
+)  # fmt: skip
+def test_mistakes_have_their_line(written, text, line, told):
+    with pytest.raises(UserError) as caught:
+        read_recipe(written(text), "strategy")
+    assert told in str(caught.value)
+    assert line is None or f"line {line}" in caught.value.what
+
+
+def test_places_in_arrays_of_tables():
+    text = "[[method]]\na = 1\n[[method]]\na = 2\n[method.fields]\nb = 1\n[other]\na = 3\n"
+    lines = text.split("\n")
+    assert tomllib.loads(text)["method"][1]["fields"] == {"b": 1}
+    assert place_of(lines, ("method", 0), "a") == 2
+    assert place_of(lines, ("method", 1), "a") == 4
+    assert place_of(lines, ("method", 1, "fields"), "b") == 6
+    assert place_of(lines, ("method", 1)) == 3
+    assert place_of(lines, ("other",), "a") == 8
+
+
+def test_a_defense_brings_its_own_healing(written):
+    assert read_recipe(written('defense = "pure"\n[fields]\nstrength = 0.2\n'), "defense").fields
+    with pytest.raises(UserError, match="line 2"):
+        read_recipe(written('defense = "pure"\nheal = {epochs = 1}\n'), "defense")
+
+
+def test_unreadable_files_are_said(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_document(tmp_path / "none.toml")
+
+
+def test_purify_and_defend_take_a_recipe(run, trained_folder, csv_file, written, tmp_path):  # noqa: F811
+    text = (
+        'strategy = "gradient"\nmax_drop = 0.3\nseed = 5\n[fields]\nstep = 2\n[heal]\nepochs = 0\n'
+    )
+    out = tmp_path / "out"
+    base = ["--data", csv_file, "--out", out, *FAST]
+    recipe = written(text)
+    assert run("purify", trained_folder, "--recipe", recipe, "--seed", 6, *base)[0] == 0
+    made = json.loads((out / "headsweep.json").read_text())
+    assert made["strategy"]["fields"]["step"] == 2
+    assert made["heal"]["fields"]["epochs"] == 0
+    assert (made["seed"], made["bound"]["max_drop"]) == (6, 0.3)
+    code, _, err = run("defend", trained_folder, "--recipe", recipe, *base, "--overwrite")
+    assert (code, "headsweep purify --recipe" in err) == (2, True)
+    code, _, err = run("defend", trained_folder, *base, "--overwrite")
+    assert (code, "which baseline?" in err) == (2, True)
+    recipe = written('defense = "random"\nmax_drop = 0.5\n[fields]\ncount = 3\nepochs = 0\n')
+    assert run("defend", trained_folder, "--recipe", recipe, *base, "--overwrite")[0] == 0
+    assert len(json.loads((out / "headsweep.json").read_text())["pruned_units"]) == 3
+
+
+def test_the_example_recipe_is_one():
+    path = Path(__file__).parents[1] / "recipes" / "gradient.toml"
+    assert read_recipe(path, "strategy").method == "gradient"
