@@ -76,10 +76,11 @@ def test_the_manifest_says_what_happened(trained_folder, tmp_path):
 def test_history_is_exact_about_what_is_known(trained_folder):
     """Replay every step of the history with full measurements."""
     done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
-    from headsweep.predict import Meter, encode
+    from headsweep.predict import encode
+    from headsweep.sweep import Meter
 
     suspect = load_suspect(trained_folder, CPU)
-    meter = Meter(suspect.anatomy, encode(sentences(40, seed=5), suspect, 24), 7)
+    meter = Meter(suspect.anatomy, encode(sentences(40, seed=5), suspect, 24), CPU)
     layout, gone = suspect.anatomy.layout, set()
     names = {layout.name(unit): unit for unit in range(layout.units)}
     for step in done.history:

@@ -7,7 +7,7 @@ from conftest import CPU, sentences
 from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, Meter, encode, logits, needed
+from headsweep.predict import Encoded, Measured, encode, logits, needed
 
 
 def test_logits_come_in_order_and_padding_does_not_matter(tiny):
@@ -26,43 +26,6 @@ def test_batches_are_padded_to_their_own_longest_and_hold_every_row(tiny):
         mask = batch.inputs["attention_mask"]
         assert mask.sum(1).max() == mask.shape[1]
     assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(50))
-
-
-def test_early_decisions_are_those_of_the_whole_pass(tiny):
-    suspect = tiny()
-    encoded = encode(sentences(120), suspect, 24)
-    layout = suspect.anatomy.layout
-    masks = [layout.mask(range(i, i + 3)) for i in range(5)]
-    whole = Meter(suspect.anatomy, encoded, 8)
-    cut = 0
-    for mask in masks:
-        exact = whole.accuracy(mask)
-        assert exact.exact
-        for need in (0, exact.right - 5, exact.right, exact.right + 1, 120, 121):
-            meter = Meter(suspect.anatomy, encoded, 8)
-            found = meter.decide(mask, need)
-            assert found.holds(need) == (exact.right >= need)
-            assert found.low <= exact.low <= found.high
-            cut += not found.exact
-    assert cut > 5
-
-
-def test_each_mask_is_measured_once(tiny):
-    suspect = tiny()
-    meter = Meter(suspect.anatomy, encode(sentences(40), suspect, 24), 8)
-    mask = suspect.anatomy.layout.mask([2])
-    first = meter.accuracy(mask)
-    assert meter.accuracy(mask) is first
-    assert meter.decide(mask, 20) is first
-    assert meter.examples_run == 40
-
-
-def test_a_cut_pass_is_measured_again_when_more_is_asked(tiny):
-    suspect = tiny()
-    meter = Meter(suspect.anatomy, encode(sentences(40), suspect, 24), 8)
-    mask = suspect.anatomy.layout.mask([2])
-    assert not meter.decide(mask, 0).exact
-    assert meter.accuracy(mask).exact
 
 
 def test_measured_bounds():

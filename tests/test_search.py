@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +11,7 @@ from headsweep.errors import UserError
 from headsweep.heads import Layout, Row
 from headsweep.predict import Measured
 from headsweep.progress import Silent
-from headsweep.search import candidates, default_step, greedy
+from headsweep.search import SEARCHES, bisect, candidates, default_step, greedy
 
 
 @dataclass
@@ -24,6 +26,11 @@ class FakeView:
 
     def decide(self, mask):
         self.asked.append(mask.pruned)
+        right = 100 - sum(self.weights[u] for u in mask.pruned)
+        return Measured(right, 100 - right, 100)
+
+    def confirm(self, mask):
+        """As a meter: what was decided exactly is known."""
         right = 100 - sum(self.weights[u] for u in mask.pruned)
         return Measured(right, 100 - right, 100)
 
@@ -66,3 +73,85 @@ def test_step_sizes():
     assert [default_step(units) for units in (3, 8, 72, 144)] == [1, 1, 10, 10]
     with pytest.raises(UserError, match="at least 1"):
         greedy(FakeView(LAYOUT, [0] * 8, 0), SCORES, step=0)
+
+
+def random_case(seed):
+    """A random layout, scores, step, losses that only add up, and a bound."""
+    draw = random.Random(seed)
+    units = draw.randint(2, 14)
+    layout = Layout(tuple(Row("head", i, units, 1, 8) for i in range(draw.randint(1, 14))))
+    scores = torch.rand(layout.units, generator=torch.Generator().manual_seed(seed))
+    rare = draw.random() < 0.3
+    weights = [0 if rare and draw.random() < 0.9 else draw.randint(0, 3) for _ in scores]
+    total = sum(weights)
+    need = 100 - draw.choice([0, total, total + 1, draw.randint(0, max(total, 1))])
+    return layout, scores, draw.choice([None, 1, 2, 10, 500]), weights, need
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_bisection_chooses_as_the_loop_where_accuracy_is_monotone(seed):
+    layout, scores, step, weights, need = random_case(seed)
+    views = [FakeView(layout, weights, need) for _ in range(2)]
+    loop, halves = (s(v, scores, step) for s, v in zip((greedy, bisect), views, strict=True))
+    assert loop.mask == halves.mask
+    groups = -(-len(candidates(scores, layout)) // (step or default_step(layout.units)))
+    tried = len(set(views[1].asked))
+    assert tried <= math.ceil(math.log2(groups + 1)) + (step or default_step(layout.units))
+    assert len(views[1].asked) - tried <= 2  # known trials: the history goes back to the group
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_history_replays_to_the_mask(search):
+    for seed in range(60):
+        layout, scores, step, weights, need = random_case(seed)
+        choice = SEARCHES[search](FakeView(layout, weights, need), scores, step)
+        gone: set[int] = set()
+        for one in choice.steps:
+            gone = gone | set(one.units) if one.action == "prune" else gone - set(one.units)
+            assert len(gone) == one.pruned
+        whole_model = choice.steps and not choice.mask.pruned  # is never measured
+        assert tuple(sorted(gone)) == choice.mask.pruned or whole_model
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_any_accuracy_at_all_keeps_the_bound(search):
+    """Accuracy that jumps up and down at random: the mask chosen holds, for both searches."""
+
+    class Jumpy(FakeView):
+        def decide(self, mask):
+            self.asked.append(mask.pruned)
+            return self.confirm(mask)
+
+        def confirm(self, mask):
+            right = random.Random(str((self.need, mask.pruned))).randint(60, 100)
+            return Measured(right, 100 - right, 100)
+
+    for seed in range(100):
+        layout, scores, step, weights, _ = random_case(seed)
+        view = Jumpy(layout, weights, 80 + seed % 7)
+        choice = SEARCHES[search](view, scores, step)
+        assert not choice.mask.pruned or view.confirm(choice.mask).holds(view.need)
+
+
+def test_where_a_wrong_decision_is_taken_back():
+    """A meter that errs (a sequential test may): the mask is confirmed and mended exactly."""
+
+    class Erring(FakeView):
+        def decide(self, mask):
+            self.asked.append(mask.pruned)
+            return Measured(0, 0, 100, likely=True)
+
+    for search in SEARCHES.values():
+        choice = search(Erring(LAYOUT, [1, 3, 2, 50, 1, 50, 2, 3], need=91), SCORES, 2)
+        assert choice.mask.pruned == (0, 1, 2, 4, 6)
+        assert [s.action for s in choice.steps[-1:]] == ["confirm"]
+
+
+def test_bisection_asks_for_the_logarithm_of_the_heads():
+    asked = {}
+    for layers in (6, 12, 24, 48):
+        layout = Layout(tuple(Row("head", i, 12, 1, 8) for i in range(layers)))
+        view = FakeView(layout, [0] * layout.units, need=100)
+        bisect(view, torch.rand(layout.units, generator=torch.Generator().manual_seed(0)))
+        asked[layout.units] = len(view.asked)
+    assert asked == {72: 3, 144: 4, 288: 5, 576: 6}

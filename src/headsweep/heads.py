@@ -381,7 +381,7 @@ def gates(anatomy: Anatomy, values: Tensor) -> Iterator[None]:
     with ExitStack() as stack:
         for site, value in zip(anatomy.sites, anatomy.layout.split(values), strict=True):
             wide = value.repeat_interleave(site.row.width, dim=-1)  # [(batch,) unit * width]
-            stack.enter_context(_hooked(site.gate, wide))
+            stack.enter_context(hooked(site.gate, wide))
         yield
 
 
@@ -399,7 +399,7 @@ def masked(anatomy: Anatomy, mask: HeadMask) -> Iterator[None]:
             if not all(keep):
                 value = torch.tensor(keep, dtype=torch.float32, device=device)
                 wide = value.repeat_interleave(site.row.width)
-                stack.enter_context(_hooked(site.gate, wide))
+                stack.enter_context(hooked(site.gate, wide))
         yield
 
 
@@ -409,7 +409,9 @@ def _check_width(anatomy: Anatomy, values: Tensor) -> None:
 
 
 @contextmanager
-def _hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
+def hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
+    """Multiply the input of a module by [width] or [batch, width], inside this context."""
+
     def close(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x, *rest = args  # [batch, token, unit * width]
         factor = wide.to(x.dtype)

@@ -1,9 +1,8 @@
 """Logits and accuracy of a model on clean examples, fast and exact.
 
 Texts are tokenised once; batches hold texts of similar length, each padded to its own longest
-(the same batch padded to 128 tokens costs several times as much). A pass against a bound ends
-as soon as the bound is certain to be reached or missed: no example is sampled, the decision is
-the one of the whole pass.
+(the same batch padded to 128 tokens costs several times as much). What a search measures is in
+``sweep``.
 """
 
 from __future__ import annotations
@@ -123,11 +122,15 @@ def _takes_kinds(made: Mapping[str, Any], model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a mask's accuracy: exact when ``right + wrong == total``."""
+    """What is known of a mask's accuracy: exact when ``right + wrong == total``.
+
+    ``likely`` is the answer of a sequential test, where one was asked for and has decided.
+    """
 
     right: int
     wrong: int
     total: int
+    likely: bool | None = None
 
     @property
     def exact(self) -> bool:
@@ -148,57 +151,12 @@ class Measured:
         """Tell whether at least ``need`` are right; None while that is open."""
         if self.right >= need:
             return True
-        return False if self.total - self.wrong < need else None
+        return False if self.total - self.wrong < need else self.likely
 
 
 def needed(accuracy: float, total: int) -> int:
     """Return how many of ``total`` must be right for at least this accuracy."""
     return max(0, math.ceil(accuracy * total - 1e-9))
-
-
-class Meter:
-    """Measures masks on one fixed set of examples, each mask once.
-
-    A set of examples is kept on the device. Memory: the token numbers and one batch of
-    activations; the model is never copied.
-    """
-
-    def __init__(self, anatomy: Anatomy, encoded: Encoded, batch_size: int) -> None:
-        self.anatomy = anatomy
-        self.size = len(encoded)
-        self.batches = [b.to(anatomy.model.device) for b in encoded.batches(batch_size)]
-        self.known: dict[HeadMask, Measured] = {}
-        self.examples_run = 0
-
-    def accuracy(self, mask: HeadMask) -> Measured:
-        """Return the exact accuracy under a mask."""
-        return self._measure(mask, need=None)
-
-    def decide(self, mask: HeadMask, need: int) -> Measured:
-        """Measure until it is certain whether at least ``need`` examples are right."""
-        return self._measure(mask, need)
-
-    def forget(self) -> None:
-        """Drop what is known: the weights have changed."""
-        self.known.clear()
-
-    def _measure(self, mask: HeadMask, need: int | None) -> Measured:
-        known = self.known.get(mask)
-        if known and (known.exact or (need is not None and known.holds(need) is not None)):
-            return known
-        right = wrong = 0
-        result = Measured(0, 0, self.size)
-        with masked(self.anatomy, mask):
-            for index, logits in _forward(self.anatomy, self.batches):
-                batch = self.batches[index]
-                hits = int((logits.argmax(-1) == batch.labels).sum())
-                right, wrong = right + hits, wrong + len(batch.labels) - hits
-                self.examples_run += len(batch.labels)
-                result = Measured(right, wrong, self.size)
-                if need is not None and result.holds(need) is not None:
-                    break
-        self.known[mask] = result
-        return result
 
 
 def forward(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -1,9 +1,20 @@
-"""Pruning loops: from a ranking to a mask that keeps min accuracy."""
+"""Pruning loops: from a ranking to a mask that keeps min accuracy.
+
+``step``
+    the loop of the papers: a group of heads a trial until the bound breaks.
+``bisect``
+    the same groups, the first that breaks the bound found by bisection, O(log n) trials. Then
+    both restore that group's heads one by one. Where accuracy only falls as groups go, both
+    choose the same heads. Where it also rises, there are several places at which a group breaks
+    the bound: the loop stops at the first, bisection at one of them, so it can prune more or
+    fewer; its result holds the bound just the same (docs/decisions/0006-bisection.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +29,7 @@ from headsweep.view import DefenderView
 class Step:
     """One trial of a search: a mask, what is known of its accuracy, whether it held."""
 
-    action: str  # "prune", "restore"
+    action: str  # "prune", "restore", "confirm" and the words of strategies
     units: tuple[int, ...]
     pruned: int
     measured: Measured
@@ -88,11 +99,7 @@ def greedy(view: DefenderView, scores: Tensor, step: int | None = None, restore:
     always stays.
     Source: Chapagain et al. 2025 and Zhao et al. 2024, the shared greedy loop.
     """
-    order = candidates(scores, view.layout)
-    size = step if step is not None else default_step(view.layout.units)
-    if size < 1:
-        raise UserError(f"step must be at least 1, not {size}")
-    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    groups = grouped(view, scores, step)
     gone: list[int] = []
     steps: list[Step] = []
     with view.progress.task("searching", len(groups)) as tick:
@@ -103,7 +110,68 @@ def greedy(view: DefenderView, scores: Tensor, step: int | None = None, restore:
                 gone += back_off(view, gone, group, steps, restore)
                 break
             gone += group
+    gone = confirmed(view, gone, steps)
     return Choice(view.layout.mask(gone), scores, tuple(steps))
+
+
+def bisect(view: DefenderView, scores: Tensor, step: int | None = None) -> Choice:
+    """Find the group that breaks min accuracy by bisection, then restore as ``greedy`` does."""
+    groups = grouped(view, scores, step)
+    order = [unit for group in groups for unit in group]
+    ends = [0, *accumulate(map(len, groups))]
+    steps: list[Step] = []
+    holds, breaks = 0, len(groups) + 1  # numbers of groups; the last stands for "none breaks"
+    last = 0
+    with view.progress.task("searching", len(groups).bit_length()) as tick:
+        while breaks - holds > 1:
+            middle = (holds + breaks) // 2
+            steps.append(_between(view, order, last, ends[middle]))
+            last = ends[middle]
+            tick(1, f"{last} pruned")
+            holds, breaks = (middle, breaks) if steps[-1].held else (holds, middle)
+    gone = order[: ends[holds]]
+    if breaks <= len(groups):
+        if last != ends[breaks]:  # known already: the history goes back there
+            steps.append(_between(view, order, last, ends[breaks]))
+        gone += back_off(view, gone, groups[breaks - 1], steps)
+    gone = confirmed(view, gone, steps)
+    return Choice(view.layout.mask(gone), scores, tuple(steps))
+
+
+def _between(view: DefenderView, order: Sequence[int], last: int, end: int) -> Step:
+    """Try the first ``end`` units of an order, told as the change from the first ``last``."""
+    action = "prune" if end > last else "restore"
+    return _trial(view, action, order[min(last, end) : max(last, end)], order[:end])
+
+
+Search = Callable[[DefenderView, Tensor, int | None], Choice]
+
+SEARCHES: dict[str, Search] = {"bisect": bisect, "step": greedy}
+"""Searches over a ranking, by the name that strategies have for them."""
+
+
+def grouped(view: DefenderView, scores: Tensor, step: int | None) -> list[list[int]]:
+    """Return the units that may go, lowest score first, in groups of ``step``."""
+    order = candidates(scores, view.layout)
+    size = step if step is not None else default_step(view.layout.units)
+    if size < 1:
+        raise UserError(f"step must be at least 1, not {size}")
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def confirmed(view: DefenderView, gone: Sequence[int], steps: list[Step]) -> list[int]:
+    """Return what of ``gone`` holds min accuracy in fp32, restored from its end where need be.
+
+    Costs nothing where every trial was exact; else one pass, and one a unit restored.
+    """
+    left = list(gone)
+    while left:
+        measured = view.confirm(view.layout.mask(left))
+        if measured.holds(view.need):
+            break
+        back = left.pop()
+        steps.append(Step("confirm", (back,), len(left), measured, False))
+    return left
 
 
 def back_off(
@@ -141,6 +209,5 @@ def held(
     if not order:
         return [], []
     steps = [_trial(view, action, order, order)]
-    if steps[0].held:
-        return list(order), steps
-    return back_off(view, [], order, steps), steps
+    left = list(order) if steps[0].held else back_off(view, [], order, steps)
+    return confirmed(view, left, steps), steps

@@ -16,9 +16,10 @@ import torch
 
 from headsweep.heads import Anatomy, HeadMask, Layout
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, Meter, averaged, needed
+from headsweep.predict import Encoded, Measured, averaged, needed
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
+from headsweep.sweep import Meter
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class DefenderView:
     @cached_property
     def meter(self) -> Meter:
         """Measures masks on the validation set."""
-        return Meter(self.anatomy, self.validation, self.runtime.batch_size)
+        return Meter(self.anatomy, self.validation, self.runtime)
 
     @property
     def need(self) -> int:
@@ -64,12 +65,16 @@ class DefenderView:
         return self.meter.accuracy(mask).low
 
     def decide(self, mask: HeadMask) -> Measured:
-        """Measure a mask until it is certain whether it holds min accuracy."""
+        """Measure a mask until it is settled whether it holds min accuracy."""
         return self.meter.decide(mask, self.need)
+
+    def confirm(self, mask: HeadMask) -> Measured:
+        """Decide in fp32 and exactly; costs nothing where ``decide`` did so."""
+        return self.meter.confirm(mask, self.need)
 
     def holds(self, mask: HeadMask) -> bool:
         """Tell whether a mask keeps at least min accuracy on the validation set (exact)."""
-        return bool(self.decide(mask).holds(self.need))
+        return bool(self.confirm(mask).holds(self.need))
 
     def averages_hold(self, members: Sequence[HeadMask]) -> bool:
         """Tell whether the averaged predictions of several masks keep min accuracy."""

@@ -52,7 +52,8 @@ class Pure:
 
     def recipe(self) -> Recipe:
         """Return both steps."""
-        return Recipe(Variance(self.step), AttentionNormalised(self.strength, self.epochs, self.lr))
+        ranking = Variance(self.step, search="step")  # as in the paper
+        return Recipe(ranking, AttentionNormalised(self.strength, self.epochs, self.lr))
 
 
 @dataclass(frozen=True)

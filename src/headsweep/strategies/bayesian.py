@@ -28,11 +28,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, lookup
 from headsweep.heads import Anatomy
 from headsweep.importance import evaluating, sample, unit_outputs
 from headsweep.predict import Batch, forward
-from headsweep.search import Choice, greedy
+from headsweep.search import SEARCHES, Choice
 from headsweep.seeding import fence
 from headsweep.view import DefenderView
 
@@ -47,6 +47,7 @@ class Bayesian:
         rate: dropout at every layer's input; None: the model's own dropout.
         step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
         examples: training examples scored at most.
+        search: ``bisect``, or ``step``, the loop of the papers (``search``).
 
     """
 
@@ -57,6 +58,7 @@ class Bayesian:
     rate: float | None = None
     step: int | None = None
     examples: int | None = 500
+    search: Literal["bisect", "step"] = "bisect"
 
     def __post_init__(self) -> None:
         if self.passes < 2:
@@ -68,7 +70,7 @@ class Bayesian:
         """Return the mask found by greedy pruning on uncertainty."""
         uncertainty = self.uncertainty(view)
         scores = uncertainty if self.prune == "certain" else -uncertainty
-        return greedy(view, scores, self.step)
+        return lookup(self.search, SEARCHES, "search")(view, scores, self.step)
 
     def uncertainty(self, view: DefenderView) -> Tensor:
         """Return the relative variance of every unit's output across passes, [unit]."""

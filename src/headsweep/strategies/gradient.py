@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 from headsweep.errors import lookup
 from headsweep.importance import gate_importance, key_gradient_importance
-from headsweep.search import Choice, greedy
+from headsweep.search import SEARCHES, Choice
 from headsweep.view import DefenderView
 
 SCORES = {"gate": gate_importance, "key": key_gradient_importance}
@@ -37,6 +37,7 @@ class Gradient:
         score: ``gate`` or ``key``.
         step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
         examples: training examples scored at most.
+        search: ``bisect``, or ``step``, the loop of the papers (``search``).
 
     """
 
@@ -45,8 +46,10 @@ class Gradient:
     score: Literal["gate", "key"] = "gate"
     step: int | None = None
     examples: int | None = 2000
+    search: Literal["bisect", "step"] = "bisect"
 
     def choose(self, view: DefenderView) -> Choice:
-        """Return the mask found by greedy pruning on gradient scores."""
+        """Return the mask found by pruning in the order of gradient scores."""
         score = lookup(self.score, SCORES, "score")
-        return greedy(view, score(view, self.examples), self.step)
+        search = lookup(self.search, SEARCHES, "search")
+        return search(view, score(view, self.examples), self.step)

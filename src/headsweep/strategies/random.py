@@ -8,12 +8,12 @@ Cost: with ``count`` none; else one validation pass a step and one a head restor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
-from headsweep.errors import UserError
-from headsweep.search import Choice, candidates, greedy
+from headsweep.errors import UserError, lookup
+from headsweep.search import SEARCHES, Choice, candidates
 from headsweep.view import DefenderView
 
 
@@ -24,6 +24,7 @@ class Random:
     Attributes:
         count: heads to prune, not held to min accuracy; None: greedily, held to it.
         step: heads dropped per trial of the greedy loop; None: its default.
+        search: ``bisect``, or ``step``, the loop of the papers (``search``).
 
     """
 
@@ -31,12 +32,13 @@ class Random:
     source: ClassVar[str] = "control"
     count: int | None = None
     step: int | None = None
+    search: Literal["bisect", "step"] = "bisect"
 
     def choose(self, view: DefenderView) -> Choice:
         """Return a random mask."""
         scores = torch.rand(view.layout.units, generator=view.generator("random"))
         if self.count is None:
-            return greedy(view, scores, self.step)
+            return lookup(self.search, SEARCHES, "search")(view, scores, self.step)
         order = candidates(scores, view.layout)
         if not 0 < self.count <= len(order):
             raise UserError(

@@ -33,11 +33,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, lookup
 from headsweep.heads import Anatomy
 from headsweep.importance import gate_importance, sample
 from headsweep.predict import Batch
-from headsweep.search import Choice, greedy
+from headsweep.search import SEARCHES, Choice
 from headsweep.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
 
@@ -54,6 +54,7 @@ class Sparsify:
         lr: its learning rate.
         step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
         examples: training examples used at most.
+        search: ``bisect``, or ``step``, the loop of the papers (``search``).
 
     """
 
@@ -66,6 +67,7 @@ class Sparsify:
     lr: float = 3e-4
     step: int | None = None
     examples: int | None = 2000
+    search: Literal["bisect", "step"] = "bisect"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength + self.decay) and min(self.strength, self.decay) >= 0):
@@ -77,7 +79,7 @@ class Sparsify:
         with view.scratch():
             record = self.fine_tune(view)
             scores = gate_importance(view, self.examples)
-        choice = greedy(view, scores, self.step)
+        choice = lookup(self.search, SEARCHES, "search")(view, scores, self.step)
         return Choice(choice.mask, scores, choice.steps, record)
 
     def fine_tune(self, view: DefenderView) -> dict[str, Any]:

@@ -9,10 +9,11 @@ pass a step and one a head restored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from headsweep.errors import lookup
 from headsweep.importance import attention_variance
-from headsweep.search import Choice, greedy
+from headsweep.search import SEARCHES, Choice
 from headsweep.view import DefenderView
 
 
@@ -23,6 +24,7 @@ class Variance:
     Attributes:
         step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
         examples: training examples scored at most.
+        search: ``bisect``, or ``step``, the loop of the papers (``search``).
 
     """
 
@@ -30,7 +32,9 @@ class Variance:
     source: ClassVar[str] = "Zhao et al. 2024 (PURE), first step"
     step: int | None = None
     examples: int | None = 2000
+    search: Literal["bisect", "step"] = "bisect"
 
     def choose(self, view: DefenderView) -> Choice:
-        """Return the mask found by greedy pruning on attention variance."""
-        return greedy(view, attention_variance(view, self.examples), self.step)
+        """Return the mask found by pruning in the order of attention variance."""
+        search = lookup(self.search, SEARCHES, "search")
+        return search(view, attention_variance(view, self.examples), self.step)

@@ -1,0 +1,272 @@
+"""Pass examples through a masked model for little more than the arithmetic costs.
+
+What is left out, each only where a check on this very model finds the same logits:
+
+- the work of pruned units (``compact``);
+- the last layer behind attention, but for the token that the classifier reads (``resume``);
+- layers whose input is known from an earlier mask that is the same below them (``resume``).
+
+A check runs some examples under a mask that prunes a unit of every row, with and without; a
+difference above ``TOLERANCE`` of the largest logit turns the short cut off. So logits are those
+of the plain pass to float rounding, and an architecture that does something unforeseen is
+measured in full.
+
+Memory: token numbers, one batch of activations, the slices of one mask, and the budget for
+hidden states. Out of memory: the store is emptied, the batch halved, and the pass goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from headsweep.compact import cut, cuts, gates_left
+from headsweep.heads import Anatomy, HeadMask, hooked, masked
+from headsweep.loading import Runtime
+from headsweep.predict import Batch, Encoded, forward
+from headsweep.resume import OneToken, Prefixes, layers_of, resumed, watched
+
+TOLERANCE = 1e-4  # of the largest logit; rounding differs by about 1e-6
+
+
+class Texts:
+    """All examples of a set as one padded matrix, from which batches are cut."""
+
+    def __init__(self, encoded: Encoded, device: torch.device) -> None:
+        self.device = device
+        self.lengths = torch.tensor([len(ids) for ids in encoded.ids])
+        self.labels = torch.tensor(encoded.labels)
+        self.ids = self._matrix(encoded.ids, encoded.pad)
+        self.kinds = self._matrix(encoded.kinds, 0) if encoded.kinds else None
+
+    def _matrix(self, rows: Sequence[tuple[int, ...]], pad: int) -> Tensor:
+        made = pad_sequence([torch.tensor(row) for row in rows], True, pad)
+        return made.pin_memory() if self.device.type == "cuda" else made
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Return these examples, padded to their own longest, on the device."""
+        lengths = self.lengths[rows]
+        longest = int(lengths.max())
+        real = torch.arange(longest) < lengths[:, None]
+        inputs = {"input_ids": self.ids[rows, :longest], "attention_mask": real.long()}
+        if self.kinds is not None:
+            inputs["token_type_ids"] = self.kinds[rows, :longest]
+        return Batch(rows, inputs, self.labels[rows]).to(self.device)
+
+
+@dataclass(frozen=True)
+class ShortCuts:
+    """What may be left out."""
+
+    pruned: bool = True
+    unread: bool = True
+    prefixes: bool = True
+
+
+class How(NamedTuple):
+    """How to pass a batch: in bf16 or fp32, from which layer, storing states for later or not."""
+
+    bf16: bool = False
+    level: int = 0
+    store: bool = False
+
+
+class Found(NamedTuple):
+    """What a model says of examples: ``margin`` is the label's logit minus the best other's."""
+
+    right: Tensor  # [example], bool
+    margin: Tensor  # [example], float32
+
+
+class FastPass:
+    """Runs chosen examples of one set under masks. Used by one thread, on one model."""
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        encoded: Encoded,
+        runtime: Runtime,
+        short: ShortCuts = ShortCuts(),
+    ) -> None:
+        self.anatomy, self.runtime = anatomy, runtime
+        self.texts = Texts(encoded, anatomy.model.device)
+        self.layers = layers_of(anatomy)
+        self.one_token = OneToken(anatomy)
+        self.batch_size = runtime.batch_size
+        self.parts = 0
+        self.prefixes = Prefixes(self.texts.lengths, 0, len(self.layers))
+        self.short = self._checked(short) if len(encoded) else ShortCuts(False, False, False)
+        if self.short.prefixes:
+            self.prefixes.budget = runtime.cache_bytes
+        self.tokens_run = 0.0  # layers' worth of tokens, as a share of the depth
+
+    def forget(self) -> None:
+        """Drop stored hidden states: the weights have changed."""
+        self.prefixes.clear()
+
+    @contextmanager
+    def under(self, mask: HeadMask, bf16: bool = False) -> Iterator[None]:
+        """Put the model under a mask; ``run`` works inside."""
+        model, device = self.anatomy.model, self.anatomy.model.device
+        training = model.training
+        with ExitStack() as stack:
+            stack.callback(model.train, training)
+            model.eval()
+            made = cuts(self.anatomy, mask) if self.short.pruned else None
+            if made is None:
+                stack.enter_context(masked(self.anatomy, mask))
+            else:
+                stack.enter_context(cut(made))
+                for gate, wide in gates_left(self.anatomy, mask):
+                    stack.enter_context(hooked(gate, wide))
+            stack.enter_context(torch.inference_mode())
+            if bf16:  # open for the whole pass: the weights are cast once
+                stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+            yield
+
+    def level(self, mask: HeadMask, bf16: bool) -> Tensor:
+        """Return up to which layer every example's states are known under a mask, [example]."""
+        found = torch.zeros(len(self.texts), dtype=torch.long)
+        for level in self._known(mask, bf16):
+            stored = self.prefixes.get(self._key(mask, level, bf16))
+            if stored is not None:
+                found[stored.have] = level
+        return found
+
+    def _known(self, mask: HeadMask, bf16: bool) -> list[int]:
+        return sorted(
+            level
+            for level in {key[0] for key in self.prefixes.entries}
+            if self._key(mask, level, bf16) in self.prefixes.entries
+        )
+
+    def _key(
+        self, mask: HeadMask, level: int, bf16: bool
+    ) -> tuple[int, str, tuple[tuple[bool, ...], ...]]:
+        return Prefixes.key(self.anatomy, mask, level, "bf16" if bf16 else "fp32")
+
+    def run(self, rows: Tensor, mask: HeadMask, how: How = How()) -> Found:
+        """Pass examples through; halve the batch where memory runs out.
+
+        Raises:
+            RuntimeError: memory does not even hold one example.
+
+        """
+        if len(rows) <= self.batch_size:
+            try:
+                return self._run(rows, mask, how)
+            except RuntimeError as error:
+                if not out_of_memory(error) or len(rows) == 1:
+                    raise
+            self.prefixes.clear()
+            self.prefixes.budget = 0
+            self.batch_size = -(-len(rows) // 2)
+        how = how if self.prefixes.budget else How(how.bf16)
+        parts = [self.run(part, mask, how) for part in rows.split(self.batch_size)]
+        return Found(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _run(self, rows: Tensor, mask: HeadMask, how: How) -> Found:
+        batch = self.texts.batch(rows)
+        depth = len(self.layers)
+        with ExitStack() as stack:
+            device = self.texts.device.type
+            stack.enter_context(torch.autocast(device, torch.bfloat16, enabled=how.bf16))
+            longest = batch.inputs["input_ids"].shape[1]
+            if how.level:
+                stored = self.prefixes.entries[self._key(mask, how.level, how.bf16)]
+                hidden = self.prefixes.take(stored, rows, longest)
+                stack.enter_context(resumed(self.layers, how.level, hidden, self.parts))
+            if how.store and self.prefixes.budget:
+                self._store(stack, rows, mask, how)
+            if self.short.unread:
+                stack.enter_context(self.one_token.only(batch.inputs))
+            logits = forward(self.anatomy.model, batch)
+        self.tokens_run += float(self.texts.lengths[rows].sum()) * (depth - how.level) / depth
+        return judged(logits, batch.labels)
+
+    def _store(self, stack: ExitStack, rows: Tensor, mask: HeadMask, how: How) -> None:
+        width = int(self.anatomy.model.config.hidden_size)
+        wanted = [n for n in self.prefixes.levels(width, torch.float32) if n > how.level]
+
+        def keep(at: int, hidden: Tensor) -> None:
+            self.prefixes.put(self._key(mask, at, how.bf16), rows, hidden)
+
+        stack.enter_context(watched(self.layers, wanted, keep))
+
+    def _checked(self, short: ShortCuts) -> ShortCuts:
+        """Return the short cuts that leave this model's logits as they are."""
+        layout = self.anatomy.layout
+        mask = layout.mask(part.stop - 1 for part in layout.slices if part.stop - part.start > 1)
+        order = self.texts.lengths.argsort()
+        rows = order[[0, len(order) // 2]] if len(order) > 1 else order
+        batch = self.texts.batch(rows)
+        none = ShortCuts(False, False, False)
+        self.short = none
+        with self.under(mask):
+            plain = forward(self.anatomy.model, batch)
+
+        def same(**chosen: bool) -> bool:
+            self.short = replace(none, **chosen)
+            try:
+                with self.under(mask), ExitStack() as stack:
+                    if self.short.unread:
+                        stack.enter_context(self.one_token.only(batch.inputs))
+                    found = forward(self.anatomy.model, batch)
+            except Exception:  # whatever an unforeseen architecture trips over
+                return False
+            return close(found, plain)
+
+        found = ShortCuts(
+            short.pruned and cuts(self.anatomy, mask) is not None and same(pruned=True),
+            short.unread and same(unread=True),
+            short.prefixes and self._resumes(mask, batch, plain),
+        )
+        self.short = none
+        return found
+
+    def _resumes(self, mask: HeadMask, batch: Batch, plain: Tensor) -> bool:
+        """Tell whether going on from every layer's stored input gives the same logits."""
+        self.short = ShortCuts(False, False, False)
+        states: dict[int, Tensor] = {}
+        levels = range(1, len(self.layers))
+        try:
+            with self.under(mask):
+                with watched(self.layers, levels, states.__setitem__) as parts:
+                    forward(self.anatomy.model, batch)
+                self.parts = max(parts)
+                for level in levels:
+                    with resumed(self.layers, level, states[level], self.parts):
+                        if not close(forward(self.anatomy.model, batch), plain):
+                            return False
+        except Exception:  # as above
+            return False
+        return len(states) == len(levels)
+
+
+def judged(logits: Tensor, labels: Tensor) -> Found:
+    """Return which examples are right, and their margins, on the CPU."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(-1)
+    return Found((logits.argmax(-1) == labels).cpu(), (own - others).cpu())
+
+
+def close(found: Tensor, plain: Tensor) -> bool:
+    """Tell whether logits are the same to rounding."""
+    if found.shape != plain.shape:
+        return False
+    limit = TOLERANCE * max(1.0, float(plain.abs().max()))
+    return float((found - plain).abs().max()) <= limit
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

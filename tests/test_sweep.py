@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import CONFIGS, CPU, sentences
+from headsweep import fastpass
+from headsweep.errors import UserError
+from headsweep.fastpass import FastPass, Found, How, ShortCuts
+from headsweep.heads import Units
+from headsweep.loading import Runtime, computes_bf16
+from headsweep.predict import Measured, encode, logits
+from headsweep.sequential import decided
+from headsweep.sweep import AUDIT, Guard, Meter
+
+ALL = ShortCuts()
+NONE = ShortCuts(False, False, False)
+
+
+def masks_of(layout, count=6, seed=0):
+    """Masks that share prefixes: each prunes one more unit, no row is emptied."""
+    draw = random.Random(seed)
+    order = [u for part in layout.slices for u in range(part.start, part.stop - 1)]
+    draw.shuffle(order)
+    return [layout.mask(order[:k]) for k in range(count)]
+
+
+def right(suspect, encoded, mask):
+    """The oracle: the plain gated pass."""
+    found = logits(suspect.anatomy, encoded, CPU, mask).argmax(-1)
+    return found == torch.tensor(encoded.labels)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_short_cut_gives_the_plain_pass(tiny, family):
+    """Margins of stored prefixes, cut weights and the one read token against plain gates."""
+    suspect = tiny(family, units=Units(ffn=True))
+    encoded = encode(sentences(40), suspect, 24)
+    passes = FastPass(suspect.anatomy, encoded, CPU)
+    before = {k: v.clone() for k, v in suspect.model.state_dict().items()}
+    rows = torch.arange(40)
+    for mask in masks_of(suspect.anatomy.layout):
+        plain = logits(suspect.anatomy, encoded, CPU, mask)
+        expected = fastpass.judged(plain, torch.tensor(encoded.labels))
+        level = passes.level(mask, False)
+        for at in level.unique().tolist():
+            with passes.under(mask):
+                found = passes.run(rows[level == at], mask, How(level=at, store=True))
+            assert torch.allclose(found.margin, expected.margin[level == at], atol=2e-5)
+    assert passes.short.prefixes
+    assert passes.short.unread
+    assert len(passes.prefixes.entries) > 1
+    after = suspect.model.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    assert all("forward" not in layer.__dict__ for layer in passes.layers)
+    assert not any(module._forward_pre_hooks for module in passes.one_token.modules)
+
+
+def test_which_families_can_be_cut(tiny):
+    """Fused projections and heads counted by the model itself keep their gates."""
+    able = {
+        family: FastPass(tiny(family).anatomy, encode(sentences(9), tiny(family), 24), CPU).short
+        for family in ("bert", "llama", "gpt2", "mpnet")
+    }
+    assert [able[f].pruned for f in able] == [True, True, False, False]
+
+
+def test_cut_models_do_less_work(tiny):
+    """Counted floating point operations of the cut model fall by the share of its heads."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    suspect = tiny(num_attention_heads=8)
+    encoded = encode(sentences(16), suspect, 24)
+    mask = suspect.anatomy.layout.mask([0, 1, 2, 3, 8, 9, 10, 11])
+    counts = {}
+    for name, short in (("plain", NONE), ("cut", ShortCuts(True, False, False))):
+        passes = FastPass(suspect.anatomy, encoded, CPU, short)
+        with passes.under(mask), FlopCounterMode(display=False) as counter:
+            passes.run(torch.arange(16), mask)
+        counts[name] = counter.get_total_flops()
+    assert counts["cut"] < 0.8 * counts["plain"]
+
+
+def test_a_short_cut_that_changes_logits_is_turned_off(tiny, monkeypatch):
+    suspect = tiny()
+    encoded = encode(sentences(20), suspect, 24)
+
+    class Wrong(fastpass.OneToken):
+        def place(self, inputs):
+            return super().place(inputs) + 1
+
+    monkeypatch.setattr(fastpass, "OneToken", Wrong)
+    assert not FastPass(suspect.anatomy, encoded, CPU).short.unread
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_early_decisions_are_those_of_the_whole_pass(tiny, family):
+    suspect = tiny(family)
+    encoded = encode(sentences(120), suspect, 24)
+    masks = masks_of(suspect.anatomy.layout)
+    true = [int(right(suspect, encoded, mask).sum()) for mask in masks]
+    cut = 0
+    for need in (0, min(true), true[2], max(true), max(true) + 1, 120, 121):
+        meter = Meter(suspect.anatomy, encoded, replace(CPU, batch_size=8))
+        for mask, count in zip(masks, true, strict=True):
+            found = meter.decide(mask, need)
+            assert found.holds(need) == (count >= need)
+            assert found.low - 1e-9 <= count / 120 <= found.high + 1e-9
+            cut += not found.exact
+    assert cut > 10
+
+
+def test_bounds_that_are_met_at_once_cost_nothing(tiny):
+    suspect = tiny()
+    meter = Meter(suspect.anatomy, encode(sentences(40), suspect, 24), CPU)
+    mask = suspect.anatomy.layout.mask([2])
+    assert meter.decide(mask, 0).holds(0) is True
+    assert meter.decide(mask, 41).holds(41) is False
+    assert meter.examples_run == 0
+
+
+def test_no_example_is_run_twice(tiny):
+    suspect = tiny()
+    meter = Meter(suspect.anatomy, encode(sentences(40), suspect, 24), CPU)
+    mask = suspect.anatomy.layout.mask([2])
+    meter.decide(mask, 12)
+    assert 0 < meter.examples_run < 40
+    exact = meter.accuracy(mask)
+    assert exact.exact
+    assert meter.examples_run == 40
+    assert meter.accuracy(mask) == meter.decide(mask, 20) == exact
+    assert meter.examples_run == 40
+    meter.forget()
+    meter.accuracy(mask)
+    assert meter.examples_run == 80
+
+
+def test_what_the_last_mask_got_wrong_comes_first(tiny):
+    """A mask that misses the bound by far is settled by little more than the errors it takes."""
+    suspect = tiny()
+    encoded = encode(sentences(200), suspect, 24)
+    layout = suspect.anatomy.layout
+    meter = Meter(suspect.anatomy, encoded, replace(CPU, batch_size=4))
+    wrong = 200 - int(right(suspect, encoded, layout.everything()).sum())
+    assert wrong > 40
+    meter.accuracy(layout.everything())
+    before = meter.examples_run
+    mask = layout.mask([0])
+    found = meter.decide(mask, 200 - 20)
+    assert found.holds(180) is False
+    assert meter.examples_run - before <= 60
+
+
+def test_one_example_and_all_wrong(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(60), suspect, 24)
+    everything = suspect.anatomy.layout.everything()
+    hits = right(suspect, encoded, everything)
+    for row in (int(hits.nonzero()[0]), int((~hits).nonzero()[0])):
+        meter = Meter(suspect.anatomy, encoded.take([row]), CPU)
+        assert meter.decide(everything, 1).holds(1) is bool(hits[row])
+    none = encoded.take((~hits).nonzero().flatten().tolist())
+    found = Meter(suspect.anatomy, none, CPU).accuracy(everything)
+    assert (found.right, found.wrong) == (0, len(none))
+
+
+def test_a_bound_equal_to_the_accuracy_holds(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(60), suspect, 24)
+    mask = suspect.anatomy.layout.mask([1, 5])
+    exact = int(right(suspect, encoded, mask).sum())
+    meter = Meter(suspect.anatomy, encoded, CPU)
+    assert meter.decide(mask, exact).holds(exact) is True
+    assert meter.decide(mask, exact + 1).holds(exact + 1) is False
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_out_of_memory_halves_the_batch_and_changes_nothing(tiny, monkeypatch, error):
+    suspect = tiny()
+    encoded = encode(sentences(60), suspect, 24)
+    mask = suspect.anatomy.layout.mask([1, 5])
+    exact = int(right(suspect, encoded, mask).sum())
+    real, sizes = fastpass.forward, []
+    meter = Meter(suspect.anatomy, encoded, replace(CPU, batch_size=16, cache_mib=8))
+
+    def small(model, batch):
+        sizes.append(len(batch.labels))
+        if len(batch.labels) > 5:
+            raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return real(model, batch)
+
+    monkeypatch.setattr(fastpass, "forward", small)
+    assert meter.accuracy(mask) == Measured(exact, 60 - exact, 60)
+    assert sizes.count(16) == 1  # learnt: no further batch is that large
+    assert not meter.passes.prefixes.entries
+
+
+def test_other_errors_are_not_swallowed(tiny, monkeypatch):
+    suspect = tiny()
+    meter = Meter(suspect.anatomy, encode(sentences(20), suspect, 24), CPU)
+
+    def broken(model, batch):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(fastpass, "forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        meter.accuracy(suspect.anatomy.layout.everything())
+    assert all("forward" not in layer.__dict__ for layer in meter.passes.layers)
+    assert not suspect.model.training
+
+
+def test_prefixes_spare_layers_within_their_budget(tiny):
+    suspect = tiny(num_hidden_layers=4)
+    layout = suspect.anatomy.layout
+    encoded = encode(sentences(64), suspect, 24)
+    spent = {}
+    for mib in (0, 1):
+        meter = Meter(suspect.anatomy, encoded, replace(CPU, cache_mib=mib))
+        for mask in (layout.mask([13]), layout.mask([13, 14])):  # differ in the last layer only
+            meter.accuracy(mask)
+        spent[mib] = meter.passes.tokens_run / encoded.tokens
+        assert meter.passes.prefixes.bytes <= mib << 20
+    assert spent[0] == pytest.approx(2)
+    assert spent[1] == pytest.approx(1.25)
+
+
+def test_a_cache_that_does_not_fit_is_refused(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(20), suspect, 24)
+    with pytest.raises(UserError, match="does not fit"):
+        Meter(suspect.anatomy, encoded, replace(CPU, cache_mib=1 << 30))
+    with pytest.raises(UserError, match="MiB"):
+        Runtime(cache_mib=-1)
+
+
+def test_a_cache_too_small_for_one_layer_stays_empty(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(20), suspect, 24)
+    meter = Meter(suspect.anatomy, encoded, CPU)
+    meter.passes.prefixes.budget = 100
+    meter.accuracy(suspect.anatomy.layout.mask([1]))
+    assert not meter.passes.prefixes.entries
+
+
+bf16_only = pytest.mark.skipif(
+    not computes_bf16(torch.device("cpu")), reason="this processor does not compute in bf16"
+)
+
+
+@bf16_only
+def test_bf16_decides_as_fp32_does(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(300), suspect, 24)
+    masks = masks_of(suspect.anatomy.layout)
+    true = [int(right(suspect, encoded, mask).sum()) for mask in masks]
+    runtime = replace(CPU, measure_in="bf16")
+    for need in (min(true), max(true), sum(true) // len(true), true[3] + 1):
+        meter = Meter(suspect.anatomy, encoded, runtime)
+        assert meter.bf16
+        for mask, count in zip(masks, true, strict=True):
+            assert meter.decide(mask, need).holds(need) == (count >= need)
+            assert meter.confirm(mask, need).holds(need) == (count >= need)
+    assert meter.accuracy(masks[1]).right == true[1]
+
+
+class Shaky(FastPass):
+    """Answers in bf16 are moved by normal noise of a given size, whatever they are."""
+
+    noise = 0.0
+
+    def run(self, rows, mask, how=How()):
+        found = super().run(rows, mask, How())
+        if not how.bf16:
+            return found
+        draws = [torch.randn(1, generator=torch.Generator().manual_seed(int(r))) for r in rows]
+        moved = found.margin + self.noise * torch.cat(draws)
+        return Found(moved > 0, moved)
+
+
+def test_the_guard_takes_back_what_noise_would_turn(tiny, monkeypatch):
+    """Noise of known size instead of bf16: it turns answers, no decision changes."""
+    suspect = tiny()
+    encoded = encode(sentences(400), suspect, 24)
+    every, rows = suspect.anatomy.layout.everything(), torch.arange(400)
+    with Shaky(suspect.anatomy, encoded, CPU).under(every):
+        spread = Shaky(suspect.anatomy, encoded, CPU).run(rows, every).margin.std()
+    monkeypatch.setattr(Shaky, "noise", float(spread) / 15)
+    monkeypatch.setattr("headsweep.sweep.FastPass", Shaky)
+    monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: True)
+    turned = 0
+    for mask in masks_of(suspect.anatomy.layout, 6):
+        hits = right(suspect, encoded, mask)
+        exact = int(hits.sum())
+        for need in (exact, exact + 1):
+            meter = Meter(suspect.anatomy, encoded, CPU)
+            assert meter.decide(mask, need).holds(need) == (exact >= need)
+            assert int(meter.tallies[mask].exact.sum()) < 400
+            with meter.passes.under(mask):
+                shaky = meter.passes.run(rows, mask, How(bf16=True))
+            turned += int((shaky.right != hits).sum())
+    assert turned > 5
+
+
+def test_the_guard_by_hand():
+    guard = Guard()
+    assert guard.limit == math.inf
+    guard.learn(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.1, 1.9, 3.1, 3.9]))
+    assert guard.limit == pytest.approx(0.6)
+    guard.learn(torch.tensor([1.0]), torch.tensor([2.0]))
+    assert guard.limit == pytest.approx(max(6 * math.sqrt((4 * 0.01 + 1) / 5), 2.0))
+
+
+def test_few_examples_are_measured_in_fp32(tiny, monkeypatch):
+    monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: True)
+    suspect = tiny()
+    assert not Meter(suspect.anatomy, encode(sentences(4 * AUDIT - 1), suspect, 24), CPU).bf16
+
+
+def test_bf16_asked_for_in_vain(monkeypatch):
+    monkeypatch.setattr("headsweep.loading.computes_bf16", lambda _: False)
+    with pytest.raises(UserError, match="measured in bf16"):
+        Runtime("cpu", measure_in="bf16").measures_in_bf16()
+    assert not Runtime("cpu").measures_in_bf16()
+    with pytest.raises(UserError, match="unknown precision"):
+        Runtime(measure_in="fp8")
+
+
+@pytest.mark.parametrize("share", [0.80, 0.849, 0.851, 0.90])
+def test_the_sequential_test_errs_less_often_than_it_says(share):
+    """2,000 random orders of 1,000 examples a share; the error allowed is 5%."""
+    total, error, trials = 1000, 0.05, 500
+    need, hits = 850, round(1000 * share)
+    draw = random.Random(1)
+    answers = [True] * hits + [False] * (total - hits)
+    wrong, looked = 0, 0
+    for _ in range(trials):
+        draw.shuffle(answers)
+        right = 0
+        for seen, one in enumerate(answers, start=1):
+            right += one
+            if seen % 20 and seen < total:
+                continue
+            found = decided(right, seen - right, total, need, error)
+            if found is not None:
+                break
+        wrong += found != (hits >= need)
+        looked += seen
+    assert wrong / trials <= error
+    if share in (0.80, 0.90):
+        assert looked / trials < 0.6 * total  # far from the bound it pays
+
+
+def test_confidence_decides_masks_sooner_and_confirms_exactly(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(400), suspect, 24)
+    mask = suspect.anatomy.layout.mask([1, 5])
+    hits = int(right(suspect, encoded, mask).sum())
+    runtime = replace(CPU, confidence=0.99, batch_size=8)
+    meter = Meter(suspect.anatomy, encoded, runtime)
+    need = hits - 80
+    found = meter.decide(mask, need)
+    assert found.holds(need) is True
+    assert found.likely is True
+    assert found.right < need
+    exact = meter.confirm(mask, need)
+    assert exact.right >= need
+    assert exact.likely is None
+    with pytest.raises(UserError, match="not a fraction"):
+        Runtime(confidence=1.0)
