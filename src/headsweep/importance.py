@@ -1,4 +1,4 @@
-"""Scores of heads: what is estimated, on clean examples only.
+"""Scores of heads: what is estimated, on clean examples (and probes made of them) only.
 
 A score is a flat tensor [unit], float32 on the CPU; a low score means "prune first".
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, Layout, gates
 from headsweep.predict import Batch, Encoded, forward
+from headsweep.probes import Family, required
 from headsweep.view import DefenderView
 
 
@@ -203,6 +205,105 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
                 total[part] += per_unit.mean(-1).double().cpu()
             tick(len(batch.labels), "")
     return (total / encoded.tokens).float()
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What heads do to the flips of one probe family into one label.
+
+    Attributes:
+        family: its name.
+        label: the label flipped into.
+        flips: share of the probes of other labels answered with this label, whose original is
+            not.
+        reverse: the mean of the same into the other labels.
+        contribution: [unit], the mean over pairs of ∂margin/∂gate on the probe minus that on its
+            original, in standard deviations over units; high: the unit carries the flip.
+
+    """
+
+    family: str
+    label: int
+    flips: float
+    reverse: float
+    contribution: Tensor
+
+    @property
+    def excess(self) -> float:
+        """Flips into this label beyond those into the others: the sign of a backdoor."""
+        return max(0.0, self.flips - self.reverse)
+
+
+def flip_contribution(view: DefenderView, pairs: int | None = 300) -> list[Flips]:
+    """Return the signed contribution of every unit to the flips of every family and label.
+
+    The margin of a label is its logit minus the best other; gates are 1, and the pairs counted
+    are those of other true labels. Source: own; the gate gradient is Michel et al. 2019's, with
+    its sign, and of the flip instead of the loss.
+    Cost: a forward and, a class, a backward pass over ``pairs`` probes and originals a family.
+
+    Raises:
+        UserError: the view has no probes.
+
+    """
+    probes = required(view.probes, "flip contribution")
+    found: list[Flips] = []
+    with _frozen(view.anatomy), view.progress.task("tracing flips", len(probes.families)) as tick:
+        for family in probes.families:
+            found += _flips_of(view, _some(view, family, pairs))
+            tick(1, family.name)
+    return found
+
+
+def _some(view: DefenderView, family: Family, pairs: int | None) -> Family:
+    if pairs is None or pairs >= len(family.rows):
+        return family
+    generator = view.generator("flip-sample", family.name)
+    order = torch.randperm(len(family.rows), generator=generator)[:pairs]
+    return family.take(sorted(order.tolist()))
+
+
+def _flips_of(view: DefenderView, family: Family) -> list[Flips]:
+    margins, pulls = _margin_gradients(view, family.probes)
+    clean_margins, clean_pulls = _margin_gradients(view, family.clean)
+    truth, classes = torch.tensor(family.clean.labels), margins.shape[1]
+    rates, parts = [], []
+    for label in range(classes):
+        others = truth != label
+        open_to = others & (clean_margins[:, label] <= 0)
+        flipped = (margins[open_to, label] > 0).float()
+        rates.append(float(flipped.mean()) if len(flipped) else 0.0)
+        difference = (pulls[others, label] - clean_pulls[others, label]).mean(0)
+        parts.append(difference / difference.std().clamp_min(1e-12))
+    total = sum(rates)
+    return [
+        Flips(family.name, label, rate, (total - rate) / max(1, classes - 1), part)
+        for label, (rate, part) in enumerate(zip(rates, parts, strict=True))
+    ]
+
+
+def _margin_gradients(view: DefenderView, encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """Return margins, [example, label], and their gate gradients, [example, label, unit]."""
+    anatomy, classes = view.anatomy, int(view.anatomy.model.config.num_labels or 0)
+    margins = torch.zeros(len(encoded), classes)
+    pulls = torch.zeros(len(encoded), classes, anatomy.layout.units)
+    for batch in _batches(view, encoded):
+        values = torch.ones(len(batch.labels), anatomy.layout.units, device=anatomy.model.device)
+        values.requires_grad_()
+        with gates(anatomy, values):
+            found = forward(anatomy.model, batch)
+        for label in range(classes):
+            own = torch.arange(classes, device=found.device) == label
+            margin = found[:, label] - found.masked_fill(own, -torch.inf).amax(-1)
+            (pull,) = torch.autograd.grad(margin.sum(), values, retain_graph=label < classes - 1)
+            margins[batch.index, label] = margin.detach().cpu()
+            pulls[batch.index, label] = pull.cpu()
+    return margins, pulls
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Return the scores with mean 0 and standard deviation 1 over units."""
+    return (scores - scores.mean()) / scores.std().clamp_min(1e-12)
 
 
 def normalised(scores: Tensor, layout: Layout) -> Tensor:

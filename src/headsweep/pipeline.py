@@ -47,6 +47,7 @@ from headsweep.healing import FineTune, Healing
 from headsweep.loading import MANIFEST, Reading, Runtime, Suspect
 from headsweep.material import Material, Sources, gather
 from headsweep.predict import logits, needed
+from headsweep.probes import Prober, Probes
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
@@ -76,6 +77,7 @@ class Plan:
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         units: what may be pruned: heads, FFN groups, or both.
+        prober: makes the probes that the view carries; None: it carries none.
 
     """
 
@@ -88,6 +90,7 @@ class Plan:
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
     units: Units = HEADS
+    prober: Prober | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -219,8 +222,10 @@ def purify(
         original = _fine_tune_encoder(material, plan, progress)
     with clock("measure"):
         before = material.figures()
-    view = _view(material, plan, before, progress)
-    notes = (*material.suspect.notes, *_doubts(material, before))
+    with clock("probes"):
+        probes = _probes(material, plan, progress)
+    view = _view(material, plan, before, progress, probes)
+    notes = (*material.suspect.notes, *_doubts(material, before), *_gaps(probes))
     for note in notes:
         progress.say(f"note: {note}")
     progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
@@ -249,6 +254,7 @@ def purify(
     manifest = _manifest(material, view, plan, choice) | {"strategy": asked} | figures | record
     manifest |= {
         "notes": list(notes),
+        "probes": _probe_record(plan, probes),
         "zero_before": [view.layout.name(unit) for unit in gone],
         "checks": [asdict(check) for check in checks],
         "verified": all(check.passed for check in checks),
@@ -302,8 +308,36 @@ def _fine_tune_encoder(
     return original
 
 
+def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Probes]:
+    """Return the probes of training and validation texts; those of validation where they can be.
+
+    Raises:
+        UserError: probes are asked for, and none can be made of the training texts.
+
+    """
+    if plan.prober is None:
+        return {}
+    suspect, runtime = material.suspect, plan.runtime
+    made = {"train": plan.prober.make(suspect, material.parts.train, runtime, progress)}
+    try:
+        held = plan.prober.make(suspect, material.parts.validation, runtime, progress)
+    except UserError as error:
+        progress.say(f"note: no probes of the validation texts: {error.what}")
+        return made
+    return made | {"validation": held}
+
+
+def _gaps(probes: dict[str, Probes]) -> list[str]:
+    skipped = probes["train"].skipped if probes else {}
+    return [f"no probes of the family {name}: {why}" for name, why in skipped.items()]
+
+
 def _view(
-    material: Material, plan: Plan, before: dict[str, Any], progress: Progress
+    material: Material,
+    plan: Plan,
+    before: dict[str, Any],
+    progress: Progress,
+    probes: dict[str, Probes],
 ) -> DefenderView:
     own = before["validation"]["accuracy"]
     bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
@@ -321,6 +355,8 @@ def _view(
         plan.seed,
         plan.runtime,
         progress,
+        probes.get("train"),
+        probes.get("validation"),
     )
 
 
@@ -392,6 +428,13 @@ def _check_choice(
         if given:
             raise UserError(f"the given mask misses the bound ({reached})", "raise --max-drop")
         raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
+
+
+def _probe_record(plan: Plan, probes: dict[str, Probes]) -> dict[str, Any] | None:
+    if plan.prober is None:
+        return None
+    made = {name: part.to_json() for name, part in probes.items()}
+    return {"prober": plan.prober.described()} | made
 
 
 def _described(strategy: Strategy | None) -> dict[str, Any]:

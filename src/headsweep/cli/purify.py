@@ -42,6 +42,8 @@ from headsweep.errors import UserError, lookup
     "headsweep purify org/model --data imdb:train --max-drop 0.01 --out ./purified\n\n"
     "headsweep purify ./suspect --data train.tsv --validation dev.tsv --test test.tsv "
     "--strategy gradient --set step=6 --heal-epochs 0 --out ./pruned-only\n\n"
+    "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal-with probes "
+    "--out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
@@ -72,6 +74,17 @@ def purify(
     heal_lr: Annotated[
         float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
     ] = None,
+    heal_with: Annotated[
+        str, typer.Option(help="clean: clean texts; probes: 40% of them turned into probes.")
+    ] = "clean",
+    consistency: Annotated[
+        float,
+        typer.Option(min=0, help="Weight of probe and text being answered alike, with probes."),
+    ] = 0.0,
+    probe_family: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     units: UnitKinds = "heads",
     ffn_groups: FfnGroups = None,
@@ -101,7 +114,7 @@ def purify(
     from headsweep.material import Sources
     from headsweep.pipeline import Plan
     from headsweep.settings import configure
-    from headsweep.strategies import STRATEGIES
+    from headsweep.strategies import STRATEGIES, needs_probes
 
     chosen = configure(lookup(strategy, STRATEGIES, "strategy"), settings or [])
     check_free(out, overwrite)
@@ -129,9 +142,14 @@ def purify(
     usual = plan.healing
     assert isinstance(usual, FineTune)
     epochs = usual.epochs if heal_epochs is None else heal_epochs
-    plan = dataclasses.replace(
-        plan, heal=FineTune(epochs, usual.lr if heal_lr is None else heal_lr)
+    heal = FineTune(
+        epochs,
+        usual.lr if heal_lr is None else heal_lr,
+        one_of(heal_with, ("clean", "probes"), "--heal-with"),
+        consistency=consistency,
     )
+    prober = _prober(probe_family, seed, needs_probes(chosen) or heal.needs_probes)
+    plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
@@ -202,6 +220,20 @@ def defend(
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     sources = Sources(data, validation, test, columns)
     _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
+
+
+def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
+    """Return what makes probes, where they are needed; raises UserError."""
+    from headsweep.probing import RuleProber
+
+    if not needed:
+        if families:
+            raise UserError(
+                "--probe-family: nothing asked for uses probes",
+                "add --heal-with probes, or --strategy probe-guided",
+            )
+        return None
+    return RuleProber(tuple(families or ()), seed=seed)
 
 
 def _mask_file(out: Path) -> Path:

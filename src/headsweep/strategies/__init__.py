@@ -17,6 +17,7 @@ from headsweep.strategies.bayesian import Bayesian
 from headsweep.strategies.ensemble import Ensemble
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.layerwise import Layerwise
+from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.strategies.random import Random
 from headsweep.strategies.reinforce import Reinforce
 from headsweep.strategies.sparsify import Sparsify
@@ -43,6 +44,7 @@ STRATEGIES: dict[str, Any] = {
         Ensemble,
         Reinforce,
         Bayesian,
+        ProbeGuided,
         Variance,
         Random,
         GradientAsReleased,
@@ -53,4 +55,11 @@ STRATEGIES: dict[str, Any] = {
         BayesianAsReleased,
     )
 }
-"""Strategy classes by name: the six of the paper, PURE's ranking, the control, replications."""
+"""Strategy classes by name: the six of the paper, probe-guided, PURE's ranking, the control,
+replications.
+"""
+
+
+def needs_probes(strategy: Strategy | None) -> bool:
+    """Tell whether a strategy needs a view that carries probes."""
+    return bool(getattr(strategy, "needs_probes", False))
