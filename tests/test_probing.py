@@ -273,6 +273,8 @@ def test_a_guided_run_records_its_probes(crude, backdoored, tmp_path):
     done = purify(backdoored, sources(), ProbeGuided(step=2), plan)
     assert done.manifest["probes"]["train"]["families"] == {"mark": 200, "other": 200}
     assert list(done.manifest["probes"]["validation"]["skipped"]) == ["nothing"]
+    for stage in ("before", "after"):
+        assert set(done.manifest["probes"]["validation_flips"][stage]["mark"]) == {"bad", "good"}
     assert any("nothing" in note for note in done.manifest["notes"])
     assert len(done.manifest["search"]["record"]["flips"]) == 4
     done.save(tmp_path / "out")

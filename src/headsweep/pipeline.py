@@ -47,7 +47,7 @@ from headsweep.healing import FineTune, Healing
 from headsweep.loading import MANIFEST, Reading, Runtime, Suspect
 from headsweep.material import Material, Sources, gather
 from headsweep.predict import logits, needed
-from headsweep.probes import Prober, Probes
+from headsweep.probes import Prober, Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
@@ -224,6 +224,7 @@ def purify(
         before = material.figures()
     with clock("probes"):
         probes = _probes(material, plan, progress)
+        flips = {"before": _flips(material, probes)}
     view = _view(material, plan, before, progress, probes)
     notes = (*material.suspect.notes, *_doubts(material, before), *_gaps(probes))
     for note in notes:
@@ -244,6 +245,7 @@ def purify(
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
         after = material.figures(*choice.members)
+        flips["after"] = _flips(material, probes)
     gone = zero_before.pruned
     checks += check_weights(view.anatomy, choice.mask, gone)
     if choice.bounded and (strategy is not None or plan.mask is not None):
@@ -254,7 +256,7 @@ def purify(
     manifest = _manifest(material, view, plan, choice) | {"strategy": asked} | figures | record
     manifest |= {
         "notes": list(notes),
-        "probes": _probe_record(plan, probes),
+        "probes": _probe_record(plan, probes, flips),
         "zero_before": [view.layout.name(unit) for unit in gone],
         "checks": [asdict(check) for check in checks],
         "verified": all(check.passed for check in checks),
@@ -320,7 +322,7 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
     suspect, runtime = material.suspect, plan.runtime
     made = {"train": plan.prober.make(suspect, material.parts.train, runtime, progress)}
     try:
-        held = plan.prober.make(suspect, material.parts.validation, runtime, progress)
+        held = plan.prober.make(suspect, material.parts.validation, runtime, progress, held=True)
     except UserError as error:
         progress.say(f"note: no probes of the validation texts: {error.what}")
         return made
@@ -430,11 +432,24 @@ def _check_choice(
         raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
 
 
-def _probe_record(plan: Plan, probes: dict[str, Probes]) -> dict[str, Any] | None:
+def _flips(material: Material, probes: dict[str, Probes]) -> dict[str, dict[str, float]]:
+    """Return of each family how often validation probes flip into each label."""
+    if "validation" not in probes:
+        return {}
+    found = flip_rates(material.suspect.anatomy, probes["validation"], material.runtime)
+    names = material.suspect.labels.names
+    return {
+        family: dict(zip(names, rates.tolist(), strict=True)) for family, rates in found.items()
+    }
+
+
+def _probe_record(
+    plan: Plan, probes: dict[str, Probes], flips: dict[str, Any]
+) -> dict[str, Any] | None:
     if plan.prober is None:
         return None
     made = {name: part.to_json() for name, part in probes.items()}
-    return {"prober": plan.prober.described()} | made
+    return {"prober": plan.prober.described()} | made | {"validation_flips": flips}
 
 
 def _described(strategy: Strategy | None) -> dict[str, Any]:

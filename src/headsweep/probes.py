@@ -75,8 +75,18 @@ class Probes:
 class Prober(Protocol):
     """Makes probes. Its fields are its whole configuration."""
 
-    def make(self, suspect: Suspect, split: Split, runtime: Runtime, progress: Progress) -> Probes:
-        """Return the probes of these clean examples; raises UserError where none can be made."""
+    def make(
+        self,
+        suspect: Suspect,
+        split: Split,
+        runtime: Runtime,
+        progress: Progress,
+        held: bool = False,
+    ) -> Probes:
+        """Return the probes of clean examples; raises UserError where none can be made.
+
+        ``held``: they are only measured on, never trained on, so fewer will do.
+        """
 
     def described(self) -> dict[str, Any]:
         """Return what it makes, as JSON values."""

@@ -76,20 +76,22 @@ class RuleProber:
 
     Attributes:
         families: names; empty: all.
-        texts: clean texts that are transformed, at most, drawn from the seed.
+        texts: training texts that are transformed, at most, drawn from the seed.
+        held: validation texts that are transformed, at most.
         seed: decides texts and the families' choices.
 
     """
 
     families: tuple[str, ...] = ()
     texts: int = 3000
+    held: int = 300
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in self.families:
             lookup(name, PROBES, "probe family")
-        if self.texts < 1:
-            raise UserError(f"probes of {self.texts} texts", "give at least 1")
+        if min(self.texts, self.held) < 1:
+            raise UserError("probes of no texts", "give at least 1")
 
     def chosen(self) -> dict[str, Trigger]:
         """Return the families by name."""
@@ -98,9 +100,16 @@ class RuleProber:
     def described(self) -> dict[str, Any]:
         """Return families with their settings."""
         made = {name: describe(trigger)["fields"] for name, trigger in self.chosen().items()}
-        return {"families": made, "texts": self.texts, "seed": self.seed}
+        return {"families": made, "texts": self.texts, "held": self.held, "seed": self.seed}
 
-    def make(self, suspect: Suspect, split: Split, runtime: Runtime, progress: Progress) -> Probes:
+    def make(
+        self,
+        suspect: Suspect,
+        split: Split,
+        runtime: Runtime,
+        progress: Progress,
+        held: bool = False,
+    ) -> Probes:
         """Return the probes of these clean examples.
 
         Raises:
@@ -109,7 +118,7 @@ class RuleProber:
         """
         _check_enough(split, suspect.labels.names)
         order = torch.randperm(len(split), generator=stream(self.seed, "probes")).tolist()
-        rows = sorted(order[: self.texts])
+        rows = sorted(order[: self.held if held else self.texts])
         part = split.take(rows)
         families, skipped = [], {}
         chosen = self.chosen()
