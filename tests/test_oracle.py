@@ -88,6 +88,24 @@ def test_an_entangled_backdoor_is_found_by_probes_and_not_by_clean_gradients():
     assert lfr(anatomy, blind.mask) == 1
 
 
+def test_cycles_find_the_entangled_backdoor_and_stop():
+    """The first cycle takes the head that carries the flips; then nothing flips and accuracy is 1
+    already, so two more cycles bring nothing and it ends, with what the first one left.
+    """
+    anatomy = wired("entangled")
+    before = {name: tensor.clone() for name, tensor in anatomy.model.state_dict().items()}
+    own = view(anatomy)
+    choice = STRATEGIES["cycles"](step=1, lr=1e-6).choose(own)
+    after = anatomy.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert choice.mask.pruned == (BACKDOOR,)
+    assert [point["pruned"] for point in choice.record["cycles"]] == [1, 2, 3]
+    assert choice.record["flips"] == 0
+    anatomy.model.load_state_dict(choice.weights)
+    assert lfr(anatomy) == 0
+    assert accuracy(anatomy) == 1
+
+
 def test_flip_contribution_is_the_gradient_of_the_margin_by_finite_differences():
     """Closing a gate by a little moves the probes' margin, less the originals', as it says."""
     anatomy = wired("entangled")

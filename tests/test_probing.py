@@ -20,6 +20,7 @@ from headsweep.probes import Family, Probes, flip_rates, mixed, worst_flips
 from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, without
 from headsweep.progress import Silent
 from headsweep.seeding import stream
+from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.probe_guided import ProbeGuided, combined
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, ByRule
@@ -280,6 +281,29 @@ def test_a_guided_run_records_its_probes(crude, backdoored, tmp_path):
     done.save(tmp_path / "out")
     with pytest.raises(UserError, match="needs probes"):
         purify(backdoored, sources(), ProbeGuided(), replace(plan, prober=None))
+
+
+def test_the_pipeline_goes_on_from_the_weights_of_cycles(crude, backdoored, tmp_path):
+    """Without healing of its own it saves the very weights that the cycles ended with."""
+    kept = {}
+
+    @dataclass(frozen=True)
+    class Watched(Cycles):
+        def choose(self, view):
+            choice = super().choose(view)
+            kept.update({name: tensor.clone() for name, tensor in choice.weights.items()})
+            return choice
+
+    plan = Plan(max_drop=0.3, heal=FineTune(0), runtime=CPU, prober=RuleProber())
+    done = purify(backdoored, sources(), Watched(step=1, most=3, lr=1e-3), plan)
+    assert done.mask.pruned
+    assert done.verified
+    after = done.model.state_dict()
+    assert all(torch.equal(after[name], kept[name]) for name in kept)
+    assert not done.manifest["zero_before"]
+    done.save(tmp_path / "out")
+    with pytest.raises(UserError, match="start encoder would throw that away"):
+        purify(backdoored, sources(), Cycles(), replace(plan, start="encoder"))
 
 
 def run(*words):

@@ -62,6 +62,7 @@ def settings_for(name, family):
         "ensemble": ["per_layer=1"],
         "ensemble-as-released": ["per_layer=1"],
         "reinforce-as-released": ["step=2"],
+        "cycles": ["step=1", "most=3", "lr=1e-3"],
     }
     return chosen.get(name, [])
 
@@ -83,8 +84,12 @@ def test_contract(tiny, name, family):
     assert choice.mask == strategy.choose(view_of(suspect, 3, bound)).mask
     assert choice.mask.fits(view.layout)
     assert not choice.mask.empties_a_row
-    if choice.bounded:
+    if choice.bounded and choice.weights is None:
         assert view.accuracy(choice.mask) >= bound - 1e-9
+    if choice.weights is not None:
+        with view.scratch() as anatomy:
+            anatomy.model.load_state_dict(choice.weights)
+            assert view_of(suspect, 3, bound).accuracy(choice.mask) >= bound - 1e-9
     after = suspect.model.state_dict()
     assert all((after[k] == before[k]).all() for k in before)
     assert not suspect.model.training
@@ -246,6 +251,8 @@ def test_gradient_as_released_goes_by_layer_and_index(tiny):
         ("reinforce", "lr=-1"),
         ("reinforce", "lr=inf"),
         ("reinforce-as-released", "step=0"),
+        ("cycles", "patience=0"),
+        ("cycles", "step=0"),
         ("probe-guided", "weight=-1"),
         ("probe-guided", "weight=nan"),
         ("probe-guided", "probed=1"),

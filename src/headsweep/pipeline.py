@@ -195,7 +195,7 @@ def purify(
         progress: where to report to; silent by default.
         keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
             healing can be taken up again with ``Plan(mask=...)``. Not written for a choice that
-            a mask and the bound do not make whole (ensembles, controls at a given count).
+            a mask and the bound do not make whole (ensembles, controls at a given count, cycles).
 
     Returns:
         The purified model with its manifest; call ``.save(folder)``.
@@ -206,6 +206,11 @@ def purify(
 
     """
     clock, progress = Clock(), progress or Silent()
+    if plan.start == "encoder" and getattr(strategy, "heals", False) and plan.mask is None:
+        raise UserError(
+            "this strategy heals as it prunes, and --start encoder would throw that away",
+            "use --start classifier",
+        )
     sources = data if isinstance(data, Sources) else Sources(data)
     material = gather(
         suspect,
@@ -230,15 +235,19 @@ def purify(
     for note in notes:
         progress.say(f"note: {note}")
     progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
+    zero_before = already_pruned(view.anatomy)
     with clock("search"):
         choice = _choose(view, strategy, plan)
+    if choice.weights is not None:
+        material.suspect.model.load_state_dict(choice.weights)
+        view.meter.forget()
     with clock("measure"):
         pruned = material.figures(*(choice.members or (choice.mask,)))
     _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
-    if keep_mask is not None and plan.mask is None and choice.bounded and not choice.members:
+    whole = choice.bounded and not choice.members and choice.weights is None
+    if keep_mask is not None and plan.mask is None and whole:
         keep_mask.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(keep_mask, choice.mask.to_json() | {KEPT: command_line()})
-    zero_before = already_pruned(view.anatomy)
     checks = [_remove(material, choice.mask, original)]
     with clock("heal"):
         healed = plan.healing.heal(view, choice)

@@ -14,6 +14,7 @@ from headsweep.strategies.as_released import (
     SparsifyAsReleased,
 )
 from headsweep.strategies.bayesian import Bayesian
+from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.ensemble import Ensemble
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.layerwise import Layerwise
@@ -45,6 +46,7 @@ STRATEGIES: dict[str, Any] = {
         Reinforce,
         Bayesian,
         ProbeGuided,
+        Cycles,
         Variance,
         Random,
         GradientAsReleased,
@@ -55,7 +57,7 @@ STRATEGIES: dict[str, Any] = {
         BayesianAsReleased,
     )
 }
-"""Strategy classes by name: the six of the paper, probe-guided, PURE's ranking, the control,
+"""Strategy classes by name: the six of the paper, two with probes, PURE's ranking, the control,
 replications.
 """
 
