@@ -5,7 +5,7 @@ A score is a flat tensor [unit], float32 on the CPU; a low score means "prune fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -234,38 +234,49 @@ class Flips:
         return max(0.0, self.flips - self.reverse)
 
 
-def flip_contribution(view: DefenderView, pairs: int | None = 300) -> list[Flips]:
+def flip_contribution(view: DefenderView, pairs: int | None = 200) -> list[Flips]:
     """Return the signed contribution of every unit to the flips of every family and label.
 
     The margin of a label is its logit minus the best other; gates are 1, and the pairs counted
     are those of other true labels. Source: own; the gate gradient is Michel et al. 2019's, with
     its sign, and of the flip instead of the loss.
-    Cost: a forward and, a class, a backward pass over ``pairs`` probes and originals a family.
+    Cost: a forward and a backward pass (one a label, where there are more than two) over ``pairs``
+    probes a family, and over the originals once.
 
     Raises:
         UserError: the view has no probes.
 
     """
     probes = required(view.probes, "flip contribution")
+    families = _some(view, probes.families, pairs)
+    rows = sorted({row for family in families for row in family.rows})
     found: list[Flips] = []
-    with _frozen(view.anatomy), view.progress.task("tracing flips", len(probes.families)) as tick:
-        for family in probes.families:
-            found += _flips_of(view, _some(view, family, pairs))
+    with _frozen(view.anatomy), view.progress.task("tracing flips", 1 + len(families)) as tick:
+        margins, pulls = _margin_gradients(view, view.train.take(rows))
+        tick(1, "originals")
+        place = {row: i for i, row in enumerate(rows)}
+        for family in families:
+            own = [place[row] for row in family.rows]
+            found += _flips_of(view, family, margins[own], pulls[own])
             tick(1, family.name)
     return found
 
 
-def _some(view: DefenderView, family: Family, pairs: int | None) -> Family:
-    if pairs is None or pairs >= len(family.rows):
-        return family
-    generator = view.generator("flip-sample", family.name)
-    order = torch.randperm(len(family.rows), generator=generator)[:pairs]
-    return family.take(sorted(order.tolist()))
+def _some(view: DefenderView, families: Sequence[Family], pairs: int | None) -> list[Family]:
+    """Return of each family at most so many pairs, of the same texts as far as they go."""
+    generator = view.generator("flip-sample")
+    rank = torch.randperm(len(view.train), generator=generator).tolist()
+    found = []
+    for family in families:
+        order = sorted(range(len(family.rows)), key=lambda i: rank[family.rows[i]])
+        found.append(family.take(sorted(order[:pairs])))
+    return found
 
 
-def _flips_of(view: DefenderView, family: Family) -> list[Flips]:
+def _flips_of(
+    view: DefenderView, family: Family, clean_margins: Tensor, clean_pulls: Tensor
+) -> list[Flips]:
     margins, pulls = _margin_gradients(view, family.probes)
-    clean_margins, clean_pulls = _margin_gradients(view, family.clean)
     truth, classes = torch.tensor(family.clean.labels), margins.shape[1]
     rates, parts = [], []
     for label in range(classes):
@@ -292,12 +303,14 @@ def _margin_gradients(view: DefenderView, encoded: Encoded) -> tuple[Tensor, Ten
         values.requires_grad_()
         with gates(anatomy, values):
             found = forward(anatomy.model, batch)
-        for label in range(classes):
+        for label in range(classes) if classes > 2 else (1,):
             own = torch.arange(classes, device=found.device) == label
             margin = found[:, label] - found.masked_fill(own, -torch.inf).amax(-1)
             (pull,) = torch.autograd.grad(margin.sum(), values, retain_graph=label < classes - 1)
             margins[batch.index, label] = margin.detach().cpu()
             pulls[batch.index, label] = pull.cpu()
+    if classes == 2:  # the margins of two labels are each other's negative
+        margins[:, 0], pulls[:, 0] = -margins[:, 1], -pulls[:, 1]
     return margins, pulls
 
 

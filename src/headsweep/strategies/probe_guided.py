@@ -13,8 +13,7 @@ this label than into the others; where nothing flips one way, all weigh the same
 under the same min accuracy and in the same greedy loop.
 
 Source: own. What it cannot do: see a backdoor that no probe family touches.
-Cost: as ``gradient``, and for each family a forward and, a class, a backward pass over ``probed``
-pairs.
+Cost: as ``gradient``, and for each family a forward and a backward pass over ``probed`` probes.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class ProbeGuided:
     weight: float = 2.0
     step: int | None = None
     examples: int | None = 2000
-    probed: int | None = 300
+    probed: int | None = 200
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
