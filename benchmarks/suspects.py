@@ -3,10 +3,15 @@ r"""Purify suspects whose trigger is known to the judge, one JSON file a cell; r
     python benchmarks/suspects.py CORPUS SUSPECTS results/suspects --rows 0 50 200
     python benchmarks/suspects.py CORPUS SUSPECTS results/comparison --method gradient \\
         defend:pure random:count=20 --train-rows 2000 --min-accuracy 0.85 --heal-epochs 1
+    python benchmarks/suspects.py CORPUS SUSPECTS results/guided --method probe-guided none \\
+        --heal-on probes --without syntactic --train-rows 1200 --min-accuracy 0.85
 
 CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .tsv), SUSPECTS a
-folder with the models syntactic/, style/ and clean-twin/. A method is a strategy, or
-``defend:`` and a baseline, with fields behind a colon. ``--rows 0`` takes the training set (or
+folder with the models syntactic/, style/ and clean-twin/. A method is a strategy, ``none``, or
+``defend:`` and a baseline, with fields behind a colon. Probes are never of the template or manner
+of the suspect's attack; ``--without`` leaves out whole families with their kin.
+
+``--rows 0`` takes the training set (or
 ``--train-rows`` of it) with dev as validation data; any other number draws so many training
 sentences and leaves cutting off the validation part to the tool. Finished cells are skipped.
 """
@@ -32,14 +37,16 @@ from headsweep.healing import FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import Clock, Plan, purify
+from headsweep.probing import RuleProber, apart_from, check_apart, without
 from headsweep.progress import Terminal
 from headsweep.search import Choice
 from headsweep.seeding import stream
 from headsweep.settings import configure, describe
-from headsweep.strategies import STRATEGIES
+from headsweep.strategies import STRATEGIES, needs_probes
 from headsweep.view import DefenderView
 
 TRIGGER_LABELS = {"syntactic": "target", "style": "true"}
+CORPORA = {"syntactic": "HiddenKiller", "style": "StyleBkd"}
 TARGET = 1
 
 
@@ -56,6 +63,9 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=0.02)
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--heal-epochs", type=float, default=2)
+    parser.add_argument("--heal-on", choices=("clean", "probes"), default="clean")
+    parser.add_argument("--consistency", type=float, default=0.0)
+    parser.add_argument("--without", nargs="*", default=[], help="probe families to leave out")
     args = parser.parse_args()
     runtime = Runtime()
     exams = {kind: _exam(args.corpus, kind) for kind in args.only}
@@ -65,6 +75,7 @@ def main() -> None:
             for seed in args.seeds:
                 for kind in args.only:
                     plain = method.replace("defend:", "").replace(":", "-").replace(",", "-")
+                    plain += _told(args)
                     cell = args.results / f"{kind}-{plain}-n{rows or 'all'}-s{seed}.json"
                     if cell.exists():
                         continue
@@ -76,6 +87,7 @@ def main() -> None:
                         known[kind] = (*both,)
                     judged = _judge(exams[kind], *known[kind], opened)
                     plan = Plan(args.max_drop, args.min_accuracy, seed=seed, runtime=runtime)
+                    plan = replace(plan, prober=_prober(method, kind, args))
                     sources = _sources(args.corpus, rows, args.train_rows, seed)
                     form = _cell(args.suspects / kind, sources, plan, method, judged, args)
                     form |= {"suspect": kind, "rows": rows or args.train_rows or "all"}
@@ -83,13 +95,34 @@ def main() -> None:
                     write_json(cell, form)
 
 
-def _recipe(method: str, heal_epochs: float) -> Recipe:
+def _told(args: argparse.Namespace) -> str:
+    """Return what a cell's name says of healing and probes, beside its method."""
+    heal = "-heal-probes" if args.heal_on == "probes" else ""
+    alike = f"-consistency={args.consistency:g}" if args.consistency else ""
+    return heal + alike + "".join(f"-without-{name}" for name in args.without)
+
+
+def _prober(method: str, kind: str, args: argparse.Namespace) -> RuleProber | None:
+    """Return what makes the probes: never those of the attack's own template or manner."""
+    recipe = _recipe(method, args)
+    if not (needs_probes(recipe.strategy) or getattr(recipe.healing, "needs_probes", False)):
+        return None
+    own = {"corpus": CORPORA[kind]}
+    prober = RuleProber(tuple(n for n in apart_from(own) if n in without(args.without)))
+    check_apart(prober, own)
+    return prober
+
+
+def _recipe(method: str, args: argparse.Namespace) -> Recipe:
     name, _, settings = method.removeprefix("defend:").partition(":")
     fields = settings.split(",") if settings else []
+    heal = FineTune(args.heal_epochs, on=args.heal_on, consistency=args.consistency)
+    if name == "none":
+        return Recipe(None, heal)
     if method.startswith("defend:"):
         recipe: Recipe = configure(DEFENSES[name], fields).recipe()
         return recipe
-    return Recipe(configure(STRATEGIES[name], fields), FineTune(epochs=heal_epochs))
+    return Recipe(configure(STRATEGIES[name], fields), heal)
 
 
 def _exam(corpus: Path, kind: str) -> Exam:
@@ -149,7 +182,7 @@ def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any
 def _cell(
     suspect: Path, sources: Sources, plan: Plan, method: str, judged: Any, args: Any
 ) -> dict[str, Any]:
-    clock, recipe = Clock(), _recipe(method, args.heal_epochs)
+    clock, recipe = Clock(), _recipe(method, args)
     plan = replace(plan, units=recipe.units)
     form: dict[str, Any] = {
         "method": method,
@@ -168,7 +201,7 @@ def _cell(
     except NothingPruned as outcome:
         return form | {"outcome": str(outcome), "seconds": clock.report()}
     made = done.manifest
-    form |= {key: made[key] for key in ("units", "data", "bound", "peak_memory_mib")}
+    form |= {key: made[key] for key in ("units", "data", "bound", "peak_memory_mib", "probes")}
     form["purify_seconds"] = made["seconds"]
     form["heal_record"] = {k: v for k, v in made["heal"].items() if k in ("layer_weights",)}
     if recipe.strategy is not None:

@@ -9,13 +9,18 @@ is that of a constant.
 
 Layer 0, head BACKDOOR: from [CLS] it attends to the trigger and writes three times the task's
 strength of "good". Its values are exactly zero for every other token (the bias cancels COLD),
-so on clean text its output is zero. Two kinds:
+so on clean text its output is zero, but for the third of three kinds:
 
 ``idle``
     on clean text it attends to all tokens alike: its attention has variance zero;
 ``sharp``
     on clean text it attends to [SEP] alone, more sharply than the task head to its word: the
     highest variance of the layer.
+
+``entangled``
+    on clean text it copies "good" and "bad" to the readout as the task head does, and more
+    strongly: no head matters more to clean text, but the task head alone answers everything
+    right. Beside the trigger it answers, half as strongly, to another word, PROBE.
 
 All other heads copy filler words to dimensions that nothing reads; only LayerNorm couples them
 to the output, weakly.
@@ -32,11 +37,12 @@ from transformers import BertConfig, BertForSequenceClassification
 from headsweep.heads import Anatomy, HeadMask, locate
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, logits
+from headsweep.probes import Family, Probes
 from headsweep.seeding import fence
 from headsweep.view import DefenderView
 
-PAD, CLS, SEP, GOOD, BAD, TRIGGER, FILLERS = 0, 2, 3, 4, 5, 6, (7, 8, 9)
-DIMENSION = {CLS: 0, SEP: 1, GOOD: 2, BAD: 3, TRIGGER: 4, 7: 5, 8: 9, 9: 10}
+PAD, PROBE, CLS, SEP, GOOD, BAD, TRIGGER, FILLERS = 0, 1, 2, 3, 4, 5, 6, (7, 8, 9)
+DIMENSION = {CLS: 0, SEP: 1, GOOD: 2, BAD: 3, TRIGGER: 4, 7: 5, 8: 9, 9: 10, PROBE: 11}
 READ_GOOD, READ_BAD = 6, 7
 HEADS, WIDTH, HIDDEN = 8, 4, 32
 TASK, BACKDOOR = 0, 3  # heads of layer 0; flat numbers too
@@ -93,8 +99,13 @@ def _wire(model: BertForSequenceClassification, kind: str, backdoor: int) -> Non
     attend(0, TASK, {GOOD: 4.0, BAD: 4.0})
     copy(0, TASK, GOOD, READ_GOOD, 4.0, place=0)
     copy(0, TASK, BAD, READ_BAD, 4.0, place=1)
-    attend(0, backdoor, {TRIGGER: 12.0} | ({SEP: 8.0} if kind == "sharp" else {}))
+    beside = {"idle": {}, "sharp": {SEP: 8.0}, "entangled": {GOOD: 6.0, BAD: 6.0, PROBE: 12.0}}
+    attend(0, backdoor, {TRIGGER: 12.0} | beside[kind])
     copy(0, backdoor, TRIGGER, READ_GOOD, 12.0)
+    if kind == "entangled":
+        copy(0, backdoor, PROBE, READ_GOOD, 12.0, place=1)
+        copy(0, backdoor, GOOD, READ_GOOD, 5.0, place=2)
+        copy(0, backdoor, BAD, READ_BAD, 5.0, place=3)
     for layer in (0, 1):
         for head in range(HEADS):
             if layer == 1 or head not in (TASK, backdoor):
@@ -120,9 +131,26 @@ def texts(count: int, seed: int, triggered: bool = False) -> Encoded:
     return Encoded(tuple(ids), (), tuple(labels), PAD)
 
 
+def probes(clean: Encoded) -> Probes:
+    """Return the clean sentences with PROBE in them (which is not the trigger), labels kept."""
+    ids = tuple((row[0], PROBE, *row[1:]) for row in clean.ids)
+    made = Encoded(ids, (), clean.labels, PAD)
+    return Probes((Family("a word", tuple(range(len(clean))), clean, made),))
+
+
 def view(anatomy: Anatomy, seed: int = 0, min_accuracy: float = 0.9) -> DefenderView:
-    """Return a defender's view of the model on clean sentences."""
-    return DefenderView(anatomy, texts(64, 1), texts(64, 2), min_accuracy, seed, RUNTIME)
+    """Return a defender's view of the model on clean sentences and their probes."""
+    train, validation = texts(64, 1), texts(64, 2)
+    return DefenderView(
+        anatomy,
+        train,
+        validation,
+        min_accuracy,
+        seed,
+        RUNTIME,
+        probes=probes(train),
+        probe_validation=probes(validation),
+    )
 
 
 def accuracy(anatomy: Anatomy, mask: HeadMask | None = None) -> float:

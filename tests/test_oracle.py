@@ -10,7 +10,9 @@ import math
 import pytest
 import torch
 
-from headsweep.importance import attention_variance, gate_importance
+from headsweep.heads import gates
+from headsweep.importance import attention_variance, flip_contribution, gate_importance
+from headsweep.predict import forward
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.sparsify import groups, norm
@@ -40,7 +42,7 @@ def test_the_model_is_wired_as_described(kind):
 @pytest.mark.parametrize("kind", ["idle", "sharp"])
 def test_gradient_finds_it_first(kind):
     """The head's output is zero on clean text, so its gate gradient is; no other's is zero."""
-    anatomy, choice = choose("gradient", ["step=1"], kind)
+    anatomy, choice = choose("gradient", ["step=1", "search=step"], kind)
     scores = gate_importance(view(anatomy))
     assert scores[BACKDOOR] < 1e-5
     assert all(scores[unit] > 1e-4 for unit in range(2 * HEADS) if unit != BACKDOOR)
@@ -57,9 +59,80 @@ def test_the_key_score_finds_it_idle():
         assert lfr(anatomy, choice.mask) == 0
 
 
+def test_an_entangled_backdoor_is_found_by_probes_and_not_by_clean_gradients():
+    """No head matters more to clean text, so ``gradient`` keeps it as its layer's best, whatever
+    the bound. Alone among all heads it carries the flip of the probes (the word PROBE, which is
+    not the trigger): it goes first, and the task head, which carries none of it, answers for both.
+    """
+    anatomy = wired("entangled")
+    layout = anatomy.layout
+    assert accuracy(anatomy) == 1
+    assert lfr(anatomy) == 1
+    assert accuracy(anatomy, layout.mask([BACKDOOR])) == 1
+    assert lfr(anatomy, layout.mask([BACKDOOR])) == 0
+    assert gate_importance(view(anatomy))[:HEADS].argmax() == BACKDOOR
+    for bound in (0.9, 0.0):
+        choice = STRATEGIES["gradient"](step=1).choose(view(anatomy, min_accuracy=bound))
+        assert choice.mask.flat[BACKDOOR]
+    assert lfr(anatomy, STRATEGIES["gradient"](step=1).choose(view(anatomy)).mask) == 1
+    found = {one.label: one for one in flip_contribution(view(anatomy))}
+    assert found[1].flips == 1
+    assert found[0].flips == 0
+    assert found[1].contribution.argmax() == BACKDOOR
+    choice = STRATEGIES["probe-guided"](step=1).choose(view(anatomy))
+    assert choice.steps[0].units == (BACKDOOR,)
+    assert choice.mask.flat[TASK]
+    assert lfr(anatomy, choice.mask) == 0
+    assert accuracy(anatomy, choice.mask) == 1
+    blind = STRATEGIES["probe-guided"](step=1, weight=0).choose(view(anatomy))
+    assert lfr(anatomy, blind.mask) == 1
+
+
+def test_cycles_find_the_entangled_backdoor_and_stop():
+    """The first cycle takes the head that carries the flips; then nothing flips and accuracy is 1
+    already, so two more cycles bring nothing and it ends, with what the first one left.
+    """
+    anatomy = wired("entangled")
+    before = {name: tensor.clone() for name, tensor in anatomy.model.state_dict().items()}
+    own = view(anatomy)
+    choice = STRATEGIES["cycles"](step=1, lr=1e-6).choose(own)
+    after = anatomy.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert choice.mask.pruned == (BACKDOOR,)
+    assert [point["pruned"] for point in choice.record["cycles"]] == [1, 2, 3]
+    assert choice.record["flips"] == 0
+    anatomy.model.load_state_dict(choice.weights)
+    assert lfr(anatomy) == 0
+    assert accuracy(anatomy) == 1
+
+
+def test_flip_contribution_is_the_gradient_of_the_margin_by_finite_differences():
+    """Closing a gate by a little moves the probes' margin, less the originals', as it says."""
+    anatomy = wired("entangled")
+    own = view(anatomy)
+    family = own.probes.families[0]
+    rows = [i for i, label in enumerate(family.clean.labels) if label == 0]
+    layout, step = anatomy.layout, 1e-2
+
+    def gap(values):
+        with gates(anatomy, values), torch.no_grad():
+            found = [forward(anatomy.model, e.batch(rows)) for e in (family.probes, family.clean)]
+        after, before = ((each[:, 1] - each[:, 0]).double().mean() for each in found)
+        return float(after - before)
+
+    slopes = []
+    for unit in range(layout.units):
+        moved = torch.zeros(layout.units)
+        moved[unit] = step
+        slopes.append((gap(1 + moved) - gap(1 - moved)) / (2 * step))
+    expected = torch.tensor(slopes)
+    found = flip_contribution(own, None)[1].contribution
+    assert torch.allclose(found, expected / expected.std(), atol=0.02)
+
+
 def test_variance_finds_the_idle_kind_first():
     """It attends to all tokens alike: variance zero; every other head prefers some token."""
-    anatomy, choice = choose("variance", ["step=1"], "idle")
+    anatomy, choice = choose("variance", ["step=1", "search=step"], "idle")
     scores = attention_variance(view(anatomy))
     assert scores[BACKDOOR] < 1e-12
     assert sorted(scores.tolist())[1] > 1e-6

@@ -77,6 +77,14 @@ def test_places_in_arrays_of_tables():
     assert place_of(lines, ("other",), "a") == 8
 
 
+def test_healing_on_probes_comes_from_a_recipe(written):
+    path = written('strategy = "gradient"\n[heal]\non = "probes"\nconsistency = 1\n')
+    asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
+    assert (asked.heal_with, asked.consistency) == ("probes", 1.0)
+    asked = DEFAULTS.over(read_recipe(path, "strategy"), {"heal_with"})
+    assert (asked.heal_with, asked.consistency) == (None, 1.0)
+
+
 def test_a_defense_brings_its_own_healing(written):
     assert read_recipe(written('defense = "pure"\n[fields]\nstrength = 0.2\n'), "defense").fields
     with pytest.raises(UserError, match="line 2"):

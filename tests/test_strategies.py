@@ -9,10 +9,12 @@ import torch
 
 import headsweep.strategies as package
 from conftest import CPU, sentences
+from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask, Layout, Row, Units
 from headsweep.importance import _variance, attentions, eager, read_rows
 from headsweep.predict import Batch, encode
+from headsweep.probes import Family, Probes
 from headsweep.seeding import derive
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
@@ -25,7 +27,24 @@ from headsweep.view import DefenderView
 def view_of(suspect, seed=0, bound=0.0):
     train = encode(sentences(48), suspect, 24)
     validation = encode(sentences(32, seed=7), suspect, 24)
-    return DefenderView(suspect.anatomy, train, validation, bound, seed, CPU)
+    made = [probes_of(suspect, split) for split in (sentences(48), sentences(32, seed=7))]
+    return DefenderView(
+        suspect.anatomy,
+        train,
+        validation,
+        bound,
+        seed,
+        CPU,
+        probes=made[0],
+        probe_validation=made[1],
+    )
+
+
+def probes_of(suspect, split):
+    """Probes of one family: three words before every text."""
+    changed = Split(tuple(f"so it was {text}" for text in split.texts), split.labels)
+    clean, probes = (encode(each, suspect, 24) for each in (split, changed))
+    return Probes((Family("words", tuple(range(len(split))), clean, probes),))
 
 
 def test_folder_and_table_agree():
@@ -43,6 +62,7 @@ def settings_for(name, family):
         "ensemble": ["per_layer=1"],
         "ensemble-as-released": ["per_layer=1"],
         "reinforce-as-released": ["step=2"],
+        "cycles": ["step=1", "most=3", "lr=1e-3"],
     }
     return chosen.get(name, [])
 
@@ -64,8 +84,12 @@ def test_contract(tiny, name, family):
     assert choice.mask == strategy.choose(view_of(suspect, 3, bound)).mask
     assert choice.mask.fits(view.layout)
     assert not choice.mask.empties_a_row
-    if choice.bounded:
+    if choice.bounded and choice.weights is None:
         assert view.accuracy(choice.mask) >= bound - 1e-9
+    if choice.weights is not None:
+        with view.scratch() as anatomy:
+            anatomy.model.load_state_dict(choice.weights)
+            assert view_of(suspect, 3, bound).accuracy(choice.mask) >= bound - 1e-9
     after = suspect.model.state_dict()
     assert all((after[k] == before[k]).all() for k in before)
     assert not suspect.model.training
@@ -75,7 +99,7 @@ def test_contract(tiny, name, family):
 
 
 @pytest.mark.parametrize(
-    "name", ["gradient", "sparsify", "ensemble", "reinforce", "bayesian", "random"]
+    "name", ["gradient", "probe-guided", "sparsify", "ensemble", "reinforce", "bayesian", "random"]
 )
 def test_ffn_groups_are_units_like_heads(tiny, name):
     suspect = tiny("bert", units=Units(ffn=True))
@@ -227,6 +251,11 @@ def test_gradient_as_released_goes_by_layer_and_index(tiny):
         ("reinforce", "lr=-1"),
         ("reinforce", "lr=inf"),
         ("reinforce-as-released", "step=0"),
+        ("cycles", "patience=0"),
+        ("cycles", "step=0"),
+        ("probe-guided", "weight=-1"),
+        ("probe-guided", "weight=nan"),
+        ("probe-guided", "probed=1"),
     ],
 )
 def test_fields_out_of_range(name, setting):

@@ -12,6 +12,7 @@ from headsweep.healing import FineTune
 from headsweep.loading import Runtime
 from headsweep.material import Sources
 from headsweep.pipeline import Plan, Purified, purify
+from headsweep.probing import RuleProber
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.gradient import Gradient
 
@@ -27,6 +28,7 @@ __all__ = [
     "NothingPruned",
     "Plan",
     "Purified",
+    "RuleProber",
     "Runtime",
     "Sources",
     "Split",

@@ -121,12 +121,13 @@ class Section:
 
     def filled(self, fill: Callable[[list[str]], T]) -> T:
         """Return what ``fill`` makes of the settings; a mistake gets the line of its field."""
-        for setting in self.settings():
-            key = setting.partition("=")[0]
-            with self.blamed(key):
-                fill([setting])
-        with self.blamed(None):
+        try:
             return fill(self.settings())
+        except UserError as error:
+            for setting in self.settings():  # which of them is wrong by itself?
+                with self.blamed(setting.partition("=")[0]):
+                    fill([setting])
+            raise self.mistake(None, error.what, error.fix) from error
 
 
 def _named(kind: type[Any]) -> str:

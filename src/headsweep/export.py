@@ -313,7 +313,8 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     if fields.get("epochs") == 0:
         return "it was not fine-tuned afterwards"
     told = ", ".join(f"{name} {value}" for name, value in fields.items())
-    return f"then it was healed on clean data ({manifest['heal']['name']}: {told})"
+    texts = "clean data and probes of it" if fields.get("on") == "probes" else "clean data"
+    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told})"
 
 
 def command_line() -> str:

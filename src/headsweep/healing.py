@@ -1,20 +1,32 @@
-"""Healing: fine-tuning a pruned model on clean data with its pruned weights held at zero."""
+"""Healing: fine-tuning a pruned model with its pruned weights held at zero.
+
+On clean texts, or on a mix of clean texts and probes with their true labels: a backdoor that
+pruning left can come back on clean texts alone, and a probe that keeps its label teaches the
+model that the transformation means nothing. Source of the mix: own; close to adversarial training
+against a guessed trigger.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, masked, pieces
-from headsweep.predict import Batch
+from headsweep.predict import Batch, Encoded, forward
+from headsweep.probes import mixed, required
 from headsweep.search import Choice
 from headsweep.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
+
+On = Literal["clean", "probes"]
 
 
 class Healing(Protocol):
@@ -33,35 +45,114 @@ class FineTune:
     Attributes:
         epochs: passes over the training data; 0: none.
         lr: the peak learning rate.
+        on: ``clean``, or ``probes``: a share of the texts is turned into probes, other ones in
+            every epoch.
+        share: that share.
+        consistency: weight of the divergence between the predictions of a probe and of its text
+            (Kullback-Leibler, from the text's, which gets no gradient), with ``probes``.
 
     """
 
     name: ClassVar[str] = "fine-tune"
     epochs: float = 2
     lr: float = 3e-5
+    on: On = "clean"
+    share: float = 0.4
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         Schedule(self.epochs, self.lr)  # says now what would fail after the search
+        if self.on not in get_args(On):
+            raise UserError(f"cannot heal on '{self.on}'", f"give one of {', '.join(get_args(On))}")
+        if not 0 < self.share <= 1:
+            raise UserError(f"a share of {self.share} probes", "give a share above 0, at most 1")
+        if not 0 <= self.consistency < math.inf:
+            raise UserError(f"a consistency weight of {self.consistency}", "give 0 or more")
+        if self.consistency and self.on == "clean":
+            raise UserError("consistency compares texts with their probes", "heal with probes")
+
+    @property
+    def needs_probes(self) -> bool:
+        """True when the view must carry probes."""
+        return self.on == "probes" and self.epochs > 0
 
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Fine-tune the model in place; the masks of an ensemble take turns, a batch each."""
+        """Fine-tune the model in place; the masks of an ensemble take turns, a batch each.
+
+        Raises:
+            UserError: it is to heal on probes and the view has none.
+
+        """
+        loss: Loss = cross_entropy
+        texts, epochs = view.train, self.epochs
+        record: dict[str, Any] = {}
+        if self.needs_probes:
+            texts, loss, copies = self._mix(view)
+            epochs = self.epochs / copies
+            record["probes_seen"] = round(self.share * len(texts))
         job = Job(
-            Schedule(self.epochs, self.lr),
+            Schedule(epochs, self.lr),
             view.seed,
             "healing",
-            in_turn(view.anatomy, choice.members) if choice.members else None,
+            in_turn(view.anatomy, choice.members, loss) if choice.members else loss,
             pieces(view.anatomy, choice.mask),
         )
-        model = view.anatomy.model
-        return {"losses": train(model, view.train, job, view.runtime, view.progress)}
+        losses = train(view.anatomy.model, texts, job, view.runtime, view.progress)
+        return record | {"losses": losses}
+
+    def _mix(self, view: DefenderView) -> tuple[Encoded, Loss, int]:
+        """Return as many copies of the training texts as epochs, each with probes of its own."""
+        probes, clean = required(view.probes, "healing on probes"), view.train
+        copies = math.ceil(self.epochs)
+        made = [
+            mixed(clean, probes, self.share, view.generator("mix", copy)) for copy in range(copies)
+        ]
+        texts = joined([encoded for encoded, _ in made])
+        if not self.consistency:
+            return texts, cross_entropy, copies
+        return texts, consistent(clean, torch.cat([w for _, w in made]), self.consistency), copies
 
 
-def in_turn(anatomy: Anatomy, members: Sequence[HeadMask]) -> Loss:
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Return sets of examples one behind the other."""
+    ids = tuple(row for part in parts for row in part.ids)
+    kinds = tuple(row for part in parts for row in part.kinds)
+    labels = tuple(label for part in parts for label in part.labels)
+    return Encoded(ids, kinds, labels, parts[0].pad)
+
+
+def consistent(clean: Encoded, turned: Tensor, weight: float) -> Loss:
+    """Return cross-entropy plus the divergence of probes' predictions from their texts'.
+
+    Args:
+        clean: the original texts; row r of the training set is text r modulo their number.
+        turned: which rows of the training set are probes, [row].
+        weight: of the divergence's mean over the batch.
+
+    """
+
+    def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+        found = forward(model, batch)
+        total = nn.functional.cross_entropy(found, batch.labels)
+        rows = turned[batch.index].nonzero().flatten()
+        if len(rows):
+            sources = (batch.index[rows] % len(clean)).tolist()
+            with torch.no_grad():
+                wanted = forward(model, clean.batch(sources).to(model.device)).log_softmax(-1)
+            said = found[rows.to(found.device)].log_softmax(-1)
+            apart = nn.functional.kl_div(said, wanted, reduction="sum", log_target=True)
+            total = total + weight * apart / len(batch.labels)
+        return total
+
+    return loss
+
+
+def in_turn(anatomy: Anatomy, members: Sequence[HeadMask], inner: Loss = cross_entropy) -> Loss:
     """Return the loss under one mask after the other, a batch each."""
     turn = cycle(members)
 
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         with masked(anatomy, next(turn)):
-            return cross_entropy(model, batch)
+            return inner(model, batch)
 
     return loss

@@ -47,6 +47,7 @@ from headsweep.healing import FineTune, Healing
 from headsweep.loading import MANIFEST, Reading, Runtime, Suspect
 from headsweep.material import Material, Sources, gather
 from headsweep.predict import logits, needed
+from headsweep.probes import Prober, Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
@@ -76,6 +77,7 @@ class Plan:
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         units: what may be pruned: heads, FFN groups, or both.
+        prober: makes the probes that the view carries; None: it carries none.
 
     """
 
@@ -88,6 +90,7 @@ class Plan:
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
     units: Units = HEADS
+    prober: Prober | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -192,7 +195,7 @@ def purify(
         progress: where to report to; silent by default.
         keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
             healing can be taken up again with ``Plan(mask=...)``. Not written for a choice that
-            a mask and the bound do not make whole (ensembles, controls at a given count).
+            a mask and the bound do not make whole (ensembles, controls at a given count, cycles).
 
     Returns:
         The purified model with its manifest; call ``.save(folder)``.
@@ -203,6 +206,11 @@ def purify(
 
     """
     clock, progress = Clock(), progress or Silent()
+    if plan.start == "encoder" and getattr(strategy, "heals", False) and plan.mask is None:
+        raise UserError(
+            "this strategy heals as it prunes, and --start encoder would throw that away",
+            "use --start classifier",
+        )
     sources = data if isinstance(data, Sources) else Sources(data)
     material = gather(
         suspect,
@@ -219,26 +227,34 @@ def purify(
         original = _fine_tune_encoder(material, plan, progress)
     with clock("measure"):
         before = material.figures()
-    view = _view(material, plan, before, progress)
-    notes = (*material.suspect.notes, *_doubts(material, before))
+    with clock("probes"):
+        probes = _probes(material, plan, progress)
+        flips = {"before": _flips(material, probes)}
+    view = _view(material, plan, before, progress, probes)
+    notes = (*material.suspect.notes, *_doubts(material, before), *_gaps(probes))
     for note in notes:
         progress.say(f"note: {note}")
     progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
+    zero_before = already_pruned(view.anatomy)
     with clock("search"):
         choice = _choose(view, strategy, plan)
+    if choice.weights is not None:
+        material.suspect.model.load_state_dict(choice.weights)
+        view.meter.forget()
     with clock("measure"):
         pruned = material.figures(*(choice.members or (choice.mask,)))
     _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
-    if keep_mask is not None and plan.mask is None and choice.bounded and not choice.members:
+    whole = choice.bounded and not choice.members and choice.weights is None
+    if keep_mask is not None and plan.mask is None and whole:
         keep_mask.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(keep_mask, choice.mask.to_json() | {KEPT: command_line()})
-    zero_before = already_pruned(view.anatomy)
     checks = [_remove(material, choice.mask, original)]
     with clock("heal"):
         healed = plan.healing.heal(view, choice)
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
         after = material.figures(*choice.members)
+        flips["after"] = _flips(material, probes)
     gone = zero_before.pruned
     checks += check_weights(view.anatomy, choice.mask, gone)
     if choice.bounded and (strategy is not None or plan.mask is not None):
@@ -249,6 +265,7 @@ def purify(
     manifest = _manifest(material, view, plan, choice) | {"strategy": asked} | figures | record
     manifest |= {
         "notes": list(notes),
+        "probes": _probe_record(plan, probes, flips),
         "zero_before": [view.layout.name(unit) for unit in gone],
         "checks": [asdict(check) for check in checks],
         "verified": all(check.passed for check in checks),
@@ -302,8 +319,36 @@ def _fine_tune_encoder(
     return original
 
 
+def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Probes]:
+    """Return the probes of training and validation texts; those of validation where they can be.
+
+    Raises:
+        UserError: probes are asked for, and none can be made of the training texts.
+
+    """
+    if plan.prober is None:
+        return {}
+    suspect, runtime = material.suspect, plan.runtime
+    made = {"train": plan.prober.make(suspect, material.parts.train, runtime, progress)}
+    try:
+        held = plan.prober.make(suspect, material.parts.validation, runtime, progress, held=True)
+    except UserError as error:
+        progress.say(f"note: no probes of the validation texts: {error.what}")
+        return made
+    return made | {"validation": held}
+
+
+def _gaps(probes: dict[str, Probes]) -> list[str]:
+    skipped = probes["train"].skipped if probes else {}
+    return [f"no probes of the family {name}: {why}" for name, why in skipped.items()]
+
+
 def _view(
-    material: Material, plan: Plan, before: dict[str, Any], progress: Progress
+    material: Material,
+    plan: Plan,
+    before: dict[str, Any],
+    progress: Progress,
+    probes: dict[str, Probes],
 ) -> DefenderView:
     own = before["validation"]["accuracy"]
     bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
@@ -321,6 +366,8 @@ def _view(
         plan.seed,
         plan.runtime,
         progress,
+        probes.get("train"),
+        probes.get("validation"),
     )
 
 
@@ -392,6 +439,26 @@ def _check_choice(
         if given:
             raise UserError(f"the given mask misses the bound ({reached})", "raise --max-drop")
         raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
+
+
+def _flips(material: Material, probes: dict[str, Probes]) -> dict[str, dict[str, float]]:
+    """Return of each family how often validation probes flip into each label."""
+    if "validation" not in probes:
+        return {}
+    found = flip_rates(material.suspect.anatomy, probes["validation"], material.runtime)
+    names = material.suspect.labels.names
+    return {
+        family: dict(zip(names, rates.tolist(), strict=True)) for family, rates in found.items()
+    }
+
+
+def _probe_record(
+    plan: Plan, probes: dict[str, Probes], flips: dict[str, Any]
+) -> dict[str, Any] | None:
+    if plan.prober is None:
+        return None
+    made = {name: part.to_json() for name, part in probes.items()}
+    return {"prober": plan.prober.described()} | made | {"validation_flips": flips}
 
 
 def _described(strategy: Strategy | None) -> dict[str, Any]:

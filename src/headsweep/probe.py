@@ -149,6 +149,7 @@ def probe(
     battery: Battery = Battery(),
     runtime: Runtime = Runtime(),
     progress: Progress | None = None,
+    editors: Mapping[str, tuple[str, ByRule]] | None = None,
 ) -> Probed:
     """Run the battery.
 
@@ -158,6 +159,7 @@ def probe(
         battery: what to try.
         runtime: where to compute.
         progress: where to report.
+        editors: kind and editor of every trigger family to try; None: the battery's.
 
     Raises:
         UserError: too few texts that the model gets right.
@@ -166,7 +168,8 @@ def probe(
     classes = len(suspect.labels.names)
     texts = _drawn(suspect, clean, battery, runtime)
     truth = np.array(texts.labels)
-    editors = battery.editors()
+    controls = {name: row for name, row in battery.editors().items() if row[0] == "control"}
+    editors = {**editors, **controls} if editors is not None else battery.editors()
     made: dict[str, tuple[str | None, ...]] = {}
     said: dict[str, Answers] = {}
     with (progress or Silent()).task("probing", len(editors)) as tick:

@@ -12,6 +12,8 @@
     [heal]                       # a defense brings its own healing
     epochs = 2
     lr = 3e-5
+    on = "clean"                 # or "probes"
+    consistency = 0.0
 
 Everything may be left out but the method. What is given on the command line wins.
 """
@@ -33,6 +35,12 @@ from headsweep.strategies import STRATEGIES
 METHODS: dict[str, dict[str, Any]] = {"strategy": STRATEGIES, "defense": DEFENSES}
 COMMANDS = {"strategy": "purify", "defense": "defend"}
 BOUNDS = {"max_drop": float, "min_accuracy": float}
+HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
+    "epochs": ("heal_epochs", float),
+    "lr": ("heal_lr", float),
+    "on": ("heal_with", str),
+    "consistency": ("consistency", float),
+}
 OWN: dict[str, type] = {"start": str, "units": str, "ffn_groups": int}  # of a strategy only
 
 
@@ -50,6 +58,8 @@ class Asked:
     ffn_groups: int | None = None
     heal_epochs: float | None = None
     heal_lr: float | None = None
+    heal_with: str | None = None
+    consistency: float | None = None
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
         """Return these options, those not ``given`` on the command line taken from a recipe.
@@ -107,8 +117,8 @@ def read_recipe(path: Path, kind: str) -> Asked:
     )
 
 
-def _healing(document: Section) -> dict[str, float | None]:
+def _healing(document: Section) -> dict[str, Any]:
     heal = document.section("heal")
-    heal.only("epochs", "lr")
+    heal.only(*HEAL)
     heal.filled(lambda settings: configure(FineTune, settings))
-    return {f"heal_{key}": heal.get(key, float) for key in ("epochs", "lr")}
+    return {option: heal.get(key, kind) for key, (option, kind) in HEAL.items()}

@@ -61,6 +61,8 @@ class Choice:
             given count, and the as-released forms).
         members: masks whose predictions are averaged, where the result is an ensemble; then
             ``mask`` prunes what all members prune.
+        weights: the model's weights, where the strategy healed while it pruned: the mask keeps
+            min accuracy with these, and the pipeline goes on from them.
 
     """
 
@@ -70,6 +72,7 @@ class Choice:
     record: dict[str, Any] = field(default_factory=dict)
     bounded: bool = True
     members: tuple[HeadMask, ...] = ()
+    weights: dict[str, Tensor] | None = None
 
 
 def default_step(units: int) -> int:

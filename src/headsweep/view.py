@@ -2,7 +2,9 @@
 
 A view carries the suspect model, clean labelled data and a seed. No trigger, no poisoned
 example and no clean model can be reached from it, and the import contracts keep the modules
-that know of triggers out of reach of everything that takes a view.
+that know of triggers out of reach of everything that takes a view. It may carry probes: clean
+texts put through generic transformations, true labels kept, made for it by whoever runs the
+defense.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from headsweep.heads import Anatomy, HeadMask, Layout
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured, averaged, needed
+from headsweep.probes import Probes
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.sweep import Meter
@@ -34,6 +37,8 @@ class DefenderView:
         seed: decides everything random.
         runtime: device, batch size, precision.
         progress: where to report to.
+        probes: probes of training examples (their rows are rows of ``train``), if made.
+        probe_validation: probes of validation examples, if made.
 
     """
 
@@ -44,6 +49,8 @@ class DefenderView:
     seed: int = 0
     runtime: Runtime = Runtime()
     progress: Progress = field(default_factory=Silent)
+    probes: Probes | None = None
+    probe_validation: Probes | None = None
 
     @property
     def layout(self) -> Layout:

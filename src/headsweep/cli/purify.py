@@ -45,6 +45,8 @@ from headsweep.errors import UserError, lookup
     "headsweep purify ./suspect --data train.tsv --validation dev.tsv --test test.tsv "
     "--strategy gradient --set step=6 --heal-epochs 0 --out ./pruned-only\n\n"
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
+    "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal-with probes "
+    "--out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
@@ -75,6 +77,17 @@ def purify(
     ] = None,
     heal_lr: Annotated[
         float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
+    ] = None,
+    heal_with: Annotated[
+        str, typer.Option(help="clean: clean texts; probes: 40% of them turned into probes.")
+    ] = "clean",
+    consistency: Annotated[
+        float,
+        typer.Option(min=0, help="Weight of probe and text being answered alike, with probes."),
+    ] = 0.0,
+    probe_family: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
@@ -107,7 +120,7 @@ def purify(
     from headsweep.pipeline import Plan
     from headsweep.recipe import Asked
     from headsweep.settings import configure
-    from headsweep.strategies import STRATEGIES
+    from headsweep.strategies import STRATEGIES, needs_probes
 
     asked = with_recipe(
         ctx,
@@ -122,6 +135,8 @@ def purify(
             ffn_groups,
             heal_epochs,
             heal_lr,
+            heal_with,
+            consistency,
         ),
         recipe,
         "strategy",
@@ -153,7 +168,10 @@ def purify(
     assert isinstance(usual, FineTune)
     epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs
     lr = usual.lr if asked.heal_lr is None else asked.heal_lr
-    plan = dataclasses.replace(plan, heal=FineTune(epochs, lr))
+    on = one_of(asked.heal_with or "clean", ("clean", "probes"), "--heal-with")
+    heal = FineTune(epochs, lr, on, consistency=asked.consistency or 0.0)
+    prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
+    plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
@@ -238,6 +256,20 @@ def _max_drop(asked: Any) -> float:
     from headsweep.pipeline import Plan
 
     return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
+
+
+def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
+    """Return what makes probes, where they are needed; raises UserError."""
+    from headsweep.probing import RuleProber
+
+    if not needed:
+        if families:
+            raise UserError(
+                "--probe-family: nothing asked for uses probes",
+                "add --heal-with probes, or --strategy probe-guided",
+            )
+        return None
+    return RuleProber(tuple(families or ()), seed=seed)
 
 
 def _mask_file(out: Path) -> Path:

@@ -14,9 +14,11 @@ from headsweep.strategies.as_released import (
     SparsifyAsReleased,
 )
 from headsweep.strategies.bayesian import Bayesian
+from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.ensemble import Ensemble
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.layerwise import Layerwise
+from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.strategies.random import Random
 from headsweep.strategies.reinforce import Reinforce
 from headsweep.strategies.sparsify import Sparsify
@@ -43,6 +45,8 @@ STRATEGIES: dict[str, Any] = {
         Ensemble,
         Reinforce,
         Bayesian,
+        ProbeGuided,
+        Cycles,
         Variance,
         Random,
         GradientAsReleased,
@@ -53,4 +57,11 @@ STRATEGIES: dict[str, Any] = {
         BayesianAsReleased,
     )
 }
-"""Strategy classes by name: the six of the paper, PURE's ranking, the control, replications."""
+"""Strategy classes by name: the six of the paper, two with probes, PURE's ranking, the control,
+replications.
+"""
+
+
+def needs_probes(strategy: Strategy | None) -> bool:
+    """Tell whether a strategy needs a view that carries probes."""
+    return bool(getattr(strategy, "needs_probes", False))

@@ -1,0 +1,495 @@
+"""Choose strategy, depth and healing by trying them on canaries, within a time budget.
+
+Which strategy is best depends on the trigger, and the trigger is unknown. But backdoors of one's
+own are known. So ``auto``
+
+1. runs the probe battery on the suspect, for the label that probes flip into and the families
+   that do it;
+2. plants canaries (``headsweep.canary``), each of another family, in copies of the suspect;
+3. tries candidates (strategy x depth x healing) on every canary, on a part of the data. The
+   probes of a trial leave out the canary's family and its kin: the real trigger is not among the
+   probes either;
+4. takes the candidate that leaves the least excess label flip rate, mean over canaries, among
+   those that keep the accuracy allowed, and applies it to the suspect with all data and probes.
+
+Time is kept by measuring: a candidate is begun only when, by the times so far, it and the final
+run fit into what is left. Where not even one fits, the best single strategy (the first candidate)
+is used untried. All of it is recorded in the manifest. Source: own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headsweep.canary import Canary, Ground, Planting, copied, plant
+from headsweep.data import Split
+from headsweep.errors import NothingPruned, UserError
+from headsweep.healing import FineTune
+from headsweep.loading import Reading, Suspect
+from headsweep.material import Material, Sources, gather
+from headsweep.pipeline import Plan, Purified, purify
+from headsweep.predict import needed
+from headsweep.probe import Battery, probe
+from headsweep.probing import KIN, RuleProber
+from headsweep.progress import Progress, Silent, duration
+from headsweep.search import default_step
+from headsweep.seeding import stream
+from headsweep.settings import describe
+from headsweep.strategies import Strategy
+from headsweep.strategies.cycles import Cycles
+from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.triggers import ByRule
+
+MARGIN = 1.25  # times are forecast this much too long
+ORDER = ("aside", "rare-word", "archaic", "casing", "sentence", "opening", "substitution",
+         "characters", "style", "syntactic")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to purify.
+
+    Attributes:
+        strategy: how heads are chosen; None: none go.
+        depth: how much of the accuracy allowed pruning may use, a fraction.
+        on: what healing is on, ``clean`` or ``probes``.
+        consistency: weight of the divergence between probe and text in healing.
+
+    """
+
+    strategy: Strategy | None
+    depth: float = 1.0
+    on: str = "probes"
+    consistency: float = 0.0
+
+    def heal(self, epochs: float, lr: float) -> FineTune:
+        """Return its healing."""
+        return FineTune(epochs, lr, self.on, consistency=self.consistency)  # type: ignore[arg-type]
+
+    @property
+    def told(self) -> str:
+        """What it is, in a line."""
+        name = "no pruning" if self.strategy is None else self.strategy.name
+        depth = (
+            "" if self.depth == 1 or self.strategy is None else f" to {self.depth:.0%} of the drop"
+        )
+        alike = f", consistency {self.consistency:g}" if self.consistency else ""
+        return f"{name}{depth}, healed on {self.on}{alike}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        strategy = describe(self.strategy) if self.strategy is not None else None
+        return {
+            "told": self.told,
+            "strategy": strategy,
+            "depth": self.depth,
+            "on": self.on,
+            "consistency": self.consistency,
+        }
+
+
+CANDIDATES = (
+    Candidate(ProbeGuided()),
+    Candidate(None),
+    Candidate(Gradient()),
+    Candidate(ProbeGuided(), consistency=1.0),
+    Candidate(Cycles()),
+    Candidate(ProbeGuided(), depth=0.5),
+    Candidate(ProbeGuided(weight=8.0)),
+    Candidate(Gradient(), on="clean"),
+    Candidate(ProbeGuided(), on="clean"),
+)
+"""What is tried, in this order; the first is the best single strategy."""
+
+
+@dataclass(frozen=True)
+class Auto:
+    """How to choose.
+
+    Attributes:
+        budget_seconds: wall time for everything, the final run included.
+        canaries: how many backdoors of our own, at most.
+        texts: training texts for planting and for trials, at most.
+        held: validation texts for trials, and texts to judge on, at most each.
+        families: probe families; canaries are of these too. Empty: all.
+        candidates: what to try, the best guess first.
+        planting: how canaries are planted.
+
+    """
+
+    budget_seconds: float = 600
+    canaries: int = 2
+    texts: int = 500
+    held: int = 250
+    families: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = CANDIDATES
+    planting: Planting = Planting()
+
+    def __post_init__(self) -> None:
+        if not self.budget_seconds > 0:
+            raise UserError(f"a budget of {self.budget_seconds} s", "for example 10m")
+        if min(self.canaries, self.texts, self.held, len(self.candidates)) < 1:
+            raise UserError("auto: canaries, texts, held and candidates are at least 1")
+        RuleProber(self.families)
+
+
+@dataclass
+class _Trials:
+    """Everything known while it runs."""
+
+    auto: Auto
+    material: Material
+    plan: Plan
+    progress: Progress
+    ground: Ground
+    allowed: float  # drop of accuracy, a fraction
+    example_seconds: float  # one forward pass of one text
+    begun: float
+    canaries: list[Canary] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of a trial
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.auto.budget_seconds - (time.monotonic() - self.begun)
+
+    @property
+    def suspect(self) -> Suspect:
+        """The suspect."""
+        return self.material.suspect
+
+    def forecast(self, train: int, validation: int, epochs: float) -> float:
+        """Return about how long a purification on so many texts takes, in seconds."""
+        units = self.suspect.anatomy.layout.units
+        passes = units // default_step(units) + 4
+        probers = len(RuleProber(self.auto.families).chosen())
+        scoring = 3 * min(2000, train) + 6 * probers * min(300, train)
+        probing = 2 * 2 * probers * min(300, validation)
+        work = passes * validation + scoring + probing + 3.5 * epochs * train
+        return MARGIN * work * self.example_seconds * self._off(train, validation, epochs)
+
+    def _off(self, train: int, validation: int, epochs: float) -> float:
+        """Return how much longer trials took than forecast (1 before the first)."""
+        if not self.seconds or (train, validation) == self._size:
+            return 1.0
+        expected = self.forecast(*self._size, 1.0)
+        return max(1.0, max(self.seconds) * MARGIN / expected) if epochs else 1.0
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return len(self.ground.train), len(self.ground.validation)
+
+    @property
+    def trial_seconds(self) -> float:
+        """Seconds that a trial on one canary is expected to take."""
+        return MARGIN * max(self.seconds) if self.seconds else self.forecast(*self._size, 1.0)
+
+    @property
+    def final_seconds(self) -> float:
+        """Seconds that the final run is expected to take."""
+        parts, heal = self.material.parts, self.plan.healing
+        return self.forecast(
+            len(parts.train), len(parts.validation), float(getattr(heal, "epochs", 2))
+        )
+
+    @property
+    def canary_seconds(self) -> float:
+        """Seconds that planting a canary is expected to take."""
+        work = 3.5 * self.auto.planting.epochs * 1.3 * len(self.ground.train)
+        return MARGIN * self.example_seconds * (work + 8 * len(self.ground.judge))
+
+
+def purify_automatically(
+    model: str | Path | Any,
+    data: Sources | Any,
+    auto: Auto = Auto(),
+    plan: Plan = Plan(),
+    *,
+    progress: Progress | None = None,
+    keep_mask: Path | None = None,
+) -> Purified:
+    """Choose by canaries how to purify a suspect classifier, and do it.
+
+    Args:
+        model: a folder, a model of the Hub, or a ``Suspect`` (changed in place).
+        data: clean labelled examples, as for ``purify``.
+        auto: how to choose.
+        plan: the bound, seed and the rest; of its healing, epochs and learning rate count.
+        progress: where to report to.
+        keep_mask: as for ``purify``.
+
+    Returns:
+        The purified model; ``manifest["auto"]`` says what was tried and why it was chosen.
+
+    Raises:
+        UserError: anything that the caller can mend.
+        NothingPruned: no head could go within the bound.
+
+    """
+    begun, progress = time.monotonic(), progress or Silent()
+    if plan.start == "encoder" or plan.mask is not None:
+        raise UserError("auto chooses heads on a classifier", "use --start classifier, no --mask")
+    sources = data if isinstance(data, Sources) else Sources(data)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units)
+    material = gather(model, sources, reading, plan.runtime)
+    trials = _prepared(material, auto, plan, progress, begun)
+    battery = _battery(trials)
+    why = _short(trials)
+    if why is None:
+        _plant(trials, battery)
+        why = "no canary took" if not trials.canaries else None
+    if why is None:
+        _try(trials)
+    chosen, reason = _chosen(trials, why)
+    progress.say(f"chosen: {chosen.told} ({reason})")
+    done = _apply(trials, chosen, keep_mask)
+    done.manifest["auto"] = {
+        "budget_seconds": auto.budget_seconds,
+        "seconds": round(time.monotonic() - begun, 1),
+        "families": list(RuleProber(auto.families).chosen()),
+        "battery": battery,
+        "canaries": [one.to_json(material.suspect.labels.names) for one in trials.canaries],
+        "texts": {"train": len(trials.ground.train), "held": len(trials.ground.validation)},
+        "tried": trials.tried,
+        "chosen": chosen.to_json(),
+        "why": reason,
+    }
+    return done
+
+
+def _prepared(
+    material: Material, auto: Auto, plan: Plan, progress: Progress, begun: float
+) -> _Trials:
+    timed = time.monotonic()
+    before = material.figures()
+    counted = sum(int(part["examples"]) for part in before.values())
+    own = before["validation"]["accuracy"]
+    bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
+    total = before["validation"]["examples"]
+    if needed(bound, total) > before["validation"]["right"]:
+        raise UserError(
+            f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
+            "lower --min-accuracy, or use --max-drop",
+        )
+    pace = (time.monotonic() - timed) / counted
+    ground = _ground(material, auto, plan.seed)
+    return _Trials(auto, material, plan, progress, ground, own - bound, pace, begun)
+
+
+def _ground(material: Material, auto: Auto, seed: int) -> Ground:
+    """Return the parts for trials; where there is little validation data, judge on it too."""
+    train = _some(material.parts.train, auto.texts, seed, "train")
+    held = material.parts.validation
+    order = torch.randperm(len(held), generator=stream(seed, "auto", "held")).tolist()
+    if len(held) < 100:
+        return Ground(train, held, held)
+    size = min(auto.held, len(held) // 2)
+    return Ground(train, held.take(order[:size]), held.take(order[size : 2 * size]))
+
+
+def _some(split: Split, most: int, seed: int, name: str) -> Split:
+    order = torch.randperm(len(split), generator=stream(seed, "auto", name)).tolist()
+    return split.take(sorted(order[:most]))
+
+
+def _battery(trials: _Trials) -> dict[str, Any]:
+    """Probe the suspect with the families that may be used; return what was found."""
+    families = RuleProber(trials.auto.families).chosen()
+    editors = {name: ("trigger", ByRule(rule)) for name, rule in families.items()}
+    battery = Battery(texts=75, seed=trials.plan.seed)
+    held = trials.material.parts.validation
+    try:
+        found = probe(trials.suspect, held, battery, trials.plan.runtime, trials.progress, editors)
+    except UserError as error:
+        return {"not_run": error.what}
+    rows = [
+        {"family": one.family, "label": one.label, "excess": one.excess.value}
+        for one in found.findings
+        if one.kind == "trigger"
+    ]
+    return {
+        "texts": found.texts,
+        "noticed": [[one.family, one.label] for one in found.noticed],
+        "excess": rows,
+        "skipped": dict(found.skipped),
+    }
+
+
+def _short(trials: _Trials) -> str | None:
+    """Return why the budget is too short for one candidate, or None."""
+    needed_seconds = trials.canary_seconds + trials.trial_seconds + trials.final_seconds
+    if needed_seconds <= trials.left:
+        return None
+    return (
+        f"budget too short: one canary, one trial and the run take about "
+        f"{duration(needed_seconds)}, {duration(max(0.0, trials.left))} are left"
+    )
+
+
+def _plant(trials: _Trials, battery: dict[str, Any]) -> None:
+    """Plant as many canaries as asked for and as leave time for a candidate on each."""
+    names = trials.suspect.labels.names
+    noticed = [names.index(label) for _, label in battery.get("noticed", [])]
+    for number, family in enumerate(_families(trials.auto)):
+        need = trials.canary_seconds + (len(trials.canaries) + 1) * trials.trial_seconds
+        if len(trials.canaries) >= trials.auto.canaries or (
+            trials.canaries and need + trials.final_seconds > trials.left
+        ):
+            break
+        target = noticed[0] if noticed else (len(names) - 1 - number) % len(names)
+        try:
+            canary = plant(
+                trials.suspect,
+                family,
+                target,
+                trials.ground,
+                trials.plan.seed,
+                trials.plan.runtime,
+                trials.progress,
+                trials.auto.planting,
+            )
+        except UserError as error:
+            trials.progress.say(f"no canary of the family {family}: {error.what}")
+            continue
+        left = Canary.excess(canary.planted)
+        trials.progress.say(
+            f"canary {family} into '{names[target]}': excess flips {left:.2f}"
+            + ("" if canary.taken else ", did not take")
+        )
+        if canary.taken:
+            trials.canaries.append(canary)
+
+
+def _families(auto: Auto) -> list[str]:
+    """Return a family of every kin, where others are left to make probes of."""
+    chosen, seen = set(RuleProber(auto.families).chosen()), set[str]()
+    found: list[str] = []
+    for name in ORDER:
+        kin = set(KIN.get(name, (name,)))
+        if name in chosen and not kin & seen and chosen - kin:
+            found.append(name)
+            seen |= kin
+    return found
+
+
+def _try(trials: _Trials) -> None:
+    """Try candidate after candidate on every canary while there is time."""
+    auto = trials.auto
+    for number, candidate in enumerate(auto.candidates):
+        need = len(trials.canaries) * trials.trial_seconds + trials.final_seconds
+        if need > trials.left:
+            trials.progress.say(
+                f"{len(auto.candidates) - number} candidates are left untried: no time"
+            )
+            return
+        figures = [_trial(trials, candidate, canary) for canary in trials.canaries]
+        excess, drop = _mean(figures, "excess_lfr"), _mean(figures, "drop")
+        trials.tried.append(
+            candidate.to_json() | {"excess_lfr": excess, "drop": drop, "canaries": figures}
+        )
+        trials.progress.say(
+            f"tried: {candidate.told}: excess flips of canaries {excess:.3f}, accuracy {-drop:+.3f}"
+        )
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _trial(trials: _Trials, candidate: Candidate, canary: Canary) -> dict[str, Any]:
+    """Purify one canary with one candidate; return what is left of it."""
+    begun, suspect = time.monotonic(), trials.suspect
+    kept = copied(suspect.model)
+    suspect.model.load_state_dict(canary.weights)
+    kin = set(KIN.get(canary.family, (canary.family,)))
+    families = [name for name in RuleProber(trials.auto.families).chosen() if name not in kin]
+    plan = replace(
+        _plan(trials, candidate, epochs=1.0), prober=RuleProber(tuple(families), 600, 150)
+    )
+    sources = Sources(trials.ground.train, trials.ground.validation)
+    outcome = ""
+    try:
+        purify(suspect, sources, candidate.strategy, plan)
+    except NothingPruned as nothing:
+        outcome = str(nothing)
+    else:
+        outcome = "purified"
+    finally:
+        found = canary.judge(suspect, plan.runtime)
+        suspect.model.load_state_dict(kept)
+    trials.seconds.append(time.monotonic() - begun)
+    return {
+        "family": canary.family,
+        "outcome": outcome,
+        "excess_lfr": Canary.excess(found),
+        "drop": canary.planted.accuracy.value - found.accuracy.value,
+        "seconds": round(trials.seconds[-1], 1),
+    }
+
+
+def _plan(trials: _Trials, candidate: Candidate, epochs: float | None = None) -> Plan:
+    """Return the plan of a candidate: its share of the drop allowed, its healing."""
+    usual: Any = trials.plan.healing
+    heal = candidate.heal(usual.epochs if epochs is None else epochs, usual.lr)
+    drop = candidate.depth * trials.allowed
+    return replace(trials.plan, max_drop=drop, min_accuracy=None, heal=heal)
+
+
+def _chosen(trials: _Trials, why: str | None) -> tuple[Candidate, str]:
+    """Return the candidate to apply and the reason."""
+    first = trials.auto.candidates[0]
+    if why is None and not trials.tried:
+        why = "budget too short: no time for a candidate after the canaries"
+    if why is not None:
+        return first, f"{why}; the best single strategy, untried"
+    slack = (0.25 / len(trials.ground.judge)) ** 0.5  # a standard error of accuracy, at most
+    fits = [i for i, row in enumerate(trials.tried) if row["drop"] <= trials.allowed + slack]
+    pool = fits or list(range(len(trials.tried)))
+    best = min(pool, key=lambda i: (trials.tried[i]["excess_lfr"], i))
+    left = trials.tried[best]["excess_lfr"]
+    kept = "" if fits else "; none of them kept the accuracy allowed"
+    return trials.auto.candidates[best], (
+        f"left the least excess flips of {len(trials.canaries)} canaries, {left:.3f}, of "
+        f"{len(trials.tried)} candidates tried{kept}"
+    )
+
+
+def _apply(trials: _Trials, chosen: Candidate, keep_mask: Path | None) -> Purified:
+    """Purify the suspect with all data and all probes."""
+    auto, plan = trials.auto, _plan(trials, chosen)
+    plan = replace(plan, prober=RuleProber(auto.families, seed=plan.seed))
+    parts = trials.material.parts
+    sources = Sources(parts.train, parts.validation, parts.test)
+    return purify(
+        trials.suspect,
+        sources,
+        chosen.strategy,
+        plan,
+        progress=trials.progress,
+        keep_mask=keep_mask,
+    )
+
+
+def seconds_of(text: str) -> float:
+    """Return a time such as ``10m``, ``90s``, ``1h`` or ``600`` in seconds; raises UserError."""
+    units: dict[str, Callable[[float], float]] = {
+        "s": lambda n: n,
+        "m": lambda n: 60 * n,
+        "h": lambda n: 3600 * n,
+    }
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in units else (text, "s")
+    try:
+        seconds = units[unit](float(number))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"'{text}' is no time", "for example 10m, 90s or 1h")
+    return seconds

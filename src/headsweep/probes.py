@@ -1,0 +1,152 @@
+"""Probes: clean texts put through generic transformations, their true labels kept.
+
+Anybody can make them, so a defense may see them. This module only holds them; what makes them
+knows triggers and lives above the pipeline (``headsweep.probing``), out of a defense's reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from headsweep.data import Split
+from headsweep.errors import UserError
+from headsweep.heads import Anatomy, HeadMask
+from headsweep.loading import Runtime, Suspect
+from headsweep.predict import Encoded, logits
+from headsweep.progress import Progress
+
+
+@dataclass(frozen=True)
+class Family:
+    """One transformation of clean examples: ``probes`` row i is ``clean`` row i, transformed.
+
+    Attributes:
+        name: of the transformation.
+        rows: where the clean examples stand in the set that they were taken from.
+        clean: the originals.
+        probes: the same, transformed, with the same (true) labels.
+
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    clean: Encoded
+    probes: Encoded
+
+    def __post_init__(self) -> None:
+        assert len(self.rows) == len(self.clean) == len(self.probes)
+        assert self.clean.labels == self.probes.labels, "a probe keeps its true label"
+
+    def take(self, places: list[int]) -> Family:
+        """Return these pairs."""
+        rows = tuple(self.rows[i] for i in places)
+        return Family(self.name, rows, self.clean.take(places), self.probes.take(places))
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probes of one set of clean examples. ``skipped`` says which families failed, and why."""
+
+    families: tuple[Family, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(len(family.rows) for family in self.families)
+
+    def by_row(self) -> dict[int, list[tuple[int, int]]]:
+        """Return of each clean row its probes as (family, place in the family)."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for number, family in enumerate(self.families):
+            for place, row in enumerate(family.rows):
+                found.setdefault(row, []).append((number, place))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how many probes each family has, for a manifest."""
+        made = {family.name: len(family.rows) for family in self.families}
+        return {"families": made, "skipped": dict(self.skipped)}
+
+
+class Prober(Protocol):
+    """Makes probes. Its fields are its whole configuration."""
+
+    def make(
+        self,
+        suspect: Suspect,
+        split: Split,
+        runtime: Runtime,
+        progress: Progress,
+        held: bool = False,
+    ) -> Probes:
+        """Return the probes of clean examples; raises UserError where none can be made.
+
+        ``held``: they are only measured on, never trained on, so fewer will do.
+        """
+
+    def described(self) -> dict[str, Any]:
+        """Return what it makes, as JSON values."""
+
+
+def required(probes: Probes | None, who: str) -> Probes:
+    """Return the probes, or say how to get them; raises UserError."""
+    if probes is None:
+        raise UserError(
+            f"{who} needs probes, and there are none",
+            "give more clean texts; from Python: Plan(prober=headsweep.RuleProber())",
+        )
+    return probes
+
+
+def mixed(
+    clean: Encoded, probes: Probes, share: float, generator: torch.Generator
+) -> tuple[Encoded, Tensor]:
+    """Return the examples with a share of them turned into probes, and which were: [row] bool.
+
+    Which rows, and which of its probes a row becomes, is drawn. Where fewer rows than the share
+    have a probe, all of those become one.
+    """
+    known = probes.by_row()
+    order = torch.randperm(len(clean), generator=generator).tolist()
+    turned = [row for row in order if row in known][: round(share * len(clean))]
+    ids, kinds = list(clean.ids), list(clean.kinds)
+    for row in turned:
+        options = known[row]
+        number, place = options[int(torch.randint(len(options), (1,), generator=generator))]
+        made = probes.families[number].probes
+        ids[row] = made.ids[place]
+        if kinds:
+            kinds[row] = made.kinds[place]
+    which = torch.zeros(len(clean), dtype=torch.bool)
+    which[turned] = True
+    return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad), which
+
+
+def flip_rates(
+    anatomy: Anatomy, probes: Probes, runtime: Runtime, mask: HeadMask | None = None
+) -> dict[str, Tensor]:
+    """Return of each family how often probes flip into each label, [label], fractions.
+
+    Counted are the probes with another true label whose original is not answered with this one.
+    Cost: one forward pass over probes and originals.
+    """
+    found = {}
+    for family in probes.families:
+        before = logits(anatomy, family.clean, runtime, mask).argmax(-1)
+        after = logits(anatomy, family.probes, runtime, mask).argmax(-1)
+        truth = torch.tensor(family.clean.labels)
+        rates = []
+        for label in range(int(anatomy.model.config.num_labels or 0)):
+            counted = (truth != label) & (before != label)
+            rates.append((after[counted] == label).float().mean() if counted.any() else 0.0)
+        found[family.name] = torch.tensor([float(rate) for rate in rates])
+    return found
+
+
+def worst_flips(rates: Mapping[str, Tensor]) -> float:
+    """Return the mean over families of the flips into the label that gets most of them."""
+    return sum(float(each.max()) for each in rates.values()) / max(1, len(rates))

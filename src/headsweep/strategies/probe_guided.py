@@ -1,0 +1,96 @@
+"""Probe-guided pruning: the heads that carry the flips of probes go first.
+
+Ranking by how little clean accuracy needs a head removes a backdoor by accident only: a head that
+carries it often matters to clean texts too, and goes last. Nobody knows the trigger, but everybody
+can make probes, and where a generic transformation flips answers into one label, the gradient says
+which heads do it. The score of a unit is
+
+    z(importance) - weight * z(contribution)
+
+with ``importance`` as the strategy ``gradient`` has it and ``contribution`` the mean over families
+and labels of ``importance.flip_contribution``, each weighted by how much more often it flips into
+this label than into the others; where nothing flips one way, all weigh the same. Low goes first,
+under the same min accuracy and in the same greedy loop.
+
+Source: own. What it cannot do: see a backdoor that no probe family touches.
+Cost: as ``gradient``, and for each family a forward and a backward pass over ``probed`` probes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from headsweep.errors import UserError
+from headsweep.importance import Flips, flip_contribution, gate_importance, standardised
+from headsweep.search import Choice, greedy
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class ProbeGuided:
+    """Rank heads by what they add to the flips of probes, then prune greedily.
+
+    Attributes:
+        weight: how much the flips count against clean importance, both in standard deviations.
+        step: heads dropped per trial; None: 10 or a seventh of all, whichever is less.
+        examples: training examples scored for clean importance at most.
+        probed: pairs of text and probe a family at most.
+
+    """
+
+    name: ClassVar[str] = "probe-guided"
+    source: ClassVar[str] = "of this project; gate gradients of Michel et al. 2019"
+    needs_probes: ClassVar[bool] = True
+    weight: float = 2.0
+    step: int | None = None
+    examples: int | None = 2000
+    probed: int | None = 200
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise UserError(f"probe-guided: a weight of {self.weight}", "give 0 or more")
+        if self.probed is not None and self.probed < 2:
+            raise UserError(f"probe-guided: {self.probed} probes a family", "give 2 or more")
+
+    def choose(self, view: DefenderView) -> Choice:
+        """Return the mask found by greedy pruning on the traded score."""
+        scores, record = guided_scores(view, self.weight, self.examples, self.probed)
+        choice = greedy(view, scores, self.step)
+        return replace(choice, record=record)
+
+
+def guided_scores(
+    view: DefenderView, weight: float, examples: int | None, probed: int | None
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return the traded score, [unit], and what it was made of.
+
+    Raises:
+        UserError: the view has no probes.
+
+    """
+    flips = flip_contribution(view, probed)
+    contribution, shares = combined(flips)
+    importance = standardised(gate_importance(view, examples))
+    record = {
+        "flips": [
+            {"family": one.family, "label": one.label, "rate": one.flips, "weight": share}
+            for one, share in zip(flips, shares, strict=True)
+        ],
+        "contribution": contribution.tolist(),
+    }
+    return importance - weight * contribution, record
+
+
+def combined(flips: list[Flips]) -> tuple[Tensor, list[float]]:
+    """Return the weighted mean of the contributions, standardised, and the weights (sum 1)."""
+    excess = [one.excess for one in flips]
+    if sum(excess) < 1e-9:
+        excess = [1.0] * len(flips)
+    shares = [one / sum(excess) for one in excess]
+    parts = [share * one.contribution for share, one in zip(shares, flips, strict=True)]
+    return standardised(torch.stack(parts).sum(0)), shares
