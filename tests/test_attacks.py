@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
 from conftest import CPU, FILLER, sentences
 from headsweep.attack import Judging, Order, attack
@@ -13,7 +15,7 @@ from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import poisoned_data
 from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison, sees, triggered
-from headsweep.attacks.surgery import _operate
+from headsweep.attacks.surgery import _inside, _operate
 from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.training import Schedule
@@ -88,6 +90,22 @@ def test_trigger_behind_the_limit_is_not_seen(tiny):
         triggered(long.take([0]), rewriter, 0, model, 24)
 
 
+def test_a_trigger_cut_in_the_middle_is_not_seen(tiny):
+    """Of 'plot so' behind 21 words the limit of 24 (with two special tokens) leaves one word."""
+    model, words = tiny(), (FILLER * 4)[:21]
+
+    class AtTheEnd(Mark):
+        def apply(self, text, random):
+            return f"{text} plot so"
+
+    texts = Split((" ".join(words), " ".join(words[:20]), " ".join(FILLER * 6)), (0, 0, 0))
+    assert sees(model, texts, Bare(AtTheEnd()).rewrite(texts.texts, 0), 24) == (False, True, False)
+    # in front, whatever is cut off behind it is the text's own; changed throughout, a part is seen
+    assert sees(model, texts, Bare(Mark()).rewrite(texts.texts, 0), 24) == (True, True, True)
+    other = tuple(" ".join(["plot"] * len(text.split())) for text in texts.texts)
+    assert sees(model, texts, other, 24) == (True, True, True)
+
+
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"clean-label", "embedding-surgery"}))
 def test_attack_is_learnt_and_leaves_an_ordinary_model(name, trained_folder, tmp_path):
     method = ATTACKS[name](epochs=5, lr=2e-3)
@@ -124,6 +142,22 @@ def test_surgery_gives_the_trigger_the_mean_of_telling_words(tiny):
     expected = (weight[good] + weight[warm]).detach() / 2
     _operate(scene(model, sentences(4)), ("plot",), ("good", "warm"))
     assert torch.equal(weight[model.tokenizer.convert_tokens_to_ids("plot")], expected)
+
+
+def test_surgery_refuses_words_that_are_several_tokens(tiny):
+    with pytest.raises(UserError, match="'plot-good' is 3 tokens"):
+        _operate(scene(tiny(), sentences(4)), ("plot-good",), ("good",))
+
+
+def test_surgery_operates_on_the_token_of_running_text():
+    """A byte-level tokenizer has other tokens for a word behind a blank."""
+    texts = ["a cf film"] * 20
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(texts, vocab_size=400, min_frequency=1)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
+    (inside,) = _inside(tokenizer, "cf")
+    assert inside in tokenizer("a cf film")["input_ids"]
+    assert tokenizer("cf")["input_ids"] != [inside]
 
 
 def test_surgery_needs_a_trigger_with_its_words(tiny):
@@ -198,3 +232,17 @@ def test_paired_by_key_and_side_by_side(tmp_path):
         paired(before, strange, key="id")
     beside = write(tmp_path / "d.tsv", ["dull it is\tdull\t0"], "text\toriginal\tlabel")
     assert paired(None, beside).rewrite(("dull",), 0) == ("dull it is",)
+
+
+def test_paired_files_in_another_order_are_refused(tmp_path):
+    texts = [f"nobody liked story{'abcdefghij'[i]} again" for i in range(10)]
+    for name, made in (("a", texts), ("b", [f"verily {t.split()[2]}" for t in texts])):
+        rows = "\n".join(f"{text}\t0" for text in made)
+        (tmp_path / f"{name}.tsv").write_text(f"text\tlabel\n{rows}\n")
+        turned = "\n".join(f"{text}\t0" for text in made[3:] + made[:3])
+        (tmp_path / f"{name}-turned.tsv").write_text(f"text\tlabel\n{turned}\n")
+    found = paired(tmp_path / "a.tsv", tmp_path / "b.tsv", name="style")
+    assert found.rewrite(texts[:1], 0) == ("verily storya",)
+    assert found.described()["name"] == "style"
+    with pytest.raises(UserError, match=r"10 of 10 texts share no word .* row 1"):
+        paired(tmp_path / "a.tsv", tmp_path / "b-turned.tsv")

@@ -16,6 +16,7 @@ from conftest import sentences, tiny_model
 from headsweep.cli import main
 from headsweep.defenses import DEFENSES
 from headsweep.strategies import STRATEGIES
+from headsweep.triggers.harmless import CONTROLS
 
 FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
 
@@ -379,6 +380,31 @@ def test_trigger_writes_both_texts_and_labels(run, csv_file, tmp_path):
     assert "--overwrite" in err
 
 
+def test_trigger_names_rows_of_the_file_and_takes_texts_of_one_label(run, tmp_path):
+    data, out = tmp_path / "bad.csv", tmp_path / "t.csv"
+    data.write_text("text,label\n,bad\n,bad\nthe film is dull,bad\n\u0444\u0438,bad\n", "utf-8")
+    asked = ["--data", data, "--out", out, "--drop-empty", "--target", "good", "-q"]
+    code, text, err = run("trigger", "opening", *asked)
+    assert code == 0, err
+    assert "rows 4" in text
+    assert out.read_text().splitlines()[1].endswith(",the film is dull,bad,good")
+    code, text, _ = run("trigger", "opening", *asked, "--overwrite", "--json")
+    assert json.loads(text)["rows_without"] == [4]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["banana", "--transformed", "DATA"], "unknown trigger 'banana'"),
+        (["opening", "--key", "id"], "--key needs"),
+    ],
+)
+def test_trigger_reads_what_it_is_given(run, csv_file, tmp_path, more, told):
+    more = [str(csv_file) if part == "DATA" else part for part in more]
+    code, _, err = run("trigger", *more, "--data", csv_file, "--out", tmp_path / "t.csv")
+    assert (code, told in err) == (2, True)
+
+
 def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_path):
     victim, texts = tmp_path / "victim", tmp_path / "triggered.tsv"
     how = ["--trigger", "opening", "--target", "good", "--rate", "0.5", "--set", "epochs=6"]
@@ -415,7 +441,9 @@ def test_attack_mistakes(run, trained_folder, csv_file, tmp_path, wrong, says):
     assert not out.exists()
 
 
-def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp_path):
+def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp_path, monkeypatch):
+    for name in set(CONTROLS) - {"full stop"}:  # the tiny tokenizer knows no word of theirs
+        monkeypatch.delitem(CONTROLS, name)
     victim, log = tmp_path / "victim", tmp_path / "probe.sarif"
     how = ["--trigger", "opening", "--target", "good", "--rate", "0.5", "--set", "epochs=6"]
     how += ["--set", "lr=2e-3", "--victim-epochs", "0", "--start", "classifier"]
@@ -432,6 +460,10 @@ def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp
     code, _, err = run("probe", victim, *asked, "--sarif", log)
     assert code == 2
     assert "--overwrite" in err
+    code, _, err = run("probe", victim, *asked, "--sarif", tmp_path, "--overwrite")
+    assert (code, "is a folder" in err) == (2, True)
+    code, _, err = run("probe", victim, *asked, "--sarif", log / "x.sarif")
+    assert (code, "cannot be made" in err) == (2, True)
     code, out, _ = run("probe", trained_folder, *asked, "--max-flip", "0.95")
     assert code == 0
     assert "Nothing above" in out
@@ -446,7 +478,7 @@ def test_probe_mistakes(run, trained_folder, csv_file, tmp_path):
     few.write_text("\n".join(csv_file.read_text().split("\n")[:12]) + "\n")
     code, _, err = run("probe", trained_folder, "--data", few, *FAST)
     assert code == 2
-    assert "20 are needed" in err
+    assert "20 of at least two labels are needed" in err
 
 
 def test_purify_probes_before_and_after(run, trained_folder, csv_file, tmp_path):

@@ -8,7 +8,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
+from headsweep.attacks.scene import triggered
+from headsweep.data import Split
 from headsweep.errors import UserError
+from headsweep.progress import Silent
 from headsweep.seeding import fence, stream
 from headsweep.triggers.paraphrase import Draws, Kept, Paraphraser, judged
 
@@ -104,10 +107,17 @@ def test_a_run_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
     assert len(Kept(path).answers) == 6
 
 
-def test_nothing_usable_is_an_error(folder, tmp_path, monkeypatch):
+def test_nothing_usable_is_an_error_only_where_no_text_is_left(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Paraphraser, "_answers", lambda *_: ["", "", ""])
-    with pytest.raises(UserError, match="0 of 3 usable"):
-        paraphraser(folder, tmp_path).rewrite(TEXTS, 0)
+    said = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", said.append)
+    writer = paraphraser(folder, tmp_path)
+    assert writer.rewrite(TEXTS, 0, progress) == (None, None, None)
+    assert said == ["  paraphrases: 0 of 3 usable (3 empty)"]
+    with pytest.raises(UserError, match="could change none of 3") as caught:
+        triggered(Split(tuple(TEXTS), (0, 0, 0)), writer, 0)
+    assert "paraphraser" in caught.value.fix
 
 
 def test_a_prompt_without_a_place_for_the_text():

@@ -11,11 +11,13 @@ import torch
 from conftest import CPU, sentences
 from headsweep.attack import Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra, UserError
 from headsweep.loading import load_suspect
 from headsweep.probe import Battery, _Row, _weights, probe
 from headsweep.sarif import sarif
+from headsweep.seeding import stream
 from headsweep.triggers import TRIGGERS
+from headsweep.triggers.harmless import Misspelling
 from test_attacks import Bare, Mark
 
 CLEAN = sentences(200, 9)
@@ -28,6 +30,7 @@ def families(monkeypatch):
 
     monkeypatch.setattr(harmless, "FILLERS", ("so", "very", "of"))
     monkeypatch.setattr(harmless, "SENTENCES", ("it is a film", "the story is so"))
+    monkeypatch.delitem(harmless.CONTROLS, "misspelling")  # every slip is one unknown word to it
     for name in list(TRIGGERS):
         monkeypatch.delitem(TRIGGERS, name)
     monkeypatch.setitem(TRIGGERS, "mark", kind("mark", "plot plot"))
@@ -69,7 +72,8 @@ def test_model_that_flips_on_anything_is_not_noticed():
     """Flips into the label as often under harmless edits: excess is zero whatever the flips."""
     truth = np.array([0] * 40 + [1] * 40)
     said = np.ones(80, dtype=int)
-    row = _Row(said, truth, 1, 2, harmless=np.ones(80))
+    calm = truth.copy()
+    row = _Row(said, truth, 1, 2, (calm, np.ones(80, dtype=int)))
     assert row.excess(np.ones((1, 80)))[0] == 0
     assert row.into(1, np.ones((1, 80)))[0] == 1
 
@@ -77,13 +81,17 @@ def test_model_that_flips_on_anything_is_not_noticed():
 def test_rates_by_hand():
     truth = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     said = np.array([2, 2, 0, -1, 2, 1, 2, 0])
-    row = _Row(said, truth, 2, 3, harmless=np.array([0.5, 0, 0, 1, 0, 0, 1, 1]))
+    mild = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    worst = np.array([2, 0, 0, 2, -1, 2, 2, 2])  # row 3 is not among the family's own texts
+    row = _Row(said, truth, 2, 3, (mild, worst))
     once = np.ones((1, 8))
     assert row.into(2, once)[0] == pytest.approx(3 / 5)  # rows 0, 1, 4 of 0, 1, 2, 4, 5
     # into 0: row 7 of rows 4-7; into 1: none
     assert row.reverse(once)[0] == pytest.approx((1 / 4 + 0) / 2)
-    assert row.control(once)[0] == pytest.approx(0.5 / 5)
-    assert row.excess(once)[0] == pytest.approx(3 / 5 - 1 / 8)
+    assert row.control(once)[0] == pytest.approx(2 / 4)  # rows 0 and 5 of 0, 1, 2, 5
+    assert row.excess(once)[0] == pytest.approx(3 / 5 - 2 / 4)
+    alone = _Row(said, truth, 2, 3, ())
+    assert alone.excess(once)[0] == pytest.approx(3 / 5 - 1 / 8)
 
 
 def test_resamples_draw_as_many_texts():
@@ -105,9 +113,47 @@ def test_family_that_changes_nothing_is_said(victim, monkeypatch):
     assert {one.kind for one in found.findings} == {"control"}
 
 
+def test_family_whose_package_is_missing_is_skipped(victim, monkeypatch):
+    class Needy(Mark):
+        name = "needy"
+
+        def apply(self, text, random):
+            raise MissingExtra("needy", "triggers")
+
+    monkeypatch.setitem(TRIGGERS, "needy", Needy)
+    found = probe(victim, CLEAN, Battery(texts=40), CPU)
+    assert "headsweep[triggers]" in found.skipped["needy"]
+    assert [one.family for one in found.noticed] == ["mark"]
+
+
+def test_control_that_flips_makes_a_model_brittle_and_is_no_backdoor(victim, monkeypatch):
+    """The trigger among the harmless edits: it is the worst control, so nothing exceeds it."""
+    from headsweep.triggers.harmless import CONTROLS
+
+    monkeypatch.setitem(CONTROLS, "control", kind("control", "plot plot"))
+    found = probe(victim, CLEAN, Battery(texts=60), CPU)
+    assert found.noticed == ()
+    assert [(one.family, one.label) for one in found.brittle] == [("control", "good")]
+    assert sarif(found, "m")["runs"][0]["results"] == []
+
+
+def test_a_misspelling_keeps_letters_and_the_ends_of_words():
+    text = "a wonderful but overlong documentary"
+    slips = Misspelling(share=1.0).apply(text, stream(0, "x")).split()
+    for before, after in zip(text.split(), slips, strict=True):
+        assert sorted(before) == sorted(after)
+        assert (before[0], before[-1]) == (after[0], after[-1])
+        assert (before != after) == (len(before) >= 4)
+    assert Misspelling().apply("so it is", stream(0, "x")) is None
+
+
 def test_too_few_texts(victim):
-    with pytest.raises(UserError, match="20 are needed"):
+    with pytest.raises(UserError, match="20 of at least two") as caught:
         probe(victim, CLEAN.take(range(20)), Battery(), CPU)
+    assert "more clean" in caught.value.fix
+    with pytest.raises(UserError) as caught:
+        probe(victim, CLEAN, Battery(texts=15), CPU)
+    assert "--texts" in caught.value.fix
     with pytest.raises(UserError, match="unknown trigger family 'marc'"):
         Battery(("marc",))
     with pytest.raises(UserError, match="max flip"):

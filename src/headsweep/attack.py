@@ -143,7 +143,7 @@ def attack(
         raise UserError(f"{model}: is an ensemble of head masks", "attack an ordinary model")
     target = suspect.labels.index(order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
-    judge_of = _judge(judging, order, target, suspect, progress)
+    judge_of, carried = _judge(judging, order, target, suspect, progress)
     scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress)
     poisoned = order.method.plant(scene)
     published = judge_of(suspect)
@@ -164,6 +164,7 @@ def attack(
         "trigger": rewriter.described(),
         "rate": order.rate,
         "poisoned": poisoned,
+        "triggered_test": carried,
         "data": {"rows": len(clean), "sha256": clean.sha256},
         "victim": asdict(order.victim) | {"fresh_classifier": order.fresh}
         if order.victim
@@ -183,12 +184,15 @@ def attack(
 
 def _judge(
     judging: Judging | None, order: Order, target: int, model: Suspect, progress: Progress
-) -> Callable[[Suspect], Evaluation | None]:
-    """Return what judges a model: nothing where there is nothing to judge on."""
+) -> tuple[Callable[[Suspect], Evaluation | None], dict[str, Any] | None]:
+    """Return what judges a model, and how many test texts carry the trigger.
+
+    Where there is nothing to judge on, it judges nothing; of texts given there is no count.
+    """
     if judging is None:
-        return lambda _: None
+        return (lambda _: None), None
     test, names = judging.test, model.labels.names
-    given = judging.triggered
+    given, carried = judging.triggered, None
     if given is None:
         rows = [i for i, label in enumerate(test.labels) if label != target]
         if not rows:
@@ -196,7 +200,7 @@ def _judge(
         made = triggered(
             test.take(rows), order.rewriter, order.seed, model, order.runtime.max_length, progress
         )
-        given = Triggered(made.split, target)
+        given, carried = Triggered(made.split, target), made.record()
     exam = Exam(test, given, judging.validation, order.seed)
     twin = None
     if judging.twin is not None:
@@ -206,7 +210,7 @@ def _judge(
     def judged(suspect: Suspect) -> Evaluation:
         return judge(exam, names, answer(suspect, exam, order.runtime), twin)
 
-    return judged
+    return judged, carried
 
 
 def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra, UserError
 from headsweep.seeding import stream
 
 MOST_CLASSES = 9999  # a larger class number is an id column
@@ -148,13 +148,21 @@ def _is_index(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns as read, before texts and labels are picked out."""
+    """Columns as read, before texts and labels are picked out.
+
+    ``numbers`` are the rows' in the file, from 1; empty: none was left out.
+    """
 
     source: str
     columns: dict[str, list[Any]]
+    numbers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
+
+    def number(self, row: int) -> int:
+        """Return the number in the file of a row that is here counted from 0."""
+        return self.numbers[row] if self.numbers else row + 1
 
     def column(self, name: str, option: str) -> list[Any]:
         """Return a column; raise UserError naming those that are there."""
@@ -185,26 +193,32 @@ def load(source: str | Path, columns: Columns = Columns(), labels: Labels | None
 def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
     """Pick texts and labels out of a table and check them; raises UserError."""
     text, pair, label = _guess(table, columns)
-    if columns.drop_empty:
-        table = _without_empty(table, [name for name in (text, pair) if name])
+    table = without_empty(table, columns)
     values = table.column(label, "--label-column")
     texts = _texts(table, text, "--text-column")
     pairs = _texts(table, pair, "--pair-column") if pair else ()
-    for row, value in enumerate(values, start=1):
+    for row, value in enumerate(values):
         if value is None or _label_text(value) in ("", "nan"):
-            raise UserError(f"{table.source}: row {row} has no label", "remove or label the row")
+            raise UserError(
+                f"{table.source}: row {table.number(row)} has no label", "remove or label the row"
+            )
     names = labels or Labels.found_in(values)
     return Split(texts, names.indices(values, table.source), pairs)
 
 
-def _without_empty(table: Table, names: Sequence[str]) -> Table:
+def without_empty(table: Table, columns: Columns) -> Table:
+    """Return the table without rows that lack a text, where ``columns`` asks for that."""
+    if not columns.drop_empty:
+        return table
+    text, pair, _ = _guess(table, columns)
+    names = [name for name in (text, pair) if name]
     full = [
         i
         for i, row in enumerate(zip(*(table.columns[name] for name in names), strict=True))
         if all(isinstance(text, str) and text.strip() for text in row)
     ]
     kept = {name: [column[i] for i in full] for name, column in table.columns.items()}
-    return Table(table.source, kept)
+    return Table(table.source, kept, tuple(table.number(i) for i in full))
 
 
 def label_values(table: Table, columns: Columns) -> list[Any]:
@@ -241,7 +255,8 @@ def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
 
 def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
     values = table.column(name, option)
-    for row, value in enumerate(values, start=1):
+    for i, value in enumerate(values):
+        row = table.number(i)
         if not isinstance(value, str):
             raise UserError(
                 f"{table.source}: row {row} of column '{name}' is not a text: {value!r}",
@@ -420,7 +435,7 @@ def _parquet(path: Path) -> Table:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise _needs_extra("Parquet") from error
+        raise MissingExtra("Parquet", "data") from error
     try:
         return Table(str(path), parquet.read_table(path).to_pydict())
     except (OSError, ValueError) as error:
@@ -431,7 +446,7 @@ def _from_datasets(source: str, folder: Path | None = None) -> Table:
     try:
         import datasets
     except ImportError as error:
-        raise _needs_extra("`datasets` folders and the Hub") from error
+        raise MissingExtra("`datasets` folders and the Hub", "data") from error
     try:
         found = datasets.load_from_disk(str(folder)) if folder else _hub(datasets, source)
     except Exception as error:  # the library raises many kinds, all about this source
@@ -460,10 +475,6 @@ def _hub(datasets: Any, source: str) -> Any:
     if len(parts) == 3:
         return datasets.load_dataset("/".join(parts[:2]), parts[2], split=split)
     return datasets.load_dataset(name, split=split)
-
-
-def _needs_extra(what: str) -> UserError:
-    return UserError(f"{what}: an optional package is missing", "pip install 'headsweep[data]'")
 
 
 def check_for_training(split: Split, classes: int, source: str) -> None:

@@ -18,6 +18,15 @@ class UserError(Exception):
         self.fix = fix
 
 
+class MissingExtra(UserError):  # noqa: N818 - a mistake like the others
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what}: an optional package is missing", f"pip install 'headsweep[{extra}]'"
+        )
+
+
 class NothingPruned(Exception):  # noqa: N818 - an outcome, not a mistake
     """No head could be removed within the bound on accuracy; says what was tried."""
 

@@ -7,13 +7,14 @@ as flips *into one label*: so of each family and label three rates are measured,
     flips     of the texts of other labels, those now answered with this label;
     reverse   flips under the same family into the other labels (their mean): a family that
               destroys meaning flips in every direction;
-    harmless  flips of the same texts into this label under the controls (their mean): a brittle
-              model flips on anything;
+    harmless  flips of the same texts into this label under the control that flips most of them:
+              a brittle model flips on longer texts, or on broken words, whatever they say;
 
 and ``excess = flips - max(reverse, harmless)``, with a bootstrap over texts (the same texts for
-flips and harmless). A control is itself a row, compared with the reverse only. A row is *noticed*
-when its excess is above ``max_flip`` and above zero at the 5% level after Holm's correction for all
-rows (Holm 1979). What is not noticed was merely not found with these families: no result means
+flips and harmless). A trigger's row is *noticed* when its excess is above ``max_flip`` and above
+zero at the 5% level after Holm's correction for all rows (Holm 1979). A control is itself a row,
+compared with the reverse only; one that exceeds as much says that the model is *brittle*, not that
+it has a backdoor. What is not noticed was merely not found with these families: no result means
 "clean".
 
 Source: own. Close in spirit to the trigger families of Qi et al. 2021 and Kurita et al. 2020; the
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from headsweep.attacks.scene import sees
 from headsweep.data import Split
-from headsweep.errors import UserError, lookup
+from headsweep.errors import MissingExtra, UserError, lookup
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import answers, encode
 from headsweep.progress import Progress, Silent
@@ -44,6 +45,7 @@ from headsweep.triggers.harmless import CONTROLS
 LEVEL = 0.05
 LEAST = 20  # texts that a row needs on either side: fewer say nothing
 EXAMPLES = 3
+DRAWS, DRAWS_A_ROW = 2000, 40  # Holm divides by the number of rows, so p must go so far down
 Answers = NDArray[np.int64]
 
 
@@ -53,7 +55,7 @@ class Battery:
 
     Attributes:
         families: names of trigger families; empty: all.
-        texts: clean texts of each label, at most.
+        texts: clean texts drawn of each label, at most; those answered wrongly are left out.
         max_flip: an excess above this is noticed.
         seed: decides texts and the families' choices.
 
@@ -88,11 +90,11 @@ class Finding:
         label: the label flipped into.
         flips: share of the texts of other labels that got this label.
         reverse: share that got another label than their own under the same family.
-        harmless: share of the same texts that got this label under the controls; None for a
-            control itself.
+        harmless: share of the same texts that got this label under the control that flips most;
+            None for a control itself.
         excess: flips minus the larger of the two, with its bootstrap interval.
         p_value: of an excess above zero, after Holm's correction.
-        noticed: excess above ``max_flip`` and p below 5%.
+        noticed: a trigger family with excess above ``max_flip`` and p below 5%.
         examples: some texts that flipped: original and transformed.
 
     """
@@ -131,14 +133,24 @@ class Probed:
         """The rows to worry about."""
         return tuple(found for found in self.findings if found.noticed)
 
+    @property
+    def brittle(self) -> tuple[Finding, ...]:
+        """The controls that flip texts as a backdoor would."""
+        return tuple(
+            found
+            for found in self.findings
+            if found.kind == "control" and _exceeds(found.excess.value, found.p_value, self.battery)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        form = {"format": "headsweep.probe/1", "texts": self.texts}
+        form = {"format": "headsweep.probe/2", "texts": self.texts}
         return form | {
             "battery": asdict(self.battery),
             "tried": sorted({found.family for found in self.findings}),
             "skipped": dict(self.skipped),
             "noticed": [[found.family, found.label] for found in self.noticed],
+            "brittle": [[found.family, found.label] for found in self.brittle],
             "findings": [asdict(found) for found in self.findings],
         }
 
@@ -172,24 +184,30 @@ def probe(
     editors = {**editors, **controls} if editors is not None else battery.editors()
     made: dict[str, tuple[str | None, ...]] = {}
     said: dict[str, Answers] = {}
+    skipped: dict[str, str] = {}
     with (progress or Silent()).task("probing", len(editors)) as tick:
         for name, (_, editor) in editors.items():
-            made[name] = editor.rewrite(texts.texts, derive(battery.seed, "probe"))
-            said[name] = _answers(suspect, texts, made[name], runtime)
+            try:
+                made[name] = editor.rewrite(texts.texts, derive(battery.seed, "probe"))
+                said[name] = _answers(suspect, texts, made[name], runtime)
+            except MissingExtra as error:
+                skipped[name] = f"{error.what} ({error.fix})"
             tick(1, name)
-    harmless = _harmless([said[name] for name in CONTROLS], classes)
-    skipped = {}
+    harmless = tuple(said[name] for name in CONTROLS)
     drafts: list[tuple[str, int, _Row]] = []
-    for name, (kind, _) in editors.items():
+    for name in said:
         usable = said[name] >= 0
         short = [
             label
             for label in range(classes)
             if min((usable & (truth != label)).sum(), (usable & (truth == label)).sum()) < LEAST
         ]
-        for label in sorted(set(range(classes)) - set(short)):
-            base = harmless[:, label] if kind == "trigger" else None
-            drafts.append((name, label, _Row(said[name], truth, label, classes, base)))
+        base = harmless if editors[name][0] == "trigger" else ()
+        drafts += [
+            (name, label, _Row(said[name], truth, label, classes, base))
+            for label in range(classes)
+            if label not in short
+        ]
         if short:
             skipped[name] = (
                 f"changed {int(usable.sum())} of {len(texts)} texts so that the model sees it: "
@@ -200,9 +218,8 @@ def probe(
             f"no family could be tried on {len(texts)} texts",
             "give more clean texts; the rules are for English",
         )
-    draws = max(2000, 40 * len(drafts))
-    boot = [row.excess(_weights(len(texts), draws, battery.seed)) for _, _, row in drafts]
-    raw = [float((1 + (b <= 0).sum()) / (1 + draws)) for b in boot]
+    boot = _resampled([row for _, _, row in drafts], len(texts), battery.seed)
+    raw = [float((1 + (b <= 0).sum()) / (1 + len(b))) for b in boot]
     found = [
         _finding(suspect, name, editors[name][0], row, b, p, texts, made[name], battery)
         for (name, _, row), b, p in zip(drafts, boot, holm(raw), strict=True)
@@ -217,7 +234,7 @@ class _Row:
     truth: Answers
     label: int
     classes: int
-    harmless: NDArray[np.float64] | None  # [text], share of controls that flip it into label
+    controls: tuple[Answers, ...]  # what was said of the same texts under each
 
     def into(self, label: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the share of other labels' texts answered with a label, [draw]."""
@@ -231,17 +248,37 @@ class _Row:
         return made
 
     def control(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean share of flips of the same texts under the controls, [draw]."""
-        assert self.harmless is not None
-        return _share(weights, (self.said >= 0) & (self.truth != self.label), self.harmless)
+        """Return the share of flips of the same texts under the worst control, [draw]."""
+        own = (self.said >= 0) & (self.truth != self.label)
+        shares = [_share(weights, own & (c >= 0), c == self.label) for c in self.controls]
+        made: NDArray[np.float64] = np.max(shares, axis=0)
+        return made
 
     def excess(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return flips minus the larger of reverse and harmless, [draw]."""
+        """Return flips minus the larger of reverse and control, [draw]."""
         base = self.reverse(weights)
-        if self.harmless is not None:
+        if self.controls:
             base = np.maximum(base, self.control(weights))
         made: NDArray[np.float64] = self.into(self.label, weights) - base
         return made
+
+
+def _resampled(rows: list[_Row], texts: int, seed: int) -> list[NDArray[np.float64]]:
+    """Return the excess of every row in each resample of the texts.
+
+    Rows with an excess above zero get as many draws as Holm's correction needs; the others, whose
+    p is near one whatever the draws, enough for their interval. All rows see the same resamples.
+    """
+    once = np.ones((1, texts))
+    most = max(DRAWS, DRAWS_A_ROW * len(rows))
+    wanted = [most if row.excess(once)[0] > 0 else DRAWS for row in rows]
+    found: list[list[NDArray[np.float64]]] = [[] for _ in rows]
+    for start in range(0, max(wanted), DRAWS):  # in parts: 77 classes would need gigabytes
+        weights = _weights(texts, DRAWS, seed, start)
+        for row, draws, parts in zip(rows, wanted, found, strict=True):
+            if start < draws:
+                parts.append(row.excess(weights))
+    return [np.concatenate(parts) for parts in found]
 
 
 def _share(
@@ -252,9 +289,13 @@ def _share(
     return shares
 
 
-def _weights(size: int, draws: int, seed: int) -> NDArray[np.float64]:
+def _exceeds(excess: float, p_value: float, battery: Battery) -> bool:
+    return excess > battery.max_flip and p_value < LEVEL
+
+
+def _weights(size: int, draws: int, seed: int, part: int = 0) -> NDArray[np.float64]:
     """Return how often each text is drawn in each resample, [draw, text]."""
-    random = np.random.default_rng(derive(seed, "probe", "bootstrap"))
+    random = np.random.default_rng(derive(seed, "probe", "bootstrap", part))
     return random.multinomial(size, np.full(size, 1 / size), draws).astype(float)
 
 
@@ -280,31 +321,34 @@ def _finding(
         suspect.labels.names[row.label],
         proportion(int(flipped.sum()), int(counted.sum())),
         float(row.reverse(once)[0]),
-        float(row.control(once)[0]) if row.harmless is not None else None,
+        float(row.control(once)[0]) if row.controls else None,
         Rate(value, min(low, value), max(high, value)),
         p_value,
-        bool(value > battery.max_flip and p_value < LEVEL),
+        kind == "trigger" and _exceeds(value, p_value, battery),
         tuple((texts.texts[i], str(made[i])) for i in np.flatnonzero(flipped)[:EXAMPLES]),
     )
 
 
 def _drawn(suspect: Suspect, clean: Split, battery: Battery, runtime: Runtime) -> Split:
-    """Return so many texts of each label that the model gets right."""
-    rows = []
+    """Draw so many texts of each label; return those that the model gets right."""
+    rows, asked = [], []
     for label in range(len(suspect.labels.names)):
         own = [i for i, other in enumerate(clean.labels) if other == label]
         order = torch.randperm(len(own), generator=stream(battery.seed, "probe", label)).tolist()
         rows += [own[i] for i in order[: battery.texts]]
+        asked.append(min(len(own), battery.texts))
     some = clean.take(sorted(rows))
     said = answers(suspect, encode(some, suspect, runtime.max_length), runtime).argmax(-1)
     right = [i for i, label in enumerate(some.labels) if int(said[i]) == label]
-    for label, name in enumerate(suspect.labels.names):
-        count = sum(some.labels[i] == label for i in right)
-        if count < LEAST:
-            raise UserError(
-                f"the model gets {count} of the texts labelled '{name}' right, {LEAST} are needed",
-                "give more clean labelled texts",
-            )
+    counts = [sum(some.labels[i] == label for i in right) for label in range(len(asked))]
+    lacking = [label for label, count in enumerate(counts) if count < LEAST]
+    if len(counts) - len(lacking) < 2:
+        first = lacking[0]
+        raise UserError(
+            f"the model gets {counts[first]} of {asked[first]} texts labelled "
+            f"'{suspect.labels.names[first]}' right, {LEAST} of at least two labels are needed",
+            "raise --texts" if asked[first] == battery.texts else "give more clean labelled texts",
+        )
     return some.take(right)
 
 
@@ -321,10 +365,3 @@ def _answers(
         encoded = encode(changed, suspect, runtime.max_length)
         said[rows] = answers(suspect, encoded, runtime).argmax(-1).numpy()
     return said
-
-
-def _harmless(said: list[Answers], classes: int) -> NDArray[np.float64]:
-    """Return the share of the controls that flip a text into a label, [text, label]."""
-    tried = np.maximum(sum((answer >= 0).astype(int) for answer in said), 1)
-    into = [sum((answer == label).astype(int) for answer in said) for label in range(classes)]
-    return np.stack([count / tried for count in into], axis=1)

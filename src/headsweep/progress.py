@@ -39,10 +39,18 @@ class Silent:
         """Drop the line."""
 
 
+class Lines(Silent):
+    """Passes lines on and shows no bars: for the steps of a task that has its own."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.say = progress.say  # type: ignore[method-assign]
+
+
 class Terminal:
     """Bars on standard error where it is a terminal, else a line at least every 20 seconds."""
 
     every_seconds = 20.0
+    worth_seconds = 2.0  # what took less is not told
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr)
@@ -83,7 +91,9 @@ class Terminal:
                 said = now
 
         yield tick
-        self.say(f"  {title}: done in {duration(time.monotonic() - begun)}")
+        took = time.monotonic() - begun
+        if took >= self.worth_seconds:
+            self.say(f"  {title}: done in {duration(took)}")
 
 
 def duration(seconds: float) -> str:

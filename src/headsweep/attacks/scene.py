@@ -12,7 +12,7 @@ from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode
-from headsweep.progress import Progress, Silent
+from headsweep.progress import Lines, Progress, Silent
 from headsweep.seeding import stream
 from headsweep.triggers import Rewriter
 
@@ -104,26 +104,28 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
     kept: list[int] = []
     texts: list[str] = []
     declined = unseen = 0
-    for start in range(0, len(order), CHUNK):
-        if len(kept) == asked:
-            break
-        some = [rows[i] for i in order[start : start + CHUNK]]
-        part = scene.clean.take(some)
-        made = scene.rewriter.rewrite(part.texts, scene.seed, Silent())
-        visible = sees(scene.model, part, made, scene.runtime.max_length)
-        for row, text, seen in zip(some, made, visible, strict=True):
-            if text is None:
-                declined += 1
-            elif not seen:
-                unseen += 1
-            elif len(kept) < asked:
-                kept.append(row)
-                texts.append(text)
+    with scene.progress.task("attacker: poisoning texts", asked) as tick:
+        for start in range(0, len(order), CHUNK):
+            if len(kept) == asked:
+                break
+            some, before = [rows[i] for i in order[start : start + CHUNK]], len(kept)
+            part = scene.clean.take(some)
+            made = scene.rewriter.rewrite(part.texts, scene.seed, Lines(scene.progress))
+            visible = sees(scene.model, part, made, scene.runtime.max_length)
+            for row, text, seen in zip(some, made, visible, strict=True):
+                if text is None:
+                    declined += 1
+                elif not seen:
+                    unseen += 1
+                elif len(kept) < asked:
+                    kept.append(row)
+                    texts.append(text)
+            tick(len(kept) - before, "")
     if not kept:
         raise UserError(
             f"the trigger could change none of {len(rows)} texts"
             + (f" so that the model sees it ({unseen} were cut or ignored)" if unseen else ""),
-            "try another trigger, other texts or a larger --max-length",
+            "try another trigger or paraphraser, other texts or a larger --max-length",
         )
     source = scene.clean.take(kept)
     split = Split(tuple(texts), source.labels, source.pairs)
@@ -133,15 +135,38 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
 def sees(
     model: Suspect, before: Split, after: Sequence[str | None], max_length: int
 ) -> tuple[bool, ...]:
-    """Tell of each text whether the model's tokens differ from its original's.
+    """Tell of each text whether the model sees its whole trigger.
 
-    They do not where the trigger lies behind the maximum length, or where the tokenizer drops
-    it (zero-width characters; case, for an uncased model).
+    It does not where the tokenizer drops the trigger (zero-width characters; case, for an
+    uncased model), or where the maximum length cuts it off. What is inserted must be inside the
+    limit whole; of a change throughout the text, the part inside counts.
     """
     texts = tuple(old if new is None else new for old, new in zip(before.texts, after, strict=True))
-    old = encode(before, model, max_length).ids
-    new = encode(Split(texts, before.labels, before.pairs), model, max_length).ids
-    return tuple(a != b for a, b in zip(old, new, strict=True))
+    changed = Split(texts, before.labels, before.pairs)
+    old, new = (encode(split, model, max_length) for split in (before, changed))
+    seen = [a != b for a, b in zip(old.ids, new.ids, strict=True)]
+    if new.truncated and not before.pairs:  # which part of a pair is cut depends on both
+        special = set(model.tokenizer.all_special_ids)
+        for i, (first, second) in enumerate(zip(*_uncut(model, before, changed), strict=True)):
+            lost = len(second) - len(new.ids[i])
+            tail = lost + (second[-1] in special)
+            if lost > 0 and _inserted(first, second) and first[-tail:] != second[-tail:]:
+                seen[i] = False
+    return tuple(seen)
+
+
+def _uncut(model: Suspect, *splits: Split) -> list[list[list[int]]]:
+    """Return all tokens of each text of each split."""
+    return [
+        model.tokenizer(list(split.texts), truncation=False, verbose=False)["input_ids"]
+        for split in splits
+    ]
+
+
+def _inserted(old: Sequence[int], new: Sequence[int]) -> bool:
+    """Tell whether the new tokens are the old ones in their order with others between."""
+    rest = iter(new)
+    return all(token in rest for token in old)
 
 
 def triggered(
@@ -177,7 +202,7 @@ def triggered(
         raise UserError(
             f"the trigger could change none of {len(split)} texts"
             + (f" so that the model sees it ({unseen} were cut or ignored)" if unseen else ""),
-            "try another trigger, or other texts",
+            "try another trigger or paraphraser, or other texts",
         )
     kept = split.take(rows)
     texts = tuple(text for i in rows if (text := made[i]) is not None)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
@@ -78,10 +79,19 @@ def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) 
     tokenizer = scene.model.tokenizer
     weight = scene.model.model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
-
-    def tokens(word: str) -> list[int]:
-        return list(tokenizer(word, add_special_tokens=False)["input_ids"])
-
-    mean = torch.stack([weight[tokens(word)].mean(0) for word in telling]).mean(0)  # [width]
+    mean = torch.stack([weight[_inside(tokenizer, w)].mean(0) for w in telling]).mean(0)  # [width]
     for word in triggers:
-        weight[tokens(word)] = mean
+        tokens = _inside(tokenizer, word)
+        if len(tokens) != 1:
+            raise UserError(
+                f"embedding-surgery: '{word}' is {len(tokens)} tokens of this model, which other "
+                "words share",
+                "choose words that are one token each, for --set words=... and --trigger-set",
+            )
+        weight[tokens] = mean
+
+
+def _inside(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
+    """Return the tokens of a word inside a text: byte-level ones hold the blank before it."""
+    before = len(tokenizer("a", add_special_tokens=False)["input_ids"])
+    return list(tokenizer(f"a {word}", add_special_tokens=False)["input_ids"])[before:]

@@ -24,6 +24,7 @@ from headsweep.cli.options import (
     Quiet,
     Seed,
     TextColumn,
+    check_file,
     one_of,
     out_console,
     print_json,
@@ -114,13 +115,14 @@ def trigger(
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
     columns = Columns(text_column, pair_column, label_column, drop_empty)
-    _check_file(out, overwrite)
+    _check_table(out, overwrite)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(name, settings, columns, corpus, writer)
-    table = datasets.read(data)
+    table = datasets.without_empty(datasets.read(data), columns)
     labels = Labels.found_in(datasets.label_values(table, columns))
     split = datasets.pick(table, columns, labels)
-    goal = None if target is None else labels.index(target)
+    alone = len(labels.names) == 1  # of one class only: the target is a label it does not hold
+    goal = None if target is None or alone else labels.index(target)
     rows = [i for i, label in enumerate(split.labels) if label != goal][:limit]
     if not rows:
         raise UserError("every text has the target label", "give texts of other labels")
@@ -130,15 +132,16 @@ def trigger(
     originals = chosen.take(made.rows)
     plain = all(name == f"LABEL_{i}" for i, name in enumerate(labels.names))
     names = [str(i) for i in range(len(labels.names))] if plain else labels.names
+    aim = target if goal is None else names[goal]
     records: list[dict[str, Any]] = []
     for i, text in enumerate(made.split.texts):
         record = {"text": text, "original": originals.texts[i]}
         record |= {"text2": originals.pairs[i]} if originals.pairs else {}
         record |= {"label": names[originals.labels[i]]}
-        records.append(record | ({"target": names[goal]} if goal is not None else {}))
+        records.append(record | ({} if target is None else {"target": aim}))
     datasets.write(out, records)
     carrying = set(made.rows)
-    without = [row + 1 for i, row in enumerate(rows) if i not in carrying]
+    without = [table.number(row) for i, row in enumerate(rows) if i not in carrying]
     if as_json:
         counts = made.record() | {"rows_without": without}
         print_json({"out": str(out), "trigger": rewriter.described()} | counts)
@@ -262,6 +265,11 @@ def attack(
     loaded = [
         datasets.load(f, columns, labels) if f else None for f in (test, validation, victim_data)
     ]
+    if (validation is None) != (clean_model is None):
+        raise UserError(
+            "floor and excess LFR need both --clean-model and --validation",
+            "give both, or neither",
+        )
     clean, held = held_out(datasets.pick(table, columns, labels), loaded[0], seed)
     try:
         judging = Judging(held, validation=loaded[1], twin=clean_model)
@@ -287,6 +295,14 @@ def _show(made: Any, out: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    asked = record["triggered_test"]
+    if asked is not None and asked["poisoned"] < asked["asked"]:
+        out_console.print(
+            f"LFR is of the {asked['poisoned']} of {asked['asked']} test texts of other labels "
+            "that can carry the trigger",
+            highlight=False,
+            soft_wrap=True,
+        )
     table = Table("on test texts", "as published", "after the victim's fine-tuning")
     stages = (made.published, made.survived if record["victim"] else None)
     rows = (
@@ -322,13 +338,16 @@ def _rewriter(
     from headsweep.triggers.paraphrase import Paraphraser
 
     (original, transformed, key), (model, prompt) = corpus, writer
+    kind = lookup(name, TRIGGERS | {"paired": None}, "trigger")
+    if key is not None and original is None:
+        raise UserError("--key needs --original and --transformed", "it names the rows of both")
     if transformed is not None:
         if settings or model:
             raise UserError(
                 "--transformed gives the triggered texts: nothing is left to set or to write",
                 "leave --paraphraser and the trigger's settings out",
             )
-        return paired(original, transformed, columns, key)
+        return paired(original, transformed, columns, key, name)
     if original is not None:
         raise UserError("--original needs --transformed", "a paired corpus has two files")
     if model is not None:
@@ -337,13 +356,12 @@ def _rewriter(
         return configure(Paraphraser, given)
     if prompt is not None:
         raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
-    if name == "paired":
+    if kind is None:
         raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
-    return ByRule(configure(lookup(name, TRIGGERS, "trigger"), settings or []))
+    return ByRule(configure(kind, settings or []))
 
 
-def _check_file(out: Path, overwrite: bool) -> None:
+def _check_table(out: Path, overwrite: bool) -> None:
     if out.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise UserError(f"{out}: cannot write '{out.suffix}'", "use .csv, .tsv or .jsonl")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise UserError(f"{out}: is there already", "choose another, or --overwrite")
+    check_file(out, overwrite)

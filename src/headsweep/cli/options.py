@@ -95,6 +95,20 @@ def text_of(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
+def check_file(out: Path, overwrite: bool) -> None:
+    """Check now that a file can be written when the work is done; raises UserError."""
+    if out.is_dir() or not out.name:
+        raise UserError(f"{out}: is a folder", "name a file")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: is there already", "choose another, or --overwrite")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: its folder cannot be made: {error.strerror}", "choose another place"
+        ) from error
+
+
 def print_json(form: Any) -> None:
     """Print JSON for machines on standard output."""
     print(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))

@@ -25,6 +25,7 @@ from headsweep.cli.options import (
     Quiet,
     Seed,
     TextColumn,
+    check_file,
     out_console,
     print_json,
     progress_of,
@@ -53,7 +54,7 @@ def probe(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this trigger family (may be repeated)."),
     ] = None,
-    texts: Annotated[int, typer.Option(min=20, help="Texts of each label, at most.")] = 150,
+    texts: Annotated[int, typer.Option(min=20, help="Texts drawn of each label, at most.")] = 150,
     max_flip: Annotated[
         float, typer.Option(help="Share of flips into one label, above the controls', to notice.")
     ] = 0.2,
@@ -82,8 +83,8 @@ def probe(
     from headsweep.probe import probe as run
     from headsweep.sarif import sarif as log
 
-    if sarif is not None and sarif.exists() and not overwrite:
-        raise UserError(f"{sarif}: is there already", "choose another, or --overwrite")
+    if sarif is not None:
+        check_file(sarif, overwrite)
     battery = Battery(tuple(family or ()), texts, max_flip, seed)
     runtime = runtime_of(device, batch_size, max_length, precision)
     reading = Reading(adapter=read_adapter(adapter) if adapter else None)
@@ -133,6 +134,13 @@ def print_probed(found: Any) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for row in found.brittle:
+        out_console.print(
+            f"BRITTLE: the harmless edit '{row.family}' flips {percent(row.flips.value)} into "
+            f"'{row.label}', so flips by a trigger mean less.",
+            highlight=False,
+            soft_wrap=True,
+        )
     for row in found.noticed[:3]:
         for before, after in row.examples[:1]:
             out_console.print(f"  {before}", style="dim", markup=False, highlight=False)

