@@ -319,4 +319,5 @@ def _healed(manifest: Mapping[str, Any]) -> str:
 
 def command_line() -> str:
     """Return how this program was called, for the manifest."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return " ".join(["headsweep" if name == "__main__.py" else name, *sys.argv[1:]])

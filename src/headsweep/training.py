@@ -37,7 +37,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.epochs) and self.epochs >= 0 and 0 < self.lr < 1):
-            raise UserError(f"cannot train {self.epochs} epochs at a learning rate of {self.lr}")
+            raise UserError(
+                f"cannot train {self.epochs} epochs at a learning rate of {self.lr}",
+                "epochs are 0 or more, a learning rate lies between 0 and 1, such as 3e-5",
+            )
 
 
 @dataclass(frozen=True)
