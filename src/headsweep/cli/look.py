@@ -26,7 +26,7 @@ from headsweep.cli.options import (
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
 def strategies(as_json: AsJson = False) -> None:
-    """List strategies, baselines, controls, attacks and detectors with source, fields and defaults."""
+    """List strategies, baselines, controls, attacks, detectors: source, fields and defaults."""
     from headsweep.attacks import ATTACKS
     from headsweep.defenses import DEFENSES
     from headsweep.detectors import DETECTORS
