@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -155,6 +155,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
 
     """
     document = read_document(path)
+    sha256 = hashlib.sha256(repr(document.values).encode()).hexdigest()
     document = replace(document, values=_substituted(document, given))
     tables = ("model", "data", "attack", "method", "victim", "defend", "compute", "variables")
     document.only("name", "seeds", *tables)
@@ -166,7 +167,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
     epochs = victim.get("epochs", float, 3.0)
     grid = Grid(
         document.need("name", str),
-        _recipe_hash(document.values),
+        sha256,
         tuple(dict.fromkeys(seeds)),
         tuple(_all(document, "model", _model)),
         tuple(_all(document, "data", _texts)),
@@ -181,12 +182,6 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
-
-
-def _recipe_hash(values: Mapping[str, Any]) -> str:
-    """Return a hash of what a recipe asks for; where the texts lie does not count."""
-    kept = {key: value for key, value in values.items() if key != "variables"}
-    return hashlib.sha256(repr(kept).encode()).hexdigest()
 
 
 def _substituted(document: Section, given: Sequence[str]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def code_hash(module: str = WORK) -> str:
     So a change of the report or of a document does not make results another version's, and a
     change of a strategy does.
     """
+    return digest(sources_of(module))
+
+
+def sources_of(module: str) -> dict[str, str]:
+    """Return the hash of each of our modules that a module imports, directly or not."""
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -38,7 +43,7 @@ def code_hash(module: str = WORK) -> str:
         source = path.read_text(encoding="utf-8")
         found[name] = hashlib.sha256(source.encode()).hexdigest()
         waiting += _imports(ast.parse(source))
-    return digest(found)
+    return found
 
 
 def _file(name: str) -> Path | None:
