@@ -167,3 +167,17 @@ def csv_file(tmp_path: Path) -> Path:
     path = tmp_path / "clean.csv"
     path.write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of recipes/smoke.toml, run in two processes."""
+    from headsweep.cli import main
+
+    folder = tmp_path_factory.mktemp("smoke")
+    recipe = Path(__file__).parents[1] / "recipes" / "smoke.toml"
+    arguments = ["--out", folder / "results", "--cache", folder / "cache", "--jobs", "2", "-q"]
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, ["bench", recipe, *arguments])))
+    assert stop.value.code == 0
+    return folder / "results"

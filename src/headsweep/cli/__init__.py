@@ -7,6 +7,8 @@ from headsweep.cli import evaluate
 from headsweep.cli import probe
 from headsweep.cli import attack
 from headsweep.cli import detect
+from headsweep.cli import bench
+from headsweep.cli import report
 from headsweep.cli import look
 from headsweep.cli import demo
 from headsweep.cli.app import app, main
@@ -16,6 +18,7 @@ from headsweep.cli.app import app, main
 __all__ = [
     "app",
     "attack",
+    "bench",
     "demo",
     "detect",
     "evaluate",
@@ -23,4 +26,5 @@ __all__ = [
     "main",
     "probe",
     "purify",
+    "report",
 ]

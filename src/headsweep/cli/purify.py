@@ -96,6 +96,9 @@ def purify(
     probed: Annotated[
         bool, typer.Option("--probe", help="Run the probe battery before and after.")
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page of the purification to this file.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
     text_column: TextColumn = None,
@@ -119,6 +122,7 @@ def purify(
     from headsweep.material import Sources
     from headsweep.pipeline import Plan
     from headsweep.recipe import Asked
+    from headsweep.report import page
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
 
@@ -175,7 +179,15 @@ def purify(
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
-    _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept, probed)
+    if report is not None:
+        _check_report(report, overwrite)
+    done = _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept, probed)
+    if report is not None:
+        page.write(report, page.of_purification(done.manifest))
+        if not as_json:
+            out_console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    if not done.verified:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -248,7 +260,18 @@ def defend(
     )
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     sources = Sources(data, validation, test, columns)
-    _run(model, sources, defense.strategy, plan, out, overwrite, as_json, quiet)
+    done = _run(model, sources, defense.strategy, plan, out, overwrite, as_json, quiet)
+    if not done.verified:
+        raise typer.Exit(1)
+
+
+def _check_report(path: Path, overwrite: bool) -> None:
+    """Check, before any work, that the page can be made and written; raises UserError."""
+    from headsweep.report import charts
+
+    charts.plotly()
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"{path}: is there already", "choose another, or give --overwrite")
 
 
 def _max_drop(asked: Any) -> float:
@@ -295,8 +318,8 @@ def _run(
     quiet: bool,
     kept: Path | None = None,
     probed: bool = False,
-) -> None:
-    """Run the pipeline, save, print; exit 1 when the result does not verify."""
+) -> Any:
+    """Run the pipeline, save, print; return what was made."""
     from headsweep import show
     from headsweep.cli.probe import before_and_after, print_both
     from headsweep.pipeline import purify as run
@@ -332,5 +355,4 @@ def _run(
             "your own with `headsweep evaluate`.",
             style="dim",
         )
-    if not done.verified:
-        raise typer.Exit(1)
+    return done

@@ -1,0 +1,1 @@
+"""The benchmark harness: a grid of cells, one JSON file each, resumable, on any engine."""

@@ -1,0 +1,334 @@
+"""The recipe of a grid: model x data x attack x method x seed, read from TOML.
+
+The tables and keys are in docs/benchmarks.md. ``${name}`` anywhere in a text stands for a
+variable of the table ``[variables]``; one without a default (an empty text) must be given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from headsweep.attacks import ATTACKS
+from headsweep.data import Columns
+from headsweep.defenses import DEFENSES, Recipe
+from headsweep.document import Section, read_document
+from headsweep.errors import UserError, lookup
+from headsweep.healing import FineTune
+from headsweep.settings import configure
+from headsweep.strategies import STRATEGIES
+from headsweep.training import Schedule
+from headsweep.triggers import TRIGGERS
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model under attack: a folder, a Hub name, ``packaged:minilm`` or ``made:tiny``."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A data set: where its parts are, and how many training rows each party holds.
+
+    Attributes:
+        name: for tables and file names.
+        train, validation, test: files or Hub names; ``made:sentences`` makes them on the spot.
+        labels: the class names, in alphabetical order.
+        attacker, victim: training rows drawn for the attacker and, others, for the victim; None:
+            both hold all.
+        defender: training rows that the defender heals and scores on; None: all.
+        columns: the columns of the files.
+
+    """
+
+    name: str
+    train: str
+    validation: str
+    test: str
+    labels: tuple[str, ...]
+    attacker: int | None = None
+    victim: int | None = None
+    defender: int | None = None
+    columns: Columns = Columns()
+
+
+@dataclass(frozen=True)
+class Backdoor:
+    """An attack.
+
+    Attributes:
+        name: for tables and file names.
+        method: the attack's name, with ``fields`` as ``field=value``.
+        target: the label wanted.
+        rate: share of the poisoned classes' texts.
+        trigger: a trigger by rule with its ``trigger_fields``; None: a published corpus.
+        original, transformed, key: the corpus, as ``headsweep attack`` takes it.
+        triggered: triggered test texts; None: the trigger is put into the test part.
+        triggered_labels: what their labels mean.
+
+    """
+
+    name: str
+    method: str
+    target: str
+    rate: float
+    fields: tuple[str, ...] = ()
+    trigger: str | None = None
+    trigger_fields: tuple[str, ...] = ()
+    original: str | None = None
+    transformed: str | None = None
+    key: str | None = None
+    triggered: str | None = None
+    triggered_labels: Literal["true", "target"] = "true"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A strategy or a defense with its fields; ``seeds`` limits it to some of the grid's."""
+
+    name: str
+    kind: Literal["strategy", "defense"]
+    method: str
+    fields: tuple[str, ...] = ()
+    seeds: tuple[int, ...] | None = None
+
+    def recipe(self, heal: FineTune) -> Recipe:
+        """Return what the pipeline runs: strategies are healed with ``heal``."""
+        if self.kind == "strategy":
+            return Recipe(configure(STRATEGIES[self.method], self.fields), heal)
+        made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
+        return made
+
+
+@dataclass(frozen=True)
+class Defending:
+    """What every method is bound to."""
+
+    max_drop: float | None = 0.02
+    min_accuracy: float | None = None
+    start: Literal["classifier", "encoder"] = "classifier"
+    heal: FineTune = FineTune()
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How every cell computes: the same on any engine."""
+
+    threads: int = 1
+    device: str = "cpu"
+    precision: str = "auto"
+    batch_size: int = 32
+    max_length: int = 128
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A whole recipe."""
+
+    name: str
+    sha256: str
+    seeds: tuple[int, ...]
+    models: tuple[Model, ...]
+    data: tuple[Texts, ...]
+    attacks: tuple[Backdoor, ...]
+    methods: tuple[Method, ...]
+    victim: Schedule | None
+    defending: Defending
+    computing: Computing
+
+
+def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
+    """Read a recipe; ``given`` are variables as ``name=value``.
+
+    Raises:
+        UserError: whatever is unknown, missing or does not fit, with its line.
+
+    """
+    document = read_document(path)
+    sha256 = hashlib.sha256(repr(document.values).encode()).hexdigest()
+    document = replace(document, values=_substituted(document, given))
+    tables = ("model", "data", "attack", "method", "victim", "defend", "compute", "variables")
+    document.only("name", "seeds", *tables)
+    seeds = document.need("seeds", list)
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise document.mistake("seeds", f"seeds cannot be {seeds}", "for example [11, 12, 13]")
+    victim = document.section("victim")
+    victim.only("epochs", "lr")
+    epochs = victim.get("epochs", float, 3.0)
+    grid = Grid(
+        document.need("name", str),
+        sha256,
+        tuple(dict.fromkeys(seeds)),
+        tuple(_all(document, "model", _model)),
+        tuple(_all(document, "data", _texts)),
+        tuple(_all(document, "attack", _attack)),
+        tuple(_all(document, "method", _method)),
+        victim.filled(lambda s: configure(Schedule, s)) if epochs else None,
+        _defending(document.section("defend")),
+        _computing(document.section("compute")),
+    )
+    for section, method in zip(document.sections("method"), grid.methods, strict=True):
+        for seed in method.seeds or ():
+            if seed not in grid.seeds:
+                raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
+    return grid
+
+
+def _substituted(document: Section, given: Sequence[str]) -> dict[str, Any]:
+    own = document.section("variables")
+    values = {key: own.get(key, str, "") or "" for key in own.values}
+    for setting in given:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"'{setting}' is not of the form name=value", "--set corpus=FOLDER")
+        lookup(name, values, f"variable of {document.source}")
+        values[name] = value
+
+    def fill(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {key: fill(value) for key, value in found.items()}
+        if isinstance(found, list):
+            return [fill(value) for value in found]
+        return VARIABLE.sub(value_of, found) if isinstance(found, str) else found
+
+    def value_of(match: re.Match[str]) -> str:
+        value = lookup(match[1], values, f"variable of {document.source}")
+        if not value:
+            raise own.mistake(match[1], f"'{match[1]}' has no value", f"--set {match[1]}=...")
+        return value
+
+    return {key: fill(value) if key != "variables" else value
+            for key, value in document.values.items()}  # fmt: skip
+
+
+def _all(document: Section, key: str, read: Any) -> Iterator[Any]:
+    seen: set[str] = set()
+    sections = document.sections(key)
+    if not sections:
+        raise UserError(f"{document.source}: no [[{key}]]", "a grid needs at least one")
+    for section in sections:
+        made = read(section)
+        with section.blamed("name"):
+            if not NAME.fullmatch(made.name):
+                raise UserError(f"'{made.name}' is no name", "letters, digits, '.', '_', '-'")
+            if made.name in seen:
+                raise UserError(f"two of [[{key}]] are called '{made.name}'", "give each a name")
+        seen.add(made.name)
+        yield made
+
+
+def _model(section: Section) -> Model:
+    section.only("name", "source")
+    return Model(section.need("name", str), section.need("source", str))
+
+
+def _texts(section: Section) -> Texts:
+    rows = ("attacker", "victim", "defender")
+    columns = ("text", "pair", "label", "drop_empty")
+    section.only("name", "train", "validation", "test", "labels", *rows, *columns)
+    labels = tuple(map(str, section.need("labels", list)))
+    if len(labels) < 2 or list(labels) != sorted(labels, key=str.casefold):
+        raise section.mistake("labels", f"labels {list(labels)}", "two or more, alphabetically")
+    for key in rows:
+        if (section.get(key, int) or 1) < 1:
+            raise section.mistake(key, f"{key} holds no rows", "leave it out for all rows")
+    if (section.get("attacker", int) is None) != (section.get("victim", int) is None):
+        raise section.mistake(None, "attacker and victim share the rows: give both, or neither")
+    held: dict[str, Any] = {key: section.get(key, int) for key in rows}
+    named: dict[str, Any] = {key: section.get(key, str) for key in columns[:3]}
+    return Texts(
+        section.need("name", str),
+        section.need("train", str),
+        section.need("validation", str),
+        section.need("test", str),
+        labels,
+        **held,
+        columns=Columns(**named, drop_empty=bool(section.get("drop_empty", bool, True))),
+    )
+
+
+def _attack(section: Section) -> Backdoor:
+    corpus = ("original", "transformed", "key", "triggered")
+    section.only("name", "method", "target", "rate", "fields", "trigger", "trigger_fields",
+                 "triggered_labels", *corpus)  # fmt: skip
+    method = section.get("method", str, "dirty-label") or ""
+    with section.blamed("method"):
+        chosen = lookup(method, ATTACKS, "attack")
+    fields, trigger = section.section("fields"), section.get("trigger", str)
+    fields.filled(lambda settings: configure(chosen, settings))
+    trigger_fields = section.section("trigger_fields")
+    if trigger is not None:
+        with section.blamed("trigger"):
+            kind = lookup(trigger, TRIGGERS, "trigger")
+        trigger_fields.filled(lambda settings: configure(kind, settings))
+    if (trigger is None) == (section.get("transformed", str) is None):
+        raise section.mistake("trigger", "give a trigger, or a corpus as 'transformed'")
+    rate = section.get("rate", float, 0.3) or 0.0
+    if not 0 < rate <= 1:
+        raise section.mistake("rate", f"a poisoning rate of {rate}", "it is a share in (0, 1]")
+    means = section.get("triggered_labels", str, "true") or "true"
+    with section.blamed("triggered_labels"):
+        lookup(means, {"true": 0, "target": 0}, "meaning of labels")
+    files: dict[str, Any] = {key: section.get(key, str) for key in corpus}
+    files["triggered_labels"] = means
+    return Backdoor(
+        section.get("name", str, trigger or "published") or "",
+        method,
+        section.need("target", str),
+        rate,
+        tuple(fields.settings()),
+        trigger,
+        tuple(trigger_fields.settings()),
+        **files,
+    )
+
+
+def _method(section: Section) -> Method:
+    section.only("name", "strategy", "defense", "fields", "seeds")
+    kinds: dict[str, dict[str, Any]] = {"strategy": STRATEGIES, "defense": DEFENSES}
+    named = [kind for kind in kinds if kind in section.values]
+    if len(named) != 1:
+        raise section.mistake(None, "a method is one strategy or one defense")
+    kind, method = named[0], section.need(named[0], str)
+    with section.blamed(kind):
+        chosen = lookup(method, kinds[kind], kind)
+    fields = section.section("fields")
+    fields.filled(lambda settings: configure(chosen, settings))
+    seeds = section.get("seeds", list)
+    name = section.get("name", str, method) or ""
+    settings = tuple(fields.settings())
+    return Method(name, kind, method, settings, tuple(seeds) if seeds else None)  # type: ignore[arg-type]
+
+
+def _defending(section: Section) -> Defending:
+    section.only("max_drop", "min_accuracy", "start", "heal")
+    heal = section.section("heal")
+    heal.only("epochs", "lr")
+    lowest, drop = section.get("min_accuracy", float), section.get("max_drop", float)
+    if lowest is not None and drop is not None:
+        raise section.mistake("min_accuracy", "there is one bound", "drop max_drop or this")
+    start = section.get("start", str, "classifier") or ""
+    with section.blamed("start"):
+        lookup(start, {"classifier": 0, "encoder": 0}, "start")
+    if lowest is None and drop is None:
+        drop = Defending.max_drop
+    healing = heal.filled(lambda settings: configure(FineTune, settings))
+    return Defending(drop, lowest, start, healing)  # type: ignore[arg-type]
+
+
+def _computing(section: Section) -> Computing:
+    section.only("threads", "device", "precision", "batch_size", "max_length")
+    made = section.filled(lambda settings: configure(Computing, settings))
+    if made.threads < 1:
+        raise section.mistake("threads", "a cell needs at least one thread")
+    return made

@@ -1,0 +1,236 @@
+"""Run a grid: which cells are missing, what they need first, and what has come of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from headsweep.bench.engines import NEEDED_MIB, Engine, Outcome
+from headsweep.bench.grid import Grid
+from headsweep.bench.identity import code_hash, commit
+from headsweep.bench.orders import CellOrder, Order, VictimOrder, orders, selected
+from headsweep.bench.sources import Hashes
+from headsweep.bench.store import CELL_FORMAT, VICTIM_FORMAT, Form, Found, Store, read_json
+from headsweep.errors import UserError
+from headsweep.progress import Progress, Tick, duration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        cells: every cell asked for.
+        found: what the results folder already has of them.
+        seconds: of finished cells by method, and of victims under ``victim``.
+        memory_mib: the most that a finished cell has held; None: none has finished.
+
+    """
+
+    cells: tuple[CellOrder, ...]
+    found: Found
+    seconds: dict[str, float]
+    memory_mib: float | None
+
+    @property
+    def missing(self) -> list[CellOrder]:
+        """The cells to run."""
+        return [cell for cell in self.cells if cell.id not in self.found.finished]
+
+    def estimate(self, jobs: int) -> float | None:
+        """Return the seconds that the missing cells should take; None: nothing to go by."""
+        if not self.seconds:
+            return None
+        usual = mean(self.seconds.values())
+        victims = {order.id for cell in self.missing for order in needed(cell)}
+        each = [self.seconds.get(cell.method.name, usual) for cell in self.missing]
+        return (sum(each) + len(victims) * self.seconds.get("victim", usual)) / jobs
+
+    @property
+    def needs_mib(self) -> float:
+        """How much memory to reckon with for a cell."""
+        return self.memory_mib or NEEDED_MIB
+
+
+def needed(order: Order) -> Iterator[Order]:
+    """Return what an order needs, the deepest first."""
+    for other in order.needs:
+        yield from needed(other)
+        yield other
+
+
+def plan(grid: Grid, store: Store, cache: Path, only: str | None, any_version: bool) -> Plan:
+    """Return what is to be done; raises UserError when nothing matches, or data is missing."""
+    cells = orders(grid, Hashes(cache))
+    chosen = selected(cells, only)
+    if not chosen:
+        raise UserError(f"no cell matches '{only}'", f"cells are called like {cells[0].id}")
+    found = store.look(chosen, any_version)
+    everything = store.look(cells, True).finished.values()
+    return Plan(tuple(chosen), found, _times(store, everything), _memory(everything))
+
+
+def _times(store: Store, finished: Iterable[Form]) -> dict[str, float]:
+    times: dict[str, list[float]] = {}
+    for form in finished:
+        times.setdefault(form["method"], []).append(form["seconds"]["all"])
+    for path in sorted((store.folder / "victims").glob("*.json")):
+        record = read_json(path) or {}
+        if "seconds" in record:
+            times.setdefault("victim", []).append(record["seconds"]["all"])
+    return {name: mean(values) for name, values in times.items()}
+
+
+def _memory(finished: Iterable[Form]) -> float | None:
+    return max((form.get("peak_memory_mib") or 0.0 for form in finished), default=0.0) or None
+
+
+@dataclass
+class Tally:
+    """What came of a run."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    left: int = 0
+
+
+Watch = Callable[[CellOrder, Form], None]
+
+
+@dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+        store: where results go.
+        engine: what fills orders.
+        progress: where to report.
+        until: a time (``time.monotonic``) after which nothing new is begun.
+        watch: called with every finished cell (tracking).
+
+    """
+
+    store: Store
+    engine: Engine
+    progress: Progress
+    until: float = float("inf")
+    watch: Watch | None = None
+    waiting: list[Order] = field(default_factory=list)
+    filled: set[str] = field(default_factory=set)
+    broken: dict[str, str] = field(default_factory=dict)
+    under_way: int = 0
+    tally: Tally = field(default_factory=Tally)
+    tick: Tick = lambda _done, _note: None
+
+    def run(self, cells: Sequence[CellOrder]) -> Tally:
+        """Run cells, what they need first; write each as it comes.
+
+        Raises:
+            UserError: nothing can be written any more.
+
+        """
+        listed = {order.id: order for cell in cells for order in (*needed(cell), cell)}
+        self.waiting = list(listed.values())
+        try:
+            with self.progress.task("cells", len(cells)) as self.tick:
+                while self._begin() or self.under_way:
+                    for order, outcome in self.engine.wait():
+                        self.under_way -= 1
+                        self._take(order, outcome)
+        finally:
+            self.engine.stop()
+        self.tally.left = len(cells) - len(self.tally.done) - len(self.tally.failed)
+        return self.tally
+
+    def _begin(self) -> bool:
+        """Give the engine what it can take; return whether anything new was begun."""
+        begun = False
+        for order in list(self.waiting):
+            lost = next((n.id for n in order.needs if n.id in self.broken), None)
+            if lost is not None:
+                self.waiting.remove(order)
+                self._lose(order, f"{lost}: {self.broken[lost]}", "")
+            elif (
+                self.engine.free > 0
+                and time.monotonic() < self.until
+                and all(need.id in self.filled for need in order.needs)
+            ):
+                self.waiting.remove(order)
+                self.engine.submit(order)
+                self.under_way += 1
+                begun = True
+        return begun
+
+    def _take(self, order: Order, outcome: Outcome) -> None:
+        if outcome.fatal:
+            raise UserError(
+                outcome.error, "make room and give the same command again: finished cells stay"
+            )
+        if outcome.error:
+            self._lose(order, outcome.error, outcome.trace)
+            return
+        if outcome.record.get("code", code_hash()) != code_hash():
+            self._lose(order, "the worker runs other code than this process", "")
+            return
+        self.filled.add(order.id)
+        if isinstance(order, VictimOrder):
+            self.store.victim(order.id, {"format": VICTIM_FORMAT, "id": order.id} | outcome.record)
+        elif isinstance(order, CellOrder):
+            form = described(order) | outcome.record
+            self.store.finish(order, form)
+            self.tally.done.append(order.id)
+            self.tick(1, "")
+            self.progress.say(told(order.id, form))
+            if self.watch:
+                self.watch(order, form)
+
+    def _lose(self, order: Order, error: str, trace: str) -> None:
+        first = error.split("\n")[0]
+        self.broken[order.id] = first
+        self.progress.say(f"FAILED {order.id}: {first}")
+        if isinstance(order, CellOrder):
+            why = {"error": error, "trace": trace} | described(order)
+            self.store.fail(order, why | {"status": "failed"})
+            self.tally.failed[order.id] = first
+            self.tick(1, "")
+
+
+def described(cell: CellOrder) -> Form:
+    """Return what a cell is: its place in the grid, and what made it."""
+    twin = cell.victim.twin
+    name, sha256 = cell.recipe
+    return {
+        "format": CELL_FORMAT,
+        "id": cell.id,
+        "key": cell.key,
+        "victim": cell.victim.id,
+        "victim_key": cell.victim.key,
+        "model": twin.model.name,
+        "data": twin.texts.name,
+        "attack": cell.victim.attack.name,
+        "method": cell.method.name,
+        "base": cell.method.method,
+        "kind": cell.method.kind,
+        "fields": list(cell.method.fields),
+        "seed": twin.seed,
+        "threads": twin.computing.threads,
+        "recipe": {"name": name, "sha256": sha256},
+        "code": code_hash(),
+        "commit": commit(),
+    }
+
+
+def told(name: str, form: Form) -> str:
+    """Return a finished cell as one line."""
+    after: dict[str, Any] = form["after"]
+    excess = after["excess_lfr"]
+    return (
+        f"{name}: ACC {after['accuracy']['value']:.3f}, excess LFR {100 * excess['value']:+.1f} "
+        f"points ({100 * excess['low']:+.0f} to {100 * excess['high']:+.0f}), "
+        f"{duration(form['seconds']['all'])}"
+        + (" (nothing could be pruned)" if form["status"] != "done" else "")
+    )

@@ -1,0 +1,184 @@
+"""What the grid comes down to: tasks that say all they need, each with a content hash.
+
+Three kinds: a never-poisoned ``twin``, a ``victim`` (with its own and the twin's answers), and a
+``cell``: one method on one victim. The first two are shared steps, made once and kept in the
+cache under their hash; a cell becomes one JSON file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+from headsweep.attacks import ATTACKS
+from headsweep.bench.grid import Backdoor, Computing, Defending, Grid, Method, Model, Texts
+from headsweep.bench.identity import code_hash, digest
+from headsweep.settings import configure, describe
+from headsweep.training import Schedule
+
+
+@dataclass(frozen=True)
+class TwinOrder:
+    """A never-poisoned model, trained as a victim is, but for the poison.
+
+    Attributes:
+        model, texts: what is trained on what.
+        attacker: the attacker's schedule, here on clean texts.
+        victim: the victim's schedule; None: there is none.
+        seed: decides everything random.
+        computing: how.
+        contents: hashes of the model's files and of the texts.
+
+    """
+
+    kind: ClassVar[str] = "twin"
+    model: Model
+    texts: Texts
+    attacker: Schedule
+    victim: Schedule | None
+    seed: int
+    computing: Computing
+    contents: tuple[tuple[str, str], ...]
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return f"{self.model.name}-{self.texts.name}-s{self.seed}-twin-{self.key[:8]}"
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything that decides the result."""
+        rows = [self.texts.attacker, self.texts.victim]
+        return digest(_asked(self) | {"rows": rows, "code": code_hash(MAKING)})
+
+    @property
+    def needs(self) -> tuple[Any, ...]:
+        """The orders that must be filled before."""
+        return ()
+
+
+@dataclass(frozen=True)
+class VictimOrder:
+    """A backdoored model, and the answers of it and of its twin on the exam."""
+
+    kind: ClassVar[str] = "victim"
+    twin: TwinOrder
+    attack: Backdoor
+    contents: tuple[tuple[str, str], ...]  # hashes of the attack's files
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        twin = self.twin
+        return f"{twin.model.name}-{twin.texts.name}-{self.attack.name}-s{twin.seed}"
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything that decides the result."""
+        named = {k: v for k, v in asdict(self.attack).items() if k not in PLACES}
+        asked = {"contents": list(self.contents), "attack": named}
+        return digest({"twin": self.twin.key} | asked)
+
+    @property
+    def needs(self) -> tuple[Any, ...]:
+        """The orders that must be filled before."""
+        return (self.twin,)
+
+
+@dataclass(frozen=True)
+class CellOrder:
+    """One method on one victim."""
+
+    kind: ClassVar[str] = "cell"
+    victim: VictimOrder
+    method: Method
+    defending: Defending
+    recipe: tuple[str, str]  # name and hash of the grid's recipe, for the record only
+
+    @property
+    def id(self) -> str:
+        """Its name, also of its file."""
+        return f"{self.victim.id}-{self.method.name}"
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything that decides the result."""
+        recipe, bound = self.method.recipe(self.defending.heal), asdict(self.defending)
+        asked = {
+            "strategy": describe(recipe.strategy) if recipe.strategy else None,
+            "healing": describe(recipe.healing),
+            "units": asdict(recipe.units),
+            "defending": bound | {"heal": None},
+            "rows": self.victim.twin.texts.defender,
+        }
+        return digest({"victim": self.victim.key} | asked)
+
+    @property
+    def needs(self) -> tuple[Any, ...]:
+        """The orders that must be filled before."""
+        return (self.victim,)
+
+
+Order = TwinOrder | VictimOrder | CellOrder
+MAKING = "headsweep.attack"  # a change of what it imports makes other twins and victims
+PLACES = ("original", "transformed", "triggered", "name")  # their contents count, not the path
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Contents(Protocol):
+    """Hashes of what an order reads."""
+
+    def of_texts(self, model: Model, texts: Texts) -> Pairs:
+        """Return those of a model and of a data set."""
+
+    def of_attack(self, attack: Backdoor) -> Pairs:
+        """Return those of an attack's files."""
+
+
+def _asked(order: TwinOrder) -> dict[str, Any]:
+    return {
+        "contents": list(order.contents),
+        "attacker": asdict(order.attacker),
+        "victim": asdict(order.victim) if order.victim else None,
+        "seed": order.seed,
+        "computing": asdict(order.computing),
+    }
+
+
+def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
+    """Return the cells of a grid, those of a victim together, seed by seed."""
+    found: list[CellOrder] = []
+    for model in grid.models:
+        for texts in grid.data:
+            for seed in grid.seeds:
+                for attack in grid.attacks:
+                    victim = _victim(grid, model, texts, attack, seed, contents)
+                    found += _cells(grid, victim, seed)
+    return found
+
+
+def _victim(
+    grid: Grid, model: Model, texts: Texts, attack: Backdoor, seed: int, contents: Contents
+) -> VictimOrder:
+    planted = configure(ATTACKS[attack.method], attack.fields)
+    schedule = Schedule(planted.epochs, planted.lr)
+    clean = contents.of_texts(model, texts)
+    twin = TwinOrder(model, texts, schedule, grid.victim, seed, grid.computing, clean)
+    return VictimOrder(twin, attack, contents.of_attack(attack))
+
+
+def _cells(grid: Grid, victim: VictimOrder, seed: int) -> Iterator[CellOrder]:
+    for method in grid.methods:
+        if method.seeds is None or seed in method.seeds:
+            yield CellOrder(victim, method, grid.defending, (grid.name, grid.sha256))
+
+
+def selected(cells: list[CellOrder], only: str | None) -> list[CellOrder]:
+    """Return the cells whose name holds the pattern, or matches it where it has ``*``."""
+    if not only:
+        return cells
+    pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
+    return [cell for cell in cells if fnmatch.fnmatchcase(cell.id, pattern)]

@@ -1,0 +1,146 @@
+"""Where a grid's models, texts and triggers come from, and the hashes of their contents."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from headsweep import data as datasets
+from headsweep.attacks.scene import triggered
+from headsweep.bench import tiny
+from headsweep.bench.grid import Backdoor, Model, Texts
+from headsweep.data import Labels, Split
+from headsweep.demo import model_folder
+from headsweep.errors import UserError
+from headsweep.evaluate import Exam, Triggered
+from headsweep.export import weights_hash
+from headsweep.loading import labels_of
+from headsweep.seeding import stream
+from headsweep.settings import configure
+from headsweep.triggers import TRIGGERS, ByRule, Rewriter
+from headsweep.triggers.paired import paired
+
+PACKAGED, MADE, SENTENCES = "packaged:minilm", "made:tiny", "made:sentences"
+ENTRY = ("transformed", "original", "triggered")
+
+
+def model_at(source: str, cache_folder: Path) -> str | Path:
+    """Return a folder or Hub name; makes the tiny model in the cache where it is asked for."""
+    if source == PACKAGED:
+        return model_folder()
+    if source != MADE:
+        return source
+    folder = cache_folder / "tiny-model"
+    if not folder.exists():
+        place(folder, tiny.make)
+    return folder
+
+
+def place(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside and rename it; another process may have been first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fill(draft)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def part(texts: Texts, name: str) -> Split:
+    """Return a part of a data set: ``train``, ``validation`` or ``test``."""
+    source: str = getattr(texts, name)
+    if source == SENTENCES:
+        return tiny.sentences(name)
+    return datasets.load(source, texts.columns, Labels(texts.labels))
+
+
+def drawn(split: Split, rows: int, seed: int, *names: object) -> Split:
+    """Return so many rows, drawn from the seed, in a drawn order; raises UserError if short."""
+    if rows > len(split):
+        raise UserError(f"{rows} training rows asked for, there are {len(split)}", "ask for fewer")
+    order = torch.randperm(len(split), generator=stream(seed, "rows", *names)).tolist()
+    return split.take(order[:rows])
+
+
+def parties(texts: Texts, seed: int) -> tuple[Split, Split]:
+    """Return the attacker's and the victim's training rows: disjoint, or all for both."""
+    train = part(texts, "train")
+    if texts.attacker is None or texts.victim is None:
+        return train, train
+    both = drawn(train, texts.attacker + texts.victim, seed, "attack")
+    return both.take(range(texts.attacker)), both.take(range(texts.attacker, len(both)))
+
+
+def defender(texts: Texts, seed: int) -> Split:
+    """Return the defender's training rows."""
+    train = part(texts, "train")
+    return drawn(train, texts.defender, seed, "defender") if texts.defender else train
+
+
+def rewriter(attack: Backdoor, texts: Texts) -> Rewriter:
+    """Return what puts the trigger into texts."""
+    if attack.transformed is not None:
+        return paired(attack.original, attack.transformed, texts.columns, attack.key)
+    assert attack.trigger is not None
+    return ByRule(configure(TRIGGERS[attack.trigger], attack.trigger_fields))
+
+
+def exam(attack: Backdoor, texts: Texts, seed: int) -> Exam:
+    """Return what models are judged on; the triggered texts are the same for every seed."""
+    labels, test = Labels(texts.labels), part(texts, "test")
+    target = labels.index(attack.target)
+    if attack.triggered is not None:
+        split = datasets.load(attack.triggered, texts.columns, labels)
+        given = Triggered(split, target, attack.triggered_labels)
+    else:
+        rows = [i for i, label in enumerate(test.labels) if label != target]
+        made = triggered(test.take(rows), rewriter(attack, texts), 0)
+        given = Triggered(made.split, target)
+    return Exam(test, given, part(texts, "validation"), seed)
+
+
+class Hashes:
+    """Content hashes, each file read once."""
+
+    def __init__(self, cache_folder: Path) -> None:
+        self.cache_folder = cache_folder
+        self.split = cache(lambda texts, name: part(texts, name).sha256)
+        self.model = cache(self._model)
+        self.file = cache(_file)
+
+    def of_texts(self, model: Model, texts: Texts) -> tuple[tuple[str, str], ...]:
+        """Return the hashes of a model and of a data set, checked to fit each other."""
+        parts = ((name, self.split(texts, name)) for name in ("train", "validation", "test"))
+        return (("model", self.model(model, texts.labels)), *parts)
+
+    def of_attack(self, attack: Backdoor) -> tuple[tuple[str, str], ...]:
+        """Return the hashes of an attack's files."""
+        return tuple((n, self.file(f)) for n in ENTRY if (f := getattr(attack, n)) is not None)
+
+    def _model(self, model: Model, labels: tuple[str, ...]) -> str:
+        found = model_at(model.source, self.cache_folder)
+        own = labels_of(found, labels).names
+        if tuple(name.casefold() for name in own) != tuple(name.casefold() for name in labels):
+            raise UserError(
+                f"model '{model.name}' numbers its labels {', '.join(own)}",
+                "name the same labels in the recipe's [[data]], in that order",
+            )
+        if not Path(found).is_dir():
+            return str(found)
+        return ",".join(weights_hash(Path(found)).values())
+
+
+def _file(name: str) -> str:
+    path = Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else name

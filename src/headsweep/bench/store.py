@@ -1,0 +1,136 @@
+"""The results folder: one JSON file a cell, written whole; nothing in it is ever lost.
+
+RESULTS/CELL.json          a finished cell
+RESULTS/victims/ID.json    a victim with its twin: figures, and answers to compare by
+RESULTS/failed/CELL.json   what stopped a cell; tried again on the next run
+RESULTS/apart/VERSION/     cells of other code or of another recipe, moved out of the way
+RESULTS/aside/             files that could not be read
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headsweep.bench.identity import code_hash, commit
+from headsweep.bench.orders import CellOrder
+from headsweep.errors import UserError
+from headsweep.export import write_json
+
+CELL_FORMAT = "headsweep.cell/1"
+VICTIM_FORMAT = "headsweep.victim/1"
+NEEDED = ("format", "id", "key", "code", "commit", "status", "base", "before", "after", "seconds")
+Form = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was in the folder: finished cells by name, and what was moved out of the way."""
+
+    finished: dict[str, Form]
+    apart: dict[str, int]  # version: how many cells
+    aside: tuple[str, ...]
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def look(self, cells: Iterable[CellOrder], any_version: bool = False) -> Found:
+        """Return the finished ones of these cells; say which files are not, and move nothing."""
+        finished: dict[str, Form] = {}
+        apart: dict[str, int] = {}
+        aside = []
+        for cell in cells:
+            path = self.folder / f"{cell.id}.json"
+            if not path.exists():
+                continue
+            form = read_cell(path)
+            if form is None:
+                aside.append(cell.id)
+            elif any_version or _same(form, cell):
+                finished[cell.id] = form
+            else:
+                apart[version_of(form)] = apart.get(version_of(form), 0) + 1
+        return Found(finished, apart, tuple(aside))
+
+    def clear_way(self, cell: CellOrder) -> None:
+        """Move what stands at a cell's place to where it is kept."""
+        path = self.folder / f"{cell.id}.json"
+        if not path.exists():
+            return
+        form = read_cell(path)
+        kept = "aside" if form is None else f"apart/{version_of(form)}"
+        target = self.folder / kept / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{path.stem}.{number}.json")
+        path.rename(target)
+
+    def finish(self, cell: CellOrder, record: Form) -> None:
+        """Write a finished cell."""
+        self.clear_way(cell)
+        self._write(self.folder / f"{cell.id}.json", record)
+        (self.folder / "failed" / f"{cell.id}.json").unlink(missing_ok=True)
+
+    def fail(self, cell: CellOrder, why: Form) -> None:
+        """Write what stopped a cell."""
+        self._write(self.folder / "failed" / f"{cell.id}.json", why)
+
+    def victim(self, name: str, record: Form) -> None:
+        """Write a victim's figures and answers."""
+        self._write(self.folder / "victims" / f"{name}.json", record)
+
+    def _write(self, path: Path, form: Form) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, form)
+        except OSError as error:
+            path.with_name(path.name + ".draft").unlink(missing_ok=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise UserError(
+                f"{path}: {'the disk is full' if full else f'cannot be written: {error.strerror}'}",
+                "make room and give the same command again: finished cells are skipped"
+                if full
+                else "",
+            ) from error
+
+
+def read_json(path: Path) -> Form | None:
+    """Return what a JSON file holds; None where it is no object."""
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return form if isinstance(form, dict) else None
+
+
+def read_cell(path: Path) -> Form | None:
+    """Return a cell; None where the file is not a whole one."""
+    form = read_json(path)
+    if form is None or form.get("format") != CELL_FORMAT or any(n not in form for n in NEEDED):
+        return None
+    return form
+
+
+def version_of(form: Form) -> str:
+    """Return what keeps a cell from others: code, and a mark where the tree had changes."""
+    dirty = "-dirty" if str(form["commit"]).endswith("-dirty") else ""
+    return f"{str(form['code'])[:12]}{dirty}"
+
+
+def version_now() -> str:
+    """Return the version that cells of this run get."""
+    return version_of({"commit": commit(), "code": code_hash()})
+
+
+def _same(form: Form, cell: CellOrder) -> bool:
+    return form["key"] == cell.key and version_of(form) == version_now()

@@ -1,0 +1,300 @@
+"""Fill one order: make a twin or a victim into the cache, or run a cell. Any engine calls this.
+
+Everything that decides a figure is in the order and in the code that this module imports, whose
+hash every result carries; threads are set here, so that the engine and the order in which cells
+run change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from headsweep.attack import Order as AttackOrder
+from headsweep.attack import attack
+from headsweep.attacks import ATTACKS
+from headsweep.bench import sources
+from headsweep.bench.identity import code_hash, commit
+from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
+from headsweep.bench.packing import pack
+from headsweep.defenses import Recipe
+from headsweep.errors import NothingPruned
+from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
+from headsweep.export import environment, save_model, weights_hash, write_json
+from headsweep.heads import Anatomy
+from headsweep.healing import Healing
+from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
+from headsweep.material import Sources
+from headsweep.pipeline import Clock, Plan, Purified, peak_memory_mib, purify
+from headsweep.predict import encode
+from headsweep.progress import Silent
+from headsweep.search import Choice
+from headsweep.seeding import derive
+from headsweep.settings import configure, describe
+from headsweep.training import Job, train
+from headsweep.view import DefenderView
+
+RECORD, ANSWERS = "record.json", "answers.safetensors"
+MANY = 1000  # units: beyond this, masks and scores are not written one by one
+
+
+def perform(order: Order, cache: Path) -> dict[str, Any]:
+    """Fill an order and return its record, as JSON values."""
+    with threads(order_of(order).computing.threads):
+        if isinstance(order, TwinOrder):
+            return shared(order, cache, _twin)
+        if isinstance(order, VictimOrder):
+            return shared(order, cache, _victim)
+        return _cell(order, cache)
+
+
+def order_of(order: Order) -> TwinOrder:
+    """Return the twin's order that another rests on."""
+    if isinstance(order, CellOrder):
+        order = order.victim
+    return order.twin if isinstance(order, VictimOrder) else order
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def folder_of(order: Order, cache: Path) -> Path:
+    """Return where the cache keeps a twin or a victim."""
+    return cache / f"{order.kind}s" / order.key
+
+
+def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
+    """Return the record of a twin or victim; make it where the cache has none that is whole."""
+    folder = folder_of(order, cache)
+    known = _known(folder)
+    if known is not None:
+        return known
+
+    def fill(draft: Path) -> None:
+        clock = Clock()
+        record = make(order, cache, draft)
+        record |= {"key": order.key, "weights": weights_hash(draft), "seconds": clock.report()}
+        write_json(draft / RECORD, record)
+
+    shutil.rmtree(folder, ignore_errors=True)
+    sources.place(folder, fill)
+    found = _known(folder)
+    assert found is not None
+    return found
+
+
+def _known(folder: Path) -> dict[str, Any] | None:
+    """Return a cached record if its weights are those it names."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record if record["weights"] == weights_hash(folder) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def runtime_of(order: Order) -> Runtime:
+    """Return where and how an order computes."""
+    asked = order_of(order).computing
+    return Runtime(asked.device, asked.batch_size, asked.max_length, asked.precision)
+
+
+def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:
+    """Train a model on the attacker's and the victim's clean texts, as the victim is trained."""
+    runtime, seed = runtime_of(order), order.seed
+    base = sources.model_at(order.model.source, cache)
+    made = load_suspect(base, runtime, Reading(order.texts.labels, seed))
+    attacker, victim = sources.parties(order.texts, seed)
+    job = Job(order.attacker, seed, "twin")
+    train(made.model, encode(attacker, made, runtime.max_length), job, runtime)
+    if order.victim is not None:
+        fresh_head(made.model, derive(seed, "victim"))
+        job = Job(order.victim, derive(seed, "victim"), "twin")
+        train(made.model, encode(victim, made, runtime.max_length), job, runtime)
+    save_model(made, draft)
+    return {"seed": seed}
+
+
+def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
+    """Plant the backdoor, let the victim fine-tune, and judge the result against the twin."""
+    runtime, twin, attacked = runtime_of(order), order.twin, order.attack
+    texts, seed = twin.texts, twin.seed
+    attacker, victim = sources.parties(texts, seed)
+    asked = AttackOrder(
+        sources.rewriter(attacked, texts),
+        attacked.target,
+        configure(ATTACKS[attacked.method], attacked.fields),
+        attacked.rate,
+        twin.victim,
+        seed=seed,
+        runtime=runtime,
+    )
+    base = sources.model_at(twin.model.source, cache)
+    made = attack(base, attacker, asked, texts.labels, victim_data=victim)
+    save_model(made.suspect, draft)
+    exam = sources.exam(attacked, texts, seed)
+    found = {
+        "suspect": answer(load_suspect(draft, runtime), exam, runtime),
+        "twin": answer(load_suspect(folder_of(twin, cache), runtime), exam, runtime),
+    }
+    _keep(found, draft / ANSWERS)
+    judged = {name: _judged(exam, texts.labels, own, found) for name, own in found.items()}
+    assert exam.triggered is not None
+    assert exam.validation is not None
+    return {
+        "attack": {k: made.record[k] for k in ("attack", "trigger", "rate", "poisoned", "target")},
+        "texts": {
+            "test": exam.clean.sha256,
+            "triggered": exam.triggered.non_target().sha256,
+            "validation": exam.validation.sha256,
+            "test_labels": list(exam.clean.labels),
+        },
+        "evaluation": {name: asdict(one) for name, one in judged.items()},
+        "answers": {name: pack(own, exam).to_json() for name, own in found.items()},
+        "target": exam.triggered.target,
+    }
+
+
+def _judged(
+    exam: Exam, names: tuple[str, ...], own: Answers, known: dict[str, Answers]
+) -> Evaluation:
+    return judge(exam, names, own, known["twin"], known["suspect"])
+
+
+def _keep(answers: dict[str, Answers], path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, one in answers.items():
+        for field, tensor in vars(one).items():
+            tensors[f"{name}.{field}"] = tensor.contiguous()
+    save_file(tensors, path)
+
+
+def _kept(path: Path) -> dict[str, Answers]:
+    tensors = load_file(path)
+    fields = ("clean", "triggered", "validation")
+    return {
+        name: Answers(*(tensors[f"{name}.{field}"] for field in fields))
+        for name in ("suspect", "twin")
+    }
+
+
+@dataclass
+class Judge:
+    """Judges models of one victim, and heals in between."""
+
+    name: ClassVar[str] = "judged, then healed"
+    order: CellOrder
+    exam: Exam
+    known: dict[str, Answers]
+    runtime: Runtime
+    clock: Clock
+    healing: Healing
+    opened: Suspect | None = None
+    pruned: Answers | None = None
+
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Take the pruned model's answers, then heal it."""
+        fresh = self.order.defending.start == "encoder"  # its classifier is not trained yet
+        if not fresh and (choice.mask.pruned or choice.members):
+            self.pruned = self.answers(view.anatomy, choice)
+        return self.healing.heal(view, choice)
+
+    def answers(self, anatomy: Anatomy, choice: Choice) -> Answers:
+        """Return the answers of the model that the view holds."""
+        assert self.opened is not None
+        with self.clock("judge"):
+            now = replace(self.opened, anatomy=anatomy, members=choice.members)
+            return answer(now, self.exam, self.runtime)
+
+    def figures(self, own: Answers) -> dict[str, Any]:
+        """Return the evaluation of answers, as JSON values."""
+        names = self.order.victim.twin.texts.labels
+        return asdict(_judged(self.exam, names, own, self.known))
+
+
+def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
+    """Run one method on one victim and judge it before, pruned and healed."""
+    clock, runtime, victim = Clock(), runtime_of(order), order.victim
+    texts, seed = victim.twin.texts, victim.twin.seed
+    folder, recipe = folder_of(victim, cache), order.method.recipe(order.defending.heal)
+    with clock("read"):
+        exam = sources.exam(victim.attack, texts, seed)
+        judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock, recipe.healing)
+    form: dict[str, Any] = {
+        "strategy": describe(recipe.strategy) if recipe.strategy else None,
+        "healing": describe(recipe.healing),
+        "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
+        "status": "done",
+        "code": code_hash(),
+        "commit": commit(),
+        "environment": environment(),
+        "before": judge.figures(judge.known["suspect"]),
+    }
+    after = judge.known["suspect"]
+    heals = getattr(recipe.healing, "epochs", 1.0) != 0
+    if recipe.strategy is not None or heals:
+        try:
+            done = _purified(order, recipe, judge, folder)
+            with clock("judge"):
+                after = answer(done.suspect, exam, runtime)
+            form |= _made(done, recipe)
+        except NothingPruned as outcome:
+            form |= {"status": "nothing pruned", "outcome": str(outcome)}
+    form["pruned"] = judge.figures(judge.pruned) if judge.pruned else None
+    form["after"] = judge.figures(after)
+    form["answers"] = {"after": pack(after, exam).to_json()}
+    return form | {"seconds": clock.report(), "peak_memory_mib": peak_memory_mib()}
+
+
+def _purified(order: CellOrder, recipe: Recipe, judge: Judge, folder: Path) -> Purified:
+    texts, seed = order.victim.twin.texts, order.victim.twin.seed
+    bound = order.defending
+    plan = Plan(
+        max_drop=Plan.max_drop if bound.max_drop is None else bound.max_drop,
+        min_accuracy=bound.min_accuracy,
+        start=bound.start,
+        heal=judge,
+        seed=seed,
+        runtime=judge.runtime,
+        units=recipe.units,
+    )
+    clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
+    judge.opened = load_suspect(folder, judge.runtime)
+    with judge.clock("purify"):
+        return purify(folder, clean, recipe.strategy, plan, progress=Silent())
+
+
+def _made(done: Purified, recipe: Recipe) -> dict[str, Any]:
+    """Return what a cell keeps of a manifest."""
+    made = done.manifest
+    form = {key: made[key] for key in ("units", "bound", "zero_before", "verified")}
+    form["steps_seconds"] = made["seconds"]
+    form["validation"] = {stage: made[stage]["validation"] for stage in ("before", "after")}
+    form["heal"] = {k: made["heal"][k] for k in ("layer_weights",) if k in made["heal"]}
+    if recipe.strategy is not None:
+        form["pruned_count"] = len(made["pruned_units"])
+        form["validation"]["pruned"] = made["pruned"]["validation"]
+        search = made["search"]
+        form["path"] = [
+            [s["action"], s["pruned"], s["accuracy_at_least"], s["accuracy_at_most"], s["held"]]
+            for s in search["steps"]
+        ]
+        if made["units"] <= MANY:
+            form |= {"mask": made["mask"], "scores": search["scores"], "members": made["members"]}
+    return form

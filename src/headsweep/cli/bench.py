@@ -1,0 +1,171 @@
+"""The command that runs a grid."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from headsweep.cli.app import Interrupted, app
+from headsweep.cli.options import Quiet, one_of, out_console, print_json, progress_of
+from headsweep.errors import UserError
+
+ENGINES = ("local", "inline")
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep bench recipes/smoke.toml --out ./results\n\n"
+    "headsweep bench recipes/small.toml --set corpus=./corpora/sst-2 --out ./results --dry-run\n\n"
+    "headsweep bench recipes/small.toml --set corpus=./corpora/sst-2 --out ./results "
+    "--only 'minilm-*-s11-*' --stop-after 110\n\n"
+    "Finished cells are skipped, failed ones tried again. Exit codes: 0 all cells finished, 1 "
+    "some failed, 2 a mistake in what was asked, 130 interrupted."
+)
+def bench(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file of the grid.")],
+    out: Annotated[Path, typer.Option(help="Folder of results; finished cells are skipped.")],
+    variables: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Recipe variable.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only cells whose name holds this (or matches, with *).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and about how long it takes.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local: processes of this machine; inline: this process.")
+    ] = "local",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells at once; else by cores and memory.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for shared steps; else the user's cache.")
+    ] = None,
+    any_version: Annotated[
+        bool, typer.Option("--any-version", help="Count cells of other code as finished.")
+    ] = False,
+    stop_after: Annotated[
+        float | None, typer.Option(min=0, help="Minutes after which no new cell is begun.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was (or would be) done as JSON.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid of attacks, methods and seeds; one JSON file a cell."""
+    from headsweep.bench import harness
+    from headsweep.bench.engines import jobs_for
+    from headsweep.bench.grid import read_grid
+    from headsweep.bench.store import Store
+    from headsweep.cache import user_cache
+
+    one_of(engine, ENGINES, "--engine")
+    grid, store = read_grid(recipe, variables or ()), Store(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file", "choose a folder as --out")
+    cache = (cache or user_cache() / "bench").absolute()
+    planned = harness.plan(grid, store, cache, only, any_version)
+    jobs = jobs or jobs_for(grid.computing.threads, planned.needs_mib)
+    if engine == "inline":
+        jobs = 1
+    if dry_run:
+        _say_plan(planned, jobs, as_json)
+        return
+    progress = progress_of(quiet or as_json)
+    _warn(planned, out)
+    if not planned.missing:
+        out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
+        return
+    progress.say(_headline(planned, jobs))
+    run = harness.Run(store, _engine(engine, cache, jobs, grid.computing.threads), progress)
+    if stop_after is not None:
+        run.until = time.monotonic() + 60 * stop_after
+    try:
+        tally = run.run(planned.missing)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"{len(run.tally.done)} cells were finished; the same command goes on from there"
+        ) from None
+    _say_tally(tally, out, as_json)
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+def _engine(name: str, cache: Path, jobs: int, threads: int) -> Any:
+    from headsweep.bench.engines import Inline, Local
+
+    if name == "inline":
+        return Inline(cache)
+    return Local(cache, jobs, threads)
+
+
+def _headline(planned: Any, jobs: int) -> str:
+    from headsweep.progress import duration
+
+    seconds = planned.estimate(jobs)
+    about = f"about {duration(seconds)}" if seconds else "no finished cell to tell the time by yet"
+    have = len(planned.found.finished)
+    return (
+        f"{len(planned.missing)} of {len(planned.cells)} cells to run ({have} finished), "
+        f"{jobs} at once: {about}"
+    )
+
+
+def _warn(planned: Any, out: Path) -> None:
+    """Say what in the results folder does not count."""
+    errors = Console(stderr=True)
+    for version, count in planned.found.apart.items():
+        errors.print(
+            f"note: {count} cells are of another version or recipe ({version}): kept in "
+            f"{out / 'apart' / version} and run again; --any-version counts them as finished",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for name in planned.found.aside:
+        errors.print(
+            f"note: {name}.json is no whole cell: set aside in {out / 'aside'} and run again",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _say_plan(planned: Any, jobs: int, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "finished": sorted(planned.found.finished),
+                "missing": [cell.id for cell in planned.missing],
+                "apart": planned.found.apart,
+                "aside": list(planned.found.aside),
+                "seconds": planned.estimate(jobs),
+                "jobs": jobs,
+            }
+        )
+        return
+    for cell in planned.missing:
+        out_console.print(f"  {cell.id}", highlight=False, markup=False, soft_wrap=True)
+    out_console.print(_headline(planned, jobs), highlight=False, soft_wrap=True)
+    for version, count in planned.found.apart.items():
+        out_console.print(f"{count} cells are of another version or recipe: {version}")
+    for name in planned.found.aside:
+        out_console.print(f"{name}.json is no whole cell: it would be set aside")
+
+
+def _say_tally(tally: Any, out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"done": tally.done, "failed": tally.failed, "left": tally.left})
+        return
+    out_console.print(
+        f"{len(tally.done)} cells finished, {len(tally.failed)} failed, {tally.left} left: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if tally.failed:
+        out_console.print(f"why they failed: {out / 'failed'}; the same command tries them again")
+    elif tally.left:
+        out_console.print("the same command goes on from there")

@@ -1,0 +1,74 @@
+"""The command that writes a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headsweep.cli.app import app
+from headsweep.cli.options import Quiet, one_of, out_console, progress_of
+from headsweep.errors import UserError
+
+FORMATS = ("html", "markdown", "latex")
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep report ./results --out report.html\n\n"
+    "headsweep report ./results --format markdown > results.md\n\n"
+    "headsweep report ./purified --out report.html"
+)
+def report(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Folder of a grid, or of one purification.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write; tables: else printed.")] = None,
+    form: Annotated[str, typer.Option("--format", help="html, markdown or latex.")] = "html",
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    any_version: Annotated[
+        bool, typer.Option("--any-version", help="Put cells of all versions together.")
+    ] = False,
+    resamples: Annotated[int, typer.Option(min=50, help="Of the bootstrap.")] = 2000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what a grid of cells, or one purification, shows: a page, or tables."""
+    from headsweep.bench.results import read_results
+    from headsweep.comparison import compare
+    from headsweep.export import read_manifest
+    from headsweep.loading import MANIFEST
+    from headsweep.report import page, tables
+
+    one_of(form, FORMATS, "--format")
+    if form == "html" and out is None:
+        raise UserError("a page needs a file to go to", "--out report.html")
+    _check_out(out, overwrite)
+    if (results / MANIFEST).is_file():
+        if form != "html":
+            raise UserError("a single purification has a page only", "leave --format out")
+        text = page.of_purification(read_manifest(results))
+    else:
+        found = read_results(results, any_version)
+        settings = compare(found, resamples, progress_of(quiet))
+        if form == "markdown":
+            text = tables.markdown(settings, found.notes)
+        elif form == "latex":
+            text = tables.latex(settings)
+        else:
+            text = page.of_results(found, settings, title or f"Benchmark: {_recipes(found)}")
+    if out is None:
+        print(text, end="")
+        return
+    page.write(out, text)
+    out_console.print(f"written: {out}", highlight=False, soft_wrap=True)
+
+
+def _recipes(found: Any) -> str:
+    return ", ".join(sorted({cell["recipe"]["name"] for cell in found.cells}))
+
+
+def _check_out(out: Path | None, overwrite: bool) -> None:
+    if out is not None and (out.is_dir() or (out.exists() and not overwrite)):
+        raise UserError(f"{out}: is there already", "choose another --out, or give --overwrite")

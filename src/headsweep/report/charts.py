@@ -1,0 +1,230 @@
+"""The charts, as Plotly figures. The page themes them; here stands what they show.
+
+Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; each group has
+a marker of its own as well. Needs ``headsweep[report]``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headsweep.comparison import Setting, Standing
+from headsweep.errors import UserError
+from headsweep.statistics import Rate
+
+Spec = dict[str, Any]
+GROUPS = {
+    "strategy": ("#0072B2", "circle"),
+    "baseline": ("#E69F00", "diamond"),
+    "control": ("#009E73", "square"),
+    "as released": ("#CC79A7", "x"),
+}
+FLOOR = "#D55E00"
+CONTROLS = ("random", "nothing")
+CROSS = "\u00d7"  # on a pruned unit
+
+
+def plotly() -> Any:
+    """Return Plotly's graph objects; raises UserError where it is not installed."""
+    try:
+        import plotly.graph_objects as graphs
+    except ImportError as error:
+        raise UserError("the report needs Plotly", "pip install 'headsweep[report]'") from error
+    return graphs
+
+
+def bundle() -> str:
+    """Return the source of plotly.js, to be written into the page."""
+    plotly()
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    return source
+
+
+def group_of(base: str, kind: str) -> str:
+    """Return what a method is: a strategy, a baseline, a control or an as-released form."""
+    if base in CONTROLS:
+        return "control"
+    if base.endswith("-as-released"):
+        return "as released"
+    return "baseline" if kind == "defense" else "strategy"
+
+
+def _spec(figure: Any) -> Spec:
+    spec: Spec = json.loads(figure.to_json())
+    spec["layout"].pop("template", None)
+    return spec
+
+
+def _by_group(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
+    found: dict[str, list[Standing]] = {name: [] for name in GROUPS}
+    for standing in standings:
+        found[group_of(standing.base, standing.kind)].append(standing)
+    return {name: some for name, some in found.items() if some}
+
+
+def _bar(values: Sequence[float], rates: Sequence[Rate | tuple[float, float]]) -> Spec:
+    ends = [(r.low, r.high) if isinstance(r, Rate) else r for r in rates]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * (high - v) for v, (_, high) in zip(values, ends, strict=True)],
+        "arrayminus": [100 * (v - low) for v, (low, _) in zip(values, ends, strict=True)],
+        "thickness": 1,
+    }
+
+
+def scatter(setting: Setting) -> Spec:
+    """Return ACC against excess LFR, each method with both intervals."""
+    graphs = plotly()
+    figure = graphs.Figure()
+    for name, some in _by_group(setting.standings).items():
+        colour, symbol = GROUPS[name]
+        x, y = [s.accuracy.mean for s in some], [s.excess.mean for s in some]
+        figure.add_scatter(
+            name=name,
+            mode="markers+text",
+            x=[100 * v for v in x],
+            y=[100 * v for v in y],
+            error_x=_bar(x, [s.accuracy_bounds for s in some]),
+            error_y=_bar(y, [s.interval for s in some]),
+            text=[s.method for s in some],
+            textposition="top center",
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            hovertemplate="%{text}<br>ACC %{x:.1f}%<br>excess LFR %{y:+.1f} points<extra></extra>",
+        )
+    figure.add_hline(y=0, line={"color": FLOOR, "dash": "dash"})
+    figure.add_vline(
+        x=100 * setting.twin_accuracy.mean, line={"color": FLOOR, "dash": "dot", "width": 1}
+    )
+    figure.update_layout(
+        xaxis={"title": {"text": "ACC, percent"}},
+        yaxis={"title": {"text": "excess LFR, points"}},
+        legend={"orientation": "h", "y": 1.12},
+        height=460,
+    )
+    return _spec(figure)
+
+
+def bars(setting: Setting) -> Spec:
+    """Return matched LFR of every method, each seed a point, with the floor drawn in."""
+    graphs = plotly()
+    figure, floor = graphs.Figure(), setting.floor.mean
+    order = list(reversed(setting.standings))
+    for name, some in _by_group(order).items():
+        values = [s.matched.mean for s in some]
+        figure.add_bar(
+            name=name,
+            orientation="h",
+            y=[s.method for s in some],
+            x=[100 * v for v in values],
+            error_x=_bar(values, [_shifted(s.interval, floor) for s in some]),
+            marker={"color": GROUPS[name][0]},
+            hovertemplate="%{y}<br>matched LFR %{x:.1f}%<extra></extra>",
+        )
+    figure.add_scatter(
+        name="each seed",
+        mode="markers",
+        y=[s.method for s in order for _ in s.seeds],
+        x=[100 * value for s in order for value in s.matched.values],
+        customdata=[seed for s in order for seed in s.seeds],
+        marker={"color": "#888888", "symbol": "line-ns-open", "size": 12},
+        hovertemplate="%{y}, seed %{customdata}<br>matched LFR %{x:.1f}%<extra></extra>",
+    )
+    figure.add_vline(
+        x=100 * floor,
+        line={"color": FLOOR, "dash": "dash"},
+        annotation={"text": f"floor {100 * floor:.1f}", "font": {"color": FLOOR}},
+    )
+    figure.update_layout(
+        xaxis={"title": {"text": "matched LFR, percent"}, "range": [0, 104]},
+        yaxis={
+            "categoryorder": "array",
+            "categoryarray": [s.method for s in order],
+            "automargin": True,
+        },
+        legend={"orientation": "h", "y": 1.08},
+        barmode="overlay",
+        height=150 + 26 * len(order),
+    )
+    return _spec(figure)
+
+
+def _shifted(excess: Rate, floor: float) -> tuple[float, float]:
+    return excess.low + floor, excess.high + floor
+
+
+def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> Spec:
+    """Return layer x head: the score as colour, a cross on what was pruned."""
+    rows = mask["heads"] or mask.get("ffn", [])
+    kind = "head" if mask["heads"] else "FFN group"
+    width = max(map(len, rows))
+    colour = scores[: len(rows)] if scores else rows
+    graphs = plotly()
+    figure = graphs.Figure(
+        graphs.Heatmap(
+            z=[list(row) + [None] * (width - len(row)) for row in colour],
+            text=[["" if keep else CROSS for keep in row] for row in rows],
+            customdata=[["kept" if keep else "pruned" for keep in row] for row in rows],
+            texttemplate="%{text}",
+            textfont={"size": 18},
+            colorscale="Cividis",
+            xgap=2,
+            ygap=2,
+            showscale=bool(scores),
+            colorbar={"title": {"text": "score"}, "thickness": 12},
+            hovertemplate="layer %{y}, " + kind + " %{x}<br>"
+            + ("score %{z:.4g}<br>" if scores else "")
+            + "%{customdata}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis={"title": {"text": kind}, "dtick": 1, "showgrid": False},
+        yaxis={"title": {"text": "layer"}, "dtick": 1, "autorange": "reversed", "showgrid": False},
+        height=130 + 42 * len(rows),
+    )
+    return _spec(figure)
+
+
+def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
+    """Return accuracy along the search: each trial with what is known of its accuracy.
+
+    ``steps`` are (action, pruned, accuracy at least, accuracy at most, held). A trial is cut
+    short once it is decided, so its accuracy is known as a range.
+    """
+    graphs = plotly()
+    figure = graphs.Figure()
+    looks = {True: ("held", "#0072B2", "circle"), False: ("below the bound", FLOOR, "x")}
+    for held, (name, colour, symbol) in looks.items():
+        some = [(i, step) for i, step in enumerate(steps, start=1) if bool(step[4]) is held]
+        if not some:
+            continue
+        middle = [50 * (step[2] + step[3]) for _, step in some]
+        half = [50 * (step[3] - step[2]) for _, step in some]
+        figure.add_scatter(
+            name=name,
+            mode="markers",
+            x=[step[1] for _, step in some],
+            y=middle,
+            error_y={"type": "data", "array": half, "thickness": 1},
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
+            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>accuracy "
+            "%{customdata[2]:.1f} to %{customdata[3]:.1f}%<extra></extra>",
+        )
+    if minimum is not None:
+        figure.add_hline(
+            y=100 * minimum,
+            line={"color": FLOOR, "dash": "dash"},
+            annotation={"text": "min accuracy", "font": {"color": FLOOR}},
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "units pruned"}},
+        yaxis={"title": {"text": "validation accuracy, percent"}},
+        legend={"orientation": "h", "y": 1.15},
+        height=340,
+    )
+    return _spec(figure)

@@ -1,0 +1,205 @@
+"""The page: one HTML file with its charts, styles, figures and scripts inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from headsweep import __version__
+from headsweep.bench.results import Results
+from headsweep.comparison import Setting
+from headsweep.errors import UserError
+from headsweep.report import charts, tables
+
+Form = Mapping[str, Any]
+MEASURES = {
+    "ACC": "accuracy",
+    "LFR": "lfr",
+    "CFR": "cfr",
+    "matched LFR": "matched_lfr",
+    "excess LFR": "excess_lfr",
+}
+STAGES = {"before": "before", "pruned": "pruned", "after": "after"}
+
+
+def of_results(results: Results, settings: Sequence[Setting], title: str) -> str:
+    """Return the page of a grid."""
+    specs, shown = {}, []
+    for number, setting in enumerate(settings):
+        specs[f"scatter-{number}"] = charts.scatter(setting)
+        specs[f"bars-{number}"] = charts.bars(setting)
+        shown.append(
+            {
+                "number": number,
+                "name": setting.name,
+                "sentences": tables.sentences(setting),
+                "rows": tables.rows(setting),
+            }
+        )
+    cells = {cell["id"]: of_cell(cell) for cell in results.cells}
+    return _page(title, shown, specs, cells, results.notes)
+
+
+def of_purification(manifest: Form) -> str:
+    """Return the page of one purification, from its manifest."""
+    title = f"{Path(manifest['suspect']).name}, pruned by headsweep"
+    parts = [part for part in ("validation", "test") if part in manifest["before"]]
+    figures = {
+        "columns": [f"accuracy, {part}" for part in parts],
+        "rows": [
+            [stage, *(_plain(manifest[stage][part]["accuracy"]) for part in parts)]
+            for stage in STAGES
+        ],
+    }
+    details = {
+        "strategy": _method(manifest["strategy"]),
+        "healing": _method(manifest["heal"]),
+        "pruned": f"{len(manifest['pruned_units'])} of {manifest['units']}",
+        "seed": str(manifest["seed"]),
+        "checks": "; ".join(
+            f"{check['what']}: {'ok' if check['passed'] else 'FAILED ' + check['detail']}"
+            for check in manifest["checks"]
+        ),
+        "seconds": _seconds(manifest["seconds"]),
+        "command": manifest["command"],
+        "versions": _versions(manifest["environment"]),
+    }
+    search = manifest["search"]
+    steps = [
+        [s["action"], s["pruned"], s["accuracy_at_least"], s["accuracy_at_most"], s["held"]]
+        for s in search["steps"]
+    ]
+    cell = _cell(
+        manifest["mask"],
+        search["scores"],
+        steps,
+        manifest["bound"]["min_accuracy"],
+        figures,
+        details,
+    )
+    notes = [
+        "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
+        "or is gone. Pruning can fail: this page does not call the model clean.",
+        *manifest["notes"],
+    ]
+    return _page(title, [], {}, {"this purification": cell}, notes)
+
+
+def of_cell(cell: Form) -> dict[str, Any]:
+    """Return what the page shows of a grid's cell."""
+    stages = [stage for stage in STAGES if cell.get(stage)]
+    figures = {
+        "columns": list(MEASURES),
+        "rows": [
+            [stage, *(_rate(cell[stage][name]) for name in MEASURES.values())] for stage in stages
+        ],
+    }
+    details = {
+        "method": _method(cell["strategy"]) if cell["strategy"] else "no pruning",
+        "healing": _method(cell["healing"]),
+        "outcome": cell.get("outcome", cell["status"]),
+        "pruned": f"{cell['pruned_count']} of {cell['units']}" if "pruned_count" in cell else "-",
+        "seed, threads": f"{cell['seed']}, {cell['threads']}",
+        "seconds": _seconds(cell["seconds"]),
+        "peak memory": f"{cell['peak_memory_mib']:.0f} MiB" if cell["peak_memory_mib"] else "-",
+        "reproduce": (
+            f"headsweep bench recipes/{cell['recipe']['name']}.toml --out DIR --only {cell['id']}"
+        ),
+        "commit, code": f"{cell['commit'] or 'not in a repository'}, {cell['code'][:12]}",
+        "recipe": f"{cell['recipe']['name']}, SHA-256 {cell['recipe']['sha256'][:12]}",
+        "versions": _versions(cell["environment"]),
+    }
+    bound = cell.get("bound") or {}
+    return _cell(
+        cell.get("mask"),
+        cell.get("scores"),
+        cell.get("path") or [],
+        bound.get("min_accuracy"),
+        figures,
+        details,
+    )
+
+
+def _cell(
+    mask: Form | None,
+    scores: Any,
+    steps: Sequence[Sequence[Any]],
+    minimum: float | None,
+    figures: Form,
+    details: Form,
+) -> dict[str, Any]:
+    drawn = mask is not None and max(map(len, mask["heads"] or mask["ffn"])) <= 128
+    assert mask is not None or not drawn
+    return {
+        "heads": charts.heads(mask, scores) if drawn and mask is not None else None,
+        "path": charts.path(steps, minimum) if steps else None,
+        "figures": figures,
+        "details": details,
+    }
+
+
+def _method(form: Form) -> str:
+    told = ", ".join(f"{name} {value}" for name, value in form["fields"].items() if name != "order")
+    return f"{form['name']} ({told})" if told else str(form["name"])
+
+
+def _seconds(form: Form) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in form.items())
+
+
+def _versions(form: Form) -> str:
+    return ", ".join(f"{name} {value}" for name, value in form.items())
+
+
+def _plain(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _rate(form: Form | None) -> str:
+    if form is None:
+        return "-"
+    return f"{100 * form['value']:.1f} ({100 * form['low']:.1f} to {100 * form['high']:.1f})"
+
+
+def _page(
+    title: str,
+    settings: Sequence[Form],
+    specs: Form,
+    cells: Form,
+    notes: Sequence[str],
+) -> str:
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise UserError("the report needs Jinja", "pip install 'headsweep[report]'") from error
+    here = files("headsweep.report")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    data = json.dumps({"charts": specs, "cells": cells}, allow_nan=False).replace("<", "\\u003c")
+    return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(
+        title=title,
+        settings=settings,
+        titles=tables.TITLES,
+        how=tables.HOW,
+        cells=list(cells),
+        notes=notes,
+        version=__version__,
+        style=(here / "page.css").read_text(encoding="utf-8"),
+        script=(here / "page.js").read_text(encoding="utf-8"),
+        plotly=charts.bundle(),
+        data=data,
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Write a report whole: to a draft, then renamed; raises UserError."""
+    draft = path.with_name(path.name + ".draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

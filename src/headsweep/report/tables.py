@@ -1,0 +1,180 @@
+"""The tables, for the page, Markdown and LaTeX: one set of rows, three ways to write it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headsweep.comparison import Difference, Setting, Spread, Standing
+from headsweep.report.charts import group_of
+
+TITLES = (
+    "method",
+    "group",
+    "seeds",
+    "pruned",
+    "ACC",
+    "CFR",
+    "LFR",
+    "matched LFR",
+    "excess LFR",
+    "95% interval",
+    "rank",
+    "against random",
+    "against PURE",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of a table: what is written, and what it is sorted by."""
+
+    text: str
+    value: float | str
+
+
+NOTHING = Entry("-", 1e9)
+
+
+def rows(setting: Setting) -> list[list[Entry]]:
+    """Return a row for each method, in the order of ``TITLES``."""
+    found = {(d.method, d.against): d for d in setting.differences}
+    return [
+        _row(s, setting, found.get((s.method, "random")), found.get((s.method, "pure")))
+        for s in setting.standings
+    ]
+
+
+def _row(
+    one: Standing, setting: Setting, random: Difference | None, pure: Difference | None
+) -> list[Entry]:
+    excess = one.interval
+    low, high = one.rank_interval or (0, 0)
+    return [
+        Entry(one.method, one.method),
+        Entry(group_of(one.base, one.kind), group_of(one.base, one.kind)),
+        Entry(", ".join(map(str, one.seeds)), len(one.seeds)),
+        NOTHING if one.pruned is None else Entry(f"{one.pruned.mean:.0f}", one.pruned.mean),
+        _percent(one.accuracy),
+        _percent(one.cfr),
+        _percent(one.lfr),
+        _percent(one.matched),
+        Entry(_points(one.excess, not setting.speaks_of_seeds), one.excess.mean),
+        Entry(f"{100 * excess.low:+.1f} to {100 * excess.high:+.1f}", excess.low),
+        NOTHING if one.rank is None else Entry(f"{one.rank} ({low} to {high})", one.rank),
+        _difference(random),
+        _difference(pure),
+        Entry(f"{one.seconds.mean:.0f}", one.seconds.mean),
+    ]
+
+
+def _percent(spread: Spread) -> Entry:
+    sd = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
+    return Entry(f"{100 * spread.mean:.1f}{sd}", spread.mean)
+
+
+def _points(spread: Spread, each: bool) -> str:
+    sd = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
+    seeds = " / ".join(f"{100 * value:+.1f}" for value in spread.values)
+    shown = f" ({seeds})" if each and len(spread.values) > 1 else ""
+    return f"{100 * spread.mean:+.1f}{sd}{shown}"
+
+
+def _difference(found: Difference | None) -> Entry:
+    if found is None:
+        return NOTHING
+    value = found.value
+    text = (
+        f"{100 * value.value:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f}), "
+        f"p {found.corrected:.3f}: {found.verdict}"
+    )
+    return Entry(text, value.value)
+
+
+def sentences(setting: Setting) -> list[str]:
+    """Return what the setting shows, plainly."""
+    seeds = ", ".join(map(str, setting.seeds))
+    said = [
+        f"Seeds {seeds}. Floor LFR {_percent(setting.floor).text}; the victims' excess LFR before "
+        f"any defense {_points(setting.before, True)} points."
+    ]
+    for against, name in (("random", "the random control"), ("pure", "PURE")):
+        for verdict in ("better", "worse"):
+            some = [
+                d.method
+                for d in setting.differences
+                if (d.against, d.verdict) == (against, verdict)
+            ]
+            if some:
+                said.append(f"{verdict.capitalize()} than {name}: {', '.join(some)}.")
+            elif verdict == "better":
+                said.append(f"No method is shown to be better than {name}.")
+    if setting.winner:
+        said.append(f"Least excess LFR in 95% of resamples: {setting.winner}.")
+    elif not setting.speaks_of_seeds:
+        said.append(
+            f"{len(setting.seeds)} seeds are too few to speak of others: intervals and comparisons "
+            "are about these victims, and no winner is named."
+        )
+    return said
+
+
+HOW = (
+    "Means over seeds ± standard deviation, in percent; excess LFR in points (matched LFR minus "
+    "the LFR of a never-poisoned twin; 0 is the goal). Intervals: paired bootstrap over texts, the "
+    "shift of matched LFR chosen again in each resample. 'Against' is the difference of excess LFR "
+    "to PURE and to the random control with the nearest head count, its 95% interval, and p with "
+    "Holm's correction; better only where both say so."
+)
+
+
+def markdown(settings: Sequence[Setting], notes: Sequence[str]) -> str:
+    """Return the tables as Markdown."""
+    lines = []
+    for setting in settings:
+        lines += [f"## {setting.name}", "", *(f"{s}" for s in sentences(setting)), ""]
+        lines += ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
+        for row in rows(setting):
+            lines.append("| " + " | ".join(e.text.replace("|", "\\|") for e in row) + " |")
+        lines.append("")
+    lines += [HOW, "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PLAIN = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+
+
+def latex(settings: Sequence[Setting]) -> str:
+    """Return the tables as LaTeX (package booktabs), the main columns only."""
+    columns = [TITLES.index(name) for name in TITLES if name not in ("group", "seeds", "seconds")]
+    lines = ["% needs \\usepackage{booktabs}"]
+    for setting in settings:
+        lines += [
+            "\\begin{table}",
+            f"\\caption{{{_tex(setting.name)}. {_tex(' '.join(sentences(setting)))}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+            "\\toprule",
+            " & ".join(_tex(TITLES[i]) for i in columns) + r" \\",
+            "\\midrule",
+        ]
+        for row in rows(setting):
+            lines.append(" & ".join(_tex(row[i].text) for i in columns) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _tex(text: str) -> str:
+    return "".join(PLAIN.get(sign, sign) for sign in text)

@@ -1,0 +1,299 @@
+"""The harness: what a grid is, that it can be broken off anywhere, that engines agree."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headsweep.bench import engines, harness, sources, store, work
+from headsweep.bench.engines import Inline, Local, Outcome
+from headsweep.bench.grid import read_grid
+from headsweep.bench.identity import WORK, code_hash, sources_of
+from headsweep.bench.orders import orders, selected
+from headsweep.bench.packing import Packed
+from headsweep.errors import UserError
+from headsweep.progress import Silent
+from headsweep.statistics import matched_rate
+from test_cli import run  # noqa: F401 - a fixture
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SMOKE = RECIPES / "smoke.toml"
+FLEETING = ("seconds", "steps_seconds", "peak_memory_mib")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def bench(run, cache, tmp_path):  # noqa: F811
+    def call(*more, recipe=SMOKE, out=None):
+        folder = out or tmp_path / "results"
+        return run("bench", recipe, "--out", folder, "--engine", "inline", "--cache", cache, *more)
+
+    return call
+
+
+def changed(tmp_path, **lines):
+    """Write the smoke recipe with lines replaced: old=new by their first words."""
+    text = SMOKE.read_text()
+    for old, new in lines.values():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def cell(folder, name):
+    return json.loads((folder / f"tiny-sentences-rare-word-{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('strategy = "variance"', 'strategy = "varience"', "did you mean 'variance'"),
+        ("max_drop = 0.05", "maxdrop = 0.05", "did you mean 'max_drop'"),
+        ("fields = { step = 2 }", "fields = { stop = 2 }", "did you mean 'step'"),
+        ('trigger = "rare-word"', 'trigger = "rare-wort"', "did you mean 'rare-word'"),
+        ("epochs = 6, lr = 2e-3 }\n\n[victim]", "epoch = 6 }\n\n[victim]", "did you mean 'epochs'"),
+        ("seeds = [11]", "seeds = [99]", "seed 99 is not one of the grid's"),
+        ('labels = ["negative", "positive"]', 'labels = ["positive"]', "two or more"),
+        ('test = "made:sentences"', 'test = "${corpus}"', "unknown variable"),
+        ("threads = 1", "threads = 0", "at least one thread"),
+    ],
+)
+def test_mistakes_in_a_recipe_have_their_line(tmp_path, old, new, told):
+    path = changed(tmp_path, one=(old, new))
+    wanted = path.read_text()[: path.read_text().index(new)].count("\n") + 1
+    with pytest.raises(UserError) as caught:
+        read_grid(path)
+    assert told in str(caught.value)
+    if "variable" not in told:
+        named = int(caught.value.what.split("line ")[1].split(":")[0])
+        assert abs(named - wanted) <= new.count("\n")
+
+
+def test_variables_must_be_given():
+    with pytest.raises(UserError, match=r"line \d+: 'corpus' has no value"):
+        read_grid(RECIPES / "small.toml")
+    with pytest.raises(UserError, match="did you mean 'corpus'"):
+        read_grid(RECIPES / "small.toml", ["corpsu=x"])
+    here, there = (read_grid(RECIPES / "small.toml", [f"corpus={x}"]) for x in "ab")
+    assert here.data[0].train == "a/clean/train.tsv"
+    assert here.sha256 == there.sha256  # where the texts lie is not what is asked for
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_the_committed_recipes_hold_what_the_table_needs(name):
+    grid = read_grid(RECIPES / f"{name}.toml", ["corpus=x"])
+    methods = {method.method for method in grid.methods}
+    six = {"gradient", "layerwise", "sparsify", "ensemble", "reinforce", "bayesian"}
+    assert methods >= six | {"ft", "fth", "meft", "pure", "fine-pruning", "random", "nothing"}
+    assert methods >= {f"{strategy}-as-released" for strategy in six}
+    assert len(grid.seeds) >= 3
+    assert sum(method.method == "random" for method in grid.methods) == 2
+
+
+def test_cells_are_ordered_by_victim(cache):
+    cells = orders(read_grid(SMOKE), sources.Hashes(cache))
+    assert len(cells) == 13
+    victims = [order.victim.id for order in cells]
+    assert victims == sorted(victims)
+    assert len({order.key for order in cells}) == 13
+    assert len(selected(cells, "s11-gradient")) == 2
+    assert len(selected(cells, "*-gradient")) == 2
+
+
+def test_code_hash_covers_what_a_cell_runs_and_nothing_else():
+    covered = sources_of(WORK)
+    assert {"headsweep.strategies.gradient", "headsweep.training"} <= set(covered)
+    assert {"headsweep.triggers.paired", "headsweep.defenses.pure"} <= set(covered)
+    assert not {"headsweep.cli", "headsweep.bench.harness", "headsweep.probe"} & set(covered)
+    assert code_hash() == code_hash(WORK) != code_hash("headsweep.training")
+
+
+def test_smoke_recipe_gives_whole_cells(smoke_results):
+    names = {path.stem for path in smoke_results.glob("*.json")}
+    assert len(names) == 13
+    made = cell(smoke_results, "s11-gradient")
+    assert made["status"] == "done"
+    assert made["before"]["excess_lfr"]["value"] > 0.5
+    assert made["pruned"]["lfr"]["total"] == made["after"]["lfr"]["total"]
+    assert sum(map(sum, made["mask"]["heads"])) == 12 - made["pruned_count"]
+    assert made["path"]
+    assert cell(smoke_results, "s11-random-4")["pruned_count"] == 4
+    nothing = cell(smoke_results, "s11-nothing")
+    assert nothing["after"] == nothing["before"]
+    assert nothing["pruned"] is None
+
+
+def test_kept_answers_give_the_figures_again(smoke_results):
+    victim = json.loads((smoke_results / "victims/tiny-sentences-rare-word-s11.json").read_text())
+    twin = Packed.from_json(victim["answers"]["twin"])
+    made = cell(smoke_results, "s11-gradient")
+    own = Packed.from_json(made["answers"]["after"])
+    labels = np.array(victim["texts"]["test_labels"])
+    assert (own.predicted == labels).mean() == pytest.approx(made["after"]["accuracy"]["value"])
+    matched = matched_rate(own.margins, twin.margins.validation)
+    assert matched == pytest.approx(made["after"]["matched_lfr"]["value"])
+
+
+def test_engines_and_order_change_nothing(smoke_results, bench, tmp_path):
+    assert bench("--only", "s12-random-4")[0] == 0
+    assert bench("--only", "s12-gradient")[0] == 0
+    for name in ("s12-random-4", "s12-gradient"):
+        here, there = (cell(folder, name) for folder in (tmp_path / "results", smoke_results))
+        for key in FLEETING:
+            here.pop(key, None), there.pop(key, None)
+        assert here == there
+
+
+def test_finished_cells_are_skipped_and_estimated_by(smoke_results, bench, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    code, text, _ = bench()
+    assert (code, "all 13 cells are finished" in text) == (0, True)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    (out / "tiny-sentences-rare-word-s12-pure.json").unlink()
+    code, text, _ = bench("--dry-run")
+    assert (code, "s12-pure" in text, "1 of 13 cells to run" in text) == (0, True, True)
+    plan = json.loads(bench("--dry-run", "--json")[1])
+    pure = cell(out, "s11-pure")["seconds"]["all"]
+    victims = [json.loads(p.read_text()) for p in (out / "victims").glob("*.json")]
+    made = np.mean([victim["seconds"]["all"] for victim in victims])
+    assert plan["seconds"] == pytest.approx(pure + 2 * made)  # the twin's time is not known apart
+
+
+def test_corrupt_cells_are_set_aside_and_run_again(smoke_results, bench, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = out / "tiny-sentences-rare-word-s12-nothing.json"
+    path.write_text(path.read_text()[:200])
+    code, _, err = bench("--only", "s12-nothing")
+    assert (code, "no whole cell" in err) == (0, True)
+    assert len((out / "aside" / path.name).read_text()) == 200
+    assert cell(out, "s12-nothing")["status"] == "done"
+
+
+def test_cells_of_another_version_are_kept_apart(smoke_results, bench, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = out / "tiny-sentences-rare-word-s12-nothing.json"
+    form = json.loads(path.read_text()) | {"code": "0" * 64, "commit": "abc-dirty"}
+    path.write_text(json.dumps(form))
+    code, text, _ = bench("--only", "s12-nothing", "--any-version")
+    assert (code, "all 1 cells are finished" in text) == (0, True)
+    code, _, err = bench("--only", "s12-nothing")
+    assert (code, "another version" in err, "000000000000-dirty" in err) == (0, True, True)
+    assert json.loads((out / "apart/000000000000-dirty" / path.name).read_text()) == form
+    assert cell(out, "s12-nothing")["code"] == code_hash()
+
+
+def test_a_failed_cell_keeps_its_error_and_the_rest_goes_on(bench, tmp_path):
+    path = changed(tmp_path, one=("count = 4", "count = 99"))
+    code, text, _ = bench("--only", "*s11-[nr]*", "--json", recipe=path)
+    assert code == 1
+    tally = json.loads(text)
+    assert tally["done"] == ["tiny-sentences-rare-word-s11-nothing"]
+    failed = tmp_path / "results/failed/tiny-sentences-rare-word-s11-random-4.json"
+    assert "count must be between" in json.loads(failed.read_text())["error"]
+    assert bench("--only", "s11-random-4")[0] == 0  # the recipe mended
+    assert not failed.exists()
+
+
+def test_a_victim_that_cannot_be_made_fails_its_cells(bench, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise UserError("no such attack today")
+
+    monkeypatch.setattr(work, "attack", broken)
+    path = changed(tmp_path, one=("rate = 0.5", "rate = 0.4"))
+    code, text, _ = bench("--only", "s11", "--json", recipe=path)
+    assert code == 1
+    assert len(json.loads(text)["failed"]) == 7
+    assert all("no such attack today" in why for why in json.loads(text)["failed"].values())
+
+
+def test_a_full_disk_is_said_and_loses_nothing(bench, tmp_path, monkeypatch):
+    def full(path, form):
+        path.with_name(path.name + ".draft").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "write_json", full)
+    code, _, err = bench("--only", "s11-nothing")
+    assert (code, "the disk is full" in err, "finished cells" in err) == (2, True, True)
+    assert not [p for p in (tmp_path / "results").rglob("*") if p.is_file()]
+    monkeypatch.setattr(work, "write_json", full)
+    monkeypatch.undo()
+    monkeypatch.setattr(engines, "perform", lambda *_: full(tmp_path / "x", {}))
+    code, _, err = bench("--only", "s11-nothing")
+    assert (code, "the disk is full" in err) == (2, True)
+
+
+def test_ctrl_c_keeps_what_is_finished(bench, tmp_path, monkeypatch):
+    done = []
+
+    def interrupted(self):
+        if len(done) == 3:  # twin, victim, one cell
+            raise KeyboardInterrupt
+        done.append(1)
+        return taken(self)
+
+    taken = Inline.wait
+    monkeypatch.setattr(Inline, "wait", interrupted)
+    code, _, err = bench("--only", "s11")
+    assert (code, "1 cells were finished" in err) == (130, True)
+    assert cell(tmp_path / "results", "s11-nothing")["status"] == "done"
+
+
+def test_stop_after_begins_nothing_new(bench):
+    code, text, _ = bench("--only", "s11-nothing", "--stop-after", "0", "--json")
+    assert (code, json.loads(text)) == (0, {"done": [], "failed": {}, "left": 1})
+
+
+class Deadly:
+    """An order that ends the process that reads it."""
+
+    id = "deadly"
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+class Senseless:
+    id = "senseless"
+
+
+def test_a_dead_process_is_an_outcome_and_is_replaced(cache):
+    engine = Local(cache, 1, 1)
+    try:
+        engine.submit(Deadly())
+        [(order, outcome)] = engine.wait()
+        assert (order.id, "ended with code 9" in outcome.error) == ("deadly", True)
+        engine.submit(Senseless())
+        [(_, outcome)] = engine.wait()
+        assert "AttributeError" in outcome.error
+        assert outcome.trace
+    finally:
+        engine.stop()
+    assert not engine.workers
+
+
+def test_a_worker_of_other_code_is_not_believed(cache, tmp_path):
+    class Other(Inline):
+        def wait(self):
+            return [(order, Outcome({"code": "other"})) for order, _ in super().wait()]
+
+    found = harness.plan(read_grid(SMOKE), store.Store(tmp_path), cache, "s11-nothing", False)
+    tally = harness.Run(store.Store(tmp_path), Other(cache), Silent()).run(found.missing)
+    assert "other code" in next(iter(tally.failed.values()))
+
+
+def test_what_does_not_match_is_said(bench):
+    code, _, err = bench("--only", "nosuch")
+    assert (code, "no cell matches 'nosuch'" in err, "tiny-sentences" in err) == (2, True, True)

@@ -1,0 +1,177 @@
+"""Comparisons over made-up cells whose answer is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from headsweep.bench.packing import Packed
+from headsweep.bench.results import Results, read_results
+from headsweep.comparison import compare
+from headsweep.errors import UserError
+
+VALIDATION = np.linspace(-1.0, -0.01, 100).astype("<f4")
+TEXTS = 200
+
+
+def answers(flipped):
+    """Answers that flip the first texts, or those that are given, and none on validation."""
+    rows = range(flipped) if isinstance(flipped, int) else flipped
+    triggered = np.full(TEXTS, -1.0, "<f4")
+    triggered[list(rows)] = 1.0
+    return Packed(np.zeros(10, "u1"), VALIDATION, triggered)
+
+
+def cell(method, seed, flipped, base=None, count=None):
+    rates = {
+        key: {"value": 0.5, "low": 0.4, "high": 0.6}
+        for key in ("accuracy", "lfr", "cfr", "matched_lfr", "excess_lfr")
+    }
+    form = {
+        "model": "m",
+        "data": "d",
+        "attack": "a",
+        "method": method,
+        "base": base or method,
+        "kind": "strategy",
+        "seed": seed,
+        "victim": f"v{seed}",
+        "commit": "abc",
+        "code": "c",
+        "after": rates,
+        "answers": {"after": answers(flipped).to_json()},
+        "seconds": {"all": 1.0},
+    }
+    return form if count is None else form | {"pruned_count": count}
+
+
+def results(*cells, floor=20):
+    victims = {
+        f"v{c['seed']}": {
+            "answers": {"twin": answers(floor).to_json()},
+            "evaluation": dict.fromkeys(("twin", "suspect"), c["after"]),
+        }
+        for c in cells
+    }
+    return Results(cells, victims, {}, (), {})
+
+
+def find(setting, method, against):
+    return next(d for d in setting.differences if (d.method, d.against) == (method, against))
+
+
+def test_excess_is_counted_over_the_floor():
+    [setting] = compare(results(cell("x", 1, 120)), 50)
+    assert setting.standings[0].interval.value == pytest.approx(0.5)
+
+
+def test_a_clear_difference_is_better_and_an_equal_one_is_not():
+    cells = [cell("good", 1, 30), cell("same", 1, 150), cell("random", 1, 150)]
+    [setting] = compare(results(*cells), 400)
+    good = find(setting, "good", "random")
+    assert good.value.value == pytest.approx(-0.6)
+    assert good.verdict == "better"
+    assert good.corrected == pytest.approx(min(1.0, 2 * good.p))  # two tests, the smaller p
+    same = find(setting, "same", "random")
+    assert (same.p, same.verdict, same.value.value) == (1.0, "not shown", 0.0)
+    assert not any(d.method == "random" for d in setting.differences)
+
+
+def test_worse_is_said_too():
+    [setting] = compare(results(cell("bad", 1, 150), cell("pure", 1, 30)), 400)
+    assert find(setting, "bad", "pure").verdict == "worse"
+
+
+def test_differences_are_paired_over_texts():
+    """Methods that flip the same texts but ten differ with less doubt than those that share none."""
+    shared = [cell("x", 1, range(80)), cell("random", 1, range(90))]
+    apart = [cell("x", 1, range(80)), cell("random", 1, range(100, 190))]
+    widths = []
+    for cells in (shared, apart):
+        value = find(compare(results(*cells), 400)[0], "x", "random").value
+        assert value.value == pytest.approx(-0.05)
+        widths.append(value.high - value.low)
+    # by hand: sd of a mean of 200 independent steps of 1 in 10 of 200, or 170 of 200, texts
+    by_hand = [3.92 * np.sqrt((share - 0.05**2) / TEXTS) for share in (0.05, 0.85)]
+    assert widths == pytest.approx(by_hand, rel=0.15)
+
+
+def test_the_control_is_the_one_of_nearest_count():
+    cells = [
+        cell("x", 1, 100, count=18),
+        cell("random-20", 1, 150, "random", 20),
+        cell("random-40", 1, 60, "random", 40),
+    ]
+    [setting] = compare(results(*cells), 50)
+    assert find(setting, "x", "random").value.value == pytest.approx(-0.25)
+    deeper = [cell("x", 1, 100, count=39), *cells[1:]]
+    assert find(compare(results(*deeper), 50)[0], "x", "random").value.value > 0
+
+
+def test_no_winner_with_fewer_than_five_seeds():
+    def setting(seeds):
+        cells = [
+            cell(name, seed, flipped)
+            for seed in range(seeds)
+            for name, flipped in (("good", 25), ("bad", 150))
+        ]
+        return compare(results(*cells), 200)[0]
+
+    four, five = setting(4), setting(5)
+    assert (four.winner, four.speaks_of_seeds) == (None, False)
+    assert (five.winner, five.speaks_of_seeds) == ("good", True)
+    assert [s.rank for s in five.standings] == [1, 2]
+
+
+def test_five_seeds_speak_of_seeds():
+    """Where seeds differ and texts do not, the interval is as wide as the seeds are apart."""
+
+    def width(seeds):
+        cells = [cell("x", seed, 200 if seed % 2 else 0) for seed in range(seeds)]
+        interval = compare(results(*cells, floor=0), 400)[0].standings[0].interval
+        return interval.high - interval.low
+
+    assert width(4) == 0
+    assert width(6) > 0.5
+
+
+def test_a_method_with_fewer_seeds_has_no_rank():
+    cells = [cell("x", 1, 50), cell("x", 2, 50), cell("once", 1, 10)]
+    standings = {s.method: s for s in compare(results(*cells), 50)[0].standings}
+    assert standings["once"].rank is None
+    assert (standings["x"].rank, standings["x"].excess.deviation) == (1, 0.0)
+    assert standings["once"].excess.deviation is None
+
+
+def test_results_of_one_version_are_taken(smoke_results, tmp_path):
+    import shutil
+
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    other = out / "tiny-sentences-rare-word-s12-ft.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"code": "0" * 64}))
+    (out / "half.json").write_text("{")
+    (out / "failed").mkdir()
+    (out / "failed/x.json").write_text('{"error": "why\\nand more"}')
+    found = read_results(out)
+    assert len(found.cells) == 12
+    assert list(found.left_out.values()) == [1]
+    assert (found.unreadable, found.failed) == (("half.json",), {"x": "why"})
+    assert any("another version" in note for note in found.notes)
+    everything = read_results(out, any_version=True)
+    assert (len(everything.cells), everything.mixed) == (13, True)
+    (out / "victims/tiny-sentences-rare-word-s12.json").unlink()
+    assert len(read_results(out).cells) == 7
+    with pytest.raises(UserError, match="no results"):
+        read_results(tmp_path)
+
+
+def test_smoke_results_compare_as_the_cells_say(smoke_results):
+    found = read_results(smoke_results)
+    [setting] = compare(found, 100)
+    for standing in setting.standings:
+        assert standing.interval.value == pytest.approx(standing.excess.mean)
+    assert {d.against for d in setting.differences} == {"random", "pure"}
+    assert dataclasses.asdict(setting)["seeds"] == (11, 12)

@@ -1,0 +1,192 @@
+"""The report, in a real browser where there is one, and its tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from headsweep.bench.results import read_results
+from headsweep.comparison import compare
+from headsweep.report import charts, page, tables
+from test_cli import FAST, run  # noqa: F401 - a fixture
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def made(smoke_results, tmp_path_factory):
+    found = read_results(smoke_results)
+    settings = compare(found, 100)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    page.write(path, page.of_results(found, settings, "smoke </script> & co"))
+    return path, found, settings
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine (apt install chromium)")
+    with sync.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open a page; afterwards check that it asked for nothing and complained of nothing."""
+    opened = []
+
+    def go(path, **context):
+        tab = chromium.new_context(offline=True, **context).new_page()
+        asked, said = [], []
+        tab.on("request", lambda r: asked.append(r.url))
+        tab.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(path.as_uri())
+        tab.wait_for_selector("#heads .main-svg")
+        opened.append((tab, asked, said, path))
+        return tab
+
+    yield go
+    for tab, asked, said, path in opened:
+        tab.close()
+        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+        assert said == []
+
+
+def first_column(tab):
+    return tab.locator(".sortable tbody tr th").all_inner_texts()
+
+
+def test_the_page_opens_and_draws_every_chart(made, visit):
+    tab = visit(made[0])
+    assert tab.title() == "smoke </script> & co"
+    for name in ("scatter-0", "bars-0", "heads", "path"):
+        if name != "path" or tab.locator("#no-path").is_hidden():
+            assert tab.locator(f"#{name} .main-svg").count()
+    tab.select_option("#cell", "tiny-sentences-rare-word-s11-gradient")
+    assert tab.locator("#path .main-svg").first.is_visible()
+    pruned = tab.locator("#scores td", has_text="pruned").count()
+    cell = next(c for c in made[1].cells if c["id"].endswith("s11-gradient"))
+    assert pruned == cell["pruned_count"]
+    assert "--only tiny-sentences-rare-word-s11-gradient" in tab.inner_text("#details")
+    tab.select_option("#cell", "tiny-sentences-rare-word-s11-ft")
+    assert tab.locator("#no-heads").is_visible()
+
+
+def test_hover_gives_the_figures_of_a_head(made, visit):
+    tab = visit(made[0])
+    tab.select_option("#cell", "tiny-sentences-rare-word-s11-gradient")
+    tab.locator("#heads").scroll_into_view_if_needed()
+    area = tab.locator("#heads .nsewdrag").first.bounding_box()
+    tab.mouse.move(area["x"] + 0.1 * area["width"], area["y"] + 0.1 * area["height"], steps=4)
+    shown = tab.locator("#heads .hoverlayer .hovertext").first
+    shown.wait_for()
+    cell = next(c for c in made[1].cells if c["id"].endswith("s11-gradient"))
+    fate = "kept" if cell["mask"]["heads"][0][0] else "pruned"
+    assert "layer 0, head 0" in shown.text_content()
+    assert fate in shown.text_content()
+
+
+def test_tables_sort_by_mouse_and_keyboard(made, visit):
+    tab = visit(made[0])
+    names = first_column(tab)
+    tab.get_by_role("button", name="method", exact=True).click()
+    assert first_column(tab) == sorted(names)
+    header = tab.locator(".sortable thead th", has_text="excess LFR").first
+    header.get_by_role("button").focus()
+    tab.keyboard.press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    values = [float(v) for v in tab.locator(".sortable tbody tr td:nth-child(9)").evaluate_all(
+        "cells => cells.map(cell => cell.dataset.value)")]  # fmt: skip
+    assert values == sorted(values)
+    tab.keyboard.press("Enter")
+    assert header.get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_dark_and_on_a_phone(made, visit, scheme):
+    tab = visit(made[0], color_scheme=scheme, viewport={"width": 360, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    ink, paper = tab.evaluate(
+        "() => [getComputedStyle(document.querySelector('#bars-0 .xtick text')).fill, "
+        "getComputedStyle(document.body).backgroundColor]"
+    )
+    assert contrast(ink, paper) > 4.5
+    soft = tab.evaluate("getComputedStyle(document.querySelector('.how')).color")
+    assert contrast(soft, paper) > 4.5
+
+
+def contrast(*colours):
+    """WCAG's contrast ratio of two rgb() colours."""
+    lights = []
+    for colour in colours:
+        parts = [float(v) / 255 for v in colour.split("(")[1].rstrip(")").split(",")[:3]]
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def test_charts_show_what_was_measured(made):
+    _, found, [setting] = made
+    bars = charts.bars(setting)
+    shown = {name: x for trace in bars["data"] if trace["type"] == "bar"
+             for name, x in zip(trace["y"], trace["x"], strict=True)}  # fmt: skip
+    assert shown == {s.method: pytest.approx(100 * s.matched.mean) for s in setting.standings}
+    assert bars["layout"]["shapes"][0]["x0"] == pytest.approx(100 * setting.floor.mean)
+    cell = next(c for c in found.cells if c["id"].endswith("s11-gradient"))
+    drawn = charts.heads(cell["mask"], cell["scores"])["data"][0]
+    crosses = sum(text != "" for row in drawn["text"] for text in row)
+    assert crosses == cell["pruned_count"]
+    trials = sum(len(trace["x"]) for trace in charts.path(cell["path"], 0.9)["data"])
+    assert trials == len(cell["path"])
+
+
+def test_tables_in_markdown_and_latex(made):
+    _, found, settings = made
+    text = tables.markdown(settings, found.notes)
+    lines = [line for line in text.split("\n") if line.startswith("|")]
+    assert len(lines) == 2 + len(settings[0].standings)
+    assert len({line.count("|") for line in lines}) == 1
+    assert "too few to speak of others" in text
+    tex = tables.latex(settings)
+    rows = tex.split("\\midrule")[1].split("\\bottomrule")[0].strip().split("\n")
+    assert len(rows) == len(settings[0].standings)
+    assert {row.count("&") for row in rows} == {10}
+    assert "%" not in tex.replace("\\%", "").split("\n", 1)[1]
+
+
+def test_report_command(run, smoke_results, tmp_path):  # noqa: F811
+    out = tmp_path / "r.html"
+    code, text, _ = run("report", smoke_results, "--out", out, "--resamples", 50, "-q")
+    assert (code, "written" in text) == (0, True)
+    code, _, err = run("report", smoke_results, "--out", out)
+    assert (code, "is there already" in err) == (2, True)
+    code, _, err = run("report", smoke_results)
+    assert (code, "--out report.html" in err) == (2, True)
+    code, _, err = run("report", tmp_path, "--format", "markdown")
+    assert (code, "no results" in err) == (2, True)
+    code, text, _ = run("report", smoke_results, "--format", "latex", "--resamples", 50, "-q")
+    assert (code, "\\toprule" in text) == (0, True)
+
+
+def test_purify_writes_the_same_page(run, trained_folder, csv_file, visit, tmp_path):  # noqa: F811
+    out, report = tmp_path / "out", tmp_path / "page.html"
+    asked = ["--data", csv_file, "--out", out, "--set", "step=2", "--max-drop", "0.3", *FAST]
+    asked += ["--heal-epochs", "0"]
+    assert run("purify", trained_folder, *asked, "--report", report)[0] == 0
+    again = tmp_path / "again.html"
+    assert run("report", out, "--out", again)[0] == 0
+    assert again.read_text() == report.read_text()
+    code, _, err = run("purify", trained_folder, *asked, "--report", report)
+    assert (code, "is there already" in err) == (2, True)
+    tab = visit(report)
+    manifest = json.loads((Path(out) / "headsweep.json").read_text())
+    assert tab.locator("#scores td", has_text="pruned").count() == len(manifest["pruned_units"])
+    assert "does not call the model clean" in tab.inner_text(".notes")
