@@ -104,7 +104,7 @@ def test_strategies_lists_what_the_table_holds(run):
     assert set(listed["purify --strategy"]) == set(STRATEGIES)
     assert set(listed["defend --with"]) == set(DEFENSES)
     gradient = listed["purify --strategy"]["gradient"]
-    assert {f["name"] for f in gradient["fields"]} == {"score", "step", "examples"}
+    assert {f["name"] for f in gradient["fields"]} == {"score", "step", "examples", "search"}
     assert run("strategies")[0] == 0
 
 

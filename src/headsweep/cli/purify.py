@@ -13,11 +13,14 @@ from headsweep.cli.options import (
     AdapterFile,
     AsJson,
     BatchSize,
+    CacheMib,
+    Confidence,
     Device,
     DropEmpty,
     FfnGroups,
     LabelColumn,
     MaxLength,
+    MeasureIn,
     Model,
     PairColumn,
     Precision,
@@ -30,6 +33,7 @@ from headsweep.cli.options import (
     print_json,
     progress_of,
     runtime_of,
+    search_runtime,
     text_of,
     units_of,
 )
@@ -89,6 +93,9 @@ def purify(
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     precision: Precision = "auto",
+    measure_in: MeasureIn = "auto",
+    cache_mib: CacheMib = None,
+    confidence: Confidence = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -103,6 +110,9 @@ def purify(
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES
 
+    runtime = search_runtime(
+        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
+    )
     chosen = configure(lookup(strategy, STRATEGIES, "strategy"), settings or [])
     check_free(out, overwrite)
     kept = _mask_file(out)
@@ -122,7 +132,7 @@ def purify(
         start=one_of(start, ("classifier", "encoder"), "--start"),
         seed=seed,
         mask=HeadMask.from_json(text_of(mask)) if mask else None,
-        runtime=runtime_of(device, batch_size, max_length, precision),
+        runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(units, ffn_groups),
     )
@@ -176,6 +186,9 @@ def defend(
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     precision: Precision = "auto",
+    measure_in: MeasureIn = "auto",
+    cache_mib: CacheMib = None,
+    confidence: Confidence = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -188,6 +201,9 @@ def defend(
     from headsweep.pipeline import Plan
     from headsweep.settings import configure
 
+    runtime = search_runtime(
+        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
+    )
     recipe = configure(lookup(baseline, DEFENSES, "baseline"), settings or []).recipe()
     check_free(out, overwrite)
     plan = Plan(
@@ -195,7 +211,7 @@ def defend(
         min_accuracy=min_accuracy,
         heal=recipe.healing,
         seed=seed,
-        runtime=runtime_of(device, batch_size, max_length, precision),
+        runtime=runtime,
         units=recipe.units,
         adapter=read_adapter(adapter) if adapter else None,
     )
