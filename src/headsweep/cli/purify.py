@@ -76,6 +76,9 @@ def purify(
     heal_lr: Annotated[
         float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
     ] = None,
+    freeze_embeddings: Annotated[
+        bool, typer.Option("--freeze-embeddings", help="Healing leaves the embeddings as they are.")
+    ] = False,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     units: UnitKinds = "heads",
     ffn_groups: FfnGroups = None,
@@ -140,7 +143,8 @@ def purify(
     assert isinstance(usual, FineTune)
     epochs = usual.epochs if heal_epochs is None else heal_epochs
     plan = dataclasses.replace(
-        plan, heal=FineTune(epochs, usual.lr if heal_lr is None else heal_lr)
+        plan,
+        heal=FineTune(epochs, usual.lr if heal_lr is None else heal_lr, freeze_embeddings),
     )
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
