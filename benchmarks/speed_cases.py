@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from headsweep.fastpass import FastPass, How, ShortCuts
-from headsweep.healing import FineTune
 from headsweep.heads import HeadMask, locate, remove
+from headsweep.healing import FineTune
 from headsweep.importance import gate_importance
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured, forward, logits

@@ -75,7 +75,7 @@ def search(
     need: int,
     step: int,
 ) -> tuple[list[int], int]:
-    """Prune ``step`` heads of ``order`` a trial, then back off one by one; return also the masks."""
+    """Prune ``step`` heads a trial, then back off one by one; return also how many masks."""
     gone: list[int] = []
     masks = 0
     for start in range(0, len(order), step):
