@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test check format clean distclean
+.PHONY: help demo speed test check format clean distclean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ $(VENV)/.demo: $(VENV)/.base
 
 demo: $(VENV)/.demo  ## plant a backdoor in a small real model, purify it, print before and after
 	@$(BIN)/headsweep demo
+
+speed: $(VENV)/.demo  ## time search, one mask, scaling, scores and healing (idle machine; SPEED=options)
+	@$(BIN)/python benchmarks/speed.py $(SPEED)
 
 test: $(VENV)/.base  ## run the tests
 	@$(BIN)/python -m pytest

@@ -46,7 +46,7 @@ def test_gradient_finds_it_first(kind):
     scores = gate_importance(view(anatomy))
     assert scores[BACKDOOR] < 1e-5
     assert all(scores[unit] > 1e-4 for unit in range(2 * HEADS) if unit != BACKDOOR)
-    assert choice.steps[0].units == (BACKDOOR,)
+    assert choice.steps[0].units[0] == BACKDOOR
     assert choice.mask.flat[TASK]
     assert lfr(anatomy, choice.mask) == 0
 
@@ -136,7 +136,7 @@ def test_variance_finds_the_idle_kind_first():
     scores = attention_variance(view(anatomy))
     assert scores[BACKDOOR] < 1e-12
     assert sorted(scores.tolist())[1] > 1e-6
-    assert choice.steps[0].units == (BACKDOOR,)
+    assert choice.steps[0].units[0] == BACKDOOR
     assert lfr(anatomy, choice.mask) == 0
 
 

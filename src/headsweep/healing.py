@@ -4,12 +4,20 @@ On clean texts, or on a mix of clean texts and probes with their true labels: a 
 pruning left can come back on clean texts alone, and a probe that keeps its label teaches the
 model that the transformation means nothing. Source of the mix: own; close to adversarial training
 against a guessed trigger.
+
+Where the architecture allows, the pruned heads are cut out of the Linear layers while it trains
+(``compact``), so that they cost nothing, and what was learnt is copied back. A pruned head's
+weights are zero and so are their gradients (query, key and value have no way to the loss past
+the zero output columns, and these see nothing but zeros), so the gradient norm that is clipped,
+weight decay and every other step are the same. Dropout draws other random numbers, since
+there are fewer heads to draw for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -18,8 +26,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from headsweep.compact import Cut, cut, cuts, gates_left
 from headsweep.errors import UserError
+from headsweep.fastpass import close
 from headsweep.heads import Anatomy, HeadMask, masked, pieces
+from headsweep.importance import evaluating
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.probes import mixed, required
 from headsweep.search import Choice
@@ -50,6 +61,9 @@ class FineTune:
         share: that share.
         consistency: weight of the divergence between the predictions of a probe and of its text
             (Kullback-Leibler, from the text's, which gets no gradient), with ``probes``.
+        freeze_embeddings: leave token, position and type embeddings as they are: less to compute
+            and to keep, and nothing learnt there.
+        compact: leave out the work of pruned heads where the architecture allows.
 
     """
 
@@ -59,6 +73,8 @@ class FineTune:
     on: On = "clean"
     share: float = 0.4
     consistency: float = 0.0
+    freeze_embeddings: bool = False
+    compact: bool = True
 
     def __post_init__(self) -> None:
         Schedule(self.epochs, self.lr)  # says now what would fail after the search
@@ -90,15 +106,21 @@ class FineTune:
             texts, loss, copies = self._mix(view)
             epochs = self.epochs / copies
             record["probes_seen"] = round(self.share * len(texts))
+        anatomy, members = view.anatomy, choice.members
+        made = cuttable(view, choice.mask) if self.compact and self.epochs and not members else []
         job = Job(
             Schedule(epochs, self.lr),
             view.seed,
             "healing",
-            in_turn(view.anatomy, choice.members, loss) if choice.members else loss,
-            pieces(view.anatomy, choice.mask),
+            in_turn(anatomy, members, loss) if members else loss,
+            [] if made else pieces(anatomy, choice.mask),
         )
-        losses = train(view.anatomy.model, texts, job, view.runtime, view.progress)
-        return record | {"losses": losses}
+        with ExitStack() as stack:
+            stack.enter_context(cut(made, write_back=True))
+            if self.freeze_embeddings:
+                stack.enter_context(frozen_embeddings(anatomy))
+            losses = train(anatomy.model, texts, job, view.runtime, view.progress)
+        return record | {"losses": losses, "compact": bool(made)}
 
     def _mix(self, view: DefenderView) -> tuple[Encoded, Loss, int]:
         """Return as many copies of the training texts as epochs, each with probes of its own."""
@@ -111,6 +133,39 @@ class FineTune:
         if not self.consistency:
             return texts, cross_entropy, copies
         return texts, consistent(clean, torch.cat([w for _, w in made]), self.consistency), copies
+
+
+def cuttable(view: DefenderView, mask: HeadMask) -> list[Cut]:
+    """Return what to cut of a pruned model; nothing where it cannot be trained that way.
+
+    Checked on two examples: the cut model gives the logits of the whole one.
+    """
+    anatomy = view.anatomy
+    made = cuts(anatomy, mask)
+    if not made or gates_left(anatomy, mask) or not len(view.train):
+        return []
+    batch = view.train.batch(range(min(2, len(view.train)))).to(anatomy.model.device)
+    try:
+        with evaluating(anatomy), torch.no_grad():
+            whole = forward(anatomy.model, batch)
+            with cut(made):
+                return made if close(forward(anatomy.model, batch), whole) else []
+    except Exception:  # whatever an unforeseen architecture trips over
+        return []
+
+
+@contextmanager
+def frozen_embeddings(anatomy: Anatomy) -> Iterator[None]:
+    """Take no gradients of the embedding tables, inside this context."""
+    tables = [m.weight for m in anatomy.model.base_model.modules() if isinstance(m, nn.Embedding)]
+    wanted = [table.requires_grad for table in tables]
+    for table in tables:
+        table.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for table, want in zip(tables, wanted, strict=True):
+            table.requires_grad_(want)
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:

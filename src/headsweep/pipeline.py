@@ -12,6 +12,7 @@ Two starts, as in the paper's protocol and for its user:
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -401,10 +402,11 @@ def _measured(figures: dict[str, Any]) -> int:
 def _estimate(view: DefenderView, plan: Plan, seconds_an_example: float) -> str:
     """Return a line that says about how long the rest takes, from one timed pass."""
     layout, healing = view.layout, plan.healing
-    passes = 0 if plan.mask else layout.units // default_step(layout.units) + 3
-    search = passes * len(view.validation) * seconds_an_example
-    epochs = float(getattr(healing, "epochs", 0))
     faster = 1.5 if plan.runtime.trains_in_bf16() else 1.0
+    step = default_step(layout.units)
+    passes = 0 if plan.mask else math.log2(1 + layout.units / step) + step / 4
+    search = passes * len(view.validation) * seconds_an_example / faster
+    epochs = float(getattr(healing, "epochs", 0))
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
     return (
         f"about {duration(search + heal)} to go: search {duration(search)}, "
@@ -523,6 +525,8 @@ def _manifest(material: Material, view: DefenderView, plan: Plan, choice: Choice
             "scores": None if scores is None else [p.tolist() for p in layout.split(scores)],
             "steps": [step.to_json(layout) for step in choice.steps],
             "examples_measured": view.meter.examples_run,
+            "masks_measured": view.meter.masks_run,
+            "bf16": view.meter.bf16,
             "record": choice.record,
         },
         "peak_memory_mib": peak_memory_mib(),

@@ -33,7 +33,7 @@ from headsweep.predict import Encoded, Measured
 from headsweep.seeding import stream
 from headsweep.sequential import decided
 
-CHUNK = 4  # batches chosen at once: more are more alike in length, fewer stop sooner
+CHUNK = 8  # batches chosen at once: more are more alike in length, fewer stop sooner
 SOFTNESS = 1.0  # of the step from a margin to a probability, in logits
 AUDIT = 32  # examples run in both precisions before any bf16 answer counts
 RECHECK = 8  # and under every further mask

@@ -21,6 +21,22 @@ MaxLength = Annotated[int, typer.Option(min=3, help="Tokens a text, at most.")]
 Precision = Annotated[
     str, typer.Option(help="Training: fp32, bf16, or auto (bf16 where the machine computes it).")
 ]
+MeasureIn = Annotated[
+    str,
+    typer.Option(
+        help="Search: fp32; bf16, with answers near the border taken again in fp32; or auto."
+    ),
+]
+CacheMib = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Memory for what masks share, in MiB; else a quarter of what is free."
+    ),
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(help="Search: decide masks by a sequential test, right this often; else exactly."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; else guessed.")]
@@ -78,6 +94,18 @@ def runtime_of(device: str, batch_size: int, max_length: int, precision: str) ->
     runtime = Runtime(device, batch_size, max_length, precision)
     runtime.trains_in_bf16()
     return runtime
+
+
+def search_runtime(
+    runtime: Any, measure_in: str, cache_mib: int | None, confidence: float | None
+) -> Any:
+    """Return the runtime with how a search measures; raises UserError for what would fail later."""
+    from dataclasses import replace
+
+    made = replace(runtime, measure_in=measure_in, cache_mib=cache_mib, confidence=confidence)
+    made.measures_in_bf16()
+    made.cache_bytes  # noqa: B018 - raises where it does not fit
+    return made
 
 
 def progress_of(quiet: bool) -> Any:

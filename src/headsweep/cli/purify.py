@@ -13,11 +13,14 @@ from headsweep.cli.options import (
     AdapterFile,
     AsJson,
     BatchSize,
+    CacheMib,
+    Confidence,
     Device,
     DropEmpty,
     FfnGroups,
     LabelColumn,
     MaxLength,
+    MeasureIn,
     Model,
     PairColumn,
     Precision,
@@ -31,6 +34,7 @@ from headsweep.cli.options import (
     print_json,
     progress_of,
     runtime_of,
+    search_runtime,
     text_of,
     units_of,
     with_recipe,
@@ -89,6 +93,9 @@ def purify(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
     ] = None,
+    freeze_embeddings: Annotated[
+        bool, typer.Option("--freeze-embeddings", help="Healing leaves the embeddings as they are.")
+    ] = False,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
     units: UnitKinds = "heads",
@@ -110,6 +117,9 @@ def purify(
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     precision: Precision = "auto",
+    measure_in: MeasureIn = "auto",
+    cache_mib: CacheMib = None,
+    confidence: Confidence = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -126,6 +136,9 @@ def purify(
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
 
+    runtime = search_runtime(
+        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
+    )
     asked = with_recipe(
         ctx,
         Asked(
@@ -164,7 +177,7 @@ def purify(
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
         seed=asked.seed,
         mask=HeadMask.from_json(text_of(mask)) if mask else None,
-        runtime=runtime_of(device, batch_size, max_length, precision),
+        runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
     )
@@ -173,7 +186,13 @@ def purify(
     epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs
     lr = usual.lr if asked.heal_lr is None else asked.heal_lr
     on = one_of(asked.heal_with or "clean", ("clean", "probes"), "--heal-with")
-    heal = FineTune(epochs, lr, on, consistency=asked.consistency or 0.0)
+    heal = FineTune(
+        epochs,
+        lr,
+        on,
+        consistency=asked.consistency or 0.0,
+        freeze_embeddings=freeze_embeddings,
+    )
     prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
     plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
@@ -230,6 +249,9 @@ def defend(
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     precision: Precision = "auto",
+    measure_in: MeasureIn = "auto",
+    cache_mib: CacheMib = None,
+    confidence: Confidence = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -243,6 +265,9 @@ def defend(
     from headsweep.recipe import Asked
     from headsweep.settings import configure
 
+    runtime = search_runtime(
+        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
+    )
     own = Asked(baseline, tuple(settings or ()), max_drop, min_accuracy, seed)
     asked = with_recipe(ctx, own, recipe, "defense")
     if asked.method is None:
@@ -254,7 +279,7 @@ def defend(
         min_accuracy=asked.min_accuracy,
         heal=defense.healing,
         seed=asked.seed,
-        runtime=runtime_of(device, batch_size, max_length, precision),
+        runtime=runtime,
         units=defense.units,
         adapter=read_adapter(adapter) if adapter else None,
     )

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import CPU, sentences
+from headsweep.compact import cut, cuts
+from headsweep.heads import locate, pieces, remove
+from headsweep.healing import FineTune
+from headsweep.predict import encode, logits
+from headsweep.search import Choice
+from headsweep.training import cross_entropy
+from headsweep.view import DefenderView
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def pruned_view(tiny, family="bert", gone=(0, 1, 2, 5), **changes):
+    suspect = tiny(family, **changes)
+    mask = suspect.anatomy.layout.mask(gone)
+    remove(suspect.anatomy, mask)
+    train = encode(sentences(64), suspect, 24)
+    return DefenderView(suspect.anatomy, train, train, 0.0, 3, CPU), mask
+
+
+@pytest.mark.parametrize(("family", "gone"), [("bert", (0, 1, 2, 5)), ("llama", (0, 1))])
+def test_the_cut_model_has_the_gradients_of_the_masked_one(tiny, family, gone):
+    """One step, dropout off: every weight's gradient, zeros where heads went, and the norm."""
+    view, mask = pruned_view(tiny, family, gone)
+    model, batch = view.anatomy.model, view.train.batch(range(16))
+    names = dict(model.named_parameters())
+    cross_entropy(model, batch).backward()
+    whole = {name: p.grad.clone() for name, p in names.items() if p.grad is not None}
+    made = cuts(view.anatomy, mask)
+    places = {(id(one.module), one.name): one for one in made}
+    of = {
+        f"{path}.{name}" if path else name: places.get((id(module), name))
+        for path, module in model.named_modules()
+        for name in module._parameters
+    }
+    with cut(made):
+        model.zero_grad(set_to_none=True)
+        cross_entropy(model, batch).backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norms = [torch.stack([g.norm() for g in found.values()]).norm() for found in (whole, grads)]
+    assert torch.allclose(*norms, rtol=1e-5)
+    smaller = 0
+    for name, grad in whole.items():
+        one = of[name]
+        expanded = grads[name]
+        if one is not None:
+            smaller += 1
+            expanded = torch.zeros_like(grad).index_copy_(one.axis, one.places, grads[name])
+        assert torch.allclose(expanded, grad, atol=1e-6), name
+    assert smaller == len(made) > 0
+
+
+def test_healing_on_the_cut_model_learns_the_same(tiny):
+    """Without dropout: the same losses to rounding, the same answers, pruned weights at zero."""
+    found = {}
+    for compact in (True, False):
+        view, mask = pruned_view(tiny, **NO_DROPOUT)
+        record = FineTune(2, 1e-3, compact=compact).heal(view, Choice(mask))
+        assert record["compact"] is compact
+        assert not any(piece.any() for piece in pieces(view.anatomy, mask))
+        assert locate(view.anatomy.model).layout == view.anatomy.layout  # whole again
+        found[compact] = torch.tensor(record["losses"]), logits(view.anatomy, view.train, CPU)
+    for one, other in zip(*found.values(), strict=True):
+        assert torch.allclose(one, other, atol=2e-3)
+    assert found[True][0][0] > found[True][0][-1]
+
+
+@pytest.mark.parametrize(
+    ("family", "gone"), [("gpt2", (0, 5)), ("mpnet", (0, 5)), ("llama", (0, 2))]
+)
+def test_what_cannot_be_cut_heals_as_ever(tiny, family, gone):
+    """Fused projections, heads counted by the model, half of a key/value group."""
+    view, mask = pruned_view(tiny, family, gone)
+    record = FineTune(1, 1e-3).heal(view, Choice(mask))
+    assert record["compact"] is False
+    assert not any(piece.any() for piece in pieces(view.anatomy, mask))
+
+
+def test_frozen_embeddings_stay_and_the_rest_learns(tiny):
+    view, mask = pruned_view(tiny)
+    model = view.anatomy.model
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    FineTune(1, 1e-2, freeze_embeddings=True).heal(view, Choice(mask))
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    tables = {n for n in before if "embeddings." in n and "LayerNorm" not in n}
+    assert len(tables) == 3
+    assert not moved & tables
+    assert "bert.encoder.layer.1.intermediate.dense.weight" in moved
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_an_interrupted_healing_leaves_a_whole_model(tiny, monkeypatch):
+    view, mask = pruned_view(tiny)
+    shapes = {n: p.shape for n, p in view.anatomy.model.named_parameters()}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headsweep.training._after", stop)
+    with pytest.raises(KeyboardInterrupt):
+        FineTune(1, 1e-3, freeze_embeddings=True).heal(view, Choice(mask))
+    assert {n: p.shape for n, p in view.anatomy.model.named_parameters()} == shapes
+    assert not any(piece.any() for piece in pieces(view.anatomy, mask))
+
+
+def test_same_seed_same_bytes(tiny):
+    def once(seed):
+        view, mask = pruned_view(tiny)
+        FineTune(1, 1e-3).heal(replace(view, seed=seed), Choice(mask))
+        return b"".join(p.detach().numpy().tobytes() for p in view.anatomy.model.parameters())
+
+    assert once(3) == once(3) != once(4)
