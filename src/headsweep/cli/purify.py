@@ -44,6 +44,7 @@ from headsweep.errors import UserError, lookup
     "--strategy gradient --set step=6 --heal-epochs 0 --out ./pruned-only\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal-with probes "
     "--out ./purified\n\n"
+    "headsweep purify ./suspect --data clean.csv --strategy auto --budget 10m --out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
@@ -53,9 +54,14 @@ def purify(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
     test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
-    strategy: Annotated[str, typer.Option(help="See `headsweep strategies`.")] = "gradient",
+    strategy: Annotated[
+        str, typer.Option(help="See `headsweep strategies`; auto: chosen by trying.")
+    ] = "gradient",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Strategy field.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time for --strategy auto (10m).")
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="How far validation accuracy may fall (a fraction).")
@@ -106,6 +112,7 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    from headsweep.auto import Auto
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -116,7 +123,8 @@ def purify(
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
 
-    chosen = configure(lookup(strategy, STRATEGIES, "strategy"), settings or [])
+    table = STRATEGIES | {Auto.name: Auto}
+    chosen = configure(lookup(strategy, table, "strategy"), settings or [])
     check_free(out, overwrite)
     kept = _mask_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
@@ -148,8 +156,16 @@ def purify(
         one_of(heal_with, ("clean", "probes"), "--heal-with"),
         consistency=consistency,
     )
-    prober = _prober(probe_family, seed, needs_probes(chosen) or heal.needs_probes)
-    plan = dataclasses.replace(plan, heal=heal, prober=prober)
+    if isinstance(chosen, Auto):
+        if heal.on != "clean" or heal.consistency:
+            raise UserError("auto tries healings itself", "leave out --heal-with, --consistency")
+        chosen = _timed(chosen, budget, probe_family)
+        plan = dataclasses.replace(plan, heal=heal)
+    else:
+        if budget is not None:
+            raise UserError("--budget is for --strategy auto", "leave it out, or choose auto")
+        prober = _prober(probe_family, seed, needs_probes(chosen) or heal.needs_probes)
+        plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
@@ -222,6 +238,16 @@ def defend(
     _run(model, sources, recipe.strategy, plan, out, overwrite, as_json, quiet)
 
 
+def _timed(auto: Any, budget: str | None, families: list[str] | None) -> Any:
+    """Return how to choose, with the budget and the probe families asked for."""
+    from headsweep.auto import seconds_of
+
+    changes: dict[str, Any] = {"families": tuple(families)} if families else {}
+    if budget is not None:
+        changes["budget_seconds"] = seconds_of(budget)
+    return dataclasses.replace(auto, **changes)
+
+
 def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
     """Return what makes probes, where they are needed; raises UserError."""
     from headsweep.probing import RuleProber
@@ -262,9 +288,11 @@ def _run(
 ) -> None:
     """Run the pipeline, save, print; exit 1 when the result does not verify."""
     from headsweep import show
+    from headsweep.auto import Auto, purify_automatically
     from headsweep.cli.probe import before_and_after, print_both
-    from headsweep.pipeline import purify as run
+    from headsweep.pipeline import purify
 
+    run: Any = purify_automatically if isinstance(strategy, Auto) else purify
     try:
         done = run(
             model, sources, strategy, plan, progress=progress_of(quiet or as_json), keep_mask=kept
@@ -286,6 +314,8 @@ def _run(
     if as_json:
         print_json(done.manifest)
     else:
+        if "auto" in done.manifest:
+            show.tried(out_console, done.manifest["auto"])
         show.purified(out_console, done.manifest)
         show.checks(out_console, done.checks)
         if both:
