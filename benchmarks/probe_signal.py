@@ -1,6 +1,6 @@
 r"""Do probes see the heads that the real trigger uses? A diagnosis that knows the trigger.
 
-    python benchmarks/signal.py CORPUS SUSPECTS results/guided/signal-syntactic.json syntactic
+    python benchmarks/probe_signal.py CORPUS SUSPECTS results/guided/signal-syntactic.json syntactic
 
 CORPUS and SUSPECTS as in ``suspects.py``. The flip contribution of every head is traced on the
 real trigger (the *train* part of the published corpus, with its originals) and on every probe
