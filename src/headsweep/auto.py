@@ -344,7 +344,7 @@ def _plant(trials: _Trials, battery: dict[str, Any]) -> None:
     for number, family in enumerate(_families(trials.auto)):
         need = trials.canary_seconds + (len(trials.canaries) + 1) * trials.trial_seconds(first)
         if len(trials.canaries) >= trials.auto.canaries or (
-            trials.canaries and need + trials.final_seconds(first) > trials.left
+            number and need + trials.final_seconds(first) > trials.left
         ):
             break
         target = noticed[0] if noticed else (len(names) - 1 - number) % len(names)
