@@ -229,6 +229,8 @@ def test_families_that_flip_one_way_weigh_alone():
     made, shares = combined(flips)
     assert shares == [1.0, 0.0, 0.0]
     assert torch.allclose(made, one)
+    told = Flips("c", 0, 0.4, 0.0, other)  # one family alone, into the other label
+    assert combined([*flips, told])[1] == [1.0, 0.0, 0.0, 0.0]
     still = [replace(each, flips=0.0, reverse=0.0) for each in flips]
     assert combined(still)[1] == [pytest.approx(1 / 3)] * 3
 

@@ -8,8 +8,9 @@ which heads do it. The score of a unit is
     z(importance) - weight * z(contribution)
 
 with ``importance`` as the strategy ``gradient`` has it and ``contribution`` the mean over families
-and labels of ``importance.flip_contribution``, each weighted by how much more often it flips into
-this label than into the others; where nothing flips one way, all weigh the same. Low goes first,
+of ``importance.flip_contribution`` into the label that probes flip into most, each family weighted
+by how much more often it flips into this label than into the others; where nothing flips one way,
+all families and labels weigh the same. Low goes first,
 under the same min accuracy and in the same greedy loop.
 
 Source: own. What it cannot do: see a backdoor that no probe family touches.
@@ -87,8 +88,16 @@ def guided_scores(
 
 
 def combined(flips: list[Flips]) -> tuple[Tensor, list[float]]:
-    """Return the weighted mean of the contributions, standardised, and the weights (sum 1)."""
-    excess = [one.excess for one in flips]
+    """Return the weighted mean of the contributions, standardised, and the weights (sum 1).
+
+    A backdoor has one target: only the label counts that most probes of all families flip into.
+    (One family alone may flip into another label for what it says.)
+    """
+    evidence: dict[int, float] = {}
+    for one in flips:
+        evidence[one.label] = evidence.get(one.label, 0.0) + one.excess
+    target = max(evidence, key=lambda label: (evidence[label], -label))
+    excess = [one.excess * (one.label == target) for one in flips]
     if sum(excess) < 1e-9:
         excess = [1.0] * len(flips)
     shares = [one / sum(excess) for one in excess]
