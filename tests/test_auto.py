@@ -31,7 +31,7 @@ def marks(monkeypatch):
     for name in list(PROBES):
         monkeypatch.delitem(PROBES, name)
     for name, words in (("aside", "is is"), ("opening", "is was"), ("casing", "plot plot"),
-                        ("sentence", "and and")):  # fmt: skip
+                        ("remark", "and and")):  # fmt: skip
         monkeypatch.setitem(PROBES, name, Mark(words))
 
 
@@ -67,7 +67,7 @@ def test_a_planting_that_does_not_take_is_told(trained_folder):
 
 
 def test_canaries_are_of_different_kin_and_leave_probes_over():
-    assert _families(AUTO) == ["aside", "casing", "sentence"]
+    assert _families(AUTO) == ["aside", "casing", "remark"]
     assert _families(replace(AUTO, families=("opening", "casing"))) == ["casing", "opening"]
     assert _families(replace(AUTO, families=("opening", "aside"))) == []
     for name in _families(AUTO):

@@ -48,7 +48,7 @@ from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.triggers import ByRule
 
 MARGIN = 1.25  # times are forecast this much too long
-ORDER = ("aside", "rare-word", "archaic", "casing", "sentence", "opening", "substitution",
+ORDER = ("aside", "rare-word", "archaic", "casing", "remark", "opening", "substitution",
          "characters", "style", "syntactic")  # fmt: skip
 
 
