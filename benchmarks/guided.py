@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--heal-epochs", type=float, default=1)
     parser.add_argument("--heal-on", choices=("clean", "probes"), default="clean")
+    parser.add_argument("--ffn", action="store_true", help="prune groups of FFN neurons too")
     parser.add_argument("--consistency", type=float, default=0.0)
     parser.add_argument("--budget", default="10m", help="of auto")
     args = parser.parse_args()

@@ -32,7 +32,7 @@ from headsweep.defenses import DEFENSES, Recipe
 from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
-from headsweep.heads import Anatomy
+from headsweep.heads import HEADS, Anatomy, Units
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--heal-epochs", type=float, default=2)
     parser.add_argument("--heal-on", choices=("clean", "probes"), default="clean")
+    parser.add_argument("--ffn", action="store_true", help="prune groups of FFN neurons too")
     parser.add_argument("--consistency", type=float, default=0.0)
     parser.add_argument("--without", nargs="*", default=[], help="probe families to leave out")
     args = parser.parse_args()
@@ -99,7 +100,8 @@ def _told(args: argparse.Namespace) -> str:
     """Return what a cell's name says of healing and probes, beside its method."""
     heal = "-heal-probes" if args.heal_on == "probes" else ""
     alike = f"-consistency={args.consistency:g}" if args.consistency else ""
-    return heal + alike + "".join(f"-without-{name}" for name in args.without)
+    ffn = "-ffn" if args.ffn else ""
+    return ffn + heal + alike + "".join(f"-without-{name}" for name in args.without)
 
 
 def _prober(method: str, kind: str, args: argparse.Namespace) -> RuleProber | None:
@@ -117,12 +119,13 @@ def _recipe(method: str, args: argparse.Namespace) -> Recipe:
     name, _, settings = method.removeprefix("defend:").partition(":")
     fields = settings.split(",") if settings else []
     heal = FineTune(args.heal_epochs, on=args.heal_on, consistency=args.consistency)
+    units = Units(ffn=True) if args.ffn else HEADS
     if name == "none":
-        return Recipe(None, heal)
+        return Recipe(None, heal, units)
     if method.startswith("defend:"):
         recipe: Recipe = configure(DEFENSES[name], fields).recipe()
         return recipe
-    return Recipe(configure(STRATEGIES[name], fields), heal)
+    return Recipe(configure(STRATEGIES[name], fields), heal, units)
 
 
 def _exam(corpus: Path, kind: str) -> Exam:

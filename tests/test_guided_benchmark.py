@@ -43,7 +43,7 @@ def test_methods_without_probes_run_once(guided):
     record = {"trigger": {"name": "rare-word", "fields": {"words": "bb,cf"}}}
     victim = guided.Victim(Path("dirty-label-rare-word"), record)
     args = argparse.Namespace(
-        heal_epochs=1, heal_on="clean", consistency=0.0, probes=["family", "without"]
+        heal_epochs=1, heal_on="clean", consistency=0.0, ffn=False, probes=["family", "without"]
     )
     assert guided._conditions(victim, "gradient", args) == [("no-probes", None)]
     names = [name for name, _ in guided._conditions(victim, "probe-guided", args)]
