@@ -24,25 +24,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suspects import TRIGGER_LABELS, _cell, _commit, _judge, _recipe, _sources, _told
+from suspects import TRIGGER_LABELS, _automatic, _cell, _judge, _recipe, _sources, _told
 
 from headsweep import data
 from headsweep.attack import RECORD
 from headsweep.attacks.scene import triggered
-from headsweep.auto import Auto, purify_automatically, seconds_of
 from headsweep.data import Columns
-from headsweep.errors import NothingPruned, UserError
 from headsweep.evaluate import Answers, Exam, Triggered, answer
-from headsweep.export import environment, write_json
-from headsweep.healing import FineTune
+from headsweep.export import write_json
 from headsweep.loading import Runtime, Suspect, load_suspect
-from headsweep.pipeline import Clock, Plan
+from headsweep.pipeline import Plan
 from headsweep.probing import KIN, TEMPLATES, RuleProber, apart_from, check_apart, without
-from headsweep.progress import Terminal
 from headsweep.settings import configure
 from headsweep.strategies import needs_probes
 from headsweep.triggers import TRIGGERS, ByRule
@@ -145,7 +141,7 @@ def _run(
     args: argparse.Namespace,
 ) -> None:
     plain = method.replace("defend:", "").replace(":", "-").replace(",", "-")
-    plain += f"-{args.budget}" if method == "auto" else _told(args)
+    plain += _told(args, method)
     cell = args.results / f"{victim.folder.name}-{plain}-{condition}-s{seed}.json"
     if cell.exists():
         return
@@ -154,10 +150,8 @@ def _run(
     judged = _judged(victim, args, runtime)
     plan = Plan(args.max_drop, args.min_accuracy, seed=seed, runtime=runtime, prober=prober)
     sources = _sources(args.corpus, 0, args.train_rows, seed)
-    if method == "auto":
-        form = _automatic(victim, sources, plan, judged, args)
-    else:
-        form = _cell(victim.folder, sources, plan, method, judged, args)
+    run = _automatic if method == "auto" else _cell
+    form = run(victim.folder, sources, plan, judged, args, method)
     form |= {"victim": victim.folder.name, "trigger": victim.trigger, "probes_are": condition}
     args.results.mkdir(parents=True, exist_ok=True)
     write_json(cell, form | {"rows": args.train_rows})
@@ -186,30 +180,6 @@ def _judged(victim: Victim, args: argparse.Namespace, runtime: Runtime) -> Any:
     twin: Suspect = load_suspect(args.victims / args.twin, runtime)
     both: tuple[Answers, ...] = tuple(answer(model, exam, runtime) for model in (twin, opened))
     return _judge(exam, *both, opened)
-
-
-def _automatic(
-    victim: Victim, sources: Any, plan: Plan, judged: Any, args: argparse.Namespace
-) -> dict[str, Any]:
-    clock, prober = Clock(), plan.prober
-    assert isinstance(prober, RuleProber)
-    auto = Auto(seconds_of(args.budget), families=prober.families)
-    plan = replace(plan, prober=None, heal=FineTune(args.heal_epochs))
-    form: dict[str, Any] = {
-        "method": "auto",
-        "bound": {"max_drop": args.max_drop, "min_accuracy": args.min_accuracy},
-        "seed": plan.seed,
-        "environment": environment() | {"commit": _commit()},
-        "before": judged(None),
-    }
-    try:
-        done = purify_automatically(victim.folder, sources, auto, plan, progress=Terminal())
-    except (NothingPruned, UserError) as outcome:
-        return form | {"outcome": str(outcome), "seconds": clock.report()}
-    made = done.manifest
-    form |= {key: made[key] for key in ("auto", "units", "data", "mask", "probes")}
-    form["pruned_count"] = len(made["pruned_units"])
-    return form | {"healed": judged(done.suspect), "seconds": clock.report()}
 
 
 if __name__ == "__main__":
