@@ -8,8 +8,8 @@ r"""Purify suspects whose trigger is known to the judge, one JSON file a cell; r
 
 CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .tsv), SUSPECTS a
 folder with the models syntactic/, style/ and clean-twin/. A method is a strategy, ``none``,
-``auto``, or ``defend:`` and a baseline, with fields behind a colon. Probes are never of the template or manner
-of the suspect's attack; ``--without`` leaves out whole families with their kin.
+``auto``, or ``defend:`` and a baseline, with fields behind a colon. Probes are never of the
+template or manner of the suspect's attack; ``--without`` leaves out whole families with their kin.
 
 ``--rows 0`` takes the training set (or
 ``--train-rows`` of it) with dev as validation data; any other number draws so many training
