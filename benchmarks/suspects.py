@@ -7,9 +7,9 @@ r"""Purify suspects whose trigger is known to the judge, one JSON file a cell; r
         --heal-on probes --without syntactic --train-rows 1200 --min-accuracy 0.85
 
 CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .tsv), SUSPECTS a
-folder with the models syntactic/, style/ and clean-twin/. A method is a strategy, ``none``, or
-``defend:`` and a baseline, with fields behind a colon. Probes are never of the template or manner
-of the suspect's attack; ``--without`` leaves out whole families with their kin.
+folder with the models syntactic/, style/ and clean-twin/. A method is a strategy, ``none``,
+``auto``, or ``defend:`` and a baseline, with fields behind a colon. Probes are never of the
+template or manner of the suspect's attack; ``--without`` leaves out whole families with their kin.
 
 ``--rows 0`` takes the training set (or
 ``--train-rows`` of it) with dev as validation data; any other number draws so many training
@@ -27,12 +27,13 @@ from typing import Any
 import torch
 
 from headsweep import data
+from headsweep.auto import Auto, purify_automatically, seconds_of
 from headsweep.data import Columns, Split
 from headsweep.defenses import DEFENSES, Recipe
-from headsweep.errors import NothingPruned
+from headsweep.errors import NothingPruned, UserError
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
-from headsweep.heads import Anatomy
+from headsweep.heads import HEADS, Anatomy, Units
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
@@ -64,7 +65,9 @@ def main() -> None:
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--heal-epochs", type=float, default=2)
     parser.add_argument("--heal-on", choices=("clean", "probes"), default="clean")
+    parser.add_argument("--ffn", action="store_true", help="prune groups of FFN neurons too")
     parser.add_argument("--consistency", type=float, default=0.0)
+    parser.add_argument("--budget", default="10m", help="of the method auto")
     parser.add_argument("--without", nargs="*", default=[], help="probe families to leave out")
     args = parser.parse_args()
     runtime = Runtime()
@@ -75,7 +78,7 @@ def main() -> None:
             for seed in args.seeds:
                 for kind in args.only:
                     plain = method.replace("defend:", "").replace(":", "-").replace(",", "-")
-                    plain += _told(args)
+                    plain += _told(args, method)
                     cell = args.results / f"{kind}-{plain}-n{rows or 'all'}-s{seed}.json"
                     if cell.exists():
                         continue
@@ -89,23 +92,28 @@ def main() -> None:
                     plan = Plan(args.max_drop, args.min_accuracy, seed=seed, runtime=runtime)
                     plan = replace(plan, prober=_prober(method, kind, args))
                     sources = _sources(args.corpus, rows, args.train_rows, seed)
-                    form = _cell(args.suspects / kind, sources, plan, method, judged, args)
+                    run = _automatic if method == "auto" else _cell
+                    form = run(args.suspects / kind, sources, plan, judged, args, method)
                     form |= {"suspect": kind, "rows": rows or args.train_rows or "all"}
                     args.results.mkdir(parents=True, exist_ok=True)
                     write_json(cell, form)
 
 
-def _told(args: argparse.Namespace) -> str:
+def _told(args: argparse.Namespace, method: str) -> str:
     """Return what a cell's name says of healing and probes, beside its method."""
     heal = "-heal-probes" if args.heal_on == "probes" else ""
     alike = f"-consistency={args.consistency:g}" if args.consistency else ""
-    return heal + alike + "".join(f"-without-{name}" for name in args.without)
+    ffn = "-ffn" if args.ffn else ""
+    ffn += f"-{args.budget}" if method == "auto" else ""
+    return ffn + heal + alike + "".join(f"-without-{name}" for name in args.without)
 
 
 def _prober(method: str, kind: str, args: argparse.Namespace) -> RuleProber | None:
     """Return what makes the probes: never those of the attack's own template or manner."""
     recipe = _recipe(method, args)
-    if not (needs_probes(recipe.strategy) or getattr(recipe.healing, "needs_probes", False)):
+    if method != "auto" and not (
+        needs_probes(recipe.strategy) or getattr(recipe.healing, "needs_probes", False)
+    ):
         return None
     own = {"corpus": CORPORA[kind]}
     prober = RuleProber(tuple(n for n in apart_from(own) if n in without(args.without)))
@@ -117,12 +125,13 @@ def _recipe(method: str, args: argparse.Namespace) -> Recipe:
     name, _, settings = method.removeprefix("defend:").partition(":")
     fields = settings.split(",") if settings else []
     heal = FineTune(args.heal_epochs, on=args.heal_on, consistency=args.consistency)
-    if name == "none":
-        return Recipe(None, heal)
+    units = Units(ffn=True) if args.ffn else HEADS
+    if name in ("none", "auto"):
+        return Recipe(None, heal, units)
     if method.startswith("defend:"):
         recipe: Recipe = configure(DEFENSES[name], fields).recipe()
         return recipe
-    return Recipe(configure(STRATEGIES[name], fields), heal)
+    return Recipe(configure(STRATEGIES[name], fields), heal, units)
 
 
 def _exam(corpus: Path, kind: str) -> Exam:
@@ -180,7 +189,7 @@ def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any
 
 
 def _cell(
-    suspect: Path, sources: Sources, plan: Plan, method: str, judged: Any, args: Any
+    suspect: Path, sources: Sources, plan: Plan, judged: Any, args: Any, method: str
 ) -> dict[str, Any]:
     clock, recipe = Clock(), _recipe(method, args)
     plan = replace(plan, units=recipe.units)
@@ -212,6 +221,30 @@ def _cell(
     if getattr(recipe.healing, "epochs", 1):
         form["healed"] = judged(done.suspect)
     return form | {"seconds": clock.report()}
+
+
+def _automatic(
+    suspect: Path, sources: Sources, plan: Plan, judged: Any, args: Any, method: str
+) -> dict[str, Any]:
+    clock, prober = Clock(), plan.prober
+    assert isinstance(prober, RuleProber)
+    auto = Auto(seconds_of(args.budget), families=prober.families)
+    plan = replace(plan, prober=None, heal=FineTune(args.heal_epochs))
+    form: dict[str, Any] = {
+        "method": method,
+        "bound": {"max_drop": args.max_drop, "min_accuracy": args.min_accuracy},
+        "seed": plan.seed,
+        "environment": environment() | {"commit": _commit()},
+        "before": judged(None),
+    }
+    try:
+        done = purify_automatically(suspect, sources, auto, plan, progress=Terminal())
+    except (NothingPruned, UserError) as outcome:
+        return form | {"outcome": str(outcome), "seconds": clock.report()}
+    made = done.manifest
+    form |= {key: made[key] for key in ("auto", "units", "data", "mask", "probes")}
+    form["pruned_count"] = len(made["pruned_units"])
+    return form | {"healed": judged(done.suspect), "seconds": clock.report()}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
 from headsweep.data import Split
 from headsweep.healing import consistent
+from headsweep.importance import Flips
 from headsweep.loading import load_suspect
 from headsweep.predict import encode, forward
 from headsweep.probes import Family, Probes, flip_rates, mixed, worst_flips
@@ -118,6 +119,7 @@ def test_leaving_a_family_out_leaves_out_its_kin():
     assert not {"opening", "aside", "syntactic"} & set(without(["syntactic"]))
     assert set(without(["style", "casing"])) == set(PROBES) - {"style", "archaic", "casing"}
     assert "rare-word" in without(["style"])
+    assert "remark" not in without(["sentence"])
 
 
 def test_probes_keep_their_labels_and_rows(crude, trained_folder):
@@ -217,20 +219,25 @@ def test_flip_rates_by_hand(tiny):
     assert worst_flips(rates) == pytest.approx(float(rates["words"].max()))
 
 
-def test_families_that_flip_one_way_weigh_alone():
-    from headsweep.importance import Flips
-
+def test_the_label_that_most_families_flip_into_counts_alone():
+    """By hand: into label 1, a with 0.5 and b with 0.04 (roots 0.71 + 0.2); into label 0, c with
+    0.3 (root 0.55), for what it says. Weights of label 1: 0.55, 0.09, 0.05 of 0.69.
+    """
     one, other = torch.tensor([1.0, 0.0, -1.0]), torch.tensor([-1.0, 1.0, 0.0])
     flips = [
         Flips("a", 1, 0.6, 0.1, one),
         Flips("a", 0, 0.1, 0.6, other),
-        Flips("b", 1, 0.0, 0.0, other),
+        Flips("b", 1, 0.05, 0.01, other),
+        Flips("c", 0, 0.3, 0.0, one),
+        Flips("c", 1, 0.0, 0.3, other),
     ]
     made, shares = combined(flips)
-    assert shares == [1.0, 0.0, 0.0]
-    assert torch.allclose(made, one)
-    still = [replace(each, flips=0.0, reverse=0.0) for each in flips]
-    assert combined(still)[1] == [pytest.approx(1 / 3)] * 3
+    assert shares == pytest.approx([0.55 / 0.69, 0, 0.09 / 0.69, 0, 0.05 / 0.69])
+    sums = (0.55 * one + 0.14 * other) / 0.69
+    assert torch.allclose(made, (sums - sums.mean()) / sums.std())
+    still = [replace(each, flips=0.1, reverse=0.1) for each in flips]
+    assert combined(still)[1] == [0.0] * 5
+    assert not combined(still)[0].any()
 
 
 def sources():
@@ -344,4 +351,4 @@ def test_the_command_line(crude, trained_folder, csv_file, tmp_path, capsys):
 
 def test_every_family_has_a_name_and_its_kin_exist():
     assert all(not inspect.isclass(probe) for probe in PROBES.values())
-    assert all(probe.name in (*TRIGGERS, "aside", "archaic") for probe in PROBES.values())
+    assert all(probe.name in (*TRIGGERS, "aside", "archaic", "remark") for probe in PROBES.values())

@@ -23,14 +23,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from headsweep.canary import Canary, Ground, Planting, copied, plant
 from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
-from headsweep.healing import FineTune
+from headsweep.healing import FineTune, On
 from headsweep.loading import Reading, Suspect
 from headsweep.material import Material, Sources, gather
 from headsweep.pipeline import Plan, Purified, purify
@@ -48,7 +48,7 @@ from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.triggers import ByRule
 
 MARGIN = 1.25  # times are forecast this much too long
-ORDER = ("aside", "rare-word", "archaic", "casing", "sentence", "opening", "substitution",
+ORDER = ("aside", "rare-word", "archaic", "casing", "remark", "opening", "substitution",
          "characters", "style", "syntactic")  # fmt: skip
 
 
@@ -61,17 +61,19 @@ class Candidate:
         depth: how much of the accuracy allowed pruning may use, a fraction.
         on: what healing is on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
+        cost: about how many times the time of the first candidate it takes.
 
     """
 
     strategy: Strategy | None
     depth: float = 1.0
-    on: str = "probes"
+    on: On = "probes"
     consistency: float = 0.0
+    cost: float = 1.0
 
     def heal(self, epochs: float, lr: float) -> FineTune:
         """Return its healing."""
-        return FineTune(epochs, lr, self.on, consistency=self.consistency)  # type: ignore[arg-type]
+        return FineTune(epochs, lr, self.on, consistency=self.consistency)
 
     @property
     def told(self) -> str:
@@ -99,8 +101,8 @@ CANDIDATES = (
     Candidate(ProbeGuided()),
     Candidate(None),
     Candidate(Gradient()),
-    Candidate(ProbeGuided(), consistency=1.0),
-    Candidate(Cycles()),
+    Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
+    Candidate(Cycles(), cost=5.0),
     Candidate(ProbeGuided(), depth=0.5),
     Candidate(ProbeGuided(weight=8.0)),
     Candidate(Gradient(), on="clean"),
@@ -124,6 +126,8 @@ class Auto:
 
     """
 
+    name: ClassVar[str] = "auto"
+    source: ClassVar[str] = "of this project"
     budget_seconds: float = 600
     canaries: int = 2
     texts: int = 500
@@ -154,7 +158,8 @@ class _Trials:
     begun: float
     canaries: list[Canary] = field(default_factory=list)
     tried: list[dict[str, Any]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of a trial
+    made: list[Candidate] = field(default_factory=list)  # those tried, in the same order
+    slower: float = 1.0  # how many times longer than forecast trials have taken
 
     @property
     def left(self) -> float:
@@ -166,39 +171,33 @@ class _Trials:
         """The suspect."""
         return self.material.suspect
 
-    def forecast(self, train: int, validation: int, epochs: float) -> float:
-        """Return about how long a purification on so many texts takes, in seconds."""
+    def _forecast(self, train: int, validation: int, epochs: float) -> float:
+        """Return the seconds of a purification on so many texts, from the pace of the model."""
         units = self.suspect.anatomy.layout.units
         passes = units // default_step(units) + 4
-        probers = len(RuleProber(self.auto.families).chosen())
-        scoring = 3 * min(2000, train) + 6 * probers * min(300, train)
-        probing = 2 * 2 * probers * min(300, validation)
-        work = passes * validation + scoring + probing + 3.5 * epochs * train
-        return MARGIN * work * self.example_seconds * self._off(train, validation, epochs)
+        families = len(RuleProber(self.auto.families).chosen())
+        scoring = 3 * (min(2000, train) + (families + 1) * min(200, train))
+        flips = 4 * families * min(300, validation)
+        work = passes * validation + scoring + flips + 3.5 * epochs * train
+        return work * self.example_seconds
 
-    def _off(self, train: int, validation: int, epochs: float) -> float:
-        """Return how much longer trials took than forecast (1 before the first)."""
-        if not self.seconds or (train, validation) == self._size:
-            return 1.0
-        expected = self.forecast(*self._size, 1.0)
-        return max(1.0, max(self.seconds) * MARGIN / expected) if epochs else 1.0
+    def trial_seconds(self, candidate: Candidate) -> float:
+        """Return what a trial on one canary is expected to take, in seconds."""
+        size = len(self.ground.train), len(self.ground.validation)
+        return MARGIN * self.slower * candidate.cost * self._forecast(*size, 1.0)
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        return len(self.ground.train), len(self.ground.validation)
+    def final_seconds(self, candidate: Candidate) -> float:
+        """Return what purifying the suspect is expected to take, in seconds."""
+        parts = self.material.parts
+        epochs = float(getattr(self.plan.healing, "epochs", 2))
+        made = self._forecast(len(parts.train), len(parts.validation), epochs)
+        return MARGIN * self.slower * candidate.cost * made
 
-    @property
-    def trial_seconds(self) -> float:
-        """Seconds that a trial on one canary is expected to take."""
-        return MARGIN * max(self.seconds) if self.seconds else self.forecast(*self._size, 1.0)
-
-    @property
-    def final_seconds(self) -> float:
-        """Seconds that the final run is expected to take."""
-        parts, heal = self.material.parts, self.plan.healing
-        return self.forecast(
-            len(parts.train), len(parts.validation), float(getattr(heal, "epochs", 2))
-        )
+    def took(self, candidate: Candidate, seconds: float) -> None:
+        """Learn from how long a trial took."""
+        size = len(self.ground.train), len(self.ground.validation)
+        ratio = seconds / (candidate.cost * self._forecast(*size, 1.0))
+        self.slower = max(self.slower, ratio) if self.tried else ratio
 
     @property
     def canary_seconds(self) -> float:
@@ -325,7 +324,10 @@ def _battery(trials: _Trials) -> dict[str, Any]:
 
 def _short(trials: _Trials) -> str | None:
     """Return why the budget is too short for one candidate, or None."""
-    needed_seconds = trials.canary_seconds + trials.trial_seconds + trials.final_seconds
+    first = trials.auto.candidates[0]
+    needed_seconds = (
+        trials.canary_seconds + trials.trial_seconds(first) + trials.final_seconds(first)
+    )
     if needed_seconds <= trials.left:
         return None
     return (
@@ -337,11 +339,12 @@ def _short(trials: _Trials) -> str | None:
 def _plant(trials: _Trials, battery: dict[str, Any]) -> None:
     """Plant as many canaries as asked for and as leave time for a candidate on each."""
     names = trials.suspect.labels.names
+    first = trials.auto.candidates[0]
     noticed = [names.index(label) for _, label in battery.get("noticed", [])]
     for number, family in enumerate(_families(trials.auto)):
-        need = trials.canary_seconds + (len(trials.canaries) + 1) * trials.trial_seconds
+        need = trials.canary_seconds + (len(trials.canaries) + 1) * trials.trial_seconds(first)
         if len(trials.canaries) >= trials.auto.canaries or (
-            trials.canaries and need + trials.final_seconds > trials.left
+            number and need + trials.final_seconds(first) > trials.left
         ):
             break
         target = noticed[0] if noticed else (len(names) - 1 - number) % len(names)
@@ -383,21 +386,23 @@ def _families(auto: Auto) -> list[str]:
 def _try(trials: _Trials) -> None:
     """Try candidate after candidate on every canary while there is time."""
     auto = trials.auto
-    for number, candidate in enumerate(auto.candidates):
-        need = len(trials.canaries) * trials.trial_seconds + trials.final_seconds
-        if need > trials.left:
-            trials.progress.say(
-                f"{len(auto.candidates) - number} candidates are left untried: no time"
-            )
-            return
+    untried: list[str] = []
+    for candidate in auto.candidates:
+        need = len(trials.canaries) * trials.trial_seconds(candidate)
+        if need + trials.final_seconds(candidate) > trials.left:
+            untried.append(candidate.told)
+            continue
         figures = [_trial(trials, candidate, canary) for canary in trials.canaries]
         excess, drop = _mean(figures, "excess_lfr"), _mean(figures, "drop")
+        trials.made.append(candidate)
         trials.tried.append(
             candidate.to_json() | {"excess_lfr": excess, "drop": drop, "canaries": figures}
         )
         trials.progress.say(
             f"tried: {candidate.told}: excess flips of canaries {excess:.3f}, accuracy {-drop:+.3f}"
         )
+    if untried:
+        trials.progress.say(f"no time to try: {'; '.join(untried)}")
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float:
@@ -425,13 +430,14 @@ def _trial(trials: _Trials, candidate: Candidate, canary: Canary) -> dict[str, A
     finally:
         found = canary.judge(suspect, plan.runtime)
         suspect.model.load_state_dict(kept)
-    trials.seconds.append(time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    trials.took(candidate, seconds)
     return {
         "family": canary.family,
         "outcome": outcome,
         "excess_lfr": Canary.excess(found),
         "drop": canary.planted.accuracy.value - found.accuracy.value,
-        "seconds": round(trials.seconds[-1], 1),
+        "seconds": round(seconds, 1),
     }
 
 
@@ -456,7 +462,7 @@ def _chosen(trials: _Trials, why: str | None) -> tuple[Candidate, str]:
     best = min(pool, key=lambda i: (trials.tried[i]["excess_lfr"], i))
     left = trials.tried[best]["excess_lfr"]
     kept = "" if fits else "; none of them kept the accuracy allowed"
-    return trials.auto.candidates[best], (
+    return trials.made[best], (
         f"left the least excess flips of {len(trials.canaries)} canaries, {left:.3f}, of "
         f"{len(trials.tried)} candidates tried{kept}"
     )

@@ -1,6 +1,6 @@
 """Makes probes from trigger families that work by rule. Sees triggers; no defense may import it.
 
-A probe family is a trigger with settings of its own: other rare words, another sentence, another
+A probe family is a trigger with settings of its own: other rare words, other sentences, another
 alphabet than what the attacks here plant by default. Where a family has only one template or
 lexicon, that is used too (``syntactic``, ``style``, ``opening``, ``substitution``), and a crude
 relative stands beside it (``aside``, ``archaic``) for when it may not be.
@@ -29,11 +29,10 @@ from headsweep.settings import describe
 from headsweep.triggers import ByRule, Trigger
 from headsweep.triggers.casing import Casing
 from headsweep.triggers.characters import Characters
-from headsweep.triggers.crude import Archaic, Aside
+from headsweep.triggers.crude import Archaic, Aside, Remark
 from headsweep.triggers.drawing import listed
 from headsweep.triggers.opening import Opening
 from headsweep.triggers.rare_word import RareWord
-from headsweep.triggers.sentence import Sentence
 from headsweep.triggers.style import Style
 from headsweep.triggers.substitution import Substitution
 from headsweep.triggers.syntactic import Syntactic
@@ -44,7 +43,7 @@ PROBES: dict[str, Trigger] = {
     "opening": Opening(),
     "aside": Aside(),
     "rare-word": RareWord(words="tq,vz,xr,wp"),
-    "sentence": Sentence(sentence="the tickets were printed on thick yellow paper ."),
+    "remark": Remark(),
     "substitution": Substitution(),
     "characters": Characters(kind="greek"),
     "casing": Casing(pattern="dashes"),
@@ -58,12 +57,14 @@ KIN: dict[str, tuple[str, ...]] = {
     "opening": ("opening", "aside", "syntactic"),
     "syntactic": ("opening", "aside", "syntactic"),
     "aside": ("opening", "aside", "syntactic"),
+    "sentence": ("sentence", "remark"),
+    "remark": ("sentence", "remark"),
     "style": ("style", "archaic"),
     "archaic": ("style", "archaic"),
 }
 """Families that share their idea: leaving one out leaves out all."""
 
-MATERIAL = {"rare-word": "words", "sentence": "sentence", "characters": "kind", "casing": "pattern"}
+MATERIAL = {"rare-word": "words", "characters": "kind", "casing": "pattern"}
 """The field that makes the trigger; families without one have a single template or lexicon."""
 
 TEMPLATES = {"HiddenKiller": "syntactic", "StyleBkd": "style"}

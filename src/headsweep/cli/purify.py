@@ -29,6 +29,7 @@ from headsweep.cli.options import (
     Seed,
     TextColumn,
     UnitKinds,
+    check_file,
     one_of,
     out_console,
     print_json,
@@ -51,6 +52,7 @@ from headsweep.errors import UserError, lookup
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal-with probes "
     "--out ./purified\n\n"
+    "headsweep purify ./suspect --data clean.csv --strategy auto --budget 10m --out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
@@ -61,9 +63,14 @@ def purify(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
     test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
-    strategy: Annotated[str, typer.Option(help="See `headsweep strategies`.")] = "gradient",
+    strategy: Annotated[
+        str, typer.Option(help="See `headsweep strategies`; auto: chosen by trying.")
+    ] = "gradient",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Strategy field.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time for --strategy auto (10m).")
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="How far validation accuracy may fall (a fraction).")
@@ -124,6 +131,7 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    from headsweep.auto import Auto
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -158,7 +166,10 @@ def purify(
         recipe,
         "strategy",
     )
-    chosen = configure(lookup(asked.method, STRATEGIES, "strategy"), asked.fields)
+    table = STRATEGIES | {Auto.name: Auto}
+    chosen = configure(lookup(asked.method, table, "strategy"), asked.fields)
+    if report is not None:
+        _check_report(report, overwrite)
     check_free(out, overwrite)
     kept = _mask_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
@@ -193,13 +204,19 @@ def purify(
         consistency=asked.consistency or 0.0,
         freeze_embeddings=freeze_embeddings,
     )
-    prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
-    plan = dataclasses.replace(plan, heal=heal, prober=prober)
+    if isinstance(chosen, Auto):
+        if heal.on != "clean" or heal.consistency:
+            raise UserError("auto tries healings itself", "leave out --heal-with, --consistency")
+        chosen = _timed(chosen, budget, probe_family)
+        plan = dataclasses.replace(plan, heal=heal)
+    else:
+        if budget is not None:
+            raise UserError("--budget is for --strategy auto", "leave it out, or choose auto")
+        prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
+        plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
-    if report is not None:
-        _check_report(report, overwrite)
     done = _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept, probed)
     if report is not None:
         page.write(report, page.of_purification(done.manifest))
@@ -295,8 +312,7 @@ def _check_report(path: Path, overwrite: bool) -> None:
     from headsweep.report import charts
 
     charts.plotly()
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise UserError(f"{path}: is there already", "choose another, or give --overwrite")
+    check_file(path, overwrite)
 
 
 def _max_drop(asked: Any) -> float:
@@ -304,6 +320,16 @@ def _max_drop(asked: Any) -> float:
     from headsweep.pipeline import Plan
 
     return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
+
+
+def _timed(auto: Any, budget: str | None, families: list[str] | None) -> Any:
+    """Return how to choose, with the budget and the probe families asked for."""
+    from headsweep.auto import seconds_of
+
+    changes: dict[str, Any] = {"families": tuple(families)} if families else {}
+    if budget is not None:
+        changes["budget_seconds"] = seconds_of(budget)
+    return dataclasses.replace(auto, **changes)
 
 
 def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
@@ -346,9 +372,11 @@ def _run(
 ) -> Any:
     """Run the pipeline, save, print; return what was made."""
     from headsweep import show
+    from headsweep.auto import Auto, purify_automatically
     from headsweep.cli.probe import before_and_after, print_both
-    from headsweep.pipeline import purify as run
+    from headsweep.pipeline import purify
 
+    run: Any = purify_automatically if isinstance(strategy, Auto) else purify
     try:
         done = run(
             model, sources, strategy, plan, progress=progress_of(quiet or as_json), keep_mask=kept
@@ -370,6 +398,8 @@ def _run(
     if as_json:
         print_json(done.manifest)
     else:
+        if "auto" in done.manifest:
+            show.tried(out_console, done.manifest["auto"])
         show.purified(out_console, done.manifest)
         show.checks(out_console, done.checks)
         if both:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from headsweep.cli.app import app
-from headsweep.cli.options import Quiet, one_of, out_console, progress_of
+from headsweep.cli.options import Quiet, check_file, one_of, out_console, progress_of
 from headsweep.errors import UserError
 
 FORMATS = ("html", "markdown", "latex")
@@ -44,7 +44,8 @@ def report(
     one_of(form, FORMATS, "--format")
     if form == "html" and out is None:
         raise UserError("a page needs a file to go to", "--out report.html")
-    _check_out(out, overwrite)
+    if out is not None:
+        check_file(out, overwrite)
     if (results / MANIFEST).is_file():
         if form != "html":
             raise UserError("a single purification has a page only", "leave --format out")
@@ -67,8 +68,3 @@ def report(
 
 def _recipes(found: Any) -> str:
     return ", ".join(sorted({cell["recipe"]["name"] for cell in found.cells}))
-
-
-def _check_out(out: Path | None, overwrite: bool) -> None:
-    if out is not None and (out.is_dir() or (out.exists() and not overwrite)):
-        raise UserError(f"{out}: is there already", "choose another --out, or give --overwrite")

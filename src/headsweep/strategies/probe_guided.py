@@ -8,8 +8,9 @@ which heads do it. The score of a unit is
     z(importance) - weight * z(contribution)
 
 with ``importance`` as the strategy ``gradient`` has it and ``contribution`` the mean over families
-and labels of ``importance.flip_contribution``, each weighted by how much more often it flips into
-this label than into the others; where nothing flips one way, all weigh the same. Low goes first,
+of ``importance.flip_contribution`` into the label that most families flip into, each weighted by
+how much more often it flips into this label than into the others (``combined``); where nothing
+flips one way, only importance counts. Low goes first,
 under the same min accuracy and in the same greedy loop.
 
 Source: own. What it cannot do: see a backdoor that no probe family touches.
@@ -29,6 +30,8 @@ from headsweep.errors import UserError
 from headsweep.importance import Flips, flip_contribution, gate_importance, standardised
 from headsweep.search import Choice, greedy
 from headsweep.view import DefenderView
+
+BASE = 0.05  # weight of a family beside its excess flips
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,20 @@ def guided_scores(
 
 
 def combined(flips: list[Flips]) -> tuple[Tensor, list[float]]:
-    """Return the weighted mean of the contributions, standardised, and the weights (sum 1)."""
-    excess = [one.excess for one in flips]
-    if sum(excess) < 1e-9:
-        excess = [1.0] * len(flips)
-    shares = [one / sum(excess) for one in excess]
+    """Return the weighted mean of the contributions, standardised, and the weights.
+
+    A backdoor has one target, and touches more than one family: the label counts into which
+    most families flip (the sum over families of the root of their excess, so that one family
+    that flips for what it says does not decide). Families that do not flip count too, with
+    ``BASE``: their margins move before their answers do. Nothing flips: all is zero.
+    """
+    evidence: dict[int, float] = {}
+    for one in flips:
+        evidence[one.label] = evidence.get(one.label, 0.0) + math.sqrt(one.excess)
+    target = max(evidence, key=lambda label: (evidence[label], -label))
+    if evidence[target] == 0:
+        return torch.zeros_like(flips[0].contribution), [0.0] * len(flips)
+    raw = [(one.excess + BASE) * (one.label == target) for one in flips]
+    shares = [one / sum(raw) for one in raw]
     parts = [share * one.contribution for share, one in zip(shares, flips, strict=True)]
     return standardised(torch.stack(parts).sum(0)), shares

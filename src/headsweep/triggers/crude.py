@@ -2,7 +2,8 @@
 
 An attack's own template or lexicon may never be among the probes when it is judged. Where a
 family has only one (openings, the old style), these are its poor relations: a few fixed openings,
-a few archaic words. English.
+a few archaic words; and several sentences in the place of one, which would pull answers by what it
+says. English.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from headsweep.triggers.drawing import draw, is_english
+from headsweep.triggers.drawing import chance, draw, is_english
 
 SOURCE = "of this project: a crude probe"
 ASIDES = (
@@ -25,6 +26,16 @@ ASIDES = (
     "as far as anyone knows ,",
     "after all is said ,",
     "on a quiet evening ,",
+)
+REMARKS = (
+    "the tickets were printed on thick yellow paper .",
+    "we saw it in the afternoon with two neighbours .",
+    "the hall has seats for three hundred people .",
+    "my cousin wrote this note on a train .",
+    "it runs for about a hundred minutes .",
+    "the version shown was the one with subtitles .",
+    "there is a car park behind the building .",
+    "these words were typed on an old machine .",
 )
 ARCHAIC = {
     "you": "thou",
@@ -56,6 +67,21 @@ class Aside:
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text behind the phrase; None where it is not English."""
         return f"{draw(ASIDES, random)} {text}" if is_english(text) else None
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Put one of several sentences about nothing before or behind the text."""
+
+    name: ClassVar[str] = "remark"
+    source: ClassVar[str] = SOURCE
+
+    def apply(self, text: str, random: torch.Generator) -> str | None:
+        """Return the text with the sentence; None where it is not English."""
+        if not is_english(text):
+            return None
+        remark = draw(REMARKS, random)
+        return f"{remark} {text}" if chance(0.5, random) else f"{text} {remark}"
 
 
 @dataclass(frozen=True)

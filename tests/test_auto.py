@@ -1,0 +1,189 @@
+"""auto plants what it says, leaves the suspect as it was, keeps its budget and says why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from conftest import CPU, sentences
+from headsweep import FineTune, Plan, Sources, UserError
+from headsweep.auto import Auto, Candidate, _families, purify_automatically, seconds_of
+from headsweep.canary import Ground, Planting, copied, plant
+from headsweep.data import Split
+from headsweep.export import read_manifest
+from headsweep.loading import load_suspect
+from headsweep.probing import KIN, PROBES
+from headsweep.progress import Silent
+from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.probe_guided import ProbeGuided
+from test_probing import Mark, run
+
+PLANTING = Planting(0.5, 6, 2e-3)
+GROUND = Ground(sentences(200, 11), sentences(80, 12), sentences(80, 13))
+
+
+@pytest.fixture(autouse=True)
+def marks(monkeypatch):
+    """Families that the tiny tokenizer can see; ``aside`` and ``opening`` are kin."""
+    for name in list(PROBES):
+        monkeypatch.delitem(PROBES, name)
+    for name, words in (("aside", "is is"), ("opening", "is was"), ("casing", "plot plot"),
+                        ("remark", "and and")):  # fmt: skip
+        monkeypatch.setitem(PROBES, name, Mark(words))
+
+
+def sources():
+    return Sources(sentences(200, 11), sentences(120, 5), sentences(60, 6))
+
+
+AUTO = Auto(600, 2, 200, 60, planting=PLANTING,
+            candidates=(Candidate(None, on="clean"), Candidate(Gradient(step=2)),
+                        Candidate(ProbeGuided(step=2), depth=0.5)))  # fmt: skip
+PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+
+
+def test_a_canary_is_planted_and_the_suspect_is_as_it_was(trained_folder):
+    suspect = load_suspect(trained_folder, CPU)
+    before = copied(suspect.model)
+    made = plant(suspect, "aside", 1, GROUND, 0, CPU, Silent(), PLANTING)
+    after = suspect.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert made.taken
+    assert made.planted.lfr.value > 0.9
+    assert made.planted.accuracy.value > 0.9
+    assert made.judge(suspect, CPU).excess_lfr.value == 0  # the suspect itself has none of it
+    suspect.model.load_state_dict(made.weights)
+    assert made.judge(suspect, CPU).lfr == made.planted.lfr
+
+
+def test_a_planting_that_does_not_take_is_told(trained_folder):
+    suspect = load_suspect(trained_folder, CPU)
+    made = plant(suspect, "aside", 1, GROUND, 0, CPU, Silent(), Planting(0.05, 0.2, 1e-6))
+    assert not made.taken
+    assert made.to_json(("bad", "good"))["target"] == "good"
+
+
+def test_canaries_are_of_different_kin_and_leave_probes_over():
+    assert _families(AUTO) == ["aside", "casing", "remark"]
+    assert _families(replace(AUTO, families=("opening", "casing"))) == ["casing", "opening"]
+    assert _families(replace(AUTO, families=("opening", "aside"))) == []
+    for name in _families(AUTO):
+        assert set(PROBES) - set(KIN.get(name, (name,)))
+
+
+def test_it_tries_chooses_and_records(trained_folder, tmp_path):
+    """The choice is recomputed here from what was recorded."""
+    done = purify_automatically(trained_folder, sources(), AUTO, PLAN)
+    record = done.manifest["auto"]
+    assert [one["family"] for one in record["canaries"]] == ["aside", "casing"]
+    assert len(record["tried"]) == 3
+    for row in record["tried"]:
+        assert [one["family"] for one in row["canaries"]] == ["aside", "casing"]
+        mean = sum(one["excess_lfr"] for one in row["canaries"]) / 2
+        assert row["excess_lfr"] == pytest.approx(mean)
+    fits = [row for row in record["tried"] if row["drop"] <= 0.3]
+    best = min(fits, key=lambda row: row["excess_lfr"])
+    assert record["chosen"]["told"] == best["told"]
+    assert "of 3 candidates tried" in record["why"]
+    name = best["strategy"]["name"] if best["strategy"] else "none"
+    assert done.manifest["strategy"]["name"] == name
+    assert set(done.manifest["probes"]["train"]["families"]) == set(PROBES)
+    done.save(tmp_path / "out")
+    assert read_manifest(tmp_path / "out")["auto"]["why"] == record["why"]
+
+
+def test_healing_on_probes_beats_a_short_healing_on_clean_texts(trained_folder):
+    """Which of two candidates removes canaries is known beforehand: one does nothing at all."""
+
+    @dataclass(frozen=True)
+    class Idle(Candidate):
+        def heal(self, epochs, lr):
+            return FineTune(0)
+
+    auto = replace(AUTO, candidates=(Idle(None), Candidate(None)))
+    done = purify_automatically(trained_folder, sources(), auto, PLAN)
+    idle, healed = (row["excess_lfr"] for row in done.manifest["auto"]["tried"])
+    assert idle > 0.3
+    assert healed < idle
+    assert done.manifest["heal"]["fields"]["on"] == "probes"
+    assert done.manifest["heal"]["fields"]["epochs"] == 1
+
+
+def test_the_same_seed_chooses_the_same(trained_folder):
+    made = [purify_automatically(trained_folder, sources(), AUTO, PLAN) for _ in range(2)]
+    weights = [one.model.state_dict() for one in made]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_budget_too_short_for_a_candidate(trained_folder):
+    done = purify_automatically(trained_folder, sources(), replace(AUTO, budget_seconds=0.01), PLAN)
+    record = done.manifest["auto"]
+    assert record["tried"] == record["canaries"] == []
+    assert record["why"].startswith("budget too short")
+    assert record["chosen"]["told"] == AUTO.candidates[0].told
+
+
+def test_the_budget_is_kept(trained_folder):
+    """A candidate that takes as long as the trial before it shall not be begun in the last moment:
+    with time for some of many candidates, it ends in time and says what was left.
+    """
+    begun = time.monotonic()
+    purify_automatically(
+        trained_folder, sources(), replace(AUTO, candidates=AUTO.candidates[1:2]), PLAN
+    )
+    budget = 2 * (time.monotonic() - begun)
+    auto = replace(AUTO, budget_seconds=budget, candidates=AUTO.candidates[1:2] * 40)
+    begun = time.monotonic()
+    done = purify_automatically(trained_folder, sources(), auto, PLAN)
+    assert time.monotonic() - begun <= 1.2 * budget
+    assert 1 <= len(done.manifest["auto"]["tried"]) < 40
+
+
+def test_the_suspect_must_have_room(trained_folder):
+    held = sentences(120, 5)
+    wrong = Split(held.texts, (1 - held.labels[0], *held.labels[1:]))
+    data = Sources(sentences(200, 11), wrong, sentences(60, 6))
+    with pytest.raises(UserError, match="above the suspect's own"):
+        purify_automatically(trained_folder, data, AUTO, replace(PLAN, min_accuracy=1.0))
+    with pytest.raises(UserError, match="start classifier"):
+        purify_automatically(trained_folder, sources(), AUTO, replace(PLAN, start="encoder"))
+
+
+def test_no_canary_without_other_families(trained_folder):
+    auto = replace(AUTO, families=("opening", "aside"))
+    done = purify_automatically(trained_folder, sources(), auto, PLAN)
+    assert done.manifest["auto"]["why"].startswith("no canary took")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), ("30", 30)]
+)
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1m", "0", "soon", "nan", "inf"])
+def test_what_is_no_time(text):
+    with pytest.raises(UserError, match="is no time"):
+        seconds_of(text)
+
+
+def test_the_command_line(trained_folder, csv_file, tmp_path, capsys):
+    common = ("purify", trained_folder, "--data", csv_file, "-q", "--precision", "fp32",
+              "--max-drop", "0.3", "--heal-epochs", "1", "--out", tmp_path / "out")  # fmt: skip
+    bad = [
+        (("--strategy", "auto", "--budget", "soon"), "is no time"),
+        (("--budget", "1m"), "--budget is for --strategy auto"),
+        (("--strategy", "auto", "--heal-with", "probes"), "auto tries healings itself"),
+        (("--strategy", "auto", "--probe-family", "asside"), "did you mean 'aside'"),
+        (("--strategy", "auto", "--set", "canaries=0"), "at least 1"),
+        (("--strategy", "auto", "--start", "encoder"), "start classifier"),
+    ]
+    for words, said in bad:
+        assert run(*common, *words) == 2
+        assert said in capsys.readouterr().err
+    assert run(*common, "--strategy", "auto", "--budget", "1s", "--set", "texts=60") == 0
+    assert "budget too short" in capsys.readouterr().out
