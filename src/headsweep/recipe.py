@@ -20,7 +20,7 @@ Everything may be left out but the method. What is given on the command line win
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,13 @@ class Asked:
         return replace(self, **left, fields=tuple((before | own).values()))
 
 
-def read_recipe(path: Path, kind: str) -> Asked:
+def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) -> Asked:
     """Read a recipe.
 
     Args:
         path: the TOML file.
         kind: ``strategy`` (for ``purify``) or ``defense`` (for ``defend``).
+        more: methods by name beside those of the table.
 
     Raises:
         UserError: a key, method, field or value that does not fit, with its line.
@@ -105,7 +106,7 @@ def read_recipe(path: Path, kind: str) -> Asked:
         raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
     name = document.need(kind, str)
     with document.blamed(kind):
-        method = lookup(name, METHODS[kind], kind)
+        method = lookup(name, METHODS[kind] | dict(more or {}), kind)
     fields = document.section("fields")
     fields.filled(lambda settings: configure(method, settings))
     values: dict[str, Any] = {key: document.get(key, wanted) for key, wanted in BOUNDS.items()}

@@ -12,39 +12,66 @@ from rich.console import Console
 from headsweep.errors import UserError, lookup
 
 out_console = Console()
+COLUMNS, COMPUTING, HEALING = "Columns of the data", "Computing", "Healing"  # headings of --help
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, or name on the Hub.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Decides everything random.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Examples a batch.")]
-MaxLength = Annotated[int, typer.Option(min=3, help="Tokens a text, at most.")]
+Device = Annotated[
+    str, typer.Option(rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1, ... or auto.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, rich_help_panel=COMPUTING, help="Examples a batch.")]
+MaxLength = Annotated[
+    int, typer.Option(min=3, rich_help_panel=COMPUTING, help="Tokens a text, at most.")
+]
 Precision = Annotated[
-    str, typer.Option(help="Training: fp32, bf16, or auto (bf16 where the machine computes it).")
+    str,
+    typer.Option(
+        rich_help_panel=COMPUTING,
+        help="Training: fp32, bf16, or auto (bf16 where the machine computes it).",
+    ),
 ]
 MeasureIn = Annotated[
     str,
     typer.Option(
-        help="Search: fp32; bf16, with answers near the border taken again in fp32; or auto."
+        rich_help_panel=COMPUTING,
+        help="Search: fp32; bf16, with answers near the border taken again in fp32; or auto.",
     ),
 ]
 CacheMib = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Memory for what masks share, in MiB; else a quarter of what is free."
+        min=0,
+        rich_help_panel=COMPUTING,
+        help="Memory for what masks share, in MiB; else a quarter of what is free.",
     ),
 ]
 Confidence = Annotated[
     float | None,
-    typer.Option(help="Search: decide masks by a sequential test, right this often; else exactly."),
+    typer.Option(
+        rich_help_panel=COMPUTING,
+        help="Search: decide masks by a sequential test, right this often; else exactly.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column of the text; else guessed.")]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; else guessed.")]
-DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without a text.")]
+TextColumn = Annotated[
+    str | None, typer.Option(rich_help_panel=COLUMNS, help="Column of the text; else guessed.")
+]
+PairColumn = Annotated[
+    str | None, typer.Option(rich_help_panel=COLUMNS, help="Column of the second text of a pair.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(rich_help_panel=COLUMNS, help="Column of the label; else guessed.")
+]
+DropEmpty = Annotated[
+    bool,
+    typer.Option("--drop-empty", rich_help_panel=COLUMNS, help="Leave out rows without a text."),
+]
 AdapterFile = Annotated[
-    Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
+    Path | None,
+    typer.Option(
+        rich_help_panel=COMPUTING, help="TOML file that describes an unknown architecture."
+    ),
 ]
 UnitKinds = Annotated[str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn.")]
 FfnGroups = Annotated[
@@ -57,7 +84,13 @@ RecipeFile = Annotated[
 ]
 
 
-def with_recipe(ctx: typer.Context, asked: Any, recipe: Path | None, kind: str) -> Any:
+def with_recipe(
+    ctx: typer.Context,
+    asked: Any,
+    recipe: Path | None,
+    kind: str,
+    more: dict[str, Any] | None = None,
+) -> Any:
     """Return what was asked for, completed from a recipe (of a strategy or a defense)."""
     from headsweep.recipe import read_recipe
 
@@ -69,7 +102,7 @@ def with_recipe(ctx: typer.Context, asked: Any, recipe: Path | None, kind: str) 
         for name in ctx.params
         if str(getattr(ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
     }
-    return asked.over(read_recipe(recipe, kind), given)
+    return asked.over(read_recipe(recipe, kind, more), given)
 
 
 def units_of(kinds: str, ffn_groups: int | None) -> Any:

@@ -10,6 +10,7 @@ import typer
 
 from headsweep.cli.app import Interrupted, app
 from headsweep.cli.options import (
+    HEALING,
     AdapterFile,
     AsJson,
     BatchSize,
@@ -84,24 +85,44 @@ def purify(
     ] = "classifier",
     heal_epochs: Annotated[
         float | None,
-        typer.Option(min=0, help="Fine-tuning after pruning (2; from the encoder 3); 0: none."),
+        typer.Option(
+            min=0,
+            rich_help_panel=HEALING,
+            help="Fine-tuning after pruning (2; from the encoder 3); 0: none.",
+        ),
     ] = None,
     heal_lr: Annotated[
-        float | None, typer.Option(help="Its learning rate (3e-5; from the encoder 2e-5).")
+        float | None,
+        typer.Option(
+            rich_help_panel=HEALING, help="Its learning rate (3e-5; from the encoder 2e-5)."
+        ),
     ] = None,
     heal_with: Annotated[
-        str, typer.Option(help="clean: clean texts; probes: 40% of them turned into probes.")
+        str,
+        typer.Option(
+            rich_help_panel=HEALING,
+            help="clean: clean texts; probes: 40% of them turned into probes.",
+        ),
     ] = "clean",
     consistency: Annotated[
         float,
-        typer.Option(min=0, help="Weight of probe and text being answered alike, with probes."),
+        typer.Option(
+            min=0,
+            rich_help_panel=HEALING,
+            help="Weight of probe and text being answered alike, with probes.",
+        ),
     ] = 0.0,
     probe_family: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
     ] = None,
     freeze_embeddings: Annotated[
-        bool, typer.Option("--freeze-embeddings", help="Healing leaves the embeddings as they are.")
+        bool,
+        typer.Option(
+            "--freeze-embeddings",
+            rich_help_panel=HEALING,
+            help="Healing leaves the embeddings as they are.",
+        ),
     ] = False,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
@@ -165,6 +186,7 @@ def purify(
         ),
         recipe,
         "strategy",
+        {Auto.name: Auto},
     )
     table = STRATEGIES | {Auto.name: Auto}
     chosen = configure(lookup(asked.method, table, "strategy"), asked.fields)
