@@ -106,7 +106,7 @@ class FastPass:
         self.batch_size = min(runtime.batch_size, CPU_BATCH) if on_cpu else runtime.batch_size
         self.parts = 0
         self.prefixes = Prefixes(self.texts.lengths, 0, len(self.layers))
-        self.short = self._checked(short) if len(encoded) else ShortCuts(False, False, False)
+        self.short = self._checked(short)
         if self.short.prefixes:
             self.prefixes.budget = runtime.cache_bytes
         self.tokens_run = 0.0  # layers' worth of tokens, as a share of the depth
