@@ -129,8 +129,8 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_before": os.getloadavg(),
         "bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
-        "gemm_gflops_fp32": round(cases.gemm_rate(1600, 384, 1536, torch.float32) / 1e9, 1),
-        "gemm_gflops_bf16": round(cases.gemm_rate(1600, 384, 1536, torch.bfloat16) / 1e9, 1),
+        "gemm_gflops_fp32": round(1 / cases.gemm_seconds(1600, 384, 1536, torch.float32), 1),
+        "gemm_gflops_bf16": round(1 / cases.gemm_seconds(1600, 384, 1536, torch.bfloat16), 1),
     } | environment()
 
 
