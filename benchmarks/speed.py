@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path)
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--examples", type=int, help="of the validation data, at most")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--reference-runs", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
@@ -55,6 +57,9 @@ def main() -> None:
     told = machine()
     print(json.dumps(told, indent=1))
     setting, name = chosen(args, runtime)
+    if args.examples:
+        first = setting.validation.take(range(min(args.examples, len(setting.validation))))
+        setting = replace(setting, validation=first)
     print(f"\n{name}; min accuracy {setting.min_accuracy}, {len(setting.validation)} examples\n")
     found: dict[str, Any] = {}
     for case in args.only:
