@@ -331,7 +331,7 @@ def test_bf16_asked_for_in_vain(monkeypatch):
 
 @pytest.mark.parametrize("share", [0.80, 0.849, 0.851, 0.90])
 def test_the_sequential_test_errs_less_often_than_it_says(share):
-    """2,000 random orders of 1,000 examples a share; the error allowed is 5%."""
+    """500 random orders of 1,000 examples a share; the error allowed is 5%."""
     total, error, trials = 1000, 0.05, 500
     need, hits = 850, round(1000 * share)
     draw = random.Random(1)
