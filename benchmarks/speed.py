@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path)
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--examples", type=int, help="of the validation data, at most")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--reference-runs", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
@@ -55,6 +57,9 @@ def main() -> None:
     told = machine()
     print(json.dumps(told, indent=1))
     setting, name = chosen(args, runtime)
+    if args.examples:
+        first = setting.validation.take(range(min(args.examples, len(setting.validation))))
+        setting = replace(setting, validation=first)
     print(f"\n{name}; min accuracy {setting.min_accuracy}, {len(setting.validation)} examples\n")
     found: dict[str, Any] = {}
     for case in args.only:
@@ -129,8 +134,8 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_before": os.getloadavg(),
         "bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
-        "gemm_gflops_fp32": round(cases.gemm_rate(1600, 384, 1536, torch.float32) / 1e9, 1),
-        "gemm_gflops_bf16": round(cases.gemm_rate(1600, 384, 1536, torch.bfloat16) / 1e9, 1),
+        "gemm_gflops_fp32": round(1 / cases.gemm_seconds(1600, 384, 1536, torch.float32), 1),
+        "gemm_gflops_bf16": round(1 / cases.gemm_seconds(1600, 384, 1536, torch.bfloat16), 1),
     } | environment()
 
 

@@ -61,28 +61,42 @@ class Whole(DefenderView):
         return self.meter.accuracy(mask)
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+class Seconds(float):
+    """Wall time; ``cpu`` is what the process computed, which other work disturbs less."""
+
+    cpu: float = 0.0
+
+
+def timed(run: Callable[[], Any]) -> tuple[Seconds, Any]:
     """Return the seconds that a call took, and what it returned."""
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     found = run()
-    return time.perf_counter() - begun, found
+    seconds = Seconds(time.perf_counter() - begun)
+    seconds.cpu = time.process_time() - worked
+    return seconds, found
 
 
-def spread(seconds: Sequence[float]) -> Row:
-    """Return median, least and most of some times, in seconds."""
+def spread(seconds: Sequence[Seconds]) -> Row:
+    """Return median, least and most of some times, in seconds, and the median of CPU seconds."""
     return {
         "seconds": round(statistics.median(seconds), 3),
         "least": round(min(seconds), 3),
         "most": round(max(seconds), 3),
+        "cpu_seconds": round(cpu_of(seconds), 3),
         "runs": len(seconds),
     }
 
 
+def cpu_of(seconds: Sequence[Seconds]) -> float:
+    """Return the median of CPU seconds."""
+    return statistics.median(one.cpu for one in seconds)
+
+
 def interleaved(
     runs: int, cases: dict[str, Callable[[], Any]], once: Sequence[str] = ()
-) -> dict[str, tuple[list[float], Any]]:
+) -> dict[str, tuple[list[Seconds], Any]]:
     """Time every case ``runs`` times, in turns; those in ``once`` a single time."""
-    found: dict[str, tuple[list[float], Any]] = {name: ([], None) for name in cases}
+    found: dict[str, tuple[list[Seconds], Any]] = {name: ([], None) for name in cases}
     for number in range(runs):
         for name, run in cases.items():
             if number and name in once:
@@ -130,7 +144,7 @@ def searches(setting: Setting, runs: int, reference_runs: int) -> list[Row]:
         cases["+ bf16 (default)"] = partial(
             engine, DefenderView, bisect, setting.runtime, ShortCuts()
         )
-    found: dict[str, tuple[list[float], Any]] = {}
+    found: dict[str, tuple[list[Seconds], Any]] = {}
     for number in range(max(runs, reference_runs)):
         left = {
             name: run
@@ -139,7 +153,10 @@ def searches(setting: Setting, runs: int, reference_runs: int) -> list[Row]:
         }
         for name, (seconds, result) in interleaved(1, left).items():
             found[name] = ([*found.get(name, ([], None))[0], *seconds], result)
-    base = statistics.median(found["reference loop"][0])
+    base, cpu_base = (
+        statistics.median(found["reference loop"][0]),
+        cpu_of(found["reference loop"][0]),
+    )
     rows = []
     for name, (seconds, (pruned, masks, passes, precision)) in found.items():
         rows.append(
@@ -147,6 +164,7 @@ def searches(setting: Setting, runs: int, reference_runs: int) -> list[Row]:
             | spread(seconds)
             | {
                 "ratio": round(base / statistics.median(seconds), 1),
+                "cpu_ratio": round(cpu_base / cpu_of(seconds), 1),
                 "masks": masks,
                 "validation_passes": round(passes, 2),
                 "precision": precision,
@@ -164,19 +182,22 @@ def replace_kind(view: DefenderView, kind: type[DefenderView]) -> DefenderView:
     )
 
 
-def gemm_rate(rows: int, inner: int, outer: int, dtype: torch.dtype) -> float:
-    """Return the floating point operations a second of one Linear at a shape."""
+def gemm_seconds(rows: int, inner: int, outer: int, dtype: torch.dtype) -> Seconds:
+    """Return the least seconds that one Linear takes for a giga of operations at a shape."""
     x, w = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
     calls = max(3, int(4e9 / (2 * rows * inner * outer)))
-    best = 0.0
+    times = []
     with torch.inference_mode():
         for _ in range(4):
             seconds, _ = timed(lambda: [torch.nn.functional.linear(x, w) for _ in range(calls)])
-            best = max(best, 2 * rows * inner * outer * calls / seconds)
-    return best
+            times.append(seconds)
+    giga = 2 * rows * inner * outer * calls / 1e9
+    found = Seconds(min(times) / giga)
+    found.cpu = min(one.cpu for one in times) / giga
+    return found
 
 
-def linear_seconds(setting: Setting, batch_size: int, dtype: torch.dtype) -> float:
+def linear_seconds(setting: Setting, batch_size: int, dtype: torch.dtype) -> Seconds:
     """Return the seconds that the layers' Linears need for the set at the machine's own rate.
 
     Real tokens only, without padding; attention's own products are left out, so the limit is a
@@ -186,10 +207,12 @@ def linear_seconds(setting: Setting, batch_size: int, dtype: torch.dtype) -> flo
     hidden, inner = config.hidden_size, config.intermediate_size
     tokens = setting.validation.tokens
     rows = max(1, batch_size * tokens // len(setting.validation))
-    square = 4 * hidden * hidden / gemm_rate(rows, hidden, hidden, dtype)
-    up = hidden * inner / gemm_rate(rows, hidden, inner, dtype)
-    down = hidden * inner / gemm_rate(rows, inner, hidden, dtype)
-    return 2 * tokens * config.num_hidden_layers * (square + up + down)
+    giga = 2 * tokens * config.num_hidden_layers * hidden / 1e9
+    shapes = ((hidden, hidden, 4 * hidden), (hidden, inner, inner), (inner, hidden, inner))
+    costs = [(gemm_seconds(rows, i, o, dtype), giga * share) for i, o, share in shapes]
+    found = Seconds(sum(cost * work for cost, work in costs))
+    found.cpu = sum(cost.cpu * work for cost, work in costs)
+    return found
 
 
 def one_mask(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
@@ -203,16 +226,18 @@ def one_mask(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
             for batch in rows_of:
                 forward(setting.model, batch)
 
-    def engine(mask: HeadMask, bf16: bool) -> float:
+    def engine(mask: HeadMask, bf16: bool) -> Seconds:
         passes = FastPass(view.anatomy, setting.validation, replace(setting.runtime, cache_mib=0))
         order = passes.texts.lengths.argsort(stable=True)
-        begun = time.perf_counter()
-        with passes.under(mask, bf16):
-            for rows in order.split(passes.batch_size):
-                passes.run(rows, mask, How(bf16))
-        return time.perf_counter() - begun
 
-    cases: dict[str, tuple[Callable[[], float], torch.dtype]] = {
+        def whole() -> None:
+            with passes.under(mask, bf16):
+                for rows in order.split(passes.batch_size):
+                    passes.run(rows, mask, How(bf16))
+
+        return timed(whole)[0]
+
+    cases: dict[str, tuple[Callable[[], Seconds], torch.dtype]] = {
         "plain length-sorted pass": (lambda: timed(plain)[0], torch.float32),
         "engine, all heads": (partial(engine, everything, False), torch.float32),
         f"engine, {len(pruned)} heads pruned": (partial(engine, chosen, False), torch.float32),
@@ -221,8 +246,8 @@ def one_mask(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
         cases["engine in bf16, all heads"] = (partial(engine, everything, True), torch.bfloat16)
         name = f"engine in bf16, {len(pruned)} heads pruned"
         cases[name] = (partial(engine, chosen, True), torch.bfloat16)
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    limits: dict[torch.dtype, list[float]] = {}
+    times: dict[str, list[Seconds]] = {name: [] for name in cases}
+    limits: dict[torch.dtype, list[Seconds]] = {}
     for _ in range(runs):
         for dtype in {dtype for _, dtype in cases.values()}:
             limits.setdefault(dtype, []).append(linear_seconds(setting, 16, dtype))
@@ -235,13 +260,14 @@ def one_mask(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
     found = []
     for name, (_, dtype) in cases.items():
         kind = "plain" if "plain" in name else "all" if "all heads" in name else "pruned"
-        limit = min(limits[dtype])
+        limit, cpu_limit = min(limits[dtype]), min(one.cpu for one in limits[dtype])
         found.append(
             {"case": name}
             | spread(times[name])
             | {
                 "limit_seconds": round(limit, 3),
                 "share_of_limit": round(limit / min(times[name]), 3),
+                "cpu_share_of_limit": round(cpu_limit / min(one.cpu for one in times[name]), 3),
                 "gflop_done": round(done[kind] / 1e9, 1),
             }
         )
@@ -400,12 +426,14 @@ def healing(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
             heal, FineTune(1, freeze_embeddings=True), setting.runtime
         )
     found = interleaved(runs, cases)
-    base = statistics.median(found["plain loop, padded to 128"][0])
+    first = found["plain loop, padded to 128"][0]
+    base, cpu_base = statistics.median(first), cpu_of(first)
     return [
         {"case": name}
         | spread(seconds)
         | {
             "ratio": round(base / statistics.median(seconds), 1),
+            "cpu_ratio": round(cpu_base / cpu_of(seconds), 1),
             "ms_an_example": round(1e3 * statistics.median(seconds) / len(examples), 1),
         }
         for name, (seconds, _) in found.items()

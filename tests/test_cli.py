@@ -514,3 +514,17 @@ def test_trigger_behind_the_limit_names_the_row(run, trained_folder, tmp_path):
     assert "2 of 3 texts carry the trigger, 0 cannot, 1 do not show it" in said
     assert "rows 2)" in said
     assert len(out.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--cache-mib", "999999999", "does not fit"),
+        ("--confidence", "1.5", "not a fraction"),
+        ("--measure-in", "fp8", "unknown precision"),
+    ],
+)
+def test_how_to_measure_is_checked_before_any_work(run, tmp_path, option, value, message):
+    code, _, err = run("purify", "none", "--data", "n.csv", "--out", tmp_path / "o", option, value)
+    assert code == 2
+    assert message in err

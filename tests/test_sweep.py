@@ -331,7 +331,7 @@ def test_bf16_asked_for_in_vain(monkeypatch):
 
 @pytest.mark.parametrize("share", [0.80, 0.849, 0.851, 0.90])
 def test_the_sequential_test_errs_less_often_than_it_says(share):
-    """2,000 random orders of 1,000 examples a share; the error allowed is 5%."""
+    """500 random orders of 1,000 examples a share; the error allowed is 5%."""
     total, error, trials = 1000, 0.05, 500
     need, hits = 850, round(1000 * share)
     draw = random.Random(1)
@@ -371,3 +371,16 @@ def test_confidence_decides_masks_sooner_and_confirms_exactly(tiny):
     assert exact.likely is None
     with pytest.raises(UserError, match="not a fraction"):
         Runtime(confidence=1.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_decides_as_the_cpu_does(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(120), suspect, 24)
+    masks = masks_of(suspect.anatomy.layout)
+    true = [int(right(suspect, encoded, mask).sum()) for mask in masks]
+    suspect.model.to("cuda")
+    meter = Meter(suspect.anatomy, encoded, replace(CPU, device="cuda"))
+    for mask, count in zip(masks, true, strict=True):
+        for need in (count - 1, count + 2):
+            assert meter.decide(mask, need).holds(need) == (count >= need)

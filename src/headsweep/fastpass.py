@@ -47,8 +47,7 @@ class Texts:
         self.kinds = self._matrix(encoded.kinds, 0) if encoded.kinds else None
 
     def _matrix(self, rows: Sequence[tuple[int, ...]], pad: int) -> Tensor:
-        made = pad_sequence([torch.tensor(row) for row in rows], True, pad)
-        return made.pin_memory() if self.device.type == "cuda" else made
+        return pad_sequence([torch.tensor(row) for row in rows], True, pad)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,6 +60,8 @@ class Texts:
         inputs = {"input_ids": self.ids[rows, :longest], "attention_mask": real.long()}
         if self.kinds is not None:
             inputs["token_type_ids"] = self.kinds[rows, :longest]
+        if self.device.type == "cuda":
+            inputs = {name: x.pin_memory() for name, x in inputs.items()}
         return Batch(rows, inputs, self.labels[rows]).to(self.device)
 
 
@@ -106,7 +107,7 @@ class FastPass:
         self.batch_size = min(runtime.batch_size, CPU_BATCH) if on_cpu else runtime.batch_size
         self.parts = 0
         self.prefixes = Prefixes(self.texts.lengths, 0, len(self.layers))
-        self.short = self._checked(short) if len(encoded) else ShortCuts(False, False, False)
+        self.short = self._checked(short)
         if self.short.prefixes:
             self.prefixes.budget = runtime.cache_bytes
         self.tokens_run = 0.0  # layers' worth of tokens, as a share of the depth

@@ -44,6 +44,7 @@ class Step:
             "accuracy_at_least": self.measured.low,
             "accuracy_at_most": self.measured.high,
             "exact": self.measured.exact,
+            "sequential_test": self.measured.likely is not None,
             "held": self.held,
         }
 

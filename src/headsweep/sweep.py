@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headsweep.errors import UserError
 from headsweep.fastpass import FastPass, Found, How, ShortCuts
 from headsweep.heads import Anatomy, HeadMask
 from headsweep.loading import Runtime
@@ -102,6 +103,8 @@ class Meter:
         runtime: Runtime,
         short: ShortCuts = ShortCuts(),
     ) -> None:
+        if not len(encoded):
+            raise UserError("there are no validation examples to measure masks on")
         self.anatomy, self.size, self.runtime = anatomy, len(encoded), runtime
         self.passes = FastPass(anatomy, encoded, runtime, short)
         able = runtime.measures_in_bf16()

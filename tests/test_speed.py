@@ -1,0 +1,65 @@
+"""The benchmarks' own parts: a reference loop that is wrong would flatter the engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import CPU, sentences
+from headsweep.predict import encode, logits, needed
+from headsweep.search import candidates, greedy
+from headsweep.view import DefenderView
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import speed_cases
+import speed_reference as reference
+
+
+def test_the_reference_removes_the_heads_that_gates_close(tiny):
+    suspect = tiny("bert", max_position_embeddings=128)
+    encoded = encode(sentences(24), suspect, 24)
+    mask = suspect.anatomy.layout.mask([0, 3, 5])
+    expected = logits(suspect.anatomy, encoded, CPU, mask).argmax(-1)
+    right = int((expected == torch.tensor(encoded.labels)).sum())
+    made = reference.without_heads(suspect.model, mask.pruned)
+    assert reference.right_answers(made, reference.padded(encoded, 10)) == right
+    assert suspect.model.bert.encoder.layer[0].attention.self.query.weight.shape == (32, 32)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.05, 0.2])
+def test_the_reference_loop_chooses_as_the_stepwise_search(tiny, drop):
+    suspect = tiny("bert", max_position_embeddings=128, num_hidden_layers=4)
+    encoded = encode(sentences(60), suspect, 24)
+    own = DefenderView(suspect.anatomy, encoded, encoded, 0.0, 0, CPU)
+    bound = own.accuracy(own.layout.everything()) - drop
+    view = DefenderView(suspect.anatomy, encoded, encoded, bound, 0, CPU)
+    scores = torch.rand(16, generator=torch.Generator().manual_seed(1))
+    order = candidates(scores, view.layout)
+    found, masks = reference.search(
+        suspect.model, reference.padded(encoded), order, needed(bound, 60), 3
+    )
+    choice = greedy(view, scores, 3)
+    assert tuple(sorted(found)) == choice.mask.pruned
+    assert masks == len(choice.steps)
+
+
+def test_random_texts_carry_the_models_own_answers():
+    model, encoded = speed_cases.random_bert(2, 4, 32, 60, 10)
+    setting = speed_cases.Setting(model, encoded, encoded, 0.9, CPU)
+    view = setting.view()
+    assert view.accuracy(view.layout.everything()) == 1.0
+    assert 0 < sum(encoded.labels) < 60
+
+
+def test_counted_operations_fall_with_heads_and_unread_tokens():
+    model, encoded = speed_cases.random_bert(2, 4, 32, 20, 10)
+    setting = speed_cases.Setting(model, encoded, encoded, 0.9, CPU)
+    layout = setting.view().layout
+    plain, whole, half = (
+        speed_cases.flops(setting, mask)
+        for mask in (None, layout.everything(), layout.mask([0, 1, 4, 5]))
+    )
+    assert half < whole < plain
