@@ -83,9 +83,9 @@ def folder_of(order: Order, cache: Path) -> Path:
 def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
     """Return the record of a twin or victim; make it where the cache has none that is whole."""
     folder = folder_of(order, cache)
-    known = _known(folder)
-    if known is not None:
-        return known
+    before = known(folder)
+    if before is not None:
+        return before
 
     def fill(draft: Path) -> None:
         clock = Clock()
@@ -95,12 +95,12 @@ def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
 
     shutil.rmtree(folder, ignore_errors=True)
     sources.place(folder, fill)
-    found = _known(folder)
+    found = known(folder)
     assert found is not None
     return found
 
 
-def _known(folder: Path) -> dict[str, Any] | None:
+def known(folder: Path) -> dict[str, Any] | None:
     """Return a cached record if its weights are those it names."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
