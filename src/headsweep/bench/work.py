@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -54,7 +55,8 @@ def perform(order: Order, cache: Path) -> dict[str, Any]:
             return shared(order, cache, _twin)
         if isinstance(order, VictimOrder):
             return shared(order, cache, _victim)
-        return _cell(order, cache)
+        begun = time.process_time()
+        return _cell(order, cache) | {"cpu_seconds": round(time.process_time() - begun, 2)}
 
 
 def order_of(order: Order) -> TwinOrder:
@@ -88,9 +90,15 @@ def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
         return before
 
     def fill(draft: Path) -> None:
-        clock = Clock()
+        clock, begun = Clock(), time.process_time()
         record = make(order, cache, draft)
-        record |= {"key": order.key, "weights": weights_hash(draft), "seconds": clock.report()}
+        record |= {
+            "key": order.key,
+            "weights": weights_hash(draft),
+            "seconds": clock.report(),
+            "cpu_seconds": round(time.process_time() - begun, 2),
+            "peak_memory_mib": peak_memory_mib(),
+        }
         write_json(draft / RECORD, record)
 
     shutil.rmtree(folder, ignore_errors=True)
