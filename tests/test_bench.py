@@ -24,7 +24,7 @@ from test_cli import run  # noqa: F401 - a fixture
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMOKE = RECIPES / "smoke.toml"
-FLEETING = ("seconds", "steps_seconds", "peak_memory_mib")
+FLEETING = ("seconds", "cpu_seconds", "steps_seconds", "peak_memory_mib")
 
 
 @pytest.fixture(scope="module")

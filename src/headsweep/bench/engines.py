@@ -24,7 +24,7 @@ from headsweep.bench.orders import Order
 from headsweep.bench.work import perform, threads
 from headsweep.errors import UserError
 
-NEEDED_MIB = 2000  # of a cell, as long as no finished one says
+NEEDED_MIB = 2400  # of a cell, as long as no finished one says
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def place(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder beside and rename it; another process may have been first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    draft.chmod(0o755)
     try:
         fill(draft)
         try:

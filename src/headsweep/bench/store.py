@@ -23,7 +23,18 @@ from headsweep.export import write_json
 
 CELL_FORMAT = "headsweep.cell/1"
 VICTIM_FORMAT = "headsweep.victim/1"
-NEEDED = ("format", "id", "key", "code", "commit", "status", "base", "before", "after", "seconds")
+NEEDED = (
+    "format",
+    "id",
+    "key",
+    "code",
+    "commit",
+    "status",
+    "base",
+    "before",
+    "after",
+    "cpu_seconds",
+)
 Form = dict[str, Any]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -54,7 +55,8 @@ def perform(order: Order, cache: Path) -> dict[str, Any]:
             return shared(order, cache, _twin)
         if isinstance(order, VictimOrder):
             return shared(order, cache, _victim)
-        return _cell(order, cache)
+        begun = time.process_time()
+        return _cell(order, cache) | {"cpu_seconds": round(time.process_time() - begun, 2)}
 
 
 def order_of(order: Order) -> TwinOrder:
@@ -83,24 +85,30 @@ def folder_of(order: Order, cache: Path) -> Path:
 def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
     """Return the record of a twin or victim; make it where the cache has none that is whole."""
     folder = folder_of(order, cache)
-    known = _known(folder)
-    if known is not None:
-        return known
+    before = known(folder)
+    if before is not None:
+        return before
 
     def fill(draft: Path) -> None:
-        clock = Clock()
+        clock, begun = Clock(), time.process_time()
         record = make(order, cache, draft)
-        record |= {"key": order.key, "weights": weights_hash(draft), "seconds": clock.report()}
+        record |= {
+            "key": order.key,
+            "weights": weights_hash(draft),
+            "seconds": clock.report(),
+            "cpu_seconds": round(time.process_time() - begun, 2),
+            "peak_memory_mib": peak_memory_mib(),
+        }
         write_json(draft / RECORD, record)
 
     shutil.rmtree(folder, ignore_errors=True)
     sources.place(folder, fill)
-    found = _known(folder)
+    found = known(folder)
     assert found is not None
     return found
 
 
-def _known(folder: Path) -> dict[str, Any] | None:
+def known(folder: Path) -> dict[str, Any] | None:
     """Return a cached record if its weights are those it names."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from headsweep.cli.app import Interrupted, app
 from headsweep.cli.options import Quiet, one_of, out_console, print_json, progress_of
 from headsweep.errors import UserError
 
-ENGINES = ("local", "inline")
+ENGINES = ("local", "inline", "ray")
 
 
 @app.command(
@@ -38,10 +38,13 @@ def bench(
         bool, typer.Option("--dry-run", help="Say what would run and about how long it takes.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="local: processes of this machine; inline: this process.")
+        str, typer.Option(help="local: processes; inline: this process; ray: a cluster.")
     ] = "local",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at once; else by cores and memory.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: HOST:PORT or auto; else one started here.")
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for shared steps; else the user's cache.")
@@ -82,7 +85,9 @@ def bench(
         out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
         return
     progress.say(_headline(planned, jobs))
-    run = harness.Run(store, _engine(engine, cache, jobs, grid.computing.threads), progress)
+    threads = grid.computing.threads
+    made = _engine(engine, cache, jobs, threads, address, planned.needs_mib)
+    run = harness.Run(store, made, progress)
     if stop_after is not None:
         run.until = time.monotonic() + 60 * stop_after
     try:
@@ -96,8 +101,15 @@ def bench(
         raise typer.Exit(1)
 
 
-def _engine(name: str, cache: Path, jobs: int, threads: int) -> Any:
+def _engine(
+    name: str, cache: Path, jobs: int, threads: int, address: str | None, needs_mib: float
+) -> Any:
     from headsweep.bench.engines import Inline, Local
+
+    if name == "ray":
+        from headsweep.bench.cluster import Cluster
+
+        return Cluster(cache, address, jobs, threads, needs_mib)
 
     if name == "inline":
         return Inline(cache)

@@ -22,6 +22,9 @@ GROUPS = {
     "as released": ("#CC79A7", "x"),
 }
 FLOOR = "#D55E00"
+MIDDLE = "#888888"  # seen on light and on dark
+LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"}
+AROUND = ("top center", "bottom center", "middle right", "middle left")
 CONTROLS = ("random", "nothing")
 CROSS = "\u00d7"  # on a pruned unit
 
@@ -66,7 +69,9 @@ def _by_group(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
     return {name: some for name, some in found.items() if some}
 
 
-def _bar(values: Sequence[float], rates: Sequence[Rate | tuple[float, float]]) -> Spec:
+def _bar(
+    values: Sequence[float], rates: Sequence[Rate | tuple[float, float]], colour: str = ""
+) -> Spec:
     ends = [(r.low, r.high) if isinstance(r, Rate) else r for r in rates]
     return {
         "type": "data",
@@ -74,13 +79,14 @@ def _bar(values: Sequence[float], rates: Sequence[Rate | tuple[float, float]]) -
         "array": [100 * (high - v) for v, (_, high) in zip(values, ends, strict=True)],
         "arrayminus": [100 * (v - low) for v, (low, _) in zip(values, ends, strict=True)],
         "thickness": 1,
-    }
+    } | ({"color": colour} if colour else {})
 
 
 def scatter(setting: Setting) -> Spec:
     """Return ACC against excess LFR, each method with both intervals."""
     graphs = plotly()
     figure = graphs.Figure()
+    order = {s.method: i for i, s in enumerate(setting.standings)}  # neighbours' names go apart
     for name, some in _by_group(setting.standings).items():
         colour, symbol = GROUPS[name]
         x, y = [s.accuracy.mean for s in some], [s.excess.mean for s in some]
@@ -92,7 +98,8 @@ def scatter(setting: Setting) -> Spec:
             error_x=_bar(x, [s.accuracy_bounds for s in some]),
             error_y=_bar(y, [s.interval for s in some]),
             text=[s.method for s in some],
-            textposition="top center",
+            textposition=[AROUND[order[s.method] % len(AROUND)] for s in some],
+            textfont={"size": 11},
             marker={"color": colour, "symbol": symbol, "size": 10},
             hovertemplate="%{text}<br>ACC %{x:.1f}%<br>excess LFR %{y:+.1f} points<extra></extra>",
         )
@@ -103,7 +110,7 @@ def scatter(setting: Setting) -> Spec:
     figure.update_layout(
         xaxis={"title": {"text": "ACC, percent"}},
         yaxis={"title": {"text": "excess LFR, points"}},
-        legend={"orientation": "h", "y": 1.12},
+        legend=LEGEND,
         height=460,
     )
     return _spec(figure)
@@ -121,7 +128,7 @@ def bars(setting: Setting) -> Spec:
             orientation="h",
             y=[s.method for s in some],
             x=[100 * v for v in values],
-            error_x=_bar(values, [_shifted(s.interval, floor) for s in some]),
+            error_x=_bar(values, [_shifted(s.interval, floor) for s in some], MIDDLE),
             marker={"color": GROUPS[name][0]},
             hovertemplate="%{y}<br>matched LFR %{x:.1f}%<extra></extra>",
         )
@@ -131,13 +138,14 @@ def bars(setting: Setting) -> Spec:
         y=[s.method for s in order for _ in s.seeds],
         x=[100 * value for s in order for value in s.matched.values],
         customdata=[seed for s in order for seed in s.seeds],
-        marker={"color": "#888888", "symbol": "line-ns-open", "size": 12},
+        marker={"color": "#FFFFFF", "size": 6, "line": {"color": "#000000", "width": 1}},
         hovertemplate="%{y}, seed %{customdata}<br>matched LFR %{x:.1f}%<extra></extra>",
     )
     figure.add_vline(
         x=100 * floor,
-        line={"color": FLOOR, "dash": "dash"},
-        annotation={"text": f"floor {100 * floor:.1f}", "font": {"color": FLOOR}},
+        line={"color": FLOOR, "dash": "dash", "width": 3},
+        name=f"floor {100 * floor:.1f}",
+        showlegend=True,
     )
     figure.update_layout(
         xaxis={"title": {"text": "matched LFR, percent"}, "range": [0, 104]},
@@ -146,9 +154,9 @@ def bars(setting: Setting) -> Spec:
             "categoryarray": [s.method for s in order],
             "automargin": True,
         },
-        legend={"orientation": "h", "y": 1.08},
+        legend=LEGEND,
         barmode="overlay",
-        height=150 + 26 * len(order),
+        height=190 + 26 * len(order),
     )
     return _spec(figure)
 
@@ -224,7 +232,7 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
     figure.update_layout(
         xaxis={"title": {"text": "units pruned"}},
         yaxis={"title": {"text": "validation accuracy, percent"}},
-        legend={"orientation": "h", "y": 1.15},
+        legend=LEGEND,
         height=340,
     )
     return _spec(figure)

@@ -103,7 +103,7 @@ def of_cell(cell: Form) -> dict[str, Any]:
         "outcome": cell.get("outcome", cell["status"]),
         "pruned": f"{cell['pruned_count']} of {cell['units']}" if "pruned_count" in cell else "-",
         "seed, threads": f"{cell['seed']}, {cell['threads']}",
-        "seconds": _seconds(cell["seconds"]),
+        "seconds": f"{_seconds(cell['seconds'])}; of the processor {cell['cpu_seconds']:.1f}",
         "peak memory": f"{cell['peak_memory_mib']:.0f} MiB" if cell["peak_memory_mib"] else "-",
         "reproduce": (
             f"headsweep bench recipes/{cell['recipe']['name']}.toml --out DIR --only {cell['id']}"
