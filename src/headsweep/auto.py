@@ -48,6 +48,8 @@ from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.triggers import ByRule
 
 MARGIN = 1.25  # times are forecast this much too long
+TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most
+TRIAL_PAIRS = 60  # probes of each family that a trial traces
 ORDER = ("aside", "rare-word", "archaic", "casing", "remark", "opening", "substitution",
          "characters", "style", "syntactic")  # fmt: skip
 
@@ -171,32 +173,39 @@ class _Trials:
         """The suspect."""
         return self.material.suspect
 
-    def _forecast(self, train: int, validation: int, epochs: float) -> float:
+    def _forecast(
+        self, train: int, validation: int, epochs: float, prober: RuleProber, probed: int
+    ) -> float:
         """Return the seconds of a purification on so many texts, from the pace of the model."""
         units = self.suspect.anatomy.layout.units
         passes = units // default_step(units) + 4
-        families = len(RuleProber(self.auto.families).chosen())
-        scoring = 3 * (min(2000, train) + (families + 1) * min(200, train))
-        flips = 4 * families * min(300, validation)
+        families = 1 + len(prober.chosen())  # and the originals
+        scoring = 3 * (min(2000, train) + families * min(probed, train))
+        flips = 2 * families * min(prober.held, validation)
         work = passes * validation + scoring + flips + 3.5 * epochs * train
         return work * self.example_seconds
 
+    @property
+    def _trial(self) -> float:
+        """Seconds of the first candidate's trial, forecast."""
+        size = len(self.ground.train), len(self.ground.validation)
+        return self._forecast(*size, 1.0, RuleProber(self.auto.families, *TRIAL), TRIAL_PAIRS)
+
     def trial_seconds(self, candidate: Candidate) -> float:
         """Return what a trial on one canary is expected to take, in seconds."""
-        size = len(self.ground.train), len(self.ground.validation)
-        return MARGIN * self.slower * candidate.cost * self._forecast(*size, 1.0)
+        return MARGIN * self.slower * candidate.cost * self._trial
 
     def final_seconds(self, candidate: Candidate) -> float:
         """Return what purifying the suspect is expected to take, in seconds."""
         parts = self.material.parts
         epochs = float(getattr(self.plan.healing, "epochs", 2))
-        made = self._forecast(len(parts.train), len(parts.validation), epochs)
+        size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
+        made = self._forecast(*size, epochs, prober, ProbeGuided().probed or len(parts.train))
         return MARGIN * self.slower * candidate.cost * made
 
     def took(self, candidate: Candidate, seconds: float) -> None:
         """Learn from how long a trial took."""
-        size = len(self.ground.train), len(self.ground.validation)
-        ratio = seconds / (candidate.cost * self._forecast(*size, 1.0))
+        ratio = seconds / (candidate.cost * self._trial)
         self.slower = max(self.slower, ratio) if self.tried else ratio
 
     @property
@@ -416,13 +425,11 @@ def _trial(trials: _Trials, candidate: Candidate, canary: Canary) -> dict[str, A
     suspect.model.load_state_dict(canary.weights)
     kin = set(KIN.get(canary.family, (canary.family,)))
     families = [name for name in RuleProber(trials.auto.families).chosen() if name not in kin]
-    plan = replace(
-        _plan(trials, candidate, epochs=1.0), prober=RuleProber(tuple(families), 600, 150)
-    )
+    plan = replace(_plan(trials, candidate, epochs=1.0), prober=RuleProber(tuple(families), *TRIAL))
     sources = Sources(trials.ground.train, trials.ground.validation)
     outcome = ""
     try:
-        purify(suspect, sources, candidate.strategy, plan)
+        purify(suspect, sources, _lighter(candidate.strategy), plan)
     except NothingPruned as nothing:
         outcome = str(nothing)
     else:
@@ -439,6 +446,12 @@ def _trial(trials: _Trials, candidate: Candidate, canary: Canary) -> dict[str, A
         "drop": canary.planted.accuracy.value - found.accuracy.value,
         "seconds": round(seconds, 1),
     }
+
+
+def _lighter(strategy: Strategy | None) -> Strategy | None:
+    """Return a strategy that traces fewer probes, where it traces any."""
+    probed: Any = strategy
+    return replace(probed, probed=TRIAL_PAIRS) if hasattr(strategy, "probed") else strategy
 
 
 def _plan(trials: _Trials, candidate: Candidate, epochs: float | None = None) -> Plan:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, masked, pieces
 from headsweep.predict import Batch, Encoded, forward
-from headsweep.probes import mixed, required
+from headsweep.probes import joined, mixed, required
 from headsweep.search import Choice
 from headsweep.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
@@ -111,14 +111,6 @@ class FineTune:
         if not self.consistency:
             return texts, cross_entropy, copies
         return texts, consistent(clean, torch.cat([w for _, w in made]), self.consistency), copies
-
-
-def joined(parts: Sequence[Encoded]) -> Encoded:
-    """Return sets of examples one behind the other."""
-    ids = tuple(row for part in parts for row in part.ids)
-    kinds = tuple(row for part in parts for row in part.kinds)
-    labels = tuple(label for part in parts for label in part.labels)
-    return Encoded(ids, kinds, labels, parts[0].pad)
 
 
 def consistent(clean: Encoded, turned: Tensor, weight: float) -> Loss:
