@@ -5,8 +5,8 @@ r"""How far pruning alone can go, by whose contribution: a diagnosis that knows 
 Reads ``signal-KIND.json`` in the results folder (``probe_signal.py`` writes it) and prunes the
 suspect by several scores to several depths, without healing: the contribution to the *real*
 trigger's flips (which no defender has), that to the probes' with and without kin, at several
-weights against clean importance. Scores of --only replace those of an earlier run. Everything is measured on the *dev* parts. What it is for: to
-tell a weak signal from heads that cannot go.
+weights against clean importance. Scores of --only replace those of an earlier run. Everything is
+measured on the *dev* parts. What it is for: to tell a weak signal from heads that cannot go.
 """
 
 from __future__ import annotations
