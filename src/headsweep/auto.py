@@ -41,7 +41,7 @@ from headsweep.progress import Progress, Silent, duration
 from headsweep.search import default_step
 from headsweep.seeding import stream
 from headsweep.settings import describe
-from headsweep.strategies import Strategy
+from headsweep.strategies import Strategy, needs_probes
 from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
@@ -425,13 +425,15 @@ def _trial(trials: _Trials, candidate: Candidate, canary: Canary) -> dict[str, A
     suspect.model.load_state_dict(canary.weights)
     kin = set(KIN.get(canary.family, (canary.family,)))
     families = [name for name in RuleProber(trials.auto.families).chosen() if name not in kin]
-    plan = replace(_plan(trials, candidate, epochs=1.0), prober=RuleProber(tuple(families), *TRIAL))
+    plan = _plan(trials, candidate, epochs=1.0)
+    if needs_probes(candidate.strategy) or candidate.on == "probes":
+        plan = replace(plan, prober=RuleProber(tuple(families), *TRIAL))
     sources = Sources(trials.ground.train, trials.ground.validation)
     outcome = ""
     try:
         purify(suspect, sources, _lighter(candidate.strategy), plan)
-    except NothingPruned as nothing:
-        outcome = str(nothing)
+    except (NothingPruned, UserError) as error:
+        outcome = str(error)
     else:
         outcome = "purified"
     finally:
