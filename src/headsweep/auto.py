@@ -106,7 +106,7 @@ CANDIDATES = (
     Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
     Candidate(Cycles(), cost=5.0),
     Candidate(ProbeGuided(), depth=0.5),
-    Candidate(ProbeGuided(weight=8.0)),
+    Candidate(ProbeGuided(weight=2.0)),
     Candidate(Gradient(), on="clean"),
     Candidate(ProbeGuided(), on="clean"),
 )
