@@ -95,6 +95,14 @@ def test_it_tries_chooses_and_records(trained_folder, tmp_path):
     assert read_manifest(tmp_path / "out")["auto"]["why"] == record["why"]
 
 
+def test_a_noticed_control_does_not_name_the_target(trained_folder, monkeypatch):
+    """The tiny model answers "bad" to any unknown word: a control is noticed, no trigger is."""
+    record = purify_automatically(
+        trained_folder, sources(), replace(AUTO, budget_seconds=0.01), PLAN
+    ).manifest["auto"]
+    assert {family for family, _ in record["battery"]["noticed"]} <= set(PROBES)
+
+
 def test_healing_on_probes_beats_a_short_healing_on_clean_texts(trained_folder):
     """Which of two candidates removes canaries is known beforehand: one does nothing at all."""
 

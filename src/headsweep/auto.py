@@ -325,7 +325,7 @@ def _battery(trials: _Trials) -> dict[str, Any]:
     ]
     return {
         "texts": found.texts,
-        "noticed": [[one.family, one.label] for one in found.noticed],
+        "noticed": [[one.family, one.label] for one in found.noticed if one.kind == "trigger"],
         "excess": rows,
         "skipped": dict(found.skipped),
     }
