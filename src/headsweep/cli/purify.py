@@ -112,7 +112,6 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
-    from headsweep.auto import Auto
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -122,6 +121,7 @@ def purify(
     from headsweep.pipeline import Plan
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
+    from headsweep.trials import Auto
 
     table = STRATEGIES | {Auto.name: Auto}
     chosen = configure(lookup(strategy, table, "strategy"), settings or [])
@@ -288,9 +288,10 @@ def _run(
 ) -> None:
     """Run the pipeline, save, print; exit 1 when the result does not verify."""
     from headsweep import show
-    from headsweep.auto import Auto, purify_automatically
+    from headsweep.auto import purify_automatically
     from headsweep.cli.probe import before_and_after, print_both
     from headsweep.pipeline import purify
+    from headsweep.trials import Auto
 
     run: Any = purify_automatically if isinstance(strategy, Auto) else purify
     try:
