@@ -5,8 +5,8 @@ r"""How far pruning alone can go, by whose contribution: a diagnosis that knows 
 Reads ``signal-KIND.json`` in the results folder (``probe_signal.py`` writes it) and prunes the
 suspect by several scores to several depths, without healing: the contribution to the *real*
 trigger's flips (which no defender has), that to the probes' with and without kin, at several
-weights against clean importance. Everything is measured on the *dev* parts. What it is for: to
-tell a weak signal from heads that cannot go.
+weights against clean importance. Scores of --only replace those of an earlier run. Everything is
+measured on the *dev* parts. What it is for: to tell a weak signal from heads that cannot go.
 """
 
 from __future__ import annotations
@@ -40,13 +40,17 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("kind", choices=list(TRIGGER_LABELS))
     parser.add_argument("--depths", nargs="*", type=int, default=[8, 16, 24, 32])
+    parser.add_argument("--only", nargs="*", help="names of scores")
     parser.add_argument("--texts", type=int, default=400)
     args = parser.parse_args()
     signal = json.loads((args.results / f"signal-{args.kind}.json").read_text(encoding="utf-8"))
     suspect = load_suspect(args.suspects / args.kind, Runtime())
     exam = _exam(args.corpus, args.kind, args.texts)
     twin = answer(load_suspect(args.suspects / "clean-twin", Runtime()), exam, Runtime())
-    scores, rows = _scores(signal), []
+    target = args.results / f"masks-{args.kind}.json"
+    known = json.loads(target.read_text(encoding="utf-8"))["rows"] if target.exists() else []
+    scores = {n: s for n, s in _scores(signal).items() if not args.only or n in args.only}
+    rows = [row for row in known if row["score"] not in scores]
     layout = suspect.anatomy.layout
     with Terminal().task("masks", len(scores) * len(args.depths)) as tick:
         for name, score in scores.items():
@@ -63,7 +67,7 @@ def main() -> None:
                 tick(1, name)
     form = {"suspect": args.kind, "texts": args.texts, "rows": rows}
     form |= {"environment": environment() | {"commit": _commit()}}
-    write_json(args.results / f"masks-{args.kind}.json", form)
+    write_json(target, form)
 
 
 FIGURES = ("accuracy", "lfr", "cfr", "matched_lfr", "excess_lfr")
@@ -104,15 +108,12 @@ def _scores(signal: dict) -> dict[str, Tensor]:  # type: ignore[type-arg]
 
     apart = probes([name for name, row in rows.items() if not row["own"]])
     alone = probes([name for name, row in rows.items() if not row["own"] and not row["kin"]])
-    return {
-        "clean importance": importance,
-        "real trigger": -real,
-        "real trigger, weight 2": importance - 2 * real,
-        "probes": -apart,
-        "probes, weight 2": importance - 2 * apart,
-        "probes, weight 0.7": importance - 0.7 * apart,
-        "probes without kin, weight 2": importance - 2 * alone,
-    }
+    made = {"clean importance": importance, "real trigger": -real, "probes": -apart}
+    for weight in (0.7, 1.0, 2.0):
+        made[f"real trigger, weight {weight:g}"] = importance - weight * real
+        made[f"probes, weight {weight:g}"] = importance - weight * apart
+        made[f"probes without kin, weight {weight:g}"] = importance - weight * alone
+    return made
 
 
 if __name__ == "__main__":

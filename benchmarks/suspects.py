@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from headsweep import data
-from headsweep.auto import Auto, purify_automatically, seconds_of
+from headsweep.auto import purify_automatically, seconds_of
 from headsweep.data import Columns, Split
 from headsweep.defenses import DEFENSES, Recipe
 from headsweep.errors import NothingPruned, UserError
@@ -44,6 +44,7 @@ from headsweep.search import Choice
 from headsweep.seeding import stream
 from headsweep.settings import configure, describe
 from headsweep.strategies import STRATEGIES, needs_probes
+from headsweep.trials import Auto
 from headsweep.view import DefenderView
 
 TRIGGER_LABELS = {"syntactic": "target", "style": "true"}

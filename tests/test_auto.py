@@ -10,7 +10,7 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, Sources, UserError
-from headsweep.auto import Auto, Candidate, _families, purify_automatically, seconds_of
+from headsweep.auto import purify_automatically, seconds_of
 from headsweep.canary import Ground, Planting, copied, plant
 from headsweep.data import Split
 from headsweep.export import read_manifest
@@ -19,6 +19,7 @@ from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.trials import Auto, Candidate, families_of
 from test_probing import Mark, run
 
 PLANTING = Planting(0.5, 6, 2e-3)
@@ -67,10 +68,10 @@ def test_a_planting_that_does_not_take_is_told(trained_folder):
 
 
 def test_canaries_are_of_different_kin_and_leave_probes_over():
-    assert _families(AUTO) == ["aside", "casing", "remark"]
-    assert _families(replace(AUTO, families=("opening", "casing"))) == ["casing", "opening"]
-    assert _families(replace(AUTO, families=("opening", "aside"))) == []
-    for name in _families(AUTO):
+    assert families_of(AUTO) == ["aside", "casing", "remark"]
+    assert families_of(replace(AUTO, families=("opening", "casing"))) == ["casing", "opening"]
+    assert families_of(replace(AUTO, families=("opening", "aside"))) == []
+    for name in families_of(AUTO):
         assert set(PROBES) - set(KIN.get(name, (name,)))
 
 
@@ -93,6 +94,14 @@ def test_it_tries_chooses_and_records(trained_folder, tmp_path):
     assert set(done.manifest["probes"]["train"]["families"]) == set(PROBES)
     done.save(tmp_path / "out")
     assert read_manifest(tmp_path / "out")["auto"]["why"] == record["why"]
+
+
+def test_a_noticed_control_does_not_name_the_target(trained_folder, monkeypatch):
+    """The tiny model answers "bad" to any unknown word: a control is noticed, no trigger is."""
+    record = purify_automatically(
+        trained_folder, sources(), replace(AUTO, budget_seconds=0.01), PLAN
+    ).manifest["auto"]
+    assert {family for family, _ in record["battery"]["noticed"]} <= set(PROBES)
 
 
 def test_healing_on_probes_beats_a_short_healing_on_clean_texts(trained_folder):
@@ -152,7 +161,7 @@ def test_the_suspect_must_have_room(trained_folder):
         purify_automatically(trained_folder, sources(), AUTO, replace(PLAN, start="encoder"))
 
 
-def test_no_canary_without_other_families(trained_folder):
+def test_no_canary_without_otherfamilies_of(trained_folder):
     auto = replace(AUTO, families=("opening", "aside"))
     done = purify_automatically(trained_folder, sources(), auto, PLAN)
     assert done.manifest["auto"]["why"].startswith("no canary took")

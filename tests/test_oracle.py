@@ -62,7 +62,7 @@ def test_the_key_score_finds_it_idle():
 def test_an_entangled_backdoor_is_found_by_probes_and_not_by_clean_gradients():
     """No head matters more to clean text, so ``gradient`` keeps it as its layer's best, whatever
     the bound. Alone among all heads it carries the flip of the probes (the word PROBE, which is
-    not the trigger): it goes first, and the task head, which carries none of it, answers for both.
+    not the trigger): it goes, first with a high weight, and the task head, which carries none of it, answers for both.
     """
     anatomy = wired("entangled")
     layout = anatomy.layout
@@ -79,7 +79,8 @@ def test_an_entangled_backdoor_is_found_by_probes_and_not_by_clean_gradients():
     assert found[1].flips == 1
     assert found[0].flips == 0
     assert found[1].contribution.argmax() == BACKDOOR
-    choice = STRATEGIES["probe-guided"](step=1).choose(view(anatomy))
+    assert lfr(anatomy, STRATEGIES["probe-guided"](step=1).choose(view(anatomy)).mask) == 0
+    choice = STRATEGIES["probe-guided"](step=1, weight=2).choose(view(anatomy))
     assert choice.steps[0].units == (BACKDOOR,)
     assert choice.mask.flat[TASK]
     assert lfr(anatomy, choice.mask) == 0
@@ -95,7 +96,7 @@ def test_cycles_find_the_entangled_backdoor_and_stop():
     anatomy = wired("entangled")
     before = {name: tensor.clone() for name, tensor in anatomy.model.state_dict().items()}
     own = view(anatomy)
-    choice = STRATEGIES["cycles"](step=1, lr=1e-6).choose(own)
+    choice = STRATEGIES["cycles"](step=1, lr=1e-6, weight=2).choose(own)
     after = anatomy.model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert choice.mask.pruned == (BACKDOOR,)

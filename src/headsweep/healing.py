@@ -32,7 +32,7 @@ from headsweep.fastpass import close
 from headsweep.heads import Anatomy, HeadMask, masked, pieces
 from headsweep.importance import evaluating
 from headsweep.predict import Batch, Encoded, forward
-from headsweep.probes import mixed, required
+from headsweep.probes import joined, mixed, required
 from headsweep.search import Choice
 from headsweep.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
@@ -166,14 +166,6 @@ def frozen_embeddings(anatomy: Anatomy) -> Iterator[None]:
     finally:
         for table, want in zip(tables, wanted, strict=True):
             table.requires_grad_(want)
-
-
-def joined(parts: Sequence[Encoded]) -> Encoded:
-    """Return sets of examples one behind the other."""
-    ids = tuple(row for part in parts for row in part.ids)
-    kinds = tuple(row for part in parts for row in part.kinds)
-    labels = tuple(label for part in parts for label in part.labels)
-    return Encoded(ids, kinds, labels, parts[0].pad)
 
 
 def consistent(clean: Encoded, turned: Tensor, weight: float) -> Loss:

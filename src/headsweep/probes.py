@@ -6,7 +6,7 @@ knows triggers and lives above the pipeline (``headsweep.probing``), out of a de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -126,17 +126,37 @@ def mixed(
     return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad), which
 
 
+def originals(probes: Probes) -> tuple[Encoded, dict[int, int]]:
+    """Return the originals of all families, each once, and where each clean row stands."""
+    found: dict[int, tuple[Encoded, int]] = {}
+    for family in probes.families:
+        for place, row in enumerate(family.rows):
+            found.setdefault(row, (family.clean, place))
+    parts = [source.take([place]) for source, place in found.values()]
+    return joined(parts), {row: i for i, row in enumerate(found)}
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Return sets of examples one behind the other."""
+    ids = tuple(row for part in parts for row in part.ids)
+    kinds = tuple(row for part in parts for row in part.kinds)
+    labels = tuple(label for part in parts for label in part.labels)
+    return Encoded(ids, kinds, labels, parts[0].pad)
+
+
 def flip_rates(
     anatomy: Anatomy, probes: Probes, runtime: Runtime, mask: HeadMask | None = None
 ) -> dict[str, Tensor]:
     """Return of each family how often probes flip into each label, [label], fractions.
 
     Counted are the probes with another true label whose original is not answered with this one.
-    Cost: one forward pass over probes and originals.
+    Cost: one forward pass over the probes, and over the originals once.
     """
+    clean, place = originals(probes)
+    said = logits(anatomy, clean, runtime, mask).argmax(-1)
     found = {}
     for family in probes.families:
-        before = logits(anatomy, family.clean, runtime, mask).argmax(-1)
+        before = said[[place[row] for row in family.rows]]
         after = logits(anatomy, family.probes, runtime, mask).argmax(-1)
         truth = torch.tensor(family.clean.labels)
         rates = []

@@ -85,7 +85,7 @@ class RuleProber:
 
     families: tuple[str, ...] = ()
     texts: int = 3000
-    held: int = 300
+    held: int = 120
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -86,7 +86,7 @@ class Cycles:
     consistency: float = 0.0
     patience: int = 2
     most: int = 15
-    weight: float = 2.0
+    weight: float = 0.7
     examples: int | None = 1000
     probed: int | None = 200
 

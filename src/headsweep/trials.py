@@ -1,0 +1,353 @@
+"""What ``auto`` tries, on what, and how long it may take: candidates, canaries, forecasts.
+
+Time is kept by forecasting: the pace of the model is measured once, the work of a trial and of the
+final run is counted in passed texts, and both are corrected by how long trials have taken.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+
+from headsweep.canary import Canary, Ground, Planting, copied, plant
+from headsweep.data import Split
+from headsweep.errors import NothingPruned, UserError
+from headsweep.healing import FineTune, On
+from headsweep.loading import Suspect
+from headsweep.material import Material, Sources
+from headsweep.pipeline import Plan, purify
+from headsweep.predict import needed
+from headsweep.probing import KIN, RuleProber
+from headsweep.progress import Progress
+from headsweep.search import default_step
+from headsweep.seeding import stream
+from headsweep.settings import describe
+from headsweep.strategies import Strategy, needs_probes
+from headsweep.strategies.cycles import Cycles
+from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.probe_guided import ProbeGuided
+
+MARGIN = 1.25  # times are forecast this much too long
+TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most
+TRIAL_PAIRS = 60  # probes of each family that a trial traces
+ORDER = ("aside", "rare-word", "archaic", "casing", "remark", "opening", "substitution",
+         "characters", "style", "syntactic")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to purify.
+
+    Attributes:
+        strategy: how heads are chosen; None: none go.
+        depth: how much of the accuracy allowed pruning may use, a fraction.
+        on: what healing is on, ``clean`` or ``probes``.
+        consistency: weight of the divergence between probe and text in healing.
+        cost: about how many times the time of the first candidate it takes.
+
+    """
+
+    strategy: Strategy | None
+    depth: float = 1.0
+    on: On = "probes"
+    consistency: float = 0.0
+    cost: float = 1.0
+
+    def heal(self, epochs: float, lr: float) -> FineTune:
+        """Return its healing."""
+        return FineTune(epochs, lr, self.on, consistency=self.consistency)
+
+    @property
+    def told(self) -> str:
+        """What it is, in a line."""
+        name = "no pruning" if self.strategy is None else self.strategy.name
+        depth = (
+            "" if self.depth == 1 or self.strategy is None else f" to {self.depth:.0%} of the drop"
+        )
+        alike = f", consistency {self.consistency:g}" if self.consistency else ""
+        return f"{name}{depth}, healed on {self.on}{alike}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        strategy = describe(self.strategy) if self.strategy is not None else None
+        return {
+            "told": self.told,
+            "strategy": strategy,
+            "depth": self.depth,
+            "on": self.on,
+            "consistency": self.consistency,
+        }
+
+
+CANDIDATES = (
+    Candidate(ProbeGuided()),
+    Candidate(None),
+    Candidate(Gradient()),
+    Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
+    Candidate(Cycles(), cost=5.0),
+    Candidate(ProbeGuided(), depth=0.5),
+    Candidate(ProbeGuided(weight=2.0)),
+    Candidate(Gradient(), on="clean"),
+    Candidate(ProbeGuided(), on="clean"),
+)
+"""What is tried, in this order; the first is the best single strategy."""
+
+
+@dataclass(frozen=True)
+class Auto:
+    """How to choose.
+
+    Attributes:
+        budget_seconds: wall time for everything, the final run included.
+        canaries: how many backdoors of our own, at most.
+        texts: training texts for planting and for trials, at most.
+        held: validation texts for trials, and texts to judge on, at most each.
+        families: probe families; canaries are of these too. Empty: all.
+        candidates: what to try, the best guess first.
+        planting: how canaries are planted.
+
+    """
+
+    name: ClassVar[str] = "auto"
+    source: ClassVar[str] = "of this project"
+    budget_seconds: float = 600
+    canaries: int = 2
+    texts: int = 500
+    held: int = 250
+    families: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = CANDIDATES
+    planting: Planting = Planting()
+
+    def __post_init__(self) -> None:
+        if not self.budget_seconds > 0:
+            raise UserError(f"a budget of {self.budget_seconds} s", "for example 10m")
+        if min(self.canaries, self.texts, self.held, len(self.candidates)) < 1:
+            raise UserError("auto: canaries, texts, held and candidates are at least 1")
+        RuleProber(self.families)
+
+
+@dataclass
+class Trials:
+    """Everything known while it runs."""
+
+    auto: Auto
+    material: Material
+    plan: Plan
+    progress: Progress
+    ground: Ground
+    allowed: float  # drop of accuracy, a fraction
+    example_seconds: float  # one forward pass of one text
+    begun: float
+    canaries: list[Canary] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    made: list[Candidate] = field(default_factory=list)  # those tried, in the same order
+    slower: float = 1.0  # how many times longer than forecast trials have taken
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.auto.budget_seconds - (time.monotonic() - self.begun)
+
+    @property
+    def suspect(self) -> Suspect:
+        """The suspect."""
+        return self.material.suspect
+
+    def _forecast(
+        self, train: int, validation: int, epochs: float, prober: RuleProber, probed: int
+    ) -> float:
+        """Return the seconds of a purification on so many texts, from the pace of the model."""
+        units = self.suspect.anatomy.layout.units
+        passes = units // default_step(units) + 4
+        families = 1 + len(prober.chosen())  # and the originals
+        scoring = 3 * (min(2000, train) + families * min(probed, train))
+        flips = 2 * families * min(prober.held, validation)
+        work = passes * validation + scoring + flips + 3.5 * epochs * train
+        return work * self.example_seconds
+
+    @property
+    def _trial(self) -> float:
+        """Seconds of the first candidate's trial, forecast."""
+        size = len(self.ground.train), len(self.ground.validation)
+        return self._forecast(*size, 1.0, RuleProber(self.auto.families, *TRIAL), TRIAL_PAIRS)
+
+    def trial_seconds(self, candidate: Candidate) -> float:
+        """Return what a trial on one canary is expected to take, in seconds."""
+        return MARGIN * self.slower * candidate.cost * self._trial
+
+    def final_seconds(self, candidate: Candidate) -> float:
+        """Return what purifying the suspect is expected to take, in seconds."""
+        parts = self.material.parts
+        epochs = float(getattr(self.plan.healing, "epochs", 2))
+        size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
+        made = self._forecast(*size, epochs, prober, ProbeGuided().probed or len(parts.train))
+        return MARGIN * self.slower * candidate.cost * made
+
+    def took(self, candidate: Candidate, seconds: float) -> None:
+        """Learn from how long a trial took."""
+        ratio = seconds / (candidate.cost * self._trial)
+        self.slower = max(self.slower, ratio) if self.tried else ratio
+
+    @property
+    def canary_seconds(self) -> float:
+        """Seconds that planting a canary is expected to take."""
+        work = 3.5 * self.auto.planting.epochs * 1.3 * len(self.ground.train)
+        return MARGIN * self.example_seconds * (work + 8 * len(self.ground.judge))
+
+
+def prepared(
+    material: Material, auto: Auto, plan: Plan, progress: Progress, begun: float
+) -> Trials:
+    """Return what trials start from; raises UserError where the bound leaves no room."""
+    timed = time.monotonic()
+    before = material.figures()
+    counted = sum(int(part["examples"]) for part in before.values())
+    own = before["validation"]["accuracy"]
+    bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
+    total = before["validation"]["examples"]
+    if needed(bound, total) > before["validation"]["right"]:
+        raise UserError(
+            f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
+            "lower --min-accuracy, or use --max-drop",
+        )
+    pace = (time.monotonic() - timed) / counted
+    ground = _ground(material, auto, plan.seed)
+    return Trials(auto, material, plan, progress, ground, own - bound, pace, begun)
+
+
+def _ground(material: Material, auto: Auto, seed: int) -> Ground:
+    """Return the parts for trials; where there is little validation data, judge on it too."""
+    train = _some(material.parts.train, auto.texts, seed, "train")
+    held = material.parts.validation
+    order = torch.randperm(len(held), generator=stream(seed, "auto", "held")).tolist()
+    if len(held) < 100:
+        return Ground(train, held, held)
+    size = min(auto.held, len(held) // 2)
+    return Ground(train, held.take(order[:size]), held.take(order[size : 2 * size]))
+
+
+def _some(split: Split, most: int, seed: int, name: str) -> Split:
+    order = torch.randperm(len(split), generator=stream(seed, "auto", name)).tolist()
+    return split.take(sorted(order[:most]))
+
+
+def plant_all(trials: Trials, battery: dict[str, Any]) -> None:
+    """Plant as many canaries as asked for and as leave time for a candidate on each."""
+    names = trials.suspect.labels.names
+    first = trials.auto.candidates[0]
+    noticed = [names.index(label) for _, label in battery.get("noticed", [])]
+    for number, family in enumerate(families_of(trials.auto)):
+        need = trials.canary_seconds + (len(trials.canaries) + 1) * trials.trial_seconds(first)
+        if len(trials.canaries) >= trials.auto.canaries or (
+            number and need + trials.final_seconds(first) > trials.left
+        ):
+            break
+        target = noticed[0] if noticed else (len(names) - 1 - number) % len(names)
+        try:
+            canary = plant(
+                trials.suspect,
+                family,
+                target,
+                trials.ground,
+                trials.plan.seed,
+                trials.plan.runtime,
+                trials.progress,
+                trials.auto.planting,
+            )
+        except UserError as error:
+            trials.progress.say(f"no canary of the family {family}: {error.what}")
+            continue
+        left = Canary.excess(canary.planted)
+        trials.progress.say(
+            f"canary {family} into '{names[target]}': excess flips {left:.2f}"
+            + ("" if canary.taken else ", did not take")
+        )
+        if canary.taken:
+            trials.canaries.append(canary)
+
+
+def families_of(auto: Auto) -> list[str]:
+    """Return a family of every kin, where others are left to make probes of."""
+    chosen, seen = set(RuleProber(auto.families).chosen()), set[str]()
+    found: list[str] = []
+    for name in ORDER:
+        kin = set(KIN.get(name, (name,)))
+        if name in chosen and not kin & seen and chosen - kin:
+            found.append(name)
+            seen |= kin
+    return found
+
+
+def try_all(trials: Trials) -> None:
+    """Try candidate after candidate on every canary while there is time."""
+    auto = trials.auto
+    untried: list[str] = []
+    for candidate in auto.candidates:
+        need = len(trials.canaries) * trials.trial_seconds(candidate)
+        if need + trials.final_seconds(candidate) > trials.left:
+            untried.append(candidate.told)
+            continue
+        figures = [_trial(trials, candidate, canary) for canary in trials.canaries]
+        excess, drop = _mean(figures, "excess_lfr"), _mean(figures, "drop")
+        trials.made.append(candidate)
+        trials.tried.append(
+            candidate.to_json() | {"excess_lfr": excess, "drop": drop, "canaries": figures}
+        )
+        trials.progress.say(
+            f"tried: {candidate.told}: excess flips of canaries {excess:.3f}, accuracy {-drop:+.3f}"
+        )
+    if untried:
+        trials.progress.say(f"no time to try: {'; '.join(untried)}")
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _trial(trials: Trials, candidate: Candidate, canary: Canary) -> dict[str, Any]:
+    """Purify one canary with one candidate; return what is left of it."""
+    begun, suspect = time.monotonic(), trials.suspect
+    kept = copied(suspect.model)
+    suspect.model.load_state_dict(canary.weights)
+    kin = set(KIN.get(canary.family, (canary.family,)))
+    families = [name for name in RuleProber(trials.auto.families).chosen() if name not in kin]
+    plan = plan_of(trials, candidate, epochs=1.0)
+    if needs_probes(candidate.strategy) or candidate.on == "probes":
+        plan = replace(plan, prober=RuleProber(tuple(families), *TRIAL))
+    sources = Sources(trials.ground.train, trials.ground.validation)
+    outcome = ""
+    try:
+        purify(suspect, sources, _lighter(candidate.strategy), plan)
+    except (NothingPruned, UserError) as error:
+        outcome = str(error)
+    else:
+        outcome = "purified"
+    finally:
+        found = canary.judge(suspect, plan.runtime)
+        suspect.model.load_state_dict(kept)
+    seconds = time.monotonic() - begun
+    trials.took(candidate, seconds)
+    return {
+        "family": canary.family,
+        "outcome": outcome,
+        "excess_lfr": Canary.excess(found),
+        "drop": canary.planted.accuracy.value - found.accuracy.value,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _lighter(strategy: Strategy | None) -> Strategy | None:
+    """Return a strategy that traces fewer probes, where it traces any."""
+    probed: Any = strategy
+    return replace(probed, probed=TRIAL_PAIRS) if hasattr(strategy, "probed") else strategy
+
+
+def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -> Plan:
+    """Return the plan of a candidate: its share of the drop allowed, its healing."""
+    usual: Any = trials.plan.healing
+    heal = candidate.heal(usual.epochs if epochs is None else epochs, usual.lr)
+    drop = candidate.depth * trials.allowed
+    return replace(trials.plan, max_drop=drop, min_accuracy=None, heal=heal)
