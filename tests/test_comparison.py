@@ -12,6 +12,7 @@ from headsweep.bench.packing import Packed
 from headsweep.bench.results import Results, read_results
 from headsweep.comparison import compare
 from headsweep.errors import UserError
+from headsweep.report.tables import sentences
 
 VALIDATION = np.linspace(-1.0, -0.01, 100).astype("<f4")
 TEXTS = 200
@@ -124,6 +125,16 @@ def test_no_winner_with_fewer_than_five_seeds():
     assert (four.winner, four.speaks_of_seeds) == (None, False)
     assert (five.winner, five.speaks_of_seeds) == ("good", True)
     assert [s.rank for s in five.standings] == [1, 2]
+
+
+def test_what_was_not_compared_is_not_said():
+    def said(*cells):
+        return " ".join(sentences(compare(results(*cells), 50)[0]))
+
+    alone = said(cell("x", 1, 50))
+    assert "One seed is too few" in alone
+    assert "PURE" not in alone
+    assert "No method is shown to be better than PURE" in said(cell("x", 1, 9), cell("pure", 1, 9))
 
 
 def test_five_seeds_speak_of_seeds():

@@ -64,7 +64,10 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
     whole = [c for c in cells if victims.get(c["victim"], {}).get("key") == c["victim_key"]]
     unreadable += [f"{c['id']}.json (without its victim)" for c in cells if c not in whole]
     if not whole:
-        raise UserError(f"{folder}: no results", "headsweep bench RECIPE --out FOLDER makes some")
+        bad = f" that can be read (not {', '.join(unreadable[:3])})" if unreadable else ""
+        raise UserError(
+            f"{folder}: no results{bad}", "headsweep bench RECIPE --out FOLDER makes some"
+        )
     versions = Counter(version_of(cell) for cell in whole)
     chosen = set(versions) if any_version else {versions.most_common(1)[0][0]}
     kept = tuple(cell for cell in whole if version_of(cell) in chosen)

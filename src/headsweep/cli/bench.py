@@ -55,6 +55,9 @@ def bench(
     stop_after: Annotated[
         float | None, typer.Option(min=0, help="Minutes after which no new cell is begun.")
     ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write finished cells to this TensorBoard folder.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was (or would be) done as JSON.")
     ] = False,
@@ -65,6 +68,7 @@ def bench(
     from headsweep.bench.engines import jobs_for
     from headsweep.bench.grid import read_grid
     from headsweep.bench.store import Store
+    from headsweep.bench.tracking import tensorboard as follow
     from headsweep.cache import user_cache
 
     one_of(engine, ENGINES, "--engine")
@@ -85,9 +89,10 @@ def bench(
         out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
         return
     progress.say(_headline(planned, jobs))
+    watch = follow(tensorboard) if tensorboard else None
     threads = grid.computing.threads
     made = _engine(engine, cache, jobs, threads, address, planned.needs_mib)
-    run = harness.Run(store, made, progress)
+    run = harness.Run(store, made, progress, watch=watch)
     if stop_after is not None:
         run.until = time.monotonic() + 60 * stop_after
     try:

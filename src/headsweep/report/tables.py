@@ -99,7 +99,10 @@ def sentences(setting: Setting) -> list[str]:
         f"Seeds {seeds}. Floor LFR {_percent(setting.floor).text}; the victims' excess LFR before "
         f"any defense {_points(setting.before, True)} points."
     ]
+    compared = {d.against for d in setting.differences}
     for against, name in (("random", "the random control"), ("pure", "PURE")):
+        if against not in compared:
+            continue
         for verdict in ("better", "worse"):
             some = [
                 d.method
@@ -113,9 +116,10 @@ def sentences(setting: Setting) -> list[str]:
     if setting.winner:
         said.append(f"Least excess LFR in 95% of resamples: {setting.winner}.")
     elif not setting.speaks_of_seeds:
+        few = "One seed is" if len(setting.seeds) == 1 else f"{len(setting.seeds)} seeds are"
         said.append(
-            f"{len(setting.seeds)} seeds are too few to speak of others: intervals and comparisons "
-            "are about these victims, and no winner is named."
+            f"{few} too few to speak of others: intervals and comparisons are about these "
+            "victims, and no winner is named."
         )
     return said
 
