@@ -164,9 +164,9 @@ def grouped(view: DefenderView, scores: Tensor, step: int | None) -> list[list[i
 
 
 def confirmed(view: DefenderView, gone: Sequence[int], steps: list[Step]) -> list[int]:
-    """Return what of ``gone`` holds min accuracy in fp32, restored from its end where need be.
+    """Return what of ``gone`` is confirmed to hold min accuracy, restored from its end if need be.
 
-    Costs nothing where every trial was exact; else one pass, and one a unit restored.
+    Costs nothing where every trial was exact in fp32; else a part of a pass a unit restored.
     """
     left = list(gone)
     while left:

@@ -10,8 +10,8 @@ answer.
 
 In bf16 (``Runtime.measure_in``) the answer of an example counts only if its margin is further
 from zero than bf16 could have moved it; the others run again in fp32, if they are needed at all.
-How far that is, is measured: ``Guard``. A mask that a search returns is decided once more in
-fp32 (``confirm``).
+How far that is, is measured: ``Guard``. A mask that a search returns is decided once more with
+four times that limit (``confirm``), and the pipeline measures it whole in fp32.
 
 With ``Runtime.confidence`` examples come in random order and a sequential test decides
 (``sequential``); a mask that a search returns is still decided exactly.
@@ -37,7 +37,8 @@ from headsweep.sequential import decided
 CHUNK = 8  # batches chosen at once: more are more alike in length, fewer stop sooner
 SOFTNESS = 1.0  # of the step from a margin to a probability, in logits
 AUDIT = 32  # examples run in both precisions before any bf16 answer counts
-RECHECK = 8  # and under every further mask
+RECHECK = 4  # and under every further mask, beside those that run again
+SURE, SURER, EXACT = 1.0, 4.0, math.inf  # times the guard's limit: decide, confirm, accuracy
 FP32_COST = 2.5  # of a token, in bf16 tokens
 
 
@@ -118,15 +119,15 @@ class Meter:
 
     def accuracy(self, mask: HeadMask) -> Measured:
         """Return the exact accuracy under a mask, in fp32."""
-        return self._measure(mask, need=None, exact=True)
+        return self._measure(mask, None, EXACT)
 
     def decide(self, mask: HeadMask, need: int) -> Measured:
         """Measure until it is settled whether at least ``need`` examples are right."""
-        return self._measure(mask, need, exact=False)
+        return self._measure(mask, need, SURE)
 
     def confirm(self, mask: HeadMask, need: int) -> Measured:
-        """Decide in fp32 and without a sequential test; free where it was decided so."""
-        return self._measure(mask, need, exact=True)
+        """Decide without a sequential test, four times as wary of bf16; free where it was so."""
+        return self._measure(mask, need, SURER)
 
     def forget(self) -> None:
         """Drop what is known: the weights have changed."""
@@ -134,22 +135,22 @@ class Meter:
         self.passes.forget()
         self.guard = Guard()
 
-    def _measure(self, mask: HeadMask, need: int | None, exact: bool) -> Measured:
+    def _measure(self, mask: HeadMask, need: int | None, sure: float) -> Measured:
         tally = self.tallies.setdefault(mask, Tally.empty(self.size))
-        if self._settled(tally, need, exact):
-            return self._measured(tally, need, exact)
+        if self._settled(tally, need, sure):
+            return self._measured(tally, need, sure)
         self.masks_run += 1
-        bf16 = self.bf16 and not exact
+        bf16 = self.bf16 and sure < EXACT
         odds = self.wrong.clone()
         with self.passes.under(mask, bf16):
             if bf16:
                 self._audit(mask, tally)
-            while not self._settled(tally, need, exact):
-                for rows, how in self._next(mask, tally, need, exact, odds):
+            while not self._settled(tally, need, sure):
+                for rows, how in self._next(mask, tally, need, sure, odds):
                     self._run(mask, tally, rows, how)
-                    if not self._tests(exact) and self._settled(tally, need, exact):
+                    if not self._tests(sure) and self._settled(tally, need, sure):
                         break
-        return self._measured(tally, need, exact)
+        return self._measured(tally, need, sure)
 
     def _run(self, mask: HeadMask, tally: Tally, rows: Tensor, how: How) -> None:
         found = self.passes.run(rows, mask, how)
@@ -172,33 +173,33 @@ class Meter:
             self._run(mask, tally, part, How(bf16=True))
             self._run(mask, tally, part, How())
 
-    def _tests(self, exact: bool) -> bool:
-        return self.runtime.confidence is not None and not exact
+    def _tests(self, sure: float) -> bool:
+        return self.runtime.confidence is not None and sure == SURE
 
-    def _measured(self, tally: Tally, need: int | None, exact: bool) -> Measured:
-        counts = tally.certain(self._limit(exact))
+    def _measured(self, tally: Tally, need: int | None, sure: float) -> Measured:
+        counts = tally.certain(self._limit(sure))
         right = int((tally.right & counts).sum())
         wrong = int(counts.sum()) - right
         plain = Measured(right, wrong, self.size)
-        if need is None or not self._tests(exact) or plain.holds(need) is not None:
+        if need is None or not self._tests(sure) or plain.holds(need) is not None:
             return plain
         assert self.runtime.confidence is not None
         error = 1 - self.runtime.confidence
         return Measured(right, wrong, self.size, decided(right, wrong, self.size, need, error))
 
-    def _limit(self, exact: bool) -> float:
-        return self.guard.limit if self.bf16 and not exact else math.inf
+    def _limit(self, sure: float) -> float:
+        return sure * self.guard.limit if self.bf16 and sure < EXACT else math.inf
 
-    def _settled(self, tally: Tally, need: int | None, exact: bool) -> bool:
-        found = self._measured(tally, need, exact)
+    def _settled(self, tally: Tally, need: int | None, sure: float) -> bool:
+        found = self._measured(tally, need, sure)
         return found.exact if need is None else found.holds(need) is not None
 
     def _next(
-        self, mask: HeadMask, tally: Tally, need: int | None, exact: bool, odds: Tensor
+        self, mask: HeadMask, tally: Tally, need: int | None, sure: float, odds: Tensor
     ) -> Iterator[tuple[Tensor, How]]:
         """Yield the next batches: rows, and how to run them."""
-        counts = tally.certain(self._limit(exact))
-        bf16 = self.bf16 and not exact
+        counts = tally.certain(self._limit(sure))
+        bf16 = self.bf16 and sure < EXACT
         level = self.passes.level(mask, bf16)
         again = tally.seen & ~counts
         if bf16:
@@ -209,7 +210,7 @@ class Meter:
         left = torch.nonzero(~counts).flatten()
         if need is None:
             chosen = left
-        elif self._tests(exact):
+        elif self._tests(sure):
             order = torch.randperm(self.size, generator=stream(0, "sequential"))
             chosen = order[~counts[order]][: CHUNK * self.passes.batch_size]
         else:

@@ -76,7 +76,7 @@ class DefenderView:
         return self.meter.decide(mask, self.need)
 
     def confirm(self, mask: HeadMask) -> Measured:
-        """Decide in fp32 and exactly; costs nothing where ``decide`` did so."""
+        """Decide again without a test, wary of bf16; costs nothing where ``decide`` was exact."""
         return self.meter.confirm(mask, self.need)
 
     def holds(self, mask: HeadMask) -> bool:
