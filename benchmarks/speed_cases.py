@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from headsweep.heads import HeadMask, locate, remove
 from headsweep.healing import FineTune
 from headsweep.importance import gate_importance
 from headsweep.loading import Runtime
+from headsweep.pipeline import peak_memory_mib
 from headsweep.predict import Encoded, Measured, forward, logits
 from headsweep.search import Choice, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence
@@ -377,7 +377,7 @@ def child(kind: str, layers: int, examples: int, tokens: int) -> Row:
 
 def peak() -> float:
     """Return the most memory that this process held, in MiB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    return round(peak_memory_mib() or 0.0, 1)
 
 
 def importance(setting: Setting, runs: int) -> list[Row]:

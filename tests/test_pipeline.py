@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserErro
 from headsweep.export import fingerprint, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect, prepare
+from headsweep.pipeline import peak_memory_mib
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
 
@@ -274,3 +278,13 @@ def test_pairs_in_one_part_only(trained_folder):
     for data in (Sources(sentences(60), paired), Sources(sentences(60), sentences(40), paired)):
         with pytest.raises(UserError, match="sentence pairs"):
             purify(trained_folder, data, Gradient(), PLAN)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_peak_memory_is_of_this_process_and_not_of_its_parent():
+    held = bytearray(256 << 20)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
+    asked = "from headsweep.pipeline import peak_memory_mib; print(peak_memory_mib())"
+    once = float(subprocess.run([sys.executable, "-c", asked], capture_output=True).stdout)
+    assert 10 < once < peak_memory_mib()
+    del held
