@@ -341,37 +341,41 @@ def scaling(script: Path) -> list[Row]:
     rows = []
     for layers, examples, tokens in shapes:
         found: Row = {"heads": 12 * layers, "examples": examples, "tokens": tokens}
-        for kind in ("plain", "search"):
+        kinds = (
+            ("plain", "fp32", "bf16") if Runtime("cpu").measures_in_bf16() else ("plain", "fp32")
+        )
+        for kind in kinds:
             told = [sys.executable, str(script), "--child", kind, str(layers), str(examples)]
             told += [str(tokens), str(torch.get_num_threads())]
             out = subprocess.run(told, capture_output=True, text=True, check=True).stdout
             found |= json.loads(out.strip().splitlines()[-1])
-        allowed = 1.3 * found["plain_peak_mib"] + found["cache_mib"]
-        found["peak_share"] = round(found["search_peak_mib"] / allowed, 2)
-        found["passes_time"] = round(found["search_seconds"] / found["plain_seconds"], 2)
+        for kind in kinds[1:]:
+            allowed = 1.3 * found["plain_mib"] + found[f"{kind}_store_mib"]
+            found[f"{kind}_share_of_goal"] = round(found[f"{kind}_mib"] / allowed, 2)
         rows.append(found)
         print(f"  {found}", file=sys.stderr, flush=True)
     return rows
 
 
 def child(kind: str, layers: int, examples: int, tokens: int) -> Row:
-    """Run one plain pass or one search of the scaling table; return its figures."""
+    """Run one plain pass, or one search in a precision; return its part of the scaling table."""
     model, encoded = random_bert(layers, 12, 192, examples, tokens)
-    setting = Setting(model, encoded, encoded, 0.9, Runtime("cpu"))
+    runtime = Runtime("cpu") if kind == "plain" else Runtime("cpu", measure_in=kind)
+    setting = Setting(model, encoded, encoded, 0.9, runtime)
     view = setting.view()
     if kind == "plain":
         seconds, _ = timed(lambda: logits(view.anatomy, encoded, setting.runtime))
-        return {"plain_seconds": round(seconds, 2), "plain_peak_mib": peak()}
+        return {"plain_seconds": round(seconds, 2), "plain_mib": peak()}
     scores = torch.rand(view.layout.units, generator=torch.Generator().manual_seed(0))
     seconds, choice = timed(lambda: bisect(view, scores))
     meter = view.meter
     return {
-        "search_seconds": round(seconds, 2),
-        "search_peak_mib": peak(),
-        "cache_mib": round(meter.passes.prefixes.bytes / (1 << 20), 1),
-        "masks": meter.masks_run,
-        "token_passes": round(meter.passes.tokens_run / encoded.tokens, 2),
-        "pruned": len(choice.mask.pruned),
+        f"{kind}_seconds": round(seconds, 2),
+        f"{kind}_mib": peak(),
+        f"{kind}_store_mib": round(meter.passes.prefixes.bytes / (1 << 20), 1),
+        f"{kind}_masks": meter.masks_run,
+        f"{kind}_passes": round(meter.passes.tokens_run / encoded.tokens, 2),
+        f"{kind}_pruned": len(choice.mask.pruned),
     }
 
 
