@@ -15,7 +15,7 @@ from headsweep.heads import Units
 from headsweep.loading import Runtime, computes_bf16
 from headsweep.predict import Measured, encode, logits
 from headsweep.sequential import decided
-from headsweep.sweep import AUDIT, Guard, Meter
+from headsweep.sweep import ENOUGH, Guard, Meter
 
 ALL = ShortCuts()
 NONE = ShortCuts(False, False, False)
@@ -254,7 +254,7 @@ bf16_only = pytest.mark.skipif(
 @bf16_only
 def test_bf16_decides_as_fp32_does(tiny):
     suspect = tiny()
-    encoded = encode(sentences(300), suspect, 24)
+    encoded = encode(sentences(400), suspect, 24)
     masks = masks_of(suspect.anatomy.layout)
     true = [int(right(suspect, encoded, mask).sum()) for mask in masks]
     runtime = replace(CPU, measure_in="bf16")
@@ -317,7 +317,7 @@ def test_the_guard_by_hand():
 def test_few_examples_are_measured_in_fp32(tiny, monkeypatch):
     monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: True)
     suspect = tiny()
-    assert not Meter(suspect.anatomy, encode(sentences(4 * AUDIT - 1), suspect, 24), CPU).bf16
+    assert not Meter(suspect.anatomy, encode(sentences(ENOUGH - 1), suspect, 24), CPU).bf16
 
 
 def test_bf16_asked_for_in_vain(monkeypatch):
