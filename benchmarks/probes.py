@@ -51,7 +51,10 @@ def _cell(folder: Path, clean: Path, seed: int) -> dict[str, object]:
     made = json.loads(record.read_text()) if record.exists() else {}
     how = {key: made[key] for key in ("attack", "trigger", "target", "rate") if key in made}
     code = {"environment": environment() | {"commit": _commit()}}
-    return {"model": folder.name, "made": how} | found.to_json() | code
+    form = found.to_json()
+    for row in form["findings"]:
+        row.pop("examples")  # the texts are not ours to publish
+    return {"model": folder.name, "made": how} | form | code
 
 
 def _row(name: str, form: dict[str, object]) -> str:
