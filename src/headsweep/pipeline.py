@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,6 +102,22 @@ class Plan:
             )
         if self.start not in ("classifier", "encoder"):
             raise UserError(f"unknown start '{self.start}'", "use classifier or encoder")
+
+    def bound(self, before: Mapping[str, Any]) -> float:
+        """Return the lowest validation accuracy allowed, from that before pruning.
+
+        Raises:
+            UserError: the suspect itself is below it.
+
+        """
+        own = float(before["accuracy"])
+        bound = own - self.max_drop if self.min_accuracy is None else self.min_accuracy
+        if needed(bound, before["examples"]) > before["right"]:
+            raise UserError(
+                f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
+                "lower --min-accuracy, or use --max-drop",
+            )
+        return bound
 
     @property
     def healing(self) -> Healing:
@@ -357,14 +373,7 @@ def _view(
     progress: Progress,
     probes: dict[str, Probes],
 ) -> DefenderView:
-    own = before["validation"]["accuracy"]
-    bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
-    total = before["validation"]["examples"]
-    if needed(bound, total) > before["validation"]["right"]:
-        raise UserError(
-            f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
-            "lower --min-accuracy, or use --max-drop",
-        )
+    bound = plan.bound(before["validation"])
     return DefenderView(
         material.suspect.anatomy,
         material.encoded["train"],

@@ -19,7 +19,6 @@ from headsweep.healing import FineTune, On
 from headsweep.loading import Suspect
 from headsweep.material import Material, Sources
 from headsweep.pipeline import Plan, purify
-from headsweep.predict import needed
 from headsweep.probing import KIN, RuleProber
 from headsweep.progress import Progress
 from headsweep.search import default_step
@@ -205,17 +204,10 @@ def prepared(
     timed = time.monotonic()
     before = material.figures()
     counted = sum(int(part["examples"]) for part in before.values())
-    own = before["validation"]["accuracy"]
-    bound = own - plan.max_drop if plan.min_accuracy is None else plan.min_accuracy
-    total = before["validation"]["examples"]
-    if needed(bound, total) > before["validation"]["right"]:
-        raise UserError(
-            f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
-            "lower --min-accuracy, or use --max-drop",
-        )
+    allowed = before["validation"]["accuracy"] - plan.bound(before["validation"])
     pace = (time.monotonic() - timed) / counted
     ground = _ground(material, auto, plan.seed)
-    return Trials(auto, material, plan, progress, ground, own - bound, pace, begun)
+    return Trials(auto, material, plan, progress, ground, allowed, pace, begun)
 
 
 def _ground(material: Material, auto: Auto, seed: int) -> Ground:
