@@ -30,7 +30,7 @@ from headsweep.predict import encode
 from headsweep.progress import Terminal
 from headsweep.training import Job, Schedule, train
 
-CASES = ("search", "bert-base", "one-mask", "scaling", "scores", "heal")
+CASES = ("search", "bert-base", "together", "one-mask", "scaling", "scores", "heal")
 
 
 def main() -> None:
@@ -68,6 +68,8 @@ def main() -> None:
             found[case] = cases.searches(setting, args.runs, args.reference_runs)
         elif case == "bert-base":
             found[case] = cases.searches(bert_base(runtime), args.runs, 1)
+        elif case == "together":
+            found[case] = cases.candidates_at_once(setting, args.runs)
         elif case == "one-mask":
             found[case] = cases.one_mask(setting, spread_out(setting), 2 * args.runs)
         elif case == "scaling":

@@ -26,7 +26,7 @@ from headsweep.importance import gate_importance
 from headsweep.loading import Runtime
 from headsweep.pipeline import peak_memory_mib
 from headsweep.predict import Encoded, Measured, forward, logits
-from headsweep.search import Choice, bisect, candidates, default_step, greedy
+from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence
 from headsweep.sweep import Meter
 from headsweep.training import Job, Schedule, train
@@ -173,6 +173,35 @@ def searches(setting: Setting, runs: int, reference_runs: int) -> list[Row]:
             }
         )
     return rows
+
+
+def candidates_at_once(setting: Setting, runs: int) -> list[Row]:
+    """Time a back-off over a third of the heads with 1, 2, 4 and 8 masks in one batch.
+
+    From two thirds of the heads pruned, lowest score first; fp32.
+    """
+    runtime = replace(setting.runtime, measure_in="fp32")
+    first = setting.view(runtime)
+    order = candidates(gate_importance(first, 500), first.layout)
+    third = first.layout.units // 3
+
+    def back_off_with(together: int) -> Any:
+        view = setting.view(runtime)
+        view.meter.together = together
+        steps: list[Any] = []
+        left = back_off(view, order[:third], order[third : 2 * third], steps)
+        passes = view.meter.passes.tokens_run / view.validation.tokens
+        return len(left), view.meter.masks_run, round(passes, 2)
+
+    found = interleaved(runs, {f"{n} at once": partial(back_off_with, n) for n in (1, 2, 4, 8)})
+    base = cpu_of(found["1 at once"][0])
+    return [
+        {"case": name}
+        | spread(seconds)
+        | {"cpu_ratio": round(base / cpu_of(seconds), 2)}
+        | dict(zip(("left_pruned", "masks", "validation_passes"), result, strict=True))
+        for name, (seconds, result) in found.items()
+    ]
 
 
 def replace_kind(view: DefenderView, kind: type[DefenderView]) -> DefenderView:

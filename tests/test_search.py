@@ -29,6 +29,15 @@ class FakeView:
         right = 100 - sum(self.weights[u] for u in mask.pruned)
         return Measured(right, 100 - right, 100)
 
+    def first_to_hold(self, masks):
+        """As a meter: in turn until one holds."""
+        found = []
+        for mask in masks:
+            found.append(self.decide(mask))
+            if found[-1].holds(self.need):
+                break
+        return found
+
     def confirm(self, mask):
         """As a meter: what was decided exactly is known."""
         right = 100 - sum(self.weights[u] for u in mask.pruned)

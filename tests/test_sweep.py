@@ -35,6 +35,15 @@ def right(suspect, encoded, mask):
     return found == torch.tensor(encoded.labels)
 
 
+def own_answers(suspect, encoded):
+    """The texts labelled with the whole model's answers, half of them each: pruning costs some."""
+    found = logits(suspect.anatomy, encoded, CPU)
+    lead = found[:, 1] - found[:, 0]
+    with torch.no_grad():
+        suspect.model.classifier.bias[1] -= lead.median()
+    return replace(encoded, labels=tuple((lead > lead.median()).long().tolist()))
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_short_cut_gives_the_plain_pass(tiny, family):
     """Margins of stored prefixes, cut weights and the one read token against plain gates."""
@@ -46,7 +55,7 @@ def test_every_short_cut_gives_the_plain_pass(tiny, family):
     for mask in masks_of(suspect.anatomy.layout):
         plain = logits(suspect.anatomy, encoded, CPU, mask)
         expected = fastpass.judged(plain, torch.tensor(encoded.labels))
-        level = passes.level(mask, False)
+        level = passes.level(mask, bf16=False)
         for at in level.unique().tolist():
             with passes.under(mask):
                 found = passes.run(rows[level == at], mask, How(level=at, store=True))
@@ -112,6 +121,74 @@ def test_early_decisions_are_those_of_the_whole_pass(tiny, family):
             assert found.low - 1e-9 <= count / 120 <= found.high + 1e-9
             cut += not found.exact
     assert cut > 10
+
+
+@pytest.mark.parametrize("short", [ALL, NONE])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_several_masks_go_through_as_one_batch(tiny, family, short):
+    """Each example of the stacked batch answers as it does under its own mask alone."""
+    suspect = tiny(family, units=Units(ffn=True))
+    encoded = encode(sentences(24), suspect, 24)
+    passes = FastPass(suspect.anatomy, encoded, CPU, short)
+    layout, rows = suspect.anatomy.layout, torch.arange(24)
+    last = [row.layer == layout.rows[-1].layer for row in layout.rows]
+    units = [part.start for part, is_last in zip(layout.slices, last, strict=True) if is_last]
+    first = layout.slices[0].start
+    above = [layout.mask([first, *units[:n]]) for n in range(3)]
+    for masks, level in ((above, max(row.layer for row in layout.rows)), (masks_of(layout), 0)):
+        assert fastpass.first_difference(suspect.anatomy, masks) >= level
+        with passes.under(masks[0]):
+            passes.run(rows, masks[0], How(store=True))
+        known = passes.level(*masks, bf16=False)
+        assert bool((known == (level if passes.short.prefixes else 0)).all())
+        with passes.under(*masks):
+            together = passes.run_all(rows, masks, How(level=int(known[0])))
+        for mask, found in zip(masks, together, strict=True):
+            plain = logits(suspect.anatomy, encoded, CPU, mask)
+            expected = fastpass.judged(plain, torch.tensor(encoded.labels))
+            assert torch.allclose(found.margin, expected.margin, atol=2e-5)
+
+
+@pytest.mark.parametrize("together", [2, 3, 8])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_masks_in_one_batch_are_decided_as_one_by_one(tiny, monkeypatch, together, bf16):
+    """The first that holds is the same for any number at once, whatever the bound."""
+    suspect = tiny()
+    encoded = own_answers(suspect, encode(sentences(400), suspect, 24))
+    masks = masks_of(suspect.anatomy.layout, 5)[::-1]
+    true = [int(right(suspect, encoded, mask).sum()) for mask in masks]
+    assert len(set(true)) > 3
+    monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: bf16)
+    monkeypatch.setattr("headsweep.sweep.FastPass", Shaky)
+    monkeypatch.setattr(Shaky, "noise", 1e-3)
+    for need in (0, *sorted(set(true)), max(true) + 1):
+        meter = Meter(suspect.anatomy, encoded, replace(CPU, batch_size=16))
+        meter.together = together
+        found = meter.first_to_hold(masks, need)
+        expected = [count >= need for count in true]
+        number = expected.index(True) + 1 if any(expected) else len(masks)
+        assert [one.holds(need) for one in found] == expected[:number]
+        assert meter.masks_run >= number * (0 < need <= 400)  # other bounds are met at once
+        for one, count in zip(found, true, strict=False):
+            assert one.right <= count <= one.total - one.wrong
+
+
+def test_one_batch_of_masks_is_fewer_passes_through_the_model(tiny):
+    suspect = tiny()
+    encoded = encode(sentences(60), suspect, 24)
+    masks = masks_of(suspect.anatomy.layout, 4)
+    calls = []
+    handle = suspect.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    counts = {}
+    for together in (1, 4):
+        meter = Meter(suspect.anatomy, encoded, CPU)
+        meter.together = together
+        calls.clear()
+        found = meter.first_to_hold(masks, 60)  # none holds
+        assert [one.holds(60) for one in found] == [False] * 4
+        counts[together] = len(calls)
+    handle.remove()
+    assert counts[4] < counts[1]
 
 
 def test_bounds_that_are_met_at_once_cost_nothing(tiny):
@@ -272,13 +349,13 @@ class Shaky(FastPass):
 
     noise = 0.0
 
-    def run(self, rows, mask, how=How()):
-        found = super().run(rows, mask, How())
+    def run_all(self, rows, masks, how=How()):
+        every = super().run_all(rows, masks, How())
         if not how.bf16:
-            return found
+            return every
         draws = torch.randn(len(self.texts), generator=torch.Generator().manual_seed(1))
-        moved = found.margin + self.noise * draws[rows]
-        return Found(moved > 0, moved)
+        margins = [found.margin + self.noise * draws[rows] for found in every]
+        return [Found(margin > 0, margin) for margin in margins]
 
 
 def test_the_guard_takes_back_what_noise_would_turn(tiny, monkeypatch):

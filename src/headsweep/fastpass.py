@@ -6,6 +6,10 @@ What is left out, each only where a check on this very model finds the same logi
 - the last layer behind attention, but for the token that the classifier reads (``resume``);
 - layers whose input is known from an earlier mask that is the same below them (``resume``).
 
+Several masks can go through as one batch: what all of them prune is cut, the rest of their
+difference is a gate of its own for each example, and layers below the first difference are taken
+from what is stored.
+
 A check runs some examples under a mask that prunes a unit of every row, with and without; a
 difference above ``TOLERANCE`` of the largest logit turns the short cut off. So logits are those
 of the plain pass to float rounding, and an architecture that does something unforeseen is
@@ -23,10 +27,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from headsweep.compact import cut, cuts, gates_left
+from headsweep.compact import cut, cuts, gates_left, shares_kept
 from headsweep.heads import Anatomy, HeadMask, hooked, masked
 from headsweep.loading import Runtime
 from headsweep.predict import Batch, Encoded, forward
@@ -117,9 +121,10 @@ class FastPass:
         self.prefixes.clear()
 
     @contextmanager
-    def under(self, mask: HeadMask, bf16: bool = False) -> Iterator[None]:
-        """Put the model under a mask; ``run`` works inside."""
+    def under(self, *masks: HeadMask, bf16: bool = False) -> Iterator[None]:
+        """Put the model under one mask or several; ``run`` of the same masks works inside."""
         model, device = self.anatomy.model, self.anatomy.model.device
+        mask = kept_by_any(masks)
         training = model.training
         with ExitStack() as stack:
             stack.callback(model.train, training)
@@ -136,10 +141,13 @@ class FastPass:
                 stack.enter_context(torch.autocast(device.type, torch.bfloat16))
             yield
 
-    def level(self, mask: HeadMask, bf16: bool) -> Tensor:
-        """Return up to which layer every example's states are known under a mask, [example]."""
+    def level(self, *masks: HeadMask, bf16: bool) -> Tensor:
+        """Return up to which layer every example's states are known under all masks, [example]."""
         found = torch.zeros(len(self.texts), dtype=torch.long)
+        mask, most = masks[0], first_difference(self.anatomy, masks)
         for level in self._known(mask, bf16):
+            if level > most:
+                break
             stored = self.prefixes.get(self._key(mask, level, bf16))
             if stored is not None:
                 found[stored.have] = level
@@ -158,7 +166,11 @@ class FastPass:
         return Prefixes.key(self.anatomy, mask, level, "bf16" if bf16 else "fp32")
 
     def run(self, rows: Tensor, mask: HeadMask, how: How = How()) -> Found:
-        """Pass examples through; halve the batch where memory runs out.
+        """Pass examples through under one mask; see ``run_all``."""
+        return self.run_all(rows, (mask,), how)[0]
+
+    def run_all(self, rows: Tensor, masks: Sequence[HeadMask], how: How = How()) -> list[Found]:
+        """Pass examples through under every mask; halve the batch where memory runs out.
 
         Raises:
             RuntimeError: memory does not even hold one example.
@@ -166,7 +178,7 @@ class FastPass:
         """
         if len(rows) <= self.batch_size:
             try:
-                return self._run(rows, mask, how)
+                return self._run(rows, masks, how)
             except RuntimeError as error:
                 if not out_of_memory(error) or len(rows) == 1:
                     raise
@@ -174,27 +186,51 @@ class FastPass:
             self.prefixes.budget = 0
             self.batch_size = -(-len(rows) // 2)
         how = how if self.prefixes.budget else How(how.bf16)
-        parts = [self.run(part, mask, how) for part in rows.split(self.batch_size)]
-        return Found(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        parts = [self.run_all(part, masks, how) for part in rows.split(self.batch_size)]
+        return [
+            Found(*(torch.cat(part) for part in zip(*found, strict=True)))
+            for found in zip(*parts, strict=True)
+        ]
 
-    def _run(self, rows: Tensor, mask: HeadMask, how: How) -> Found:
-        batch = self.texts.batch(rows)
+    def _run(self, rows: Tensor, masks: Sequence[HeadMask], how: How) -> list[Found]:
+        every = rows.repeat(len(masks))  # [mask * example]
+        batch = self.texts.batch(every)
         depth = len(self.layers)
         with ExitStack() as stack:
             device = self.texts.device.type
             stack.enter_context(torch.autocast(device, torch.bfloat16, enabled=how.bf16))
             longest = batch.inputs["input_ids"].shape[1]
             if how.level:
-                stored = self.prefixes.entries[self._key(mask, how.level, how.bf16)]
-                hidden = self.prefixes.take(stored, rows, longest)
+                stored = self.prefixes.entries[self._key(masks[0], how.level, how.bf16)]
+                hidden = self.prefixes.take(stored, every, longest)
                 stack.enter_context(resumed(self.layers, how.level, hidden, self.parts))
-            if how.store and self.prefixes.budget:
-                self._store(stack, rows, mask, how)
+            if how.store and self.prefixes.budget and len(masks) == 1:
+                self._store(stack, rows, masks[0], how)
+            for gate, wide in self._gates_between(masks):
+                stack.enter_context(hooked(gate, wide.repeat_interleave(len(rows), 0)))
             if self.short.unread:
                 stack.enter_context(self.one_token.only(batch.inputs))
             logits = forward(self.anatomy.model, batch)
-        self.tokens_run += float(self.texts.lengths[rows].sum()) * (depth - how.level) / depth
-        return judged(logits, batch.labels)
+        self.tokens_run += float(self.texts.lengths[every].sum()) * (depth - how.level) / depth
+        found = judged(logits, batch.labels)
+        size = len(rows)
+        return [Found(*(x[at : at + size] for x in found)) for at in range(0, len(every), size)]
+
+    def _gates_between(self, masks: Sequence[HeadMask]) -> list[tuple[nn.Module, Tensor]]:
+        """Return the gates in which masks differ, [mask, kept unit * width], by gate module."""
+        if len(masks) == 1:
+            return []
+        common, found = kept_by_any(masks), []
+        for number, site in enumerate(self.anatomy.sites):
+            keep, group = common.rows[number], site.row.group
+            if all(mask.rows[number] == keep for mask in masks):
+                continue
+            shares = shares_kept(site, keep) if self.short.pruned else range(len(keep) // group)
+            units = [share * group + i for share in shares for i in range(group)]
+            values = torch.tensor([[float(mask.rows[number][u]) for u in units] for mask in masks])
+            wide = values.repeat_interleave(site.row.width, dim=-1)
+            found.append((site.gate, wide.to(self.anatomy.model.device)))
+        return found
 
     def _store(self, stack: ExitStack, rows: Tensor, mask: HeadMask, how: How) -> None:
         width = int(self.anatomy.model.config.hidden_size)
@@ -253,6 +289,26 @@ class FastPass:
         except Exception:  # as above
             return False
         return len(states) == len(levels)
+
+
+def kept_by_any(masks: Sequence[HeadMask]) -> HeadMask:
+    """Return the mask that prunes what every mask prunes."""
+
+    def union(rows: Sequence[tuple[tuple[bool, ...], ...]]) -> tuple[tuple[bool, ...], ...]:
+        return tuple(tuple(map(any, zip(*row, strict=True))) for row in zip(*rows, strict=True))
+
+    return HeadMask(union([mask.heads for mask in masks]), union([mask.ffn for mask in masks]))
+
+
+def first_difference(anatomy: Anatomy, masks: Sequence[HeadMask]) -> int:
+    """Return the lowest layer in which masks differ; the number of layers where none does."""
+    layers = [row.layer for row in anatomy.layout.rows]
+    differ = (
+        layer
+        for layer, *rows in zip(layers, *(mask.rows for mask in masks), strict=True)
+        if any(row != rows[0] for row in rows)
+    )
+    return min(differ, default=max(layers) + 1)
 
 
 def judged(logits: Tensor, labels: Tensor) -> Found:

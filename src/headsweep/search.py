@@ -189,15 +189,17 @@ def back_off(
 
     ``group`` is in the order of pruning; trials are appended to ``steps``.
     """
-    left = list(group)
-    while left:
-        back, left = left[-restore:], left[:-restore]
-        if not left and not gone:
-            break  # the whole model again: nothing to measure
-        steps.append(_trial(view, "restore", back, [*gone, *left]))
-        if steps[-1].held:
-            break
-    return left
+    lefts = [group[:end] for end in range(len(group) - restore, -restore, -restore) if end > 0]
+    lefts += [()] if gone else []  # else the whole model again: nothing to measure
+    masks = [view.layout.mask([*gone, *left]) for left in lefts]
+    measured = view.first_to_hold(masks)
+    before = list(group)
+    for left, found in zip(lefts, measured, strict=False):
+        held = bool(found.holds(view.need))
+        units = tuple(before[len(left) :])
+        steps.append(Step("restore", units, len(gone) + len(left), found, held))
+        before = list(left)
+    return before if measured and steps[-1].held else []
 
 
 def _trial(view: DefenderView, action: str, units: Sequence[int], gone: Sequence[int]) -> Step:

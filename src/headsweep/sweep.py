@@ -13,6 +13,11 @@ from zero than bf16 could have moved it; the others run again in fp32, if they a
 How far that is, is measured: ``Guard``. A mask that a search returns is decided once more with
 four times that limit (``confirm``), and the pipeline measures it whole in fp32.
 
+Several masks of which the first that holds is wanted (``first_to_hold``: those of a back-off)
+can go through as one batch, ``together`` at a time. Each mask is still decided by itself; those
+behind the first that holds were run in vain. So it pays where a batch leaves the processor idle,
+as on a GPU; on a CPU it does not (docs/performance.md).
+
 With ``Runtime.confidence`` examples come in random order and a sequential test decides
 (``sequential``); a mask that a search returns is still decided exactly.
 """
@@ -20,7 +25,7 @@ With ``Runtime.confidence`` examples come in random order and a sequential test 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +45,7 @@ AUDIT = 32  # examples run in both precisions before any bf16 answer counts
 RECHECK = 4  # and under every further mask, beside those that run again
 ENOUGH = 384  # examples: bf16 took 1.6 times as long on 128, as long on 300, less on 872
 SURE, SURER, EXACT = 1.0, 4.0, math.inf  # times the guard's limit: decide, confirm, accuracy
+TOGETHER = 4  # masks in one batch, on a GPU
 FP32_COST = 2.5  # of a token, in bf16 tokens
 
 
@@ -60,6 +66,9 @@ class Tally:
 
     def add(self, rows: Tensor, found: Found, exact: bool) -> None:
         """Enter what was found of some examples."""
+        if not exact:  # what is known in fp32 stays
+            new = ~self.exact[rows]
+            rows, found = rows[new], Found(*(x[new] for x in found))
         self.right[rows], self.margin[rows] = found.right, found.margin
         self.seen[rows] = True
         self.exact[rows] = exact
@@ -67,6 +76,14 @@ class Tally:
     def certain(self, limit: float) -> Tensor:
         """Return which answers count, [example]: those in fp32, and those of a wide margin."""
         return self.exact | (self.seen & (self.margin.abs() > limit))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Masks that go through as one batch, and what is known of each."""
+
+    masks: Sequence[HeadMask]
+    tallies: Sequence[Tally]
 
 
 class Guard:
@@ -112,6 +129,7 @@ class Meter:
         able = runtime.measures_in_bf16()
         # a sequential test wants every answer as it comes; a small set is run before it is audited
         self.bf16 = able and runtime.confidence is None and self.size >= ENOUGH
+        self.together = 1 if anatomy.model.device.type == "cpu" else TOGETHER
         self.guard = Guard()
         self.tallies: dict[HeadMask, Tally] = {}
         self.wrong = torch.full((self.size,), 0.15)  # probability of each, before anything is seen
@@ -120,15 +138,30 @@ class Meter:
 
     def accuracy(self, mask: HeadMask) -> Measured:
         """Return the exact accuracy under a mask, in fp32."""
-        return self._measure(mask, None, EXACT)
+        return self._measure((mask,), None, EXACT)[0]
 
     def decide(self, mask: HeadMask, need: int) -> Measured:
         """Measure until it is settled whether at least ``need`` examples are right."""
-        return self._measure(mask, need, SURE)
+        return self._measure((mask,), need, SURE)[0]
 
     def confirm(self, mask: HeadMask, need: int) -> Measured:
         """Decide without a sequential test, four times as wary of bf16; free where it was so."""
-        return self._measure(mask, need, SURER)
+        return self._measure((mask,), need, SURER)[0]
+
+    def first_to_hold(self, masks: Sequence[HeadMask], need: int) -> list[Measured]:
+        """Decide masks in turn until one holds; return what was measured of each up to it.
+
+        At most ``together`` of them go through as one batch. The answers are the same for any
+        number, to float rounding.
+        """
+        size = 1 if self._tests(SURE) else self.together
+        found: list[Measured] = []
+        for at in range(0, len(masks), size):
+            for measured in self._measure(masks[at : at + size], need, SURE):
+                found.append(measured)
+                if measured.holds(need):
+                    return found
+        return found
 
     def forget(self) -> None:
         """Drop what is known: the weights have changed."""
@@ -136,43 +169,64 @@ class Meter:
         self.passes.forget()
         self.guard = Guard()
 
-    def _measure(self, mask: HeadMask, need: int | None, sure: float) -> Measured:
-        tally = self.tallies.setdefault(mask, Tally.empty(self.size))
-        if self._settled(tally, need, sure):
-            return self._measured(tally, need, sure)
-        self.masks_run += 1
-        bf16 = self.bf16 and sure < EXACT
+    def _measure(self, masks: Sequence[HeadMask], need: int | None, sure: float) -> list[Measured]:
+        """Settle masks up to the first that holds, as one batch; return what is known of each."""
+        tallies = [self.tallies.setdefault(mask, Tally.empty(self.size)) for mask in masks]
+        racing = self._racing(tallies, need, sure)
+        self.masks_run += len(racing)
+        bf16, audited = self.bf16 and sure < EXACT, False
         odds = self.wrong.clone()
-        with self.passes.under(mask, bf16):
-            if bf16:
-                self._audit(mask, tally)
-            while not self._settled(tally, need, sure):
-                for rows, how in self._next(mask, tally, need, sure, odds):
-                    self._run(mask, tally, rows, how)
-                    if not self._tests(sure) and self._settled(tally, need, sure):
-                        break
-        return self._measured(tally, need, sure)
+        while racing:
+            now, some = racing, [masks[i] for i in racing]
+            runs = Runs(some, [tallies[i] for i in racing])
+            with self.passes.under(*some, bf16=bf16):
+                if bf16 and not audited:
+                    self._audit(runs)
+                    audited = True
+                while racing == now:
+                    self._advance(runs, need, sure, odds)
+                    racing = self._racing(tallies, need, sure)
+        return [self._measured(tally, need, sure) for tally in tallies]
 
-    def _run(self, mask: HeadMask, tally: Tally, rows: Tensor, how: How) -> None:
-        found = self.passes.run(rows, mask, how)
-        if self.bf16 and not how.bf16:
-            both = tally.seen[rows] & ~tally.exact[rows]
-            if bool(both.any()):
-                self.guard.learn(tally.margin[rows][both], found.margin[both])
-        tally.add(rows, found, exact=not how.bf16)
-        self.wrong[rows] = torch.sigmoid(-found.margin / SOFTNESS).clamp(0.01, 0.99)
-        self.examples_run += len(rows)
+    def _racing(self, tallies: Sequence[Tally], need: int | None, sure: float) -> list[int]:
+        """Return which masks are open, before the first that holds."""
+        found = []
+        for i, tally in enumerate(tallies):
+            if not self._settled(tally, need, sure):
+                found.append(i)
+            elif need is not None and self._measured(tally, need, sure).holds(need):
+                break
+        return found
 
-    def _audit(self, mask: HeadMask, tally: Tally) -> None:
-        """Run some examples, other ones for every mask, in both precisions."""
+    def _advance(self, runs: Runs, need: int | None, sure: float, odds: Tensor) -> None:
+        """Run the next batches, chosen for the first mask, until it is settled or they end."""
+        for rows, how in self._next(runs, need, sure, odds):
+            self._run(runs, rows, how)
+            if not self._tests(sure) and self._settled(runs.tallies[0], need, sure):
+                break
+
+    def _run(self, runs: Runs, rows: Tensor, how: How) -> None:
+        found = self.passes.run_all(rows, runs.masks, how)
+        for tally, one in zip(runs.tallies, found, strict=True):
+            if self.bf16 and not how.bf16:
+                both = tally.seen[rows] & ~tally.exact[rows]
+                if bool(both.any()):
+                    self.guard.learn(tally.margin[rows][both], one.margin[both])
+            tally.add(rows, one, exact=not how.bf16)
+        self.wrong[rows] = torch.sigmoid(-found[0].margin / SOFTNESS).clamp(0.01, 0.99)
+        self.examples_run += len(rows) * len(found)
+
+    def _audit(self, runs: Runs) -> None:
+        """Run some examples, other ones every time, in both precisions."""
         count = RECHECK if self.guard.count else AUDIT
         generator = stream(0, "audit", self.masks_run)
         rows = torch.randperm(self.size, generator=generator)[:count]
-        rows = rows[~tally.seen[rows]]
+        seen = torch.stack([tally.seen for tally in runs.tallies]).any(0)
+        rows = rows[~seen[rows]]
         rows = rows[self.passes.texts.lengths[rows].argsort()]
         for part in rows.split(self.passes.batch_size) if len(rows) else ():
-            self._run(mask, tally, part, How(bf16=True))
-            self._run(mask, tally, part, How())
+            self._run(runs, part, How(bf16=True))
+            self._run(runs, part, How())
 
     def _tests(self, sure: float) -> bool:
         return self.runtime.confidence is not None and sure == SURE
@@ -196,12 +250,13 @@ class Meter:
         return found.exact if need is None else found.holds(need) is not None
 
     def _next(
-        self, mask: HeadMask, tally: Tally, need: int | None, sure: float, odds: Tensor
+        self, runs: Runs, need: int | None, sure: float, odds: Tensor
     ) -> Iterator[tuple[Tensor, How]]:
         """Yield the next batches: rows, and how to run them."""
+        tally = runs.tallies[0]
         counts = tally.certain(self._limit(sure))
         bf16 = self.bf16 and sure < EXACT
-        level = self.passes.level(mask, bf16)
+        level = self.passes.level(*runs.masks, bf16=bf16)
         again = tally.seen & ~counts
         if bf16:
             level[again] = 0

@@ -75,6 +75,10 @@ class DefenderView:
         """Measure a mask until it is settled whether it holds min accuracy."""
         return self.meter.decide(mask, self.need)
 
+    def first_to_hold(self, masks: Sequence[HeadMask]) -> list[Measured]:
+        """Measure masks in turn until one holds min accuracy; return what was measured."""
+        return self.meter.first_to_hold(masks, self.need)
+
     def confirm(self, mask: HeadMask) -> Measured:
         """Decide again without a test, wary of bf16; costs nothing where ``decide`` was exact."""
         return self.meter.confirm(mask, self.need)
