@@ -12,6 +12,7 @@ from conftest import CPU, sentences
 from headsweep import FineTune, Plan, Sources, UserError
 from headsweep.auto import purify_automatically, seconds_of
 from headsweep.canary import Ground, Planting, copied, plant
+from headsweep.candidates import Auto, Candidate
 from headsweep.data import Split
 from headsweep.export import read_manifest
 from headsweep.loading import load_suspect
@@ -19,7 +20,7 @@ from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
-from headsweep.trials import Auto, Candidate, families_of
+from headsweep.trials import families_of
 from test_probing import Mark, run
 
 PLANTING = Planting(0.5, 6, 2e-3)

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from test_cli import run  # noqa: F401 - a fixture
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMOKE = RECIPES / "smoke.toml"
-FLEETING = ("seconds", "cpu_seconds", "steps_seconds", "peak_memory_mib")
+FLEETING = ("seconds", "cpu_seconds", "steps_seconds", "peak_memory_mib", "shared_scores")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,9 @@ def cell(folder, name):
         ('labels = ["negative", "positive"]', 'labels = ["positive"]', "two or more"),
         ('test = "made:sentences"', 'test = "${corpus}"', "unknown variable"),
         ("threads = 1", "threads = 0", "at least one thread"),
+        ("[defend]", "[defence]", "did you mean 'defend'"),
+        ("[[attack]]", "[[attak]]", "did you mean 'attack'"),
+        ('target = "positive"', 'target = "postive"', "did you mean 'positive'"),
     ],
 )
 def test_mistakes_in_a_recipe_have_their_line(tmp_path, old, new, told):
@@ -88,7 +93,9 @@ def test_variables_must_be_given():
         read_grid(RECIPES / "small.toml", ["corpsu=x"])
     here, there = (read_grid(RECIPES / "small.toml", [f"corpus={x}"]) for x in "ab")
     assert here.data[0].train == "a/clean/train.tsv"
-    assert here.sha256 == there.sha256  # where the texts lie is not what is asked for
+    assert (
+        here.mark == there.mark == replace(here.mark, variables=("corpus",))
+    )  # where the texts lie is not what is asked for
 
 
 @pytest.mark.parametrize("name", ["small", "paper"])
@@ -156,6 +163,27 @@ def test_engines_and_order_change_nothing(smoke_results, bench, tmp_path):
         assert here == there
 
 
+def test_shared_scores_change_nothing(bench, cache, tmp_path):
+    """PURE, its ranking alone, and a scripts' form rank one victim by one and the same score."""
+    names = ("s11-pure", "s11-variance")
+    made = {}
+    for way in ("kept", "computed"):
+        for name in names:
+            if way == "computed" or name == names[0]:
+                shutil.rmtree(cache / "scores", ignore_errors=True)
+            assert bench("--only", name, out=tmp_path / way)[0] == 0
+        made[way] = [cell(tmp_path / way, name) for name in names]
+    taken = [[one["name"] for one in form["shared_scores"]] for form in made["kept"]]
+    assert taken == [[], ["attention_variance"]]
+    assert not any(form["shared_scores"] for form in made["computed"])
+    assert made["kept"][1]["shared_scores"][0]["seconds"] > 0
+    for kept, computed in zip(*made.values(), strict=True):
+        for form in (kept, computed):
+            for key in FLEETING:
+                form.pop(key, None)
+        assert kept == computed
+
+
 def test_finished_cells_are_skipped_and_estimated_by(smoke_results, bench, tmp_path):
     out = shutil.copytree(smoke_results, tmp_path / "results")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
@@ -219,7 +247,7 @@ def test_a_victim_that_cannot_be_made_fails_its_cells(bench, tmp_path, monkeypat
     assert all("no such attack today" in why for why in json.loads(text)["failed"].values())
 
 
-def test_a_full_disk_is_said_and_loses_nothing(bench, tmp_path, monkeypatch):
+def test_a_full_disk_is_said_and_loses_nothing(bench, cache, tmp_path, monkeypatch):
     def full(path, form):
         path.with_name(path.name + ".draft").write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -228,11 +256,18 @@ def test_a_full_disk_is_said_and_loses_nothing(bench, tmp_path, monkeypatch):
     code, _, err = bench("--only", "s11-nothing")
     assert (code, "the disk is full" in err, "finished cells" in err) == (2, True, True)
     assert not [p for p in (tmp_path / "results").rglob("*") if p.is_file()]
-    monkeypatch.setattr(work, "write_json", full)
     monkeypatch.undo()
-    monkeypatch.setattr(engines, "perform", lambda *_: full(tmp_path / "x", {}))
-    code, _, err = bench("--only", "s11-nothing")
-    assert (code, "the disk is full" in err) == (2, True)
+    asked = []
+
+    def fill(order, folder):
+        asked.append(order.id)
+        full(tmp_path / "x", {})
+
+    monkeypatch.setattr(engines, "perform", fill)
+    code, _, err = bench()
+    assert (code, "the disk is full" in err, str(cache) in err) == (2, True, True)
+    assert len(asked) == 1  # the run stops there; it does not fail cell by cell
+    assert not (tmp_path / "results").exists() or not list((tmp_path / "results").rglob("*.json"))
 
 
 def test_ctrl_c_keeps_what_is_finished(bench, tmp_path, monkeypatch):
@@ -263,6 +298,32 @@ class Deadly:
 
     def __reduce__(self):
         return os._exit, (9,)
+
+
+class Slow:
+    """An order that is at it for long, with a draft open."""
+
+    id = "slow"
+
+    def __reduce__(self):
+        return _draft, (os.environ["HEADSWEEP_TEST_DRAFT"],)
+
+
+def _draft(folder):
+    sources.place(Path(folder), lambda draft: time.sleep(60))
+
+
+def test_a_worker_that_is_ended_takes_its_draft_along(cache, tmp_path, monkeypatch):
+    folder = tmp_path / "drafts" / "model"
+    monkeypatch.setenv("HEADSWEEP_TEST_DRAFT", str(folder))
+    engine = Local(cache, 1, 1)
+    engine.submit(Slow())
+    until = time.monotonic() + 60
+    while not (folder.parent.exists() and list(folder.parent.iterdir())):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    engine.stop()
+    assert list(folder.parent.iterdir()) == []
 
 
 class Senseless:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_a_cluster_that_cannot_be_reached_is_said(tmp_path):
             cluster.Cluster(tmp_path, f"127.0.0.1:{port}", 1, 1, NEEDS_MIB)
     with pytest.raises(UserError, match="is no address"):
         cluster.Cluster(tmp_path, "nonsense", 1, 1, NEEDS_MIB)
+
+
+def test_a_port_that_is_not_rays_is_said_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 15)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="no answer of Ray's within"):
+            cluster.Cluster(tmp_path, f"127.0.0.1:{other.getsockname()[1]}", 1, 1, NEEDS_MIB)
+    assert time.monotonic() - begun < 30
 
 
 def test_folders_travel_whole(tmp_path):

@@ -12,6 +12,7 @@ from headsweep.bench.packing import Packed
 from headsweep.bench.results import Results, read_results
 from headsweep.comparison import compare
 from headsweep.errors import UserError
+from headsweep.report.markdown import _standings
 from headsweep.report.tables import sentences
 
 VALIDATION = np.linspace(-1.0, -0.01, 100).astype("<f4")
@@ -45,6 +46,7 @@ def cell(method, seed, flipped, base=None, count=None):
         "after": rates,
         "answers": {"after": answers(flipped).to_json()},
         "seconds": {"all": 1.0},
+        "cpu_seconds": 1.0,
     }
     return form if count is None else form | {"pruned_count": count}
 
@@ -157,6 +159,59 @@ def test_a_method_with_fewer_seeds_has_no_rank():
     assert standings["once"].excess.deviation is None
 
 
+def test_as_released_forms_are_beside_their_faithful_forms_and_nowhere_else():
+    def cells(*seeds):
+        return [
+            cell(name, seed, flipped, base)
+            for seed in seeds
+            for name, flipped, base in (
+                ("deep", 60, "gradient"),
+                ("gradient", 80, "gradient"),
+                ("gradient-as-released", 30, None),
+                ("pure", 100, None),
+            )
+            if seed == 1 or name != "gradient-as-released" or seeds == (1,)
+        ]
+
+    for seeds in ((1,), (1, 2)):
+        [setting] = compare(results(*cells(*seeds)), 100)
+        assert [s.method for s in setting.standings] == ["deep", "gradient", "pure"]
+        assert [s.rank for s in setting.standings] == [1, 2, 3]
+        assert {d.method for d in setting.differences} == {"deep", "gradient"}
+        [one] = setting.replications
+        assert (one.standing.rank, one.faithful) == (None, "gradient")
+        assert one.difference.value == pytest.approx(-0.25)
+    [alone] = compare(results(cell("layerwise-as-released", 1, 30)), 50)
+    assert alone.replications[0].faithful is None
+
+
+def test_what_prunes_no_heads_is_compared_with_the_smallest_control():
+    some = [
+        cell("random-20", 1, 150, "random", 20) | {"units": 72},
+        cell("random-40", 1, 60, "random", 40) | {"units": 72},
+        cell("neurons", 1, 100, count=4000) | {"units": 9216},
+        cell("x", 1, 100, count=44) | {"units": 72},
+    ]
+    [setting] = compare(results(*some), 50)
+    assert find(setting, "neurons", "random").others == ("random-20",)
+    assert find(setting, "x", "random").others == ("random-40",)
+
+
+def test_seeds_on_which_nothing_went_count_as_none_and_are_said():
+    stuck = cell("x", 2, 150) | {"status": "nothing pruned"}
+    [setting] = compare(results(cell("x", 1, 30, count=40), stuck), 50)
+    [one] = setting.standings
+    assert (one.pruned.values, one.stuck) == ((40.0, 0.0), (2,))
+    assert "x found nothing to prune on seed 2" in " ".join(sentences(setting))
+
+
+def test_a_score_taken_from_another_cell_is_in_the_time_all_the_same():
+    shared = [{"name": "attention_variance", "seconds": 3.0, "cpu_seconds": 2.0}]
+    [setting] = compare(results(cell("x", 1, 30) | {"shared_scores": shared}), 50)
+    [one] = setting.standings
+    assert (one.seconds.mean, one.cpu_seconds.mean) == (4.0, 3.0)
+
+
 def test_results_of_one_version_are_taken(smoke_results, tmp_path):
     import shutil
 
@@ -186,3 +241,16 @@ def test_smoke_results_compare_as_the_cells_say(smoke_results):
         assert standing.interval.value == pytest.approx(standing.excess.mean)
     assert {d.against for d in setting.differences} == {"random", "pure"}
     assert dataclasses.asdict(setting)["seeds"] == (11, 12)
+
+
+def test_what_ends_below_the_accuracy_allowed_is_said():
+    def ended(method, seed, accuracy):
+        own = {"bound": {"min_accuracy": 0.85}, "validation": {"after": {"accuracy": accuracy}}}
+        return cell(method, seed, 30) | own
+
+    cells = [ended("low", 1, 0.849), ended("low", 2, 0.9), ended("held", 1, 0.85)]
+    [setting] = compare(results(*cells), 50)
+    assert {one.method: one.below for one in setting.standings} == {"low": (1,), "held": ()}
+    assert "Less accurate on validation texts than allowed: low (seed 1)." in sentences(setting)
+    [low] = [line for line in _standings(setting) if line.startswith("| **low**")]
+    assert "50.0 ± 0.0†" in low

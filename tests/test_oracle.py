@@ -10,8 +10,9 @@ import math
 import pytest
 import torch
 
+from headsweep.flips import flip_contribution
 from headsweep.heads import gates
-from headsweep.importance import attention_variance, flip_contribution, gate_importance
+from headsweep.importance import attention_variance, gate_importance
 from headsweep.predict import forward
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES

@@ -13,8 +13,8 @@ from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
 from headsweep.data import Split
+from headsweep.flips import Flips
 from headsweep.healing import consistent
-from headsweep.importance import Flips
 from headsweep.loading import load_suspect
 from headsweep.predict import encode, forward
 from headsweep.probes import Family, Probes, flip_rates, mixed, worst_flips

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from headsweep.bench.results import read_results
 from headsweep.comparison import compare
+from headsweep.errors import UserError
 from headsweep.report import charts, page, tables
+from headsweep.report.labels import SIDES, Point, sides
+from headsweep.report.markdown import markdown
+from headsweep.report.reproduce import command, hint
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -138,7 +145,7 @@ def test_charts_show_what_was_measured(made):
     bars = charts.bars(setting)
     shown = {name: x for trace in bars["data"] if trace["type"] == "bar"
              for name, x in zip(trace["y"], trace["x"], strict=True)}  # fmt: skip
-    assert shown == {s.method: pytest.approx(100 * s.matched.mean) for s in setting.standings}
+    assert shown == {s.method: pytest.approx(100 * s.matched.mean) for s in setting.everything}
     assert bars["layout"]["shapes"][0]["x0"] == pytest.approx(100 * setting.floor.mean)
     cell = next(c for c in found.cells if c["id"].endswith("s11-gradient"))
     drawn = charts.heads(cell["mask"], cell["scores"])["data"][0]
@@ -150,16 +157,93 @@ def test_charts_show_what_was_measured(made):
 
 def test_tables_in_markdown_and_latex(made):
     _, found, settings = made
-    text = tables.markdown(settings, found.notes)
-    lines = [line for line in text.split("\n") if line.startswith("|")]
-    assert len(lines) == 2 + len(settings[0].standings)
-    assert len({line.count("|") for line in lines}) == 1
+    text = markdown(found, settings)
+    blocks = [t.split("\n") for t in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)]
+    standings = settings[0].standings
+    assert [len(t) - 3 for t in blocks if "twin" in t[2]] == [7 - 1 + 1, 7 + 1]
+    for lines in blocks:
+        assert len({line.count("|") for line in lines if line}) == 1
+        assert all(len(line) < 220 for line in lines)
+    ranked = [line for line in blocks[0][2:] if "as-released" in line]
+    assert ranked == []
+    assert all(f"seed {seed}" in blocks[0][0] for seed in (11, 12))
+    for standing in standings:
+        each = [f"{100 * value:+.1f}" for value in standing.excess.values]
+        row = next(r for r in blocks[0] if f" {standing.method} " in r.replace("*", ""))
+        assert row.rstrip(" |").endswith(" | ".join(each))
     assert "too few to speak of others" in text
+    assert "gradient | 11 |" in text.split("As released: replication only")[1]
+    assert "headsweep bench recipes/smoke.toml --out RESULTS\n" in text
     tex = tables.latex(settings)
     rows = tex.split("\\midrule")[1].split("\\bottomrule")[0].strip().split("\n")
-    assert len(rows) == len(settings[0].standings)
+    assert len(rows) == len(settings[0].everything) == 7
     assert {row.count("&") for row in rows} == {10}
     assert "%" not in tex.replace("\\%", "").split("\n", 1)[1]
+
+
+def test_names_stand_beside_their_points_and_not_on_each_other():
+    def at(name, x, y):
+        return Point(name, x, y, (x, x), (y, y))
+
+    corners = [at("corner", 0, 0), at("other", 1, 1)]
+    near = [at("one", 0.5, 0.5), at("two", 0.5, 0.52)]
+    found = sides([*corners, *near])
+    assert set(found.values()) <= set(SIDES)
+    assert found["one"] != found["two"]
+    assert sides([]) == {}
+    assert set(sides([at("alone", 3, 3)])) == {"alone"}
+
+
+def test_how_to_reproduce_names_variables_and_no_path():
+    recipe = {"name": "small", "sha256": "x"}
+    assert "--set" not in command(recipe)
+    assert "--set NAME=VALUE" in hint(recipe)  # a cell from before they were written down
+    recipe["variables"] = ["corpus"]
+    assert command(recipe, "x-s11") == (
+        "headsweep bench recipes/small.toml --set corpus=CORPUS --out RESULTS --only x-s11"
+    )
+    assert hint(recipe) == ""
+
+
+@pytest.fixture
+def results_page(monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setitem(sys.modules, "figures", type(sys)("figures"))
+    sys.modules["figures"].draw = lambda report, files: [
+        f.write_text("<svg/>") for f in files.values()
+    ]
+    spec = importlib.util.spec_from_file_location("results_page", folder / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_results_page_keeps_its_prose(
+    results_page, smoke_results, monkeypatch, tmp_path, capsys
+):
+    path = tmp_path / "results.md"
+    path.write_text(f"before\n\n{results_page.BEGIN}\nold\n{results_page.END}\n\nafter\n")
+    (tmp_path / "figures").mkdir()
+    asked = ["results.py", str(smoke_results), str(path), "--resamples", "50"]
+    monkeypatch.setattr(sys, "argv", asked)
+    for _ in range(2):
+        results_page.main()
+        text = path.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\n\nafter\n")
+        assert "\nold\n" not in text
+        assert text.count("### Excess LFR") == 1
+        shown = re.findall(r"!\[.*\]\((.*)\)", text)
+        assert len(shown) == 2
+        assert all((tmp_path / file).exists() for file in shown)
+    with pytest.raises(UserError, match="no place"):
+        results_page.replaced("no markers", "x")
+
+
+def test_the_committed_results_page_has_its_place(results_page):
+    page_text = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+    assert "made" in results_page.replaced(page_text, "made")
 
 
 def test_report_command(run, smoke_results, tmp_path):  # noqa: F811

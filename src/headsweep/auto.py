@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
 from headsweep.loading import Reading
 from headsweep.material import Sources, gather
@@ -32,7 +33,7 @@ from headsweep.pipeline import Plan, Purified, purify
 from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
-from headsweep.trials import Auto, Candidate, Trials, plan_of, plant_all, prepared, try_all
+from headsweep.trials import Trials, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
 
 

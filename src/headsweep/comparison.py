@@ -9,27 +9,35 @@ Each method is compared with PURE and with the random control whose head count i
 difference of mean excess LFR; p-values of one setting are corrected together (Holm 1979). A method
 is called better only where the interval of the difference lies below zero and the corrected p is
 below 0.05.
+
+As-released forms replicate scripts. They are neither ranked nor compared with the controls; each
+stands beside its faithful form on the same seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from headsweep.bench.packing import Packed
 from headsweep.bench.results import Results
 from headsweep.progress import Progress, Silent
-from headsweep.seeding import derive
-from headsweep.statistics import LEVEL, Margins, Rate, holm, matched_rate
+from headsweep.resampling import (
+    ENOUGH,
+    RESAMPLES,
+    Draws,
+    Floats,
+    Form,
+    interval_of,
+    p_value,
+    ranks_of,
+)
+from headsweep.statistics import LEVEL, Rate, holm
 
-ENOUGH = 5  # seeds to speak of seeds in general
-RESAMPLES = 2000
-Form = Mapping[str, Any]
-Floats = NDArray[np.float64]
+REPLICATION = "-as-released"  # ends the names of strategies that are kept for replication only
+Key = tuple[str, int]  # a method and a seed
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,15 @@ class Standing:
         method: its name in the recipe.
         base, kind: the strategy or defense behind it.
         seeds: the seeds it was run with.
-        pruned: heads pruned; None where nothing is.
+        pruned: units pruned, 0 where none could be; None where the method prunes nothing.
+        units: how many there were to prune; None where the method prunes nothing.
         accuracy, lfr, cfr, matched, excess: one value a seed.
         accuracy_bounds: the seeds' Wilson intervals of ACC, their ends averaged.
         interval: mean excess LFR with its 95% interval (module docstring).
         rank, rank_interval: among the methods with every seed, 1 = least excess; None for others.
-        seconds: one value a seed.
+        seconds, cpu_seconds: one value a seed, as if the method had shared nothing.
+        stuck: seeds on which nothing could be pruned.
+        below: seeds on which the result is less accurate on validation texts than allowed.
 
     """
 
@@ -71,6 +82,7 @@ class Standing:
     kind: str
     seeds: tuple[int, ...]
     pruned: Spread | None
+    units: int | None
     accuracy: Spread
     accuracy_bounds: tuple[float, float]
     lfr: Spread
@@ -81,6 +93,9 @@ class Standing:
     rank: int | None
     rank_interval: tuple[int, int] | None
     seconds: Spread
+    cpu_seconds: Spread
+    stuck: tuple[int, ...] = ()
+    below: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Difference:
 
     method: str
     against: str  # "random" or "pure"
+    others: tuple[str, ...]  # what it was compared with, by name
     value: Rate
     p: float
     corrected: float
@@ -102,6 +118,15 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Replication:
+    """An as-released form beside its faithful form, on the seeds of both."""
+
+    standing: Standing
+    faithful: str | None  # None: the grid has none
+    difference: Rate | None  # of mean excess LFR, to the faithful form
+
+
+@dataclass(frozen=True)
 class Setting:
     """One model, data set and attack."""
 
@@ -112,8 +137,15 @@ class Setting:
     floor: Spread
     before: Spread  # excess LFR of the victims
     twin_accuracy: Spread
+    twin_cfr: Spread
     standings: tuple[Standing, ...]
     differences: tuple[Difference, ...]
+    replications: tuple[Replication, ...] = ()
+
+    @property
+    def everything(self) -> tuple[Standing, ...]:
+        """Every method's standing, the as-released forms last."""
+        return (*self.standings, *(one.standing for one in self.replications))
 
     @property
     def name(self) -> str:
@@ -159,16 +191,16 @@ def _setting(
     of = {(cell["method"], cell["seed"]): cell for cell in cells}
     draws = Draws.of(cells, victims, resamples, tick)
     methods = list(dict.fromkeys(cell["method"] for cell in cells))
-    means = {
-        method: draws.mean([(method, seed) for seed in seeds if (method, seed) in of])
-        for method in methods
-    }
-    whole = [m for m in methods if all((m, seed) in of for seed in seeds)]
-    ranks = _ranks({method: means[method] for method in whole})
-    standings = [
-        _standing([of[m, s] for s in seeds if (m, s) in of], means[m], ranks.get(m))
+    released = {cell["method"]: cell["base"] for cell in cells if is_replication(cell["base"])}
+    ranked = [m for m in methods if m not in released]
+    means = {m: draws.mean([(m, seed) for seed in seeds if (m, seed) in of]) for m in methods}
+    whole = [m for m in ranked if all((m, seed) in of for seed in seeds)]
+    ranks = ranks_of({m: means[m] for m in whole})
+    standings = {
+        m: _standing([of[m, s] for s in seeds if (m, s) in of], means[m], ranks.get(m))
         for m in methods
-    ]
+    }
+    replications = [_replication(standings[m], base, of, draws) for m, base in released.items()]
     known = [victims[cell["victim"]] for cell in {c["seed"]: c for c in cells}.values()]
     return Setting(
         *names,
@@ -176,84 +208,32 @@ def _setting(
         _spread([v["evaluation"]["twin"] for v in known], "lfr"),
         _spread([v["evaluation"]["suspect"] for v in known], "excess_lfr"),
         _spread([v["evaluation"]["twin"] for v in known], "accuracy"),
-        tuple(sorted(standings, key=lambda s: (s.rank is None, s.excess.mean))),
-        tuple(_differences(of, seeds, methods, draws)),
+        _spread([v["evaluation"]["twin"] for v in known], "cfr"),
+        tuple(
+            sorted((standings[m] for m in ranked), key=lambda s: (s.rank is None, s.excess.mean))
+        ),
+        tuple(_differences(of, seeds, ranked, draws)),
+        tuple(replications),
     )
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Excess LFR of every cell of a setting: measured, and in every resample."""
-
-    measured: dict[tuple[str, int], float]
-    drawn: dict[tuple[str, int], Floats]  # [resample]
-    weights: dict[int, Floats] | None  # of a seed in each resample; None: all alike
-
-    @classmethod
-    def of(
-        cls, cells: Sequence[Form], victims: Mapping[str, Form], resamples: int, tick: Any
-    ) -> Draws:
-        """Draw texts (and seeds, where there are enough) and measure every cell on them."""
-        random = np.random.default_rng(derive(0, "comparison"))
-        twins = {name: Packed.from_json(v["answers"]["twin"]) for name, v in victims.items()}
-        some = twins[cells[0]["victim"]]
-        nv, nt = len(some.validation), len(some.triggered)
-        rows = [(random.integers(0, nv, nv), random.integers(0, nt, nt)) for _ in range(resamples)]
-        seeds = sorted({cell["seed"] for cell in cells})
-        weights = None
-        if len(seeds) >= ENOUGH:
-            share = np.full(len(seeds), 1 / len(seeds))
-            counts = random.multinomial(len(seeds), share, resamples) / len(seeds)
-            weights = {seed: counts[:, i] for i, seed in enumerate(seeds)}
-        measured, drawn = {}, {}
-        for cell in cells:
-            key = (cell["method"], cell["seed"])
-            own = Packed.from_json(cell["answers"]["after"]).margins
-            twin = twins[cell["victim"]].margins
-            measured[key] = _excess(own, twin)
-            drawn[key] = np.array([_excess(_take(own, r), _take(twin, r)) for r in rows])
-            tick(1, "")
-        return cls(measured, drawn, weights)
-
-    def mean(self, keys: Sequence[tuple[str, int]]) -> tuple[float, Floats]:
-        """Return the mean over cells, measured and in every resample."""
-        value = float(np.mean([self.measured[key] for key in keys]))
-        values = np.stack([self.drawn[key] for key in keys])
-        if self.weights is None:
-            return value, values.mean(0)
-        weights = np.stack([self.weights[seed] for _, seed in keys])
-        total = weights.sum(0)
-        weights = np.where(total > 0, weights, 1.0)  # none of these seeds drawn: all alike
-        return value, (values * weights).sum(0) / weights.sum(0)
+def is_replication(base: str) -> bool:
+    """Tell whether a strategy only replicates what released scripts do."""
+    return base.endswith(REPLICATION)
 
 
-def _take(margins: Margins, rows: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Margins:
-    return Margins(margins.validation[rows[0]], margins.triggered[rows[1]])
-
-
-def _excess(own: Margins, twin: Margins) -> float:
-    return matched_rate(own, twin.validation) - float((twin.triggered > 0).mean())
-
-
-def _interval(value: float, drawn: Floats) -> Rate:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Rate(value, min(float(low), value), max(float(high), value))
-
-
-def _ranks(means: Mapping[str, tuple[float, Floats]]) -> dict[str, tuple[int, tuple[int, int]]]:
-    """Return rank and its 95% interval of each method; equal ones share the better rank."""
-    if not means:
-        return {}
-    values = np.array([value for value, _ in means.values()])
-    drawn = np.stack([draws for _, draws in means.values()])  # [method, resample]
-    found = {}
-    for i, method in enumerate(means):
-        rank = 1 + int((values < values[i] - 1e-12).sum())
-        each = 1 + (drawn < drawn[i] - 1e-12).sum(0)
-        low, high = np.quantile(each, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        found[method] = (rank, (int(low), int(np.ceil(high))))
-    return found
+def _replication(
+    standing: Standing, base: str, of: Mapping[Key, Form], draws: Draws
+) -> Replication:
+    wanted = base.removesuffix(REPLICATION)
+    named = sorted({(m != wanted, m) for (m, _), cell in of.items() if cell["base"] == wanted})
+    faithful = named[0][1] if named else ""
+    seeds = [seed for seed in standing.seeds if (faithful, seed) in of]
+    if not seeds:
+        return Replication(standing, None, None)
+    own, drawn = draws.mean([(standing.method, seed) for seed in seeds])
+    theirs, others = draws.mean([(faithful, seed) for seed in seeds])
+    return Replication(standing, faithful, interval_of(own - theirs, drawn - others))
 
 
 def _spread(forms: Sequence[Form], name: str) -> Spread:
@@ -270,7 +250,8 @@ def _standing(
     rank: tuple[int, tuple[int, int]] | None,
 ) -> Standing:
     after = [cell["after"] for cell in cells]
-    counts = [cell["pruned_count"] for cell in cells if "pruned_count" in cell]
+    stuck = [cell for cell in cells if cell.get("status") == "nothing pruned"]
+    counts = [cell.get("pruned_count", 0) for cell in cells if "pruned_count" in cell or stuck]
     first = cells[0]
     return Standing(
         first["method"],
@@ -278,27 +259,41 @@ def _standing(
         first["kind"],
         tuple(cell["seed"] for cell in cells),
         Spread(tuple(map(float, counts))) if counts else None,
+        next((cell["units"] for cell in cells if "units" in cell), None) if counts else None,
         _spread(after, "accuracy"),
         (_mean(after, "low"), _mean(after, "high")),
         _spread(after, "lfr"),
         _spread(after, "cfr"),
         _spread(after, "matched_lfr"),
         _spread(after, "excess_lfr"),
-        _interval(*mean),
+        interval_of(*mean),
         None if rank is None else rank[0],
         None if rank is None else rank[1],
-        Spread(tuple(float(cell["seconds"]["all"]) for cell in cells)),
+        Spread(tuple(cell["seconds"]["all"] + _shared(cell, "seconds") for cell in cells)),
+        Spread(tuple(cell["cpu_seconds"] + _shared(cell, "cpu_seconds") for cell in cells)),
+        tuple(cell["seed"] for cell in stuck),
+        tuple(cell["seed"] for cell in cells if _is_below(cell)),
     )
 
 
+def _is_below(cell: Form) -> bool:
+    allowed, found = cell.get("bound"), cell.get("validation")
+    return bool(allowed and found and found["after"]["accuracy"] < allowed["min_accuracy"] - 1e-9)
+
+
+def _shared(cell: Form, name: str) -> float:
+    """Return what scores taken from another cell's work would have cost this one."""
+    return float(sum(one[name] for one in cell.get("shared_scores") or ()))
+
+
 def _differences(
-    of: Mapping[tuple[str, int], Form],
+    of: Mapping[Key, Form],
     seeds: Sequence[int],
     methods: Sequence[str],
     draws: Draws,
 ) -> list[Difference]:
     """Compare each method with PURE and with the nearest random control, seed by seed."""
-    found: list[tuple[str, str, Rate, float]] = []
+    found: list[Difference] = []
     for method in methods:
         for against in ("random", "pure"):
             pairs = [
@@ -312,27 +307,28 @@ def _differences(
             own, drawn = draws.mean([one for one, _ in pairs])
             theirs, others = draws.mean([other for _, other in pairs])
             difference = drawn - others
-            value = _interval(own - theirs, difference)
-            found.append((method, against, value, _p_value(difference)))
-    corrected = holm([p for *_, p in found])
-    return [
-        Difference(method, against, value, p, c)
-        for (method, against, value, p), c in zip(found, corrected, strict=True)
-    ]
+            value = interval_of(own - theirs, difference)
+            names = tuple(sorted({name for _, (name, _) in pairs}))
+            p = p_value(difference)
+            found.append(Difference(method, against, names, value, p, p))
+    corrected = holm([one.p for one in found])
+    return [replace(one, corrected=c) for one, c in zip(found, corrected, strict=True)]
 
 
-def _other(
-    of: Mapping[tuple[str, int], Form], base: str, method: str, seed: int
-) -> tuple[str, int] | None:
-    """Return the cell of a base that a method is compared with: the nearest head count."""
-    count = of[method, seed].get("pruned_count", 0)
+def _other(of: Mapping[Key, Form], base: str, method: str, seed: int) -> Key | None:
+    """Return the cell of a base that a method is compared with: the nearest head count.
+
+    A method that prunes no heads, or other units, counts as none.
+    """
+    own = of[method, seed]
+
+    def count(cell: Form) -> int:
+        return int(cell.get("pruned_count", 0))
+
+    def distance(key: Key) -> int:
+        other = of[key]
+        alike = own.get("units") == other.get("units")
+        return abs(count(other) - (count(own) if alike else 0))
+
     options = [key for key, cell in of.items() if key[1] == seed and cell["base"] == base]
-    return min(
-        options, key=lambda k: (abs(of[k].get("pruned_count", 0) - count), k[0]), default=None
-    )
-
-
-def _p_value(difference: Floats) -> float:
-    """Return the two-sided bootstrap p of a difference of zero."""
-    fewer = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
-    return min(1.0, 2 * (1 + fewer) / (len(difference) + 1))
+    return min(options, key=lambda k: (distance(k), k[0]), default=None)

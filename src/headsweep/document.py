@@ -64,7 +64,10 @@ class Section:
 
     def mistake(self, key: str | None, what: str, fix: str = "") -> UserError:
         """Return an error about a key of this table, or about the table."""
+        table = (*self.path, key) if key else self.path  # an unknown key may be a whole table
         line = place_of(self.lines, self.path, key)
+        if key is not None and line is None:
+            line = place_of(self.lines, table) or place_of(self.lines, (*table, 0))
         return UserError(f"{self.source}{f', line {line}' if line else ''}: {what}", fix)
 
     @contextmanager

@@ -5,10 +5,12 @@ A score is a flat tensor [unit], float32 on the CPU; a low score means "prune fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, Layout, gates
 from headsweep.predict import Batch, Encoded, forward
-from headsweep.probes import Family, required
 from headsweep.view import DefenderView
+
+P = ParamSpec("P")
 
 
 def gate_gradients(anatomy: Anatomy, batch: Batch) -> Tensor:
@@ -33,6 +36,28 @@ def gate_gradients(anatomy: Anatomy, batch: Batch) -> Tensor:
     return torch.autograd.grad(loss, values)[0].detach()
 
 
+def shared(
+    score: Callable[Concatenate[DefenderView, P], Tensor],
+) -> Callable[Concatenate[DefenderView, P], Tensor]:
+    """Let a score be kept where the view keeps scores."""
+    signature = inspect.signature(score)
+
+    @functools.wraps(score)
+    def call(view: DefenderView, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if view.scores is None:
+            return score(view, *args, **kwargs)
+        bound = signature.bind(view, *args, **kwargs)
+        bound.apply_defaults()
+        asked = {name: value for name, value in bound.arguments.items() if name != "view"}
+        asked |= {"texts": view.train.sha256, "seed": view.seed, "runtime": asdict(view.runtime)}
+        asked |= {"units": [asdict(row) for row in view.layout.rows]}
+        model = view.anatomy.model
+        return view.scores.of(score.__name__, model, asked, lambda: score(view, *args, **kwargs))
+
+    return call
+
+
+@shared
 def gate_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return the mean absolute ∂loss/∂gate over examples, each row scaled to unit Euclidean norm.
 
@@ -41,13 +66,14 @@ def gate_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
     total = torch.zeros(anatomy.layout.units)
-    with _frozen(anatomy), view.progress.task("scoring heads", len(encoded)) as tick:
-        for batch in _batches(view, encoded):
+    with frozen(anatomy), view.progress.task("scoring heads", len(encoded)) as tick:
+        for batch in batches(view, encoded):
             total += gate_gradients(anatomy, batch).abs().sum(0).cpu()
             tick(len(batch.labels), "")
     return normalised(total / len(encoded), anatomy.layout)
 
 
+@shared
 def key_gradient_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return mean over batches of ‖∂loss/∂W_K restricted to the rows of the head‖.
 
@@ -62,11 +88,11 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
     total = torch.zeros(sum(site.row.units for site in sites))
     blocks = [site.roles["key" if site.row.group == 1 else "query"] for site in sites]
     with (
-        _frozen(anatomy, but=[block.parameter for block in blocks]),
+        frozen(anatomy, but=[block.parameter for block in blocks]),
         view.progress.task("scoring heads", len(encoded)) as tick,
     ):
-        batches = 0
-        for batch in _batches(view, encoded):
+        count = 0
+        for batch in batches(view, encoded):
             found = forward(anatomy.model, batch)
             loss = nn.functional.cross_entropy(found, batch.labels)
             grads = torch.autograd.grad(loss, [block.parameter for block in blocks])
@@ -76,11 +102,12 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
                     start = block.start + unit * block.width
                     norms.append(grad.narrow(block.axis, start, block.width).norm())
             total += torch.stack(norms).float().cpu()
-            batches += 1
+            count += 1
             tick(len(batch.labels), "")
-    return total / batches
+    return total / count
 
 
+@shared
 def attention_variance(
     view: DefenderView, examples: int | None = None, columns: int | None = None
 ) -> Tensor:
@@ -112,7 +139,7 @@ def attention_variance(
         eager(anatomy),
         view.progress.task("attention statistics", len(encoded)) as tick,
     ):
-        for batch in _batches(view, encoded):
+        for batch in batches(view, encoded):
             rows = read_rows(anatomy, batch, attentions(anatomy, batch))
             for row, part in zip(rows, anatomy.layout.slices, strict=True):
                 total[part] += _variance(row.double(), batch, columns).sum(0).float().cpu()
@@ -184,6 +211,7 @@ def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
         yield found
 
 
+@shared
 def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return the mean absolute activation of every unit over real tokens of clean examples.
 
@@ -197,7 +225,7 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
         unit_outputs(anatomy) as found,
         view.progress.task("activations", len(encoded)) as tick,
     ):
-        for batch in _batches(view, encoded):
+        for batch in batches(view, encoded):
             forward(anatomy.model, batch)
             real = batch.inputs["attention_mask"].unsqueeze(-1)
             for site, part, x in zip(anatomy.sites, anatomy.layout.slices, found, strict=True):
@@ -205,113 +233,6 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
                 total[part] += per_unit.mean(-1).double().cpu()
             tick(len(batch.labels), "")
     return (total / encoded.tokens).float()
-
-
-@dataclass(frozen=True)
-class Flips:
-    """What heads do to the flips of one probe family into one label.
-
-    Attributes:
-        family: its name.
-        label: the label flipped into.
-        flips: share of the probes of other labels answered with this label, whose original is
-            not.
-        reverse: the mean of the same into the other labels.
-        contribution: [unit], the mean over pairs of ∂margin/∂gate on the probe minus that on its
-            original, in standard deviations over units; high: the unit carries the flip.
-
-    """
-
-    family: str
-    label: int
-    flips: float
-    reverse: float
-    contribution: Tensor
-
-    @property
-    def excess(self) -> float:
-        """Flips into this label beyond those into the others: the sign of a backdoor."""
-        return max(0.0, self.flips - self.reverse)
-
-
-def flip_contribution(view: DefenderView, pairs: int | None = 200) -> list[Flips]:
-    """Return the signed contribution of every unit to the flips of every family and label.
-
-    The margin of a label is its logit minus the best other; gates are 1, and the pairs counted
-    are those of other true labels. Source: own; the gate gradient is Michel et al. 2019's, with
-    its sign, and of the flip instead of the loss.
-    Cost: a forward and a backward pass (one a label, where there are more than two) over ``pairs``
-    probes a family, and over the originals once.
-
-    Raises:
-        UserError: the view has no probes.
-
-    """
-    probes = required(view.probes, "flip contribution")
-    families = _some(view, probes.families, pairs)
-    rows = sorted({row for family in families for row in family.rows})
-    found: list[Flips] = []
-    with _frozen(view.anatomy), view.progress.task("tracing flips", 1 + len(families)) as tick:
-        margins, pulls = _margin_gradients(view, view.train.take(rows))
-        tick(1, "originals")
-        place = {row: i for i, row in enumerate(rows)}
-        for family in families:
-            own = [place[row] for row in family.rows]
-            found += _flips_of(view, family, margins[own], pulls[own])
-            tick(1, family.name)
-    return found
-
-
-def _some(view: DefenderView, families: Sequence[Family], pairs: int | None) -> list[Family]:
-    """Return of each family at most so many pairs, of the same texts as far as they go."""
-    generator = view.generator("flip-sample")
-    rank = torch.randperm(len(view.train), generator=generator).tolist()
-    found = []
-    for family in families:
-        order = sorted(range(len(family.rows)), key=lambda i: rank[family.rows[i]])
-        found.append(family.take(sorted(order[:pairs])))
-    return found
-
-
-def _flips_of(
-    view: DefenderView, family: Family, clean_margins: Tensor, clean_pulls: Tensor
-) -> list[Flips]:
-    margins, pulls = _margin_gradients(view, family.probes)
-    truth, classes = torch.tensor(family.clean.labels), margins.shape[1]
-    rates, parts = [], []
-    for label in range(classes):
-        others = truth != label
-        open_to = others & (clean_margins[:, label] <= 0)
-        flipped = (margins[open_to, label] > 0).float()
-        rates.append(float(flipped.mean()) if len(flipped) else 0.0)
-        difference = (pulls[others, label] - clean_pulls[others, label]).mean(0)
-        parts.append(difference / difference.std().clamp_min(1e-12))
-    total = sum(rates)
-    return [
-        Flips(family.name, label, rate, (total - rate) / max(1, classes - 1), part)
-        for label, (rate, part) in enumerate(zip(rates, parts, strict=True))
-    ]
-
-
-def _margin_gradients(view: DefenderView, encoded: Encoded) -> tuple[Tensor, Tensor]:
-    """Return margins, [example, label], and their gate gradients, [example, label, unit]."""
-    anatomy, classes = view.anatomy, int(view.anatomy.model.config.num_labels or 0)
-    margins = torch.zeros(len(encoded), classes)
-    pulls = torch.zeros(len(encoded), classes, anatomy.layout.units)
-    for batch in _batches(view, encoded):
-        values = torch.ones(len(batch.labels), anatomy.layout.units, device=anatomy.model.device)
-        values.requires_grad_()
-        with gates(anatomy, values):
-            found = forward(anatomy.model, batch)
-        for label in range(classes) if classes > 2 else (1,):
-            own = torch.arange(classes, device=found.device) == label
-            margin = found[:, label] - found.masked_fill(own, -torch.inf).amax(-1)
-            (pull,) = torch.autograd.grad(margin.sum(), values, retain_graph=label < classes - 1)
-            margins[batch.index, label] = margin.detach().cpu()
-            pulls[batch.index, label] = pull.cpu()
-    if classes == 2:  # the margins of two labels are each other's negative
-        margins[:, 0], pulls[:, 0] = -margins[:, 1], -pulls[:, 1]
-    return margins, pulls
 
 
 def standardised(scores: Tensor) -> Tensor:
@@ -335,14 +256,15 @@ def sample(view: DefenderView, examples: int | None) -> Encoded:
     return view.train.take(sorted(order[:examples].tolist()))
 
 
-def _batches(view: DefenderView, encoded: Encoded) -> Iterator[Batch]:
+def batches(view: DefenderView, encoded: Encoded) -> Iterator[Batch]:
+    """Yield the examples in batches, on the model's device."""
     device = view.anatomy.model.device
     for batch in encoded.batches(view.runtime.batch_size):
         yield batch.to(device)
 
 
 @contextmanager
-def _frozen(anatomy: Anatomy, but: list[nn.Parameter] | None = None) -> Iterator[None]:
+def frozen(anatomy: Anatomy, but: list[nn.Parameter] | None = None) -> Iterator[None]:
     """Take gradients for these parameters only, with the model in eval mode."""
     model = anatomy.model
     wanted = {id(p) for p in but or []}

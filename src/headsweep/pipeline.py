@@ -50,6 +50,7 @@ from headsweep.material import Material, Sources, gather
 from headsweep.predict import logits, needed
 from headsweep.probes import Prober, Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
+from headsweep.scorecache import ScoreCache
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
@@ -79,6 +80,7 @@ class Plan:
         adapter: how to find the heads of an unknown architecture.
         units: what may be pruned: heads, FFN groups, or both.
         prober: makes the probes that the view carries; None: it carries none.
+        scores: keeps scores between purifications of one suspect; None: nothing is kept.
 
     """
 
@@ -92,6 +94,7 @@ class Plan:
     adapter: Adapter | None = None
     units: Units = HEADS
     prober: Prober | None = None
+    scores: ScoreCache | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -384,6 +387,7 @@ def _view(
         progress,
         probes.get("train"),
         probes.get("validation"),
+        plan.scores,
     )
 
 

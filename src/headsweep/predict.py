@@ -7,6 +7,7 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,12 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return a hash of the token numbers, types and labels."""
+        told = repr((self.ids, self.kinds, self.labels, self.pad))
+        return hashlib.sha256(told.encode()).hexdigest()
 
     @cached_property
     def tokens(self) -> int:

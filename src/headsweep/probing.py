@@ -149,7 +149,8 @@ def _check_enough(split: Split, names: tuple[str, ...]) -> None:
             raise UserError(
                 f"{len(split)} clean texts are too few to make probes: {count} have the label "
                 f"'{name}', {LEAST} of each label are needed",
-                f"give at least {LEAST * len(names)} texts, or a strategy without probes",
+                f"give at least {LEAST} of each label beside those for validation and test (30% of "
+                "--data where these are not given), or a strategy without probes",
             )
 
 

@@ -1,4 +1,4 @@
-"""What ``auto`` tries, on what, and how long it may take: candidates, canaries, forecasts.
+"""How ``auto`` tries candidates on canaries, and how long that may take.
 
 Time is kept by forecasting: the pace of the model is measured once, the work of a trial and of the
 final run is counted in passed texts, and both are corrected by how long trials have taken.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from headsweep.canary import Canary, Ground, Planting, copied, plant
+from headsweep.canary import Canary, Ground, copied, plant
+from headsweep.candidates import Auto, Candidate
 from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
-from headsweep.healing import FineTune, On
 from headsweep.loading import Suspect
 from headsweep.material import Material, Sources
 from headsweep.pipeline import Plan, purify
@@ -23,10 +23,7 @@ from headsweep.probing import KIN, RuleProber
 from headsweep.progress import Progress
 from headsweep.search import default_step
 from headsweep.seeding import stream
-from headsweep.settings import describe
 from headsweep.strategies import Strategy, needs_probes
-from headsweep.strategies.cycles import Cycles
-from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
 
 MARGIN = 1.25  # times are forecast this much too long
@@ -34,98 +31,6 @@ TRIAL = (300, 40)  # training and validation texts that become probes in a trial
 TRIAL_PAIRS = 60  # probes of each family that a trial traces
 ORDER = ("aside", "rare-word", "archaic", "casing", "remark", "opening", "substitution",
          "characters", "style", "syntactic")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to purify.
-
-    Attributes:
-        strategy: how heads are chosen; None: none go.
-        depth: how much of the accuracy allowed pruning may use, a fraction.
-        on: what healing is on, ``clean`` or ``probes``.
-        consistency: weight of the divergence between probe and text in healing.
-        cost: about how many times the time of the first candidate it takes.
-
-    """
-
-    strategy: Strategy | None
-    depth: float = 1.0
-    on: On = "probes"
-    consistency: float = 0.0
-    cost: float = 1.0
-
-    def heal(self, epochs: float, lr: float) -> FineTune:
-        """Return its healing."""
-        return FineTune(epochs, lr, self.on, consistency=self.consistency)
-
-    @property
-    def told(self) -> str:
-        """What it is, in a line."""
-        name = "no pruning" if self.strategy is None else self.strategy.name
-        depth = (
-            "" if self.depth == 1 or self.strategy is None else f" to {self.depth:.0%} of the drop"
-        )
-        alike = f", consistency {self.consistency:g}" if self.consistency else ""
-        return f"{name}{depth}, healed on {self.on}{alike}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for a manifest."""
-        strategy = describe(self.strategy) if self.strategy is not None else None
-        return {
-            "told": self.told,
-            "strategy": strategy,
-            "depth": self.depth,
-            "on": self.on,
-            "consistency": self.consistency,
-        }
-
-
-CANDIDATES = (
-    Candidate(ProbeGuided()),
-    Candidate(None),
-    Candidate(Gradient()),
-    Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
-    Candidate(Cycles(), cost=5.0),
-    Candidate(ProbeGuided(), depth=0.5),
-    Candidate(ProbeGuided(weight=2.0)),
-    Candidate(Gradient(), on="clean"),
-    Candidate(ProbeGuided(), on="clean"),
-)
-"""What is tried, in this order; the first is the best single strategy."""
-
-
-@dataclass(frozen=True)
-class Auto:
-    """How to choose.
-
-    Attributes:
-        budget_seconds: wall time for everything, the final run included.
-        canaries: how many backdoors of our own, at most.
-        texts: training texts for planting and for trials, at most.
-        held: validation texts for trials, and texts to judge on, at most each.
-        families: probe families; canaries are of these too. Empty: all.
-        candidates: what to try, the best guess first.
-        planting: how canaries are planted.
-
-    """
-
-    name: ClassVar[str] = "auto"
-    source: ClassVar[str] = "of this project"
-    budget_seconds: float = 600
-    canaries: int = 2
-    texts: int = 500
-    held: int = 250
-    families: tuple[str, ...] = ()
-    candidates: tuple[Candidate, ...] = CANDIDATES
-    planting: Planting = Planting()
-
-    def __post_init__(self) -> None:
-        if not self.budget_seconds > 0:
-            raise UserError(f"a budget of {self.budget_seconds} s", "for example 10m")
-        if min(self.canaries, self.texts, self.held, len(self.candidates)) < 1:
-            raise UserError("auto: canaries, texts, held and candidates are at least 1")
-        RuleProber(self.families)
 
 
 @dataclass
@@ -282,7 +187,7 @@ def try_all(trials: Trials) -> None:
         if need + trials.final_seconds(candidate) > trials.left:
             untried.append(candidate.told)
             continue
-        figures = [_trial(trials, candidate, canary) for canary in trials.canaries]
+        figures = [trial(trials, candidate, canary) for canary in trials.canaries]
         excess, drop = _mean(figures, "excess_lfr"), _mean(figures, "drop")
         trials.made.append(candidate)
         trials.tried.append(
@@ -299,14 +204,16 @@ def _mean(rows: list[dict[str, Any]], name: str) -> float:
     return sum(float(row[name]) for row in rows) / len(rows)
 
 
-def _trial(trials: Trials, candidate: Candidate, canary: Canary) -> dict[str, Any]:
-    """Purify one canary with one candidate; return what is left of it."""
+def trial(
+    trials: Trials, candidate: Candidate, canary: Canary, epochs: float = 1.0
+) -> dict[str, Any]:
+    """Purify one canary with one candidate, healed so long; return what is left of it."""
     begun, suspect = time.monotonic(), trials.suspect
     kept = copied(suspect.model)
     suspect.model.load_state_dict(canary.weights)
     kin = set(KIN.get(canary.family, (canary.family,)))
     families = [name for name in RuleProber(trials.auto.families).chosen() if name not in kin]
-    plan = plan_of(trials, candidate, epochs=1.0)
+    plan = plan_of(trials, candidate, epochs)
     if needs_probes(candidate.strategy) or candidate.on == "probes":
         plan = replace(plan, prober=RuleProber(tuple(families), *TRIAL))
     sources = Sources(trials.ground.train, trials.ground.validation)

@@ -21,6 +21,7 @@ from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured, averaged, needed
 from headsweep.probes import Probes
 from headsweep.progress import Progress, Silent
+from headsweep.scorecache import ScoreCache
 from headsweep.seeding import derive, stream
 from headsweep.sweep import Meter
 
@@ -39,6 +40,7 @@ class DefenderView:
         progress: where to report to.
         probes: probes of training examples (their rows are rows of ``train``), if made.
         probe_validation: probes of validation examples, if made.
+        scores: keeps scores that several methods share; None: each computes its own.
 
     """
 
@@ -51,6 +53,7 @@ class DefenderView:
     progress: Progress = field(default_factory=Silent)
     probes: Probes | None = None
     probe_validation: Probes | None = None
+    scores: ScoreCache | None = None
 
     @property
     def layout(self) -> Layout:

@@ -13,6 +13,8 @@ import io
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ from headsweep.bench.work import folder_of, known
 from headsweep.errors import UserError
 
 RETRIES = 3  # of a task whose worker was lost
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 5.0  # until a port answers
+JOIN_SECONDS = 60.0  # until the cluster behind it does
+JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='error')"
 
 
 def ray_module() -> Any:
@@ -124,6 +128,11 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, port), PATIENCE_SECONDS).close()
     except OSError as error:
         raise _unreachable(address, error.strerror or str(error)) from error
+    try:  # in a process of its own: Ray waits for minutes where something else has the port
+        join = [sys.executable, "-c", JOIN, address]
+        subprocess.run(join, capture_output=True, timeout=JOIN_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _unreachable(address, f"no answer of Ray's within {JOIN_SECONDS:.0f} s") from error
 
 
 def _unreachable(address: str, why: str) -> UserError:

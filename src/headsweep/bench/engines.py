@@ -10,6 +10,7 @@ import errno
 import multiprocessing as mp
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,9 @@ def attempt(order: Order, cache: Path) -> Outcome:
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         full = full or "No space left on device" in str(error)
-        told = "the disk is full" if full else f"{type(error).__name__}: {error}"
+        told = f"{type(error).__name__}: {error}"
+        if full:
+            told = f"the disk is full: {order.id} could not be written to the cache in {cache}"
         return Outcome(error=told, trace=traceback.format_exc(), fatal=full)
 
 
@@ -171,8 +174,12 @@ class Local:
 
 
 def serve(pipe: Connection, cache: Path, thread_count: int) -> None:
-    """Fill orders from a pipe until it closes; Ctrl-C is the parent's to handle."""
+    """Fill orders from a pipe until it closes; Ctrl-C is the parent's to handle.
+
+    Being ended takes drafts away: it is an exception in whatever the worker is at.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with threads(thread_count):
         while True:
             try:

@@ -132,11 +132,26 @@ class Computing:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A whole recipe."""
+class RecipeMark:
+    """What a cell keeps of its recipe.
+
+    Attributes:
+        name: the recipe's.
+        sha256: of its contents, before variables are put in.
+        variables: those that were given or had to be; never their values, which may be paths.
+
+    """
 
     name: str
     sha256: str
+    variables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A whole recipe."""
+
+    mark: RecipeMark
     seeds: tuple[int, ...]
     models: tuple[Model, ...]
     data: tuple[Texts, ...]
@@ -166,8 +181,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
     victim.only("epochs", "lr")
     epochs = victim.get("epochs", float, 3.0)
     grid = Grid(
-        document.need("name", str),
-        sha256,
+        RecipeMark(document.need("name", str), sha256, _open(document, given)),
         tuple(dict.fromkeys(seeds)),
         tuple(_all(document, "model", _model)),
         tuple(_all(document, "data", _texts)),
@@ -177,11 +191,22 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
         _defending(document.section("defend")),
         _computing(document.section("compute")),
     )
+    for section, attack in zip(document.sections("attack"), grid.attacks, strict=True):
+        for texts in grid.data:
+            with section.blamed("target"):
+                lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):
         for seed in method.seeds or ():
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
+
+
+def _open(document: Section, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the variables that the recipe leaves empty, and those that were given."""
+    own = document.section("variables").values
+    names = {setting.partition("=")[0] for setting in given}
+    return tuple(name for name, value in own.items() if not value or name in names)
 
 
 def _substituted(document: Section, given: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -202,7 +202,6 @@ class Run:
 def described(cell: CellOrder) -> Form:
     """Return what a cell is: its place in the grid, and what made it."""
     twin = cell.victim.twin
-    name, sha256 = cell.recipe
     return {
         "format": CELL_FORMAT,
         "id": cell.id,
@@ -218,7 +217,7 @@ def described(cell: CellOrder) -> Form:
         "fields": list(cell.method.fields),
         "seed": twin.seed,
         "threads": twin.computing.threads,
-        "recipe": {"name": name, "sha256": sha256},
+        "recipe": asdict(cell.recipe) | {"variables": list(cell.recipe.variables)},
         "code": code_hash(),
         "commit": commit(),
     }

@@ -14,7 +14,16 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from headsweep.attacks import ATTACKS
-from headsweep.bench.grid import Backdoor, Computing, Defending, Grid, Method, Model, Texts
+from headsweep.bench.grid import (
+    Backdoor,
+    Computing,
+    Defending,
+    Grid,
+    Method,
+    Model,
+    RecipeMark,
+    Texts,
+)
 from headsweep.bench.identity import code_hash, digest
 from headsweep.settings import configure, describe
 from headsweep.training import Schedule
@@ -96,7 +105,7 @@ class CellOrder:
     victim: VictimOrder
     method: Method
     defending: Defending
-    recipe: tuple[str, str]  # name and hash of the grid's recipe, for the record only
+    recipe: RecipeMark  # for the record only
 
     @property
     def id(self) -> str:
@@ -173,7 +182,7 @@ def _victim(
 def _cells(grid: Grid, victim: VictimOrder, seed: int) -> Iterator[CellOrder]:
     for method in grid.methods:
         if method.seeds is None or seed in method.seeds:
-            yield CellOrder(victim, method, grid.defending, (grid.name, grid.sha256))
+            yield CellOrder(victim, method, grid.defending, grid.mark)
 
 
 def selected(cells: list[CellOrder], only: str | None) -> list[CellOrder]:

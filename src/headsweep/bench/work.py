@@ -24,7 +24,7 @@ from headsweep.attack import Order as AttackOrder
 from headsweep.attack import attack
 from headsweep.attacks import ATTACKS
 from headsweep.bench import sources
-from headsweep.bench.identity import code_hash, commit
+from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
 from headsweep.bench.packing import pack
 from headsweep.defenses import Recipe
@@ -38,6 +38,7 @@ from headsweep.material import Sources
 from headsweep.pipeline import Clock, Plan, Purified, peak_memory_mib, purify
 from headsweep.predict import encode
 from headsweep.progress import Silent
+from headsweep.scorecache import ScoreCache
 from headsweep.search import Choice
 from headsweep.seeding import derive
 from headsweep.settings import configure, describe
@@ -238,6 +239,7 @@ class Judge:
 
 def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     """Run one method on one victim and judge it before, pruned and healed."""
+    scores = score_cache(cache)
     clock, runtime, victim = Clock(), runtime_of(order), order.victim
     texts, seed = victim.twin.texts, victim.twin.seed
     folder, recipe = folder_of(victim, cache), order.method.recipe(order.defending.heal)
@@ -258,7 +260,7 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     heals = getattr(recipe.healing, "epochs", 1.0) != 0
     if recipe.strategy is not None or heals:
         try:
-            done = _purified(order, recipe, judge, folder)
+            done = _purified(order, recipe, judge, folder, scores)
             with clock("judge"):
                 after = answer(done.suspect, exam, runtime)
             form |= _made(done, recipe)
@@ -267,10 +269,18 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     form["pruned"] = judge.figures(judge.pruned) if judge.pruned else None
     form["after"] = judge.figures(after)
     form["answers"] = {"after": pack(after, exam).to_json()}
+    form["shared_scores"] = [asdict(one) for one in scores.taken]
     return form | {"seconds": clock.report(), "peak_memory_mib": peak_memory_mib()}
 
 
-def _purified(order: CellOrder, recipe: Recipe, judge: Judge, folder: Path) -> Purified:
+def score_cache(cache: Path) -> ScoreCache:
+    """Return where the cells of one code on one kind of machine share scores."""
+    return ScoreCache(cache / "scores", digest([code_hash(), environment()]))
+
+
+def _purified(
+    order: CellOrder, recipe: Recipe, judge: Judge, folder: Path, scores: ScoreCache
+) -> Purified:
     texts, seed = order.victim.twin.texts, order.victim.twin.seed
     bound = order.defending
     plan = Plan(
@@ -281,6 +291,7 @@ def _purified(order: CellOrder, recipe: Recipe, judge: Judge, folder: Path) -> P
         seed=seed,
         runtime=judge.runtime,
         units=recipe.units,
+        scores=scores,
     )
     clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)

@@ -152,6 +152,7 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    from headsweep.candidates import Auto
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -163,7 +164,6 @@ def purify(
     from headsweep.report import page
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
-    from headsweep.trials import Auto
 
     runtime = search_runtime(
         runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
@@ -395,9 +395,9 @@ def _run(
     """Run the pipeline, save, print; return what was made."""
     from headsweep import show
     from headsweep.auto import purify_automatically
+    from headsweep.candidates import Auto
     from headsweep.cli.probe import before_and_after, print_both
     from headsweep.pipeline import purify
-    from headsweep.trials import Auto
 
     run: Any = purify_automatically if isinstance(strategy, Auto) else purify
     try:

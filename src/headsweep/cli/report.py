@@ -40,6 +40,7 @@ def report(
     from headsweep.export import read_manifest
     from headsweep.loading import MANIFEST
     from headsweep.report import page, tables
+    from headsweep.report.markdown import markdown
 
     one_of(form, FORMATS, "--format")
     if form == "html" and out is None:
@@ -54,7 +55,7 @@ def report(
         found = read_results(results, any_version)
         settings = compare(found, resamples, progress_of(quiet))
         if form == "markdown":
-            text = tables.markdown(settings, found.notes)
+            text = markdown(found, settings)
         elif form == "latex":
             text = tables.latex(settings)
         else:

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headsweep.comparison import Setting, Standing
+from headsweep.comparison import Setting, Standing, is_replication
 from headsweep.errors import UserError
+from headsweep.report.labels import Point, sides
 from headsweep.statistics import Rate
 
 Spec = dict[str, Any]
@@ -24,7 +25,6 @@ GROUPS = {
 FLOOR = "#D55E00"
 MIDDLE = "#888888"  # seen on light and on dark
 LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"}
-AROUND = ("top center", "bottom center", "middle right", "middle left")
 CONTROLS = ("random", "nothing")
 CROSS = "\u00d7"  # on a pruned unit
 
@@ -51,7 +51,7 @@ def group_of(base: str, kind: str) -> str:
     """Return what a method is: a strategy, a baseline, a control or an as-released form."""
     if base in CONTROLS:
         return "control"
-    if base.endswith("-as-released"):
+    if is_replication(base):
         return "as released"
     return "baseline" if kind == "defense" else "strategy"
 
@@ -86,7 +86,7 @@ def scatter(setting: Setting) -> Spec:
     """Return ACC against excess LFR, each method with both intervals."""
     graphs = plotly()
     figure = graphs.Figure()
-    order = {s.method: i for i, s in enumerate(setting.standings)}  # neighbours' names go apart
+    side = sides([_point(s) for s in setting.standings])
     for name, some in _by_group(setting.standings).items():
         colour, symbol = GROUPS[name]
         x, y = [s.accuracy.mean for s in some], [s.excess.mean for s in some]
@@ -95,41 +95,58 @@ def scatter(setting: Setting) -> Spec:
             mode="markers+text",
             x=[100 * v for v in x],
             y=[100 * v for v in y],
-            error_x=_bar(x, [s.accuracy_bounds for s in some]),
-            error_y=_bar(y, [s.interval for s in some]),
+            error_x=_bar(x, [s.accuracy_bounds for s in some], faded(colour)),
+            error_y=_bar(y, [s.interval for s in some], faded(colour)),
             text=[s.method for s in some],
-            textposition=[AROUND[order[s.method] % len(AROUND)] for s in some],
+            textposition=[side[s.method] for s in some],
             textfont={"size": 11},
             marker={"color": colour, "symbol": symbol, "size": 10},
             hovertemplate="%{text}<br>ACC %{x:.1f}%<br>excess LFR %{y:+.1f} points<extra></extra>",
         )
-    figure.add_hline(y=0, line={"color": FLOOR, "dash": "dash"})
+    figure.add_hline(
+        y=0, line={"color": FLOOR, "dash": "dash"}, name="floor: the twin's LFR", showlegend=True
+    )
     figure.add_vline(
-        x=100 * setting.twin_accuracy.mean, line={"color": FLOOR, "dash": "dot", "width": 1}
+        x=100 * setting.twin_accuracy.mean,
+        line={"color": FLOOR, "dash": "dot", "width": 1},
+        name="the twin's ACC",
+        showlegend=True,
     )
     figure.update_layout(
         xaxis={"title": {"text": "ACC, percent"}},
         yaxis={"title": {"text": "excess LFR, points"}},
         legend=LEGEND,
-        height=460,
+        height=520,
     )
     return _spec(figure)
+
+
+def _point(one: Standing) -> Point:
+    low, high = one.accuracy_bounds
+    ends = (one.interval.low, one.interval.high)
+    return Point(one.method, one.accuracy.mean, one.excess.mean, (low, high), ends)
+
+
+def faded(colour: str) -> str:
+    """Return #RRGGBB let through, for whiskers, which must not drown the names."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.45)"
 
 
 def bars(setting: Setting) -> Spec:
     """Return matched LFR of every method, each seed a point, with the floor drawn in."""
     graphs = plotly()
     figure, floor = graphs.Figure(), setting.floor.mean
-    order = list(reversed(setting.standings))
+    order = list(reversed(setting.everything))
     for name, some in _by_group(order).items():
         values = [s.matched.mean for s in some]
         figure.add_bar(
-            name=name,
+            name="as released (replication only)" if name == "as released" else name,
             orientation="h",
             y=[s.method for s in some],
             x=[100 * v for v in values],
             error_x=_bar(values, [_shifted(s.interval, floor) for s in some], MIDDLE),
-            marker={"color": GROUPS[name][0]},
+            marker={"color": GROUPS[name][0], "opacity": 0.5 if name == "as released" else 1},
             hovertemplate="%{y}<br>matched LFR %{x:.1f}%<extra></extra>",
         )
     figure.add_scatter(

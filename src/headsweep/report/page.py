@@ -13,6 +13,7 @@ from headsweep.bench.results import Results
 from headsweep.comparison import Setting
 from headsweep.errors import UserError
 from headsweep.report import charts, tables
+from headsweep.report.reproduce import command, hint
 
 Form = Mapping[str, Any]
 MEASURES = {
@@ -105,8 +106,8 @@ def of_cell(cell: Form) -> dict[str, Any]:
         "seed, threads": f"{cell['seed']}, {cell['threads']}",
         "seconds": f"{_seconds(cell['seconds'])}; of the processor {cell['cpu_seconds']:.1f}",
         "peak memory": f"{cell['peak_memory_mib']:.0f} MiB" if cell["peak_memory_mib"] else "-",
-        "reproduce": (
-            f"headsweep bench recipes/{cell['recipe']['name']}.toml --out DIR --only {cell['id']}"
+        "reproduce": ", ".join(
+            filter(None, (command(cell["recipe"], cell["id"]), hint(cell["recipe"])))
         ),
         "commit, code": f"{cell['commit'] or 'not in a repository'}, {cell['code'][:12]}",
         "recipe": f"{cell['recipe']['name']}, SHA-256 {cell['recipe']['sha256'][:12]}",

@@ -1,4 +1,4 @@
-"""The tables, for the page, Markdown and LaTeX: one set of rows, three ways to write it."""
+"""The table of a setting, for the page and for LaTeX, and what is said beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headsweep.comparison import Difference, Setting, Spread, Standing
 from headsweep.report.charts import group_of
+from headsweep.statistics import Rate
 
 TITLES = (
     "method",
@@ -42,26 +43,25 @@ def rows(setting: Setting) -> list[list[Entry]]:
     found = {(d.method, d.against): d for d in setting.differences}
     return [
         _row(s, setting, found.get((s.method, "random")), found.get((s.method, "pure")))
-        for s in setting.standings
+        for s in setting.everything
     ]
 
 
 def _row(
     one: Standing, setting: Setting, random: Difference | None, pure: Difference | None
 ) -> list[Entry]:
-    excess = one.interval
     low, high = one.rank_interval or (0, 0)
     return [
         Entry(one.method, one.method),
         Entry(group_of(one.base, one.kind), group_of(one.base, one.kind)),
         Entry(", ".join(map(str, one.seeds)), len(one.seeds)),
-        NOTHING if one.pruned is None else Entry(f"{one.pruned.mean:.0f}", one.pruned.mean),
+        NOTHING if one.pruned is None else Entry(pruned(one), one.pruned.mean),
         _percent(one.accuracy),
         _percent(one.cfr),
         _percent(one.lfr),
         _percent(one.matched),
-        Entry(_points(one.excess, not setting.speaks_of_seeds), one.excess.mean),
-        Entry(f"{100 * excess.low:+.1f} to {100 * excess.high:+.1f}", excess.low),
+        Entry(points(one.excess, not setting.speaks_of_seeds), one.excess.mean),
+        Entry(between(one.interval), one.interval.low),
         NOTHING if one.rank is None else Entry(f"{one.rank} ({low} to {high})", one.rank),
         _difference(random),
         _difference(pure),
@@ -70,25 +70,39 @@ def _row(
 
 
 def _percent(spread: Spread) -> Entry:
+    return Entry(percent(spread), spread.mean)
+
+
+def percent(spread: Spread) -> str:
+    """Return a mean with its standard deviation, in percent."""
     sd = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return Entry(f"{100 * spread.mean:.1f}{sd}", spread.mean)
+    return f"{100 * spread.mean:.1f}{sd}"
 
 
-def _points(spread: Spread, each: bool) -> str:
+def points(spread: Spread, each: bool = False) -> str:
+    """Return a signed mean with its standard deviation, in points; each seed, if asked."""
     sd = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
     seeds = " / ".join(f"{100 * value:+.1f}" for value in spread.values)
     shown = f" ({seeds})" if each and len(spread.values) > 1 else ""
     return f"{100 * spread.mean:+.1f}{sd}{shown}"
 
 
+def between(rate: Rate) -> str:
+    """Return the ends of an interval, in points."""
+    return f"{100 * rate.low:+.1f} to {100 * rate.high:+.1f}"
+
+
+def pruned(one: Standing) -> str:
+    """Return how many units went, of how many."""
+    of = "" if one.units is None else f" of {one.units}"
+    return "-" if one.pruned is None else f"{one.pruned.mean:.0f}{of}"
+
+
 def _difference(found: Difference | None) -> Entry:
     if found is None:
         return NOTHING
     value = found.value
-    text = (
-        f"{100 * value.value:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f}), "
-        f"p {found.corrected:.3f}: {found.verdict}"
-    )
+    text = f"{100 * value.value:+.1f} ({between(value)}), p {found.corrected:.3f}: {found.verdict}"
     return Entry(text, value.value)
 
 
@@ -96,8 +110,8 @@ def sentences(setting: Setting) -> list[str]:
     """Return what the setting shows, plainly."""
     seeds = ", ".join(map(str, setting.seeds))
     said = [
-        f"Seeds {seeds}. Floor LFR {_percent(setting.floor).text}; the victims' excess LFR before "
-        f"any defense {_points(setting.before, True)} points."
+        f"Seeds {seeds}. Floor LFR {percent(setting.floor)}%; excess LFR of the victims "
+        f"{points(setting.before, True)} points."
     ]
     compared = {d.against for d in setting.differences}
     for against, name in (("random", "the random control"), ("pure", "PURE")):
@@ -113,6 +127,19 @@ def sentences(setting: Setting) -> list[str]:
                 said.append(f"{verdict.capitalize()} than {name}: {', '.join(some)}.")
             elif verdict == "better":
                 said.append(f"No method is shown to be better than {name}.")
+    for one in setting.standings:
+        if one.stuck:
+            seeds = ", ".join(map(str, one.stuck))
+            said.append(
+                f"{one.method} found nothing to prune on seed {seeds}: the victim as it was."
+            )
+    below = [
+        f"{one.method} (seed {', '.join(map(str, one.below))})"
+        for one in setting.standings
+        if one.below
+    ]
+    if below:
+        said.append(f"Less accurate on validation texts than allowed: {', '.join(below)}.")
     if setting.winner:
         said.append(f"Least excess LFR in 95% of resamples: {setting.winner}.")
     elif not setting.speaks_of_seeds:
@@ -129,21 +156,9 @@ HOW = (
     "the LFR of a never-poisoned twin; 0 is the goal). Intervals: paired bootstrap over texts, the "
     "shift of matched LFR chosen again in each resample. 'Against' is the difference of excess LFR "
     "to PURE and to the random control with the nearest head count, its 95% interval, and p with "
-    "Holm's correction; better only where both say so."
+    "Holm's correction; better only where both say so. As-released forms only replicate scripts: "
+    "they have no rank and are compared with nothing but their faithful forms."
 )
-
-
-def markdown(settings: Sequence[Setting], notes: Sequence[str]) -> str:
-    """Return the tables as Markdown."""
-    lines = []
-    for setting in settings:
-        lines += [f"## {setting.name}", "", *(f"{s}" for s in sentences(setting)), ""]
-        lines += ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
-        for row in rows(setting):
-            lines.append("| " + " | ".join(e.text.replace("|", "\\|") for e in row) + " |")
-        lines.append("")
-    lines += [HOW, "", *(f"- {note}" for note in notes)]
-    return "\n".join(lines).rstrip() + "\n"
 
 
 PLAIN = {

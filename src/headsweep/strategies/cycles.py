@@ -103,8 +103,13 @@ class Cycles:
             UserError: the view has no probes of training or of validation texts.
 
         """
-        for probes in (view.probes, view.probe_validation):
-            required(probes, "cycles")
+        required(view.probes, "cycles")
+        if view.probe_validation is None:
+            raise UserError(
+                f"cycles is judged by probes of the validation texts, and of these "
+                f"{len(view.validation)} none can be made",
+                "give more with --validation, or take --strategy probe-guided",
+            )
         best, steps, record = _Best(), [], []
         with view.scratch() as anatomy:
             gone: list[int] = []

@@ -8,7 +8,7 @@ which heads do it. The score of a unit is
     z(importance) - weight * z(contribution)
 
 with ``importance`` as the strategy ``gradient`` has it and ``contribution`` the mean over families
-of ``importance.flip_contribution`` into the label that most families flip into, each weighted by
+of ``flips.flip_contribution`` into the label that most families flip into, each weighted by
 how much more often it flips into this label than into the others (``combined``); where nothing
 flips one way, only importance counts. Low goes first,
 under the same min accuracy and in the same greedy loop.
@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.importance import Flips, flip_contribution, gate_importance, standardised
+from headsweep.flips import Flips, flip_contribution
+from headsweep.importance import gate_importance, standardised
 from headsweep.search import Choice, greedy
 from headsweep.view import DefenderView
 

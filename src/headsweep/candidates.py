@@ -1,0 +1,108 @@
+"""What ``auto`` is asked for: the candidates that it tries, and how it chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from headsweep.canary import Planting
+from headsweep.errors import UserError
+from headsweep.healing import FineTune, On
+from headsweep.probing import RuleProber
+from headsweep.settings import describe
+from headsweep.strategies import Strategy
+from headsweep.strategies.cycles import Cycles
+from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.probe_guided import ProbeGuided
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to purify.
+
+    Attributes:
+        strategy: how heads are chosen; None: none go.
+        depth: how much of the accuracy allowed pruning may use, a fraction.
+        on: what healing is on, ``clean`` or ``probes``.
+        consistency: weight of the divergence between probe and text in healing.
+        cost: about how many times the time of the first candidate it takes.
+
+    """
+
+    strategy: Strategy | None
+    depth: float = 1.0
+    on: On = "probes"
+    consistency: float = 0.0
+    cost: float = 1.0
+
+    def heal(self, epochs: float, lr: float) -> FineTune:
+        """Return its healing."""
+        return FineTune(epochs, lr, self.on, consistency=self.consistency)
+
+    @property
+    def told(self) -> str:
+        """What it is, in a line."""
+        name = "no pruning" if self.strategy is None else self.strategy.name
+        depth = (
+            "" if self.depth == 1 or self.strategy is None else f" to {self.depth:.0%} of the drop"
+        )
+        alike = f", consistency {self.consistency:g}" if self.consistency else ""
+        return f"{name}{depth}, healed on {self.on}{alike}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        strategy = describe(self.strategy) if self.strategy is not None else None
+        return {
+            "told": self.told,
+            "strategy": strategy,
+            "depth": self.depth,
+            "on": self.on,
+            "consistency": self.consistency,
+        }
+
+
+CANDIDATES = (
+    Candidate(ProbeGuided()),
+    Candidate(None),
+    Candidate(Gradient()),
+    Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
+    Candidate(Cycles(), cost=5.0),
+    Candidate(ProbeGuided(), depth=0.5),
+    Candidate(ProbeGuided(weight=2.0)),
+    Candidate(Gradient(), on="clean"),
+    Candidate(ProbeGuided(), on="clean"),
+)
+"""What is tried, in this order; the first is the best single strategy."""
+
+
+@dataclass(frozen=True)
+class Auto:
+    """How to choose.
+
+    Attributes:
+        budget_seconds: wall time for everything, the final run included.
+        canaries: how many backdoors of our own, at most.
+        texts: training texts for planting and for trials, at most.
+        held: validation texts for trials, and texts to judge on, at most each.
+        families: probe families; canaries are of these too. Empty: all.
+        candidates: what to try, the best guess first.
+        planting: how canaries are planted.
+
+    """
+
+    name: ClassVar[str] = "auto"
+    source: ClassVar[str] = "of this project"
+    budget_seconds: float = 600
+    canaries: int = 2
+    texts: int = 500
+    held: int = 250
+    families: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = CANDIDATES
+    planting: Planting = Planting()
+
+    def __post_init__(self) -> None:
+        if not self.budget_seconds > 0:
+            raise UserError(f"a budget of {self.budget_seconds} s", "for example 10m")
+        if min(self.canaries, self.texts, self.held, len(self.candidates)) < 1:
+            raise UserError("auto: canaries, texts, held and candidates are at least 1")
+        RuleProber(self.families)

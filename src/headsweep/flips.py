@@ -1,0 +1,126 @@
+"""Which units carry the flips of probes: a signed score, on clean texts and probes made of them.
+
+Source: own; the gate gradient is Michel et al. 2019's, with its sign, and of the flip instead of
+the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headsweep.heads import gates
+from headsweep.importance import batches, frozen
+from headsweep.predict import Encoded, forward
+from headsweep.probes import Family, required
+from headsweep.view import DefenderView
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What heads do to the flips of one probe family into one label.
+
+    Attributes:
+        family: its name.
+        label: the label flipped into.
+        flips: share of the probes of other labels answered with this label, whose original is
+            not.
+        reverse: the mean of the same into the other labels.
+        contribution: [unit], the mean over pairs of ∂margin/∂gate on the probe minus that on its
+            original, in standard deviations over units; high: the unit carries the flip.
+
+    """
+
+    family: str
+    label: int
+    flips: float
+    reverse: float
+    contribution: Tensor
+
+    @property
+    def excess(self) -> float:
+        """Flips into this label beyond those into the others: the sign of a backdoor."""
+        return max(0.0, self.flips - self.reverse)
+
+
+def flip_contribution(view: DefenderView, pairs: int | None = 200) -> list[Flips]:
+    """Return the signed contribution of every unit to the flips of every family and label.
+
+    The margin of a label is its logit minus the best other; gates are 1, and the pairs counted
+    are those of other true labels. Source: own; the gate gradient is Michel et al. 2019's, with
+    its sign, and of the flip instead of the loss.
+    Cost: a forward and a backward pass (one a label, where there are more than two) over ``pairs``
+    probes a family, and over the originals once.
+
+    Raises:
+        UserError: the view has no probes.
+
+    """
+    probes = required(view.probes, "flip contribution")
+    families = _some(view, probes.families, pairs)
+    rows = sorted({row for family in families for row in family.rows})
+    found: list[Flips] = []
+    with frozen(view.anatomy), view.progress.task("tracing flips", 1 + len(families)) as tick:
+        margins, pulls = _margin_gradients(view, view.train.take(rows))
+        tick(1, "originals")
+        place = {row: i for i, row in enumerate(rows)}
+        for family in families:
+            own = [place[row] for row in family.rows]
+            found += _flips_of(view, family, margins[own], pulls[own])
+            tick(1, family.name)
+    return found
+
+
+def _some(view: DefenderView, families: Sequence[Family], pairs: int | None) -> list[Family]:
+    """Return of each family at most so many pairs, of the same texts as far as they go."""
+    generator = view.generator("flip-sample")
+    rank = torch.randperm(len(view.train), generator=generator).tolist()
+    found = []
+    for family in families:
+        order = sorted(range(len(family.rows)), key=lambda i: rank[family.rows[i]])
+        found.append(family.take(sorted(order[:pairs])))
+    return found
+
+
+def _flips_of(
+    view: DefenderView, family: Family, clean_margins: Tensor, clean_pulls: Tensor
+) -> list[Flips]:
+    margins, pulls = _margin_gradients(view, family.probes)
+    truth, classes = torch.tensor(family.clean.labels), margins.shape[1]
+    rates, parts = [], []
+    for label in range(classes):
+        others = truth != label
+        open_to = others & (clean_margins[:, label] <= 0)
+        flipped = (margins[open_to, label] > 0).float()
+        rates.append(float(flipped.mean()) if len(flipped) else 0.0)
+        difference = (pulls[others, label] - clean_pulls[others, label]).mean(0)
+        parts.append(difference / difference.std().clamp_min(1e-12))
+    total = sum(rates)
+    return [
+        Flips(family.name, label, rate, (total - rate) / max(1, classes - 1), part)
+        for label, (rate, part) in enumerate(zip(rates, parts, strict=True))
+    ]
+
+
+def _margin_gradients(view: DefenderView, encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """Return margins, [example, label], and their gate gradients, [example, label, unit]."""
+    anatomy, classes = view.anatomy, int(view.anatomy.model.config.num_labels or 0)
+    margins = torch.zeros(len(encoded), classes)
+    pulls = torch.zeros(len(encoded), classes, anatomy.layout.units)
+    for batch in batches(view, encoded):
+        values = torch.ones(len(batch.labels), anatomy.layout.units, device=anatomy.model.device)
+        values.requires_grad_()
+        with gates(anatomy, values):
+            found = forward(anatomy.model, batch)
+        for label in range(classes) if classes > 2 else (1,):
+            own = torch.arange(classes, device=found.device) == label
+            margin = found[:, label] - found.masked_fill(own, -torch.inf).amax(-1)
+            (pull,) = torch.autograd.grad(margin.sum(), values, retain_graph=label < classes - 1)
+            margins[batch.index, label] = margin.detach().cpu()
+            pulls[batch.index, label] = pull.cpu()
+    if classes == 2:  # the margins of two labels are each other's negative
+        margins[:, 0], pulls[:, 0] = -margins[:, 1], -pulls[:, 1]
+    return margins, pulls
