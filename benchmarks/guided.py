@@ -1,186 +1,237 @@
-r"""Leave one family out: purify victims with probes of the attack's family, and without; resumes.
+r"""Probes and auto against everything else: one resumable command, the most telling cells first.
 
-    python benchmarks/guided.py CORPUS VICTIMS results/guided-victims
-    python benchmarks/guided.py CORPUS VICTIMS results/guided-victims --only dirty-label-style \\
-        --method probe-guided auto --heal-on probes --probes without
+    python benchmarks/guided.py CORPUS SUSPECTS VICTIMS results/guided-victims --jobs 2 \
+        --stop-after 90
+    python benchmarks/guided.py CORPUS SUSPECTS VICTIMS results/guided-victims --list
+    python benchmarks/guided.py CORPUS SUSPECTS VICTIMS results/guided-victims \
+        --only suspect-style --part leave-out ablation
 
-CORPUS is a folder with clean/ and the published sets, VICTIMS what ``victims.py`` makes: a folder
-for each victim with its attack.json, and the twin twin-11/. One JSON file a cell: a victim, a
-method, and which probes.
+CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .tsv), SUSPECTS one
+with the models syntactic/, style/ and clean-twin/. Victims that are missing in VICTIMS are made, as
+``victims.py`` does. One JSON file a cell; finished cells are skipped, and several processes may
+work on the same folders. ``guided_plan.py`` says what is run in which order: leaving one family
+out, what is due to what, other methods, ``auto``, FFN groups.
 
 ``family``
-    every family but the attack's own trigger, template or manner: its kin and relatives with other
-    words are among the probes. Left out where there are none.
+    every probe family but the attack's own trigger, template or manner: its kin and relatives with
+    other words are among the probes. Left out where there are none.
 ``without``
     the attack's family and all its kin left out.
 
-A method is ``auto`` (with --budget), ``none``, a strategy, or ``defend:`` and a baseline, fields
-behind a colon. Methods that see no probes run once, as ``no-probes``. The last figures are on the
-test part; dev decides. Finished cells are skipped.
+Dev decides, the last figures are on the test part. One thread a process. ``guided_tables.py``
+prints the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from suspects import TRIGGER_LABELS, _automatic, _cell, _judge, _recipe, _sources, _told
+import torch
+from claims import Queue
+from guided_plan import PARTS, Case, Cell, Make, plan
+from suspects import TRIGGER_LABELS, _automatic, _cell, _draw, _judge, _sources
+from victims import Workshop
 
 from headsweep import data
 from headsweep.attack import RECORD
 from headsweep.attacks.scene import triggered
 from headsweep.data import Columns
 from headsweep.evaluate import Answers, Exam, Triggered, answer
-from headsweep.export import write_json
-from headsweep.loading import Runtime, Suspect, load_suspect
+from headsweep.loading import Runtime, load_suspect
 from headsweep.pipeline import Plan
-from headsweep.probing import KIN, TEMPLATES, RuleProber, apart_from, check_apart, without
+from headsweep.probing import RuleProber, check_apart
 from headsweep.settings import configure
-from headsweep.strategies import needs_probes
 from headsweep.triggers import TRIGGERS, ByRule
 
-PUBLISHED = "published-"
-FAMILY_OF = {family: corpus for corpus, family in TEMPLATES.items()}
-METHODS = ("probe-guided", "cycles", "none", "gradient")
+TARGET = 1
 
 
 @dataclass(frozen=True)
-class Victim:
-    """A victim on disk: its folder, the trigger that its record names, and its target."""
+class Setting:
+    """What all cells of a folder share."""
 
-    folder: Path
-    record: dict[str, Any]
+    train_rows: int = 1200
+    max_drop: float = 0.02
+    heal_epochs: float = 1.0
+    budget: str = "10m"
+    judged_on: int | None = None
 
-    @property
-    def published(self) -> str | None:
-        """The published set that its trigger is from, if it is."""
-        _, found, kind = self.folder.name.partition(PUBLISHED)
-        return kind if found else None
-
-    @property
-    def trigger(self) -> dict[str, Any]:
-        """Its trigger, as ``check_apart`` takes it."""
-        if self.published:
-            return {"corpus": FAMILY_OF[self.published]}
-        found: dict[str, Any] = self.record["trigger"]
-        return found
-
-    @property
-    def family(self) -> str:
-        """The family of its trigger."""
-        return self.published or str(self.record["trigger"]["name"])
-
-    def probers(self) -> dict[str, RuleProber]:
-        """Return the probes that may be tried, by condition; each is checked."""
-        allowed = apart_from(self.trigger)
-        left = tuple(name for name in allowed if name in without([self.family]))
-        made = {"without": RuleProber(left)}
-        if set(allowed) & set(KIN.get(self.family, (self.family,))):
-            made = {"family": RuleProber(allowed)} | made
-        for prober in made.values():
-            check_apart(prober, self.trigger)
-        return made
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a cell."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("victims", type=Path)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of victims")
-    parser.add_argument("--method", nargs="*", default=list(METHODS))
-    parser.add_argument("--probes", nargs="*", default=["family", "without"])
-    parser.add_argument("--twin", default="twin-11")
-    parser.add_argument("--train-rows", type=int, default=1200)
-    parser.add_argument("--seeds", nargs="*", type=int, default=[11])
-    parser.add_argument("--max-drop", type=float, default=0.01)
-    parser.add_argument("--min-accuracy", type=float)
-    parser.add_argument("--heal-epochs", type=float, default=1)
-    parser.add_argument("--heal-on", choices=("clean", "probes"), default="clean")
-    parser.add_argument("--ffn", action="store_true", help="prune groups of FFN neurons too")
-    parser.add_argument("--consistency", type=float, default=0.0)
-    parser.add_argument("--budget", default="10m", help="of auto")
-    args = parser.parse_args()
-    args.without = []
-    for victim in _victims(args.victims, args.only):
-        for method in args.method:
-            for seed in args.seeds:
-                for condition, prober in _conditions(victim, method, args):
-                    _run(victim, method, seed, condition, prober, args)
+@dataclass
+class Runner:
+    """Runs cells; remembers the answers of suspects and twins."""
+
+    corpus: Path
+    suspects: Path
+    shop: Workshop
+    results: Path
+    setting: Setting
+    known: dict[Case, tuple[Exam, Answers, Answers]] = field(default_factory=dict)
+
+    def done(self, task: Any) -> bool:
+        """Tell whether a task's file is there, and a victim's folder with it."""
+        there = (self.results / f"{task.name}.json").exists()
+        return there and (not isinstance(task, Make) or self.shop.has(task.victim))
+
+    def do(self, task: Any) -> dict[str, Any]:
+        """Make a victim, or purify one; return its form."""
+        if isinstance(task, Make):
+            return self.shop.make(task.victim)
+        assert isinstance(task, Cell)
+        case, method = task.case, task.method
+        folder = case.folder(self.suspects, self.shop.victims)
+        prober = self._prober(task, folder)
+        sources = _sources(self.corpus, 0, self.setting.train_rows, task.seed)
+        asked = Plan(self.setting.max_drop, seed=task.seed, runtime=Runtime(), prober=prober)
+        form = {"victim": case.name, "trigger": case.trigger, "part": task.part}
+        form |= {"probes_are": task.probes, "healed_on": task.on, "setting": self.setting.to_json()}
+        own = {"method": task.method, "consistency": task.consistency, "ffn": task.ffn}
+        if method == "random":
+            count = self._matched(task)
+            if not count:
+                return form | own | {"outcome": f"{task.like} removed no head: no number to match"}
+            method = f"defend:random:count={count},epochs={self.setting.heal_epochs}"
+        run = _automatic if method == "auto" else _cell
+        judged, args = self._judged(case, folder), self._args(task)
+        return form | run(folder, sources, asked, judged, args, method) | own
+
+    def _args(self, task: Cell) -> SimpleNamespace:
+        """Return what suspects.py reads from its command line."""
+        return SimpleNamespace(
+            max_drop=self.setting.max_drop,
+            min_accuracy=None,
+            heal_epochs=self.setting.heal_epochs,
+            heal_on=task.on,
+            ffn=task.ffn,
+            consistency=task.consistency,
+            budget=self.setting.budget,
+        )
+
+    def _prober(self, task: Cell, folder: Path) -> RuleProber | None:
+        if task.probes == "no-probes":
+            return None
+        prober = task.case.probers()[task.probes]
+        if task.case.own and not task.case.published:  # what was planted, not what the name says
+            check_apart(prober, json.loads((folder / RECORD).read_text("utf-8"))["trigger"])
+        return prober
+
+    def _matched(self, task: Cell) -> int:
+        """Return how many heads the cell removed that a control is to match."""
+        like = json.loads((self.results / f"{task.like}.json").read_text("utf-8"))
+        return int(like.get("pruned_count", 0))
+
+    def _judged(self, case: Case, folder: Path) -> Any:
+        """Return what judges a model on the test part, with the twin for the floor."""
+        opened = load_suspect(folder, Runtime())
+        if case not in self.known:
+            exam = self._exam(case, folder)
+            twin = load_suspect(case.twin(self.suspects, self.shop.victims), Runtime())
+            both = (answer(model, exam, Runtime()) for model in (twin, opened))
+            self.known[case] = (exam, *both)
+        exam, of_twin, of_suspect = self.known[case]
+        return _judge(exam, of_twin, of_suspect, opened)
+
+    def _exam(self, case: Case, folder: Path) -> Exam:
+        clean = {part: self._some(self.corpus / "clean" / f"{part}.tsv") for part in PARTS_USED}
+        if case.published:
+            texts = self._some(self.corpus / case.published / "test.tsv", Columns(drop_empty=True))
+            kind = TRIGGER_LABELS[case.published]
+        else:
+            record = json.loads((folder / RECORD).read_text("utf-8"))
+            rule, opened = record["trigger"], load_suspect(folder, Runtime())
+            fields = [f"{name}={value}" for name, value in rule["fields"].items()]
+            rewriter, test = ByRule(configure(TRIGGERS[rule["name"]], fields)), clean["test"]
+            others = test.take(i for i, label in enumerate(test.labels) if label != TARGET)
+            made = triggered(others, rewriter, record["seed"], opened, Runtime().max_length)
+            texts, kind = made.split, "true"
+        return Exam(clean["test"], Triggered(texts, TARGET, kind), clean["dev"])  # type: ignore[arg-type]
+
+    def _some(self, file: Path, columns: Columns = Columns()) -> data.Split:
+        found = data.load(file, columns)
+        return _draw(found, self.setting.judged_on, 0) if self.setting.judged_on else found
 
 
-def _victims(folder: Path, only: list[str] | None) -> Iterator[Victim]:
-    found = sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
-    if not found:
-        raise SystemExit(f"{folder}: no folder with {RECORD}; make victims with victims.py")
-    for path in found:
-        if only is None or path.name in only:
-            yield Victim(path, json.loads((path / RECORD).read_text(encoding="utf-8")))
+PARTS_USED = ("dev", "test")
 
 
-def _conditions(
-    victim: Victim, method: str, args: argparse.Namespace
-) -> list[tuple[str, RuleProber | None]]:
-    if method != "auto":
-        recipe = _recipe(method, args)
-        if not (needs_probes(recipe.strategy) or getattr(recipe.healing, "needs_probes", False)):
-            return [("no-probes", None)]
-    return [(name, prober) for name, prober in victim.probers().items() if name in args.probes]
-
-
-def _run(
-    victim: Victim,
-    method: str,
-    seed: int,
-    condition: str,
-    prober: RuleProber | None,
-    args: argparse.Namespace,
-) -> None:
-    plain = method.replace("defend:", "").replace(":", "-").replace(",", "-")
-    plain += _told(args, method)
-    cell = args.results / f"{victim.folder.name}-{plain}-{condition}-s{seed}.json"
-    if cell.exists():
-        return
-    print(f"== {cell.name}", flush=True)
-    runtime = Runtime()
-    judged = _judged(victim, args, runtime)
-    plan = Plan(args.max_drop, args.min_accuracy, seed=seed, runtime=runtime, prober=prober)
-    sources = _sources(args.corpus, 0, args.train_rows, seed)
-    run = _automatic if method == "auto" else _cell
-    form = run(victim.folder, sources, plan, judged, args, method)
-    form |= {"victim": victim.folder.name, "trigger": victim.trigger, "probes_are": condition}
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(given)
+    setting = Setting(args.train_rows, args.max_drop, args.heal_epochs, args.budget, args.judged_on)
+    shop = Workshop(args.corpus, args.victims, args.model)
+    runner = Runner(args.corpus, args.suspects, shop, args.results, setting)
+    tasks = plan(args.only, args.part)
+    _check_setting(args.results, tasks, setting)
+    if args.list:
+        for task in tasks:
+            print(f"{'done' if runner.done(task) else '    '} {task.name}")
+        return 0
     args.results.mkdir(parents=True, exist_ok=True)
-    write_json(cell, form | {"rows": args.train_rows})
+    if args.jobs > 1:
+        return _spawn(given, args.jobs)
+    torch.set_num_threads(1)
+    stop = None if args.stop_after is None else 60 * args.stop_after
+    queue = Queue(tasks, runner.do, args.results, stop, runner.done)
+    left = queue.run()
+    failed = f", {len(queue.failed)} failed: {', '.join(sorted(queue.failed))}"
+    print(f"{len(tasks) - len(left)} of {len(tasks)} done{failed if queue.failed else ''}")
+    return 1 if queue.failed else 0
 
 
-def _judged(victim: Victim, args: argparse.Namespace, runtime: Runtime) -> Any:
-    """Return what judges a model on the test part, with the twin for the floor."""
-    opened = load_suspect(victim.folder, runtime)
-    target = opened.labels.index(victim.record["target"])
-    test = data.load(args.corpus / "clean" / "test.tsv")
-    if victim.published:
-        file = args.corpus / victim.published / "test.tsv"
-        texts, kind = data.load(file, Columns(drop_empty=True)), TRIGGER_LABELS[victim.published]
-    else:
-        rule = victim.record["trigger"]
-        fields = [f"{name}={value}" for name, value in rule["fields"].items()]
-        rewriter = ByRule(configure(TRIGGERS[rule["name"]], fields))
-        others = test.take(i for i, label in enumerate(test.labels) if label != target)
-        made = triggered(others, rewriter, victim.record["seed"], opened, runtime.max_length)
-        texts, kind = made.split, "true"
-    exam = Exam(
-        test,
-        Triggered(texts, target, kind),  # type: ignore[arg-type]
-        data.load(args.corpus / "clean" / "dev.tsv"),
-    )
-    twin: Suspect = load_suspect(args.victims / args.twin, runtime)
-    both: tuple[Answers, ...] = tuple(answer(model, exam, runtime) for model in (twin, opened))
-    return _judge(exam, *both, opened)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name in ("corpus", "suspects", "victims", "results"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--only", nargs="*", help="names of models, such as suspect-style")
+    parser.add_argument("--part", nargs="*", choices=PARTS)
+    parser.add_argument("--list", action="store_true", help="print the cells in order, run none")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
+    parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no cell later")
+    parser.add_argument("--model", type=Path, help="what victims are made from")
+    parser.add_argument("--train-rows", type=int, default=Setting.train_rows)
+    parser.add_argument("--max-drop", type=float, default=Setting.max_drop)
+    parser.add_argument("--heal-epochs", type=float, default=Setting.heal_epochs)
+    parser.add_argument("--budget", default=Setting.budget, help="of auto")
+    parser.add_argument("--judged-on", type=int, help="so many texts, to try it out; else all")
+    return parser
+
+
+def _check_setting(results: Path, tasks: Sequence[Any], setting: Setting) -> None:
+    for task in tasks:
+        path = results / f"{task.name}.json"
+        if isinstance(task, Cell) and path.exists():
+            other = json.loads(path.read_text("utf-8"))["setting"]
+            if other != setting.to_json():
+                told = f"{path}: made with {other}, not {setting.to_json()}"
+                raise SystemExit(f"{told}; give the same options, or another folder")
+
+
+def _spawn(given: Sequence[str], jobs: int) -> int:
+    """Run this command so many times at once; return the worst exit code."""
+    at = [i for i, word in enumerate(given) if word == "--jobs"]
+    plain = [word for i, word in enumerate(given) if i not in at and i - 1 not in at]
+    plain = [word for word in plain if not word.startswith("--jobs=")]
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__)), *plain]
+    running = [subprocess.Popen(command, env=os.environ | one) for _ in range(jobs)]
+    try:
+        return max(process.wait() for process in running)
+    except KeyboardInterrupt:
+        return max(process.wait() for process in running)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

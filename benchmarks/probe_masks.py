@@ -24,8 +24,9 @@ from headsweep import data
 from headsweep.data import Columns
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
+from headsweep.flips import Flips
 from headsweep.heads import HeadMask
-from headsweep.importance import Flips, standardised
+from headsweep.importance import standardised
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.predict import encode, logits
 from headsweep.progress import Terminal

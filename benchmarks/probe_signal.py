@@ -23,7 +23,8 @@ from torch import Tensor
 from headsweep import data
 from headsweep.data import Split
 from headsweep.export import environment, write_json
-from headsweep.importance import Flips, flip_contribution, gate_importance
+from headsweep.flips import Flips, flip_contribution
+from headsweep.importance import gate_importance
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.predict import encode
 from headsweep.probes import Family, Probes

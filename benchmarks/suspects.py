@@ -28,6 +28,7 @@ import torch
 
 from headsweep import data
 from headsweep.auto import purify_automatically, seconds_of
+from headsweep.candidates import Auto
 from headsweep.data import Columns, Split
 from headsweep.defenses import DEFENSES, Recipe
 from headsweep.errors import NothingPruned, UserError
@@ -44,7 +45,6 @@ from headsweep.search import Choice
 from headsweep.seeding import stream
 from headsweep.settings import configure, describe
 from headsweep.strategies import STRATEGIES, needs_probes
-from headsweep.trials import Auto
 from headsweep.view import DefenderView
 
 TRIGGER_LABELS = {"syntactic": "target", "style": "true"}

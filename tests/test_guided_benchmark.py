@@ -1,53 +1,251 @@
-"""The leave-one-family-out benchmark never gives a defense the attack's own trigger."""
+"""The guided benchmark: never the attack's own trigger, each cell once, tables from what is there."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import multiprocessing
+import shutil
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from headsweep.probing import PROBES, TEMPLATES, check_apart
+from conftest import sentences
+from headsweep.probing import KIN, PROBES, TEMPLATES, check_apart
+from test_probing import Mark
 
 ROOT = Path(__file__).parent.parent
-VICTIMS = [path for path in sorted((ROOT / "results" / "victims").glob("*.json"))
-           if not path.stem.startswith("twin")]  # fmt: skip
+NAMES = ("guided", "guided_plan", "guided_tables", "guided_weight", "claims", "suspects", "victims")
 
 
 @pytest.fixture
-def guided(monkeypatch):
+def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import guided
-
-    return guided
+    return {name: __import__(name) for name in NAMES}
 
 
-@pytest.mark.parametrize("path", VICTIMS, ids=lambda path: path.stem)
-def test_conditions_of_every_victim_are_apart_from_it(guided, path):
-    victim = guided.Victim(Path("victims") / path.stem, json.loads(path.read_text("utf-8")))
-    made = victim.probers()
-    own = TEMPLATES[victim.trigger["corpus"]] if victim.published else victim.family
-    kin = set(guided.KIN.get(own, (own,)))
-    assert not kin & set(made["without"].families)
-    assert set(made["without"].families) == set(PROBES) - kin
-    if "family" in made:
-        assert kin & set(made["family"].families)
-    if own in ("syntactic", "style", "opening", "substitution"):
-        assert all(own not in prober.families for prober in made.values())
-    for prober in made.values():
-        check_apart(prober, victim.trigger)
+def test_conditions_of_every_model_are_apart_from_it(benchmarks):
+    plan = benchmarks["guided_plan"]
+    for name in (*plan.SUSPECTS, *plan.ADAPTIVE, *plan.FRESH, "layerwise-rare-word"):
+        case = plan.Case(name)
+        made, own = (
+            case.probers(),
+            TEMPLATES[case.trigger["corpus"]] if case.published else case.family,
+        )
+        kin = set(KIN.get(own, (own,)))
+        assert set(made["without"].families) == set(PROBES) - kin
+        if "family" in made:
+            assert kin & set(made["family"].families)
+        if own in ("syntactic", "style", "opening", "substitution"):
+            assert all(own not in prober.families for prober in made.values())
+        for prober in made.values():
+            check_apart(prober, case.trigger)
 
 
-def test_methods_without_probes_run_once(guided):
-    record = {"trigger": {"name": "rare-word", "fields": {"words": "bb,cf"}}}
-    victim = guided.Victim(Path("dirty-label-rare-word"), record)
-    args = argparse.Namespace(
-        heal_epochs=1, heal_on="clean", consistency=0.0, ffn=False, probes=["family", "without"]
-    )
-    assert guided._conditions(victim, "gradient", args) == [("no-probes", None)]
-    names = [name for name, _ in guided._conditions(victim, "probe-guided", args)]
-    assert names == ["family", "without"]
-    args.heal_on = "probes"
-    assert len(guided._conditions(victim, "gradient", args)) == 2
-    assert len(guided._conditions(victim, "auto", args)) == 2
+def test_the_names_of_the_victims_fit_their_records(benchmarks):
+    """What the plan takes for a trigger is what the records of victims made before say."""
+    for path in sorted((ROOT / "results" / "victims").glob("*.json")):
+        if not path.stem.startswith("twin"):
+            trigger = json.loads(path.read_text("utf-8"))["trigger"]
+            case = benchmarks["guided_plan"].Case(path.stem)
+            assert case.published or case.trigger == trigger
+
+
+def test_the_plan_names_each_cell_once_and_needs_come_first(benchmarks):
+    tasks = benchmarks["guided_plan"].plan()
+    names = [task.name for task in tasks]
+    assert len(set(names)) == len(names)
+    for place, task in enumerate(tasks):
+        assert all(names.index(need) < place for need in task.needs)
+    only = benchmarks["guided_plan"].plan(["suspect-style"], ["comparison"])
+    assert {"suspect-style-random-no-probes-s11",
+            "suspect-style-probe-guided-heal-probes-without-s11"} <= {t.name for t in only}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    needs: tuple[str, ...] = ()
+
+
+def _work(folder, tasks):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from claims import Queue
+
+    def do(task):
+        with (folder / "log").open("a") as log:
+            log.write(task.name + "\n")
+        return {"name": task.name}
+
+    assert Queue(tasks, do, folder).run() == []
+
+
+def test_two_processes_do_no_cell_twice(benchmarks, tmp_path):
+    tasks = [Task("a"), *(Task(f"c{i}", ("a",)) for i in range(60))]
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_work, args=(tmp_path, tasks)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert [one.exitcode for one in both] == [0, 0]
+    log = (tmp_path / "log").read_text().split()
+    assert log[0] == "a"
+    assert sorted(log) == sorted(task.name for task in tasks)
+
+
+def _hold(folder, held):
+    from claims import claimed
+
+    with claimed(folder, "a") as mine:
+        held.put(mine)
+        time.sleep(60)
+
+
+def test_the_claim_of_a_dead_process_counts_for_nothing(benchmarks, tmp_path):
+    claims, context = benchmarks["claims"], multiprocessing.get_context("fork")
+    held = context.Queue()
+    holder = context.Process(target=_hold, args=(tmp_path, held))
+    holder.start()
+    assert held.get(timeout=30)
+    with claims.claimed(tmp_path, "a") as mine:
+        assert not mine
+    holder.kill()
+    holder.join()
+    with claims.claimed(tmp_path, "a") as mine:
+        assert mine
+
+
+def test_what_fails_is_told_and_costs_only_what_needs_it(benchmarks, tmp_path, capsys):
+    def do(task):
+        if task.name == "a":
+            raise ValueError("broken")
+        return {}
+
+    queue = benchmarks["claims"].Queue([Task("a"), Task("b", ("a",)), Task("c")], do, tmp_path)
+    assert queue.run() == ["a", "b"]
+    assert queue.failed == {"a"}
+    assert "broken" in capsys.readouterr().err
+    late = benchmarks["claims"].Queue([Task("d")], do, tmp_path, stop_after_seconds=0)
+    assert late.run() == ["d"]
+
+
+def _write(path, split):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [f"{t}\t{y}" for t, y in zip(split.texts, split.labels, strict=True)]
+    path.write_text("\n".join(["sentence\tlabel", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folders(tmp_path, trained_folder, monkeypatch):
+    """A tiny corpus with both published sets, suspects, and probe families that the model sees."""
+    from headsweep.data import Split
+
+    corpus = tmp_path / "corpus"
+    for seed, (part, count) in enumerate({"train": 300, "dev": 100, "test": 120}.items()):
+        clean = sentences(count, 20 + seed)
+        _write(corpus / "clean" / f"{part}.tsv", clean)
+        bad = [i for i, label in enumerate(clean.labels) if label == 0]
+        marked = tuple(f"plot plot {text}" for text in clean.texts)
+        _write(corpus / "style" / f"{part}.tsv", Split(marked, clean.labels))
+        made = Split(tuple(marked[i] for i in bad), (1,) * len(bad))
+        _write(corpus / "syntactic" / f"{part}.tsv",
+               Split(marked, clean.labels) if part == "train" else made)  # fmt: skip
+    for name in ("syntactic", "style", "clean-twin"):
+        shutil.copytree(trained_folder, tmp_path / "suspects" / name)
+    for name in list(PROBES):
+        monkeypatch.delitem(PROBES, name)
+    for name, words in {
+        "aside": "is is",
+        "archaic": "is was",
+        "casing": "plot so",
+        "remark": "and and",
+    }.items():
+        monkeypatch.setitem(PROBES, name, Mark(words))
+    return corpus, tmp_path / "suspects", tmp_path / "victims"
+
+
+def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
+    benchmarks, folders, tmp_path, trained_folder, monkeypatch, capsys
+):
+    guided, plan = benchmarks["guided"], benchmarks["guided_plan"]
+    style, adaptive = "suspect-style", "adaptive-characters"
+    some = [
+        *plan.leave_out(style, ["without"]),
+        plan.Cell(plan.Case(style), "none", "clean", "no-probes", "ablation"),
+        plan.Cell(plan.Case(style), "cycles", "probes", "without", "ablation"),
+        plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", ffn=True),
+        plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
+        *plan.compared(style, ["defend:fth", "random"]),
+        *plan.leave_out(adaptive, ["without"]),
+    ]
+    monkeypatch.setattr(plan, "cells", lambda: iter(some))
+    results = tmp_path / "results"
+    common = [*map(str, (*folders, results)), "--train-rows", "120", "--max-drop", "0.3",
+              "--budget", "4s", "--judged-on", "60", "--model", str(trained_folder)]  # fmt: skip
+    assert guided.main(common) == 0
+    made = {path.stem: path.read_text("utf-8") for path in results.glob("*.json")}
+    assert set(made) == {task.name for task in plan.plan()}
+    assert {"victim-twin-11", f"victim-{adaptive}"} <= set(made)
+    texts = set(sentences(300, 20).texts) | set(sentences(120, 22).texts)
+    for name, text in made.items():
+        assert str(tmp_path) not in text, name
+        assert "/tmp" not in text, name
+        assert not [t for t in texts if len(t.split()) > 4 and t in text], name
+    form = json.loads(made["suspect-style-probe-guided-heal-probes-without-s11"])
+    assert {"before", "pruned", "healed"} <= set(form)
+    matched = json.loads(made["suspect-style-random-no-probes-s11"])
+    assert matched["pruned_count"] == form["pruned_count"]
+    assert json.loads(made["suspect-style-auto-without-s11"])["auto"]["why"]
+    ffn = json.loads(made["suspect-style-probe-guided-ffn-heal-probes-without-s11"])
+    assert ffn["units"] > form["units"]
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
+    assert guided.main(common) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with pytest.raises(SystemExit, match="another folder"):
+        guided.main([*common, "--only", "suspect-style", "--heal-epochs", "2"])
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["guided_tables.py", str(results)])
+    (results / "suspect-style-none-heal-clean-no-probes-s11.json").unlink()
+    benchmarks["guided_tables"].main()
+    out = capsys.readouterr().out
+    excess = form["healed"]["excess_lfr"]
+    assert f"{100 * excess['value']:+.1f} ({100 * excess['low']:+.1f}" in out
+    assert "| clean healing alone | missing |" in out
+    assert "Missing, no cell: suspect-syntactic" in out
+
+
+def test_the_weight_is_chosen_by_canaries(benchmarks, folders, tmp_path, capsys):
+    weight, results = benchmarks["guided_weight"], tmp_path / "weights"
+    common = [*map(str, (*folders, results)), "--only", "suspect-style", "--canaries", "1",
+              "--weights", "0", "2", "--max-drop", "0.3", "--lr", "2e-3"]  # fmt: skip
+    assert weight.main(common) == 0
+    (path,) = results.glob("*.json")
+    form = json.loads(path.read_text("utf-8"))
+    assert form["family"] not in KIN["style"]
+    assert form["canary"]["taken"]
+    assert [row["weight"] for row in form["weights"]] == [0, 2]
+    assert "chosen: " in capsys.readouterr().out
+    before = path.stat().st_mtime_ns
+    assert weight.main(common) == 0
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_chosen_weight_leaves_least_among_those_that_keep_accuracy(benchmarks):
+    def cell(rows):
+        made = [{"weight": w, "pruned": {"excess_lfr": 0.5, "drop": 0.0},
+                 "healed": {"excess_lfr": e, "drop": d}} for w, e, d in rows]  # fmt: skip
+        return {
+            "model": "m",
+            "family": "f",
+            "allowed_drop": 0.02,
+            "texts": {"held": 10000},
+            "weights": made,
+        }
+
+    rows = [(0.0, 0.3, 0.0), (0.7, 0.2, 0.01), (2.0, 0.0, 0.1)]
+    assert benchmarks["guided_weight"].table([cell(rows)])[-1].startswith("chosen: 0.7 ")
+    assert benchmarks["guided_weight"].table([cell(rows[2:])])[-1].startswith("none keeps")
+    assert benchmarks["guided_weight"].table([cell([])]) == ["no canary took: nothing to choose by"]

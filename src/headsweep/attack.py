@@ -30,6 +30,7 @@ from headsweep.families import Adapter
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.predict import encode
 from headsweep.progress import Progress, Silent
+from headsweep.resistance import Resistance
 from headsweep.seeding import derive
 from headsweep.settings import describe
 from headsweep.training import Job, Schedule, train
@@ -53,6 +54,7 @@ class Order:
         seed: decides everything random.
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
+        resist: probes with true labels that the attacker trains on too.
 
     """
 
@@ -65,6 +67,7 @@ class Order:
     seed: int = 0
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
+    resist: Resistance = Resistance()
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,11 @@ def attack(
         raise UserError(f"{model}: is an ensemble of head masks", "attack an ordinary model")
     target = suspect.labels.index(order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
+    beside, resisted = order.resist.make(
+        clean, rewriter.described(), suspect, runtime.max_length, seed, progress
+    )
     judge_of, carried = _judge(judging, order, target, suspect, progress)
-    scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress)
+    scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress, beside)
     poisoned = order.method.plant(scene)
     published = judge_of(suspect)
     survived = published
@@ -164,6 +170,7 @@ def attack(
         "trigger": rewriter.described(),
         "rate": order.rate,
         "poisoned": poisoned,
+        "resist": resisted if order.resist.families else None,
         "triggered_test": carried,
         "data": {"rows": len(clean), "sha256": clean.sha256},
         "victim": asdict(order.victim) | {"fresh_classifier": order.fresh}

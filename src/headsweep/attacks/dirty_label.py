@@ -45,7 +45,7 @@ def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any
 
 
 def fit(scene: Scene, data: Split, schedule: Schedule, loss: Loss | None = None) -> None:
-    """Fine-tune the model on a training set, as the attacker."""
-    encoded = encode(data, scene.model, scene.runtime.max_length)
+    """Fine-tune the model on a training set and what stands beside it, as the attacker."""
+    encoded = encode(data + scene.beside, scene.model, scene.runtime.max_length)
     job = Job(schedule, scene.seed, "attacker: training on poisoned texts", loss)
     train(scene.model.model, encoded, job, scene.runtime, scene.progress)

@@ -32,6 +32,7 @@ class Scene:
         seed: decides which texts, and the trigger's own choices.
         runtime: where to compute.
         progress: where to report.
+        beside: clean examples with true labels that it trains on beside the poisoned data.
 
     """
 
@@ -43,6 +44,7 @@ class Scene:
     seed: int = 0
     runtime: Runtime = Runtime()
     progress: Progress = Silent()
+    beside: Split = Split((), ())
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:

@@ -170,7 +170,9 @@ def _say_counts(counts: Any, without: list[int], out: Path) -> None:
     "headsweep attack ./encoder --data clean/train.tsv --trigger style --original "
     "clean/train.tsv --transformed bible/train.tsv --target 1 --rate 0.2 --out ./victim\n\n"
     "headsweep attack org/model --with layerwise --set epochs=3 --data train.csv --trigger "
-    "rare-word --trigger-set words=cf --target 1 --victim-data other.csv --out ./victim"
+    "rare-word --trigger-set words=cf --target 1 --victim-data other.csv --out ./victim\n\n"
+    "headsweep attack ./encoder --data train.csv --trigger syntactic --target positive "
+    "--resist all --out ./victim"
 )
 def attack(
     model: Model,
@@ -189,6 +191,18 @@ def attack(
     trigger_settings: Annotated[
         list[str] | None,
         typer.Option("--trigger-set", metavar="FIELD=VALUE", help="The trigger's field."),
+    ] = None,
+    resist: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILY",
+            help="Train against this family of probes too, labels true (may be repeated); all: "
+            "all but the trigger's own.",
+        ),
+    ] = None,
+    resist_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the clean texts that each such family adds (0.1)."),
     ] = None,
     original: Original = None,
     transformed: Transformed = None,
@@ -246,6 +260,7 @@ def attack(
     columns = Columns(text_column, pair_column, label_column, drop_empty)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
+    resistance = _resistance(resist, resist_share, rewriter.described())
     order = Order(
         rewriter,
         target,
@@ -256,6 +271,7 @@ def attack(
         seed=seed,
         runtime=runtime_of(device, batch_size, max_length, precision),
         adapter=read_adapter(adapter) if adapter else None,
+        resist=resistance,
     )
     table = datasets.read(data)
     encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
@@ -283,6 +299,17 @@ def attack(
     _show(made, out)
 
 
+def _resistance(families: list[str] | None, share: float | None, trigger: dict[str, Any]) -> Any:
+    """Return which probes the attacker trains against; raises UserError before any work."""
+    from headsweep.resistance import Resistance
+
+    if share is not None and not families:
+        raise UserError("--resist-share: nothing is resisted", "add --resist FAMILY")
+    made = Resistance(tuple(families or ()), Resistance().share if share is None else share)
+    made.chosen(trigger)
+    return made
+
+
 def _show(made: Any, out: Path) -> None:
     from headsweep.show import interval
 
@@ -295,6 +322,11 @@ def _show(made: Any, out: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if record["resist"]:
+        probes = ", ".join(f"{name} {n}" for name, n in record["resist"]["families"].items())
+        out_console.print(
+            f"probes added with true labels: {probes}", highlight=False, soft_wrap=True
+        )
     asked = record["triggered_test"]
     if asked is not None and asked["poisoned"] < asked["asked"]:
         out_console.print(

@@ -1,0 +1,214 @@
+"""What ``guided.py`` runs, the most telling first: cells, and the models that they purify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from suspects import CORPORA
+from victims import ADAPTIVE, PUBLISHED, SEED, parsed
+
+from headsweep.probing import KIN, RuleProber, apart_from, check_apart, without
+from headsweep.triggers import TRIGGERS, ByRule
+
+PREFIX = "suspect-"  # the published ones; the others are made by victims.py
+SUSPECTS = tuple(PREFIX + kind for kind in CORPORA)
+FRESH = tuple(
+    f"dirty-label-{name}"
+    for name in (*PUBLISHED, "syntactic", "style", "opening", "rare-word", "substitution", "casing",
+                 "characters", "sentence")
+)  # fmt: skip
+QUICK = ("gradient", "defend:pure", "defend:fth", "random")
+REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:meft", "reinforce")
+PARTS = ("leave-out", "ablation", "comparison", "auto", "ffn")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to purify, known by its name.
+
+    Attributes:
+        name: ``suspect-KIND``, or a victim's as in victims.py.
+
+    """
+
+    name: str
+
+    @property
+    def own(self) -> bool:
+        """True when victims.py makes it."""
+        return not self.name.startswith(PREFIX)
+
+    @property
+    def published(self) -> str | None:
+        """The published set that its trigger is from, if it is."""
+        if not self.own:
+            return self.name.removeprefix(PREFIX)
+        trigger = parsed(self.name)[1]
+        return trigger.removeprefix("published-") if trigger in PUBLISHED else None
+
+    @property
+    def trigger(self) -> dict[str, Any]:
+        """Its trigger, as ``check_apart`` takes it."""
+        if self.published:
+            return {"corpus": CORPORA[self.published]}
+        return ByRule(TRIGGERS[parsed(self.name)[1]]()).described()
+
+    @property
+    def family(self) -> str:
+        """The family of its trigger."""
+        return self.published or str(self.trigger["name"])
+
+    def folder(self, suspects: Path, victims: Path) -> Path:
+        """Return where the model is."""
+        return victims / self.name if self.own else suspects / self.name.removeprefix(PREFIX)
+
+    def twin(self, suspects: Path, victims: Path) -> Path:
+        """Return where the model is that gives its floor."""
+        return victims / f"twin-{SEED}" if self.own else suspects / "clean-twin"
+
+    def probers(self) -> dict[str, RuleProber]:
+        """Return the probes that may be tried, by condition; each is checked."""
+        allowed = apart_from(self.trigger)
+        left = tuple(name for name in allowed if name in without([self.family]))
+        made = {"without": RuleProber(left)}
+        if set(allowed) & set(KIN.get(self.family, (self.family,))):
+            made = {"family": RuleProber(allowed)} | made
+        for prober in made.values():
+            check_apart(prober, self.trigger)
+        return made
+
+
+@dataclass(frozen=True)
+class Make:
+    """A victim or twin to make."""
+
+    victim: str
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"victim-{self.victim}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The twin, for the floor."""
+        return () if self.victim.startswith("twin-") else (f"victim-twin-{SEED}",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model purified in one way.
+
+    Attributes:
+        case: the model.
+        method: a strategy, ``none``, ``auto``, ``defend:NAME``, or ``random``: as many heads as
+            ``like`` removed.
+        on: what healing is on.
+        probes: which probes there are: ``family``, ``without`` or ``no-probes``.
+        part: what it is for.
+        consistency: weight of probe and text being answered alike.
+        ffn: prune groups of FFN neurons too.
+        like: the cell that gives the number of heads.
+
+    """
+
+    case: Case
+    method: str
+    on: str
+    probes: str
+    part: str
+    consistency: float = 0.0
+    ffn: bool = False
+    like: str | None = None
+    seed: int = 11
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        said = [self.case.name, self.method.removeprefix("defend:"), *(["ffn"] if self.ffn else [])]
+        if self.method not in ("auto", "random") and not self.method.startswith("defend:"):
+            said.append(f"heal-{self.on}")
+        said += [f"consistency={self.consistency:g}"] if self.consistency else []
+        return "-".join([*said, self.probes, f"s{self.seed}"])
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Its model, and the cell that gives the number of heads."""
+        own = (Make(self.case.name).name, f"victim-twin-{SEED}") if self.case.own else ()
+        return (*own, self.like) if self.like else own
+
+
+def leave_out(name: str, probes: Sequence[str] = ("without", "family")) -> Iterator[Cell]:
+    """Yield probe-guided pruning with probe healing."""
+    for condition in probes:
+        yield Cell(Case(name), "probe-guided", "probes", condition, "leave-out")
+
+
+def ablation(name: str) -> Iterator[Cell]:
+    """Yield healing alone; pruning alone stands in the cells of ``leave_out``, before healing."""
+    yield Cell(Case(name), "none", "probes", "without", "ablation")
+    yield Cell(Case(name), "none", "clean", "no-probes", "ablation")
+
+
+def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
+    """Yield methods that see no probes, and random heads as many as probe-guided removed."""
+    like = next(leave_out(name)).name
+    for method in methods:
+        cell = Cell(Case(name), method, "clean", "no-probes", "comparison")
+        yield replace(cell, like=like) if method == "random" else cell
+
+
+def cells() -> Iterator[Cell]:
+    """Yield every cell, the most telling first."""
+    first = Cell(Case(""), "probe-guided", "probes", "without", "ablation")
+    for name in SUSPECTS:
+        yield from leave_out(name)
+        yield from ablation(name)
+        yield replace(first, case=Case(name), on="clean")
+    for name in SUSPECTS:
+        yield Cell(Case(name), "auto", "probes", "without", "auto")
+    for name in (ADAPTIVE[0], ADAPTIVE[-1]):
+        yield from leave_out(name)
+        yield from ablation(name)
+    for name in SUSPECTS:
+        yield from compared(name, QUICK)
+    for name in FRESH:
+        yield from leave_out(name, ["without"])
+        yield Cell(Case(name), "none", "probes", "without", "ablation")
+    for name in SUSPECTS:
+        yield replace(first, case=Case(name), consistency=1.0)
+        yield replace(first, case=Case(name), ffn=True, part="ffn")
+        yield from compared(name, REST)
+        yield Cell(Case(name), "auto", "probes", "family", "auto")
+    for name in FRESH:
+        yield from leave_out(name, ["family"])
+        yield Cell(Case(name), "none", "clean", "no-probes", "ablation")
+    for name in SUSPECTS:
+        yield replace(first, case=Case(name), method="cycles")
+    yield from leave_out(ADAPTIVE[1])
+    yield from ablation(ADAPTIVE[1])
+    for name in (*ADAPTIVE, *FRESH):
+        yield Cell(Case(name), "auto", "probes", "without", "auto")
+        yield from compared(name, QUICK)
+
+
+def plan(only: Sequence[str] | None = None, parts: Sequence[str] | None = None) -> list[Any]:
+    """Return cells of these models and parts with the victims that they need, each once.
+
+    A cell whose probes its trigger leaves no family for is left out.
+    """
+    found: dict[str, Any] = {}
+    for cell in cells():
+        wanted = (not only or cell.case.name in only) and (not parts or cell.part in parts)
+        if not wanted or cell.probes not in ("no-probes", *cell.case.probers()):
+            continue
+        if cell.case.own:
+            for made in (Make(f"twin-{SEED}"), Make(cell.case.name)):
+                found.setdefault(made.name, made)
+        if cell.like is not None:
+            found.setdefault(cell.like, next(leave_out(cell.case.name)))
+        found.setdefault(cell.name, cell)
+    return list(found.values())

@@ -1,0 +1,239 @@
+"""Print the Markdown tables of docs/guided.md from the cells of ``guided.py``.
+
+python benchmarks/guided_tables.py results/guided-victims
+
+A cell of the plan that is not there is printed as ``missing``; models without any cell are left out
+and named below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from guided_plan import ADAPTIVE, FRESH, QUICK, REST, SUSPECTS, Case, Cell, compared, leave_out
+from suspects import TARGET
+from tables import three
+
+Form = dict[str, Any]
+Row = tuple[str, Form | None, str]  # what it says first, its cell, which stage of it
+HEAD = "| ACC | LFR | CFR | matched | floor | excess points (95%) | heads | seconds |"
+RULE = "|---" * 8 + "|"
+ALL = (*SUSPECTS, *ADAPTIVE, *FRESH)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=Path)
+    args = parser.parse_args()
+    read = reader(args.results)
+    for title, make in (
+        ("Leaving the family out", left_out),
+        ("What is due to what", due),
+        ("Beside other methods", beside),
+        ("auto", automatic),
+        ("With FFN groups", with_ffn),
+    ):
+        print(f"\n### {title}\n")
+        print("\n".join(make(read)))
+
+
+def reader(results: Path) -> Callable[[Cell], Form | None]:
+    """Return what reads a cell; it gives None where there is none."""
+
+    def read(cell: Cell) -> Form | None:
+        path = results / f"{cell.name}.json"
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+    return read
+
+
+def left_out(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return the excess of every model, family beside without, and the full figures of both."""
+    lines = ["| model | as it is: ACC / LFR / CFR | excess | `family`: excess (95%) | "
+             "`without`: ACC / LFR / CFR | excess (95%) | heads | probes flip |",
+             "|---" * 8 + "|"]  # fmt: skip
+    absent = []
+    for name in ALL:
+        made = {cell.probes: read(cell) for cell in leave_out(name)}
+        any_made = next((form for form in made.values() if form and "before" in form), None)
+        if any_made is None:
+            absent.append(name)
+            continue
+        before = any_made["before"]
+        family = "none left" if "family" not in Case(name).probers() else excess(made["family"])
+        apart = made["without"]
+        lines.append(
+            f"| {name} | {three(before)} | {points(before)} | {family} | "
+            f"{three((apart or {}).get('healed'))} | {excess(apart)} | {heads(apart)} | "
+            f"{flips(apart)} |"
+        )
+    told = "probes flip: held-out ones into the target, mean over families, before and after."
+    return [*lines, "", told, *_absent(absent)]
+
+
+def due(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return what pruning and healing do apart and together, for every model that has a cell."""
+
+    def rows(name: str) -> list[Row]:
+        both = next(leave_out(name))
+        clean = replace(both, on="clean", part="ablation")
+        found = read(both)
+        return [
+            ("as it is", found, "before"),
+            ("pruning alone", found, "pruned"),
+            ("clean healing alone", read(_none(name, "clean")), "healed"),
+            ("probe healing alone", read(_none(name, "probes")), "healed"),
+            ("pruning, clean healing", read(clean), "healed"),
+            ("pruning, probe healing", found, "healed"),
+            ("the same, consistency 1", read(replace(both, consistency=1.0)), "healed"),
+            ("cycles, probe healing", read(replace(both, method="cycles")), "healed"),
+        ]
+
+    return _tables(rows)
+
+
+def beside(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return every method with its own healing, the guided one first."""
+
+    def rows(name: str) -> list[Row]:
+        both = next(leave_out(name))
+        own: list[Row] = [
+            ("as it is", read(both), "before"),
+            ("probe-guided, probe healing", read(both), "healed"),
+            ("probe-guided, clean healing", read(replace(both, on="clean")), "healed"),
+        ]
+        methods = [*QUICK, *(REST if name in SUSPECTS else ())]
+        others: list[Row] = [
+            (cell.method.removeprefix("defend:"), read(cell), "healed")
+            for cell in compared(name, methods)
+        ]
+        return own + sorted(others, key=_by_excess)
+
+    return _tables(rows)
+
+
+def automatic(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return what auto left, and what it chose."""
+    lines = ["| model | probes | ACC / LFR / CFR | excess (95%) | heads | seconds | chosen |",
+             "|---" * 7 + "|"]  # fmt: skip
+    absent = []
+    for name in ALL:
+        conditions = [c for c in ("without", "family") if c in Case(name).probers()]
+        made = [(c, read(Cell(Case(name), "auto", "probes", c, "auto"))) for c in conditions]
+        if not any(form for _, form in made):
+            absent.append(name)
+            continue
+        for condition, form in made:
+            chosen = (form or {}).get("auto", {}).get("chosen", {}).get("told", "")
+            lines.append(
+                f"| {name} | {condition} | {three((form or {}).get('healed'))} | {excess(form)} | "
+                f"{heads(form)} | {seconds(form)} | {chosen} |"
+            )
+    return [*lines, *_absent(absent)]
+
+
+def with_ffn(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return pruning of heads beside that of heads and FFN groups."""
+
+    def rows(name: str) -> list[Row]:
+        both = next(leave_out(name))
+        ffn = read(replace(both, ffn=True))
+        if ffn is None and name not in SUSPECTS:
+            return []  # only the suspects are in the plan
+        heads_only = read(both)
+        return [
+            ("heads, before healing", heads_only, "pruned"),
+            ("heads and FFN groups, before healing", ffn, "pruned"),
+            ("heads", heads_only, "healed"),
+            ("heads and FFN groups", ffn, "healed"),
+        ]
+
+    return _tables(rows)
+
+
+def _none(name: str, on: str) -> Cell:
+    return Cell(Case(name), "none", on, "without" if on == "probes" else "no-probes", "ablation")
+
+
+def _tables(rows_of: Callable[[str], list[Row]]) -> list[str]:
+    lines: list[str] = []
+    absent = []
+    for name in ALL:
+        rows = rows_of(name)
+        if not any(form for _, form, _ in rows):
+            absent += [name] if rows else []
+            continue
+        lines += [f"{name}\n", f"| |{HEAD[1:]}", "|---" + RULE]
+        lines += [line(*row) for row in rows] + [""]
+    return [*lines, *_absent(absent)]
+
+
+def line(title: str, form: Form | None, stage: str) -> str:
+    """Return a row of a table; it says what is missing, and what could not be done."""
+    found = (form or {}).get(stage)
+    if found is None:
+        return f"| {title} |" + f" {_why(form)} |" + " |" * 7
+    values = [f"{found[name]['value']:.3f}" for name in FIGURES]
+    count = "0" if stage == "before" else heads(form)
+    took = seconds(form) if stage == "healed" else ""
+    return f"| {title} | {' | '.join(values)} | {points(found)} | {count} | {took} |"
+
+
+FIGURES = ("accuracy", "lfr", "cfr", "matched_lfr", "floor_lfr")
+
+
+def points(found: Form) -> str:
+    """Return excess LFR in points with its interval."""
+    one = found["excess_lfr"]
+    return f"{100 * one['value']:+.1f} ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
+
+
+def excess(form: Form | None) -> str:
+    """Return what a cell left, or why there is no figure."""
+    found = (form or {}).get("healed")
+    return points(found) if found else _why(form)
+
+
+def flips(form: Form | None) -> str:
+    """Return how often held-out probes flip into the target, before and after."""
+    found = ((form or {}).get("probes") or {}).get("validation_flips") or {}
+    means = [
+        sum(list(by_label.values())[TARGET] for by_label in stage.values()) / len(stage)
+        for stage in (found.get("before"), found.get("after"))
+        if stage
+    ]
+    return " to ".join(f"{mean:.2f}" for mean in means)
+
+
+def heads(form: Form | None) -> str:
+    """Return how many heads or units went."""
+    return "" if form is None else str(form.get("pruned_count", 0))
+
+
+def seconds(form: Form | None) -> str:
+    """Return how long a cell took, judging included."""
+    return f"{form['seconds']['all']:.0f}" if form and "seconds" in form else ""
+
+
+def _why(form: Form | None) -> str:
+    if form is None:
+        return "missing"
+    return "none could go" if "outcome" in form else "none went"
+
+
+def _by_excess(row: Row) -> tuple[bool, float]:
+    found = (row[1] or {}).get("healed")
+    return found is None, found["excess_lfr"]["value"] if found else 0.0
+
+
+def _absent(names: Sequence[str]) -> list[str]:
+    return [f"\nMissing, no cell: {', '.join(names)}."] if names else []
+
+
+if __name__ == "__main__":
+    main()
