@@ -103,7 +103,9 @@ class Runner:
             count = self._matched(task)
             if not count:
                 return form | own | {"outcome": f"{task.like} removed no head: no number to match"}
-            method = f"defend:random:count={count},epochs={self.setting.heal_epochs}"
+            method = f"random:count={count}"
+            if task.on == "clean":
+                method = f"defend:{method},epochs={self.setting.heal_epochs}"
         run = _automatic if method == "auto" else _cell
         judged, args = self._judged(case, folder), self._args(task)
         return form | run(folder, sources, asked, judged, args, method) | own
@@ -201,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no cell later")
     parser.add_argument("--model", type=Path, help="what victims are made from")
-    parser.add_argument("--train-rows", type=int, default=Setting.train_rows)
+    parser.add_argument("--train-rows", type=int, default=Setting.train_rows, help="0: all")
     parser.add_argument("--max-drop", type=float, default=Setting.max_drop)
     parser.add_argument("--heal-epochs", type=float, default=Setting.heal_epochs)
     parser.add_argument("--budget", default=Setting.budget, help="of auto")

@@ -105,7 +105,7 @@ class Cell:
     Attributes:
         case: the model.
         method: a strategy, ``none``, ``auto``, ``defend:NAME``, or ``random``: as many heads as
-            ``like`` removed.
+            ``like`` removed, healed on clean texts or on probes.
         on: what healing is on.
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
         part: what it is for.
@@ -129,7 +129,9 @@ class Cell:
     def name(self) -> str:
         """Of its file."""
         said = [self.case.name, self.method.removeprefix("defend:"), *(["ffn"] if self.ffn else [])]
-        if self.method not in ("auto", "random") and not self.method.startswith("defend:"):
+        if self.on == "probes" and self.method == "random":
+            said.append("heal-probes")
+        elif self.method not in ("auto", "random") and not self.method.startswith("defend:"):
             said.append(f"heal-{self.on}")
         said += [f"consistency={self.consistency:g}"] if self.consistency else []
         return "-".join([*said, self.probes, f"s{self.seed}"])
@@ -153,6 +155,15 @@ def ablation(name: str) -> Iterator[Cell]:
     yield Cell(Case(name), "none", "clean", "no-probes", "ablation")
 
 
+def by_rank(name: str) -> Iterator[Cell]:
+    """Yield probe healing after pruning by other rankings."""
+    both = next(leave_out(name))
+    asked = replace(both, part="ablation")
+    yield replace(asked, method="random", like=both.name)
+    yield replace(asked, method="gradient")
+    yield replace(asked, method="cycles")
+
+
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
     """Yield methods that see no probes, and random heads as many as probe-guided removed."""
     like = next(leave_out(name)).name
@@ -167,7 +178,11 @@ def cells() -> Iterator[Cell]:
     for name in SUSPECTS:
         yield from leave_out(name)
         yield from ablation(name)
+        yield from by_rank(name)
         yield replace(first, case=Case(name), on="clean")
+    for name in FRESH:
+        yield from leave_out(name, ["without"])
+        yield Cell(Case(name), "none", "probes", "without", "ablation")
     for name in SUSPECTS:
         yield Cell(Case(name), "auto", "probes", "without", "auto")
     for name in (ADAPTIVE[0], ADAPTIVE[-1]):
@@ -175,9 +190,6 @@ def cells() -> Iterator[Cell]:
         yield from ablation(name)
     for name in SUSPECTS:
         yield from compared(name, QUICK)
-    for name in FRESH:
-        yield from leave_out(name, ["without"])
-        yield Cell(Case(name), "none", "probes", "without", "ablation")
     for name in SUSPECTS:
         yield replace(first, case=Case(name), consistency=1.0)
         yield replace(first, case=Case(name), ffn=True, part="ffn")
@@ -186,8 +198,6 @@ def cells() -> Iterator[Cell]:
     for name in FRESH:
         yield from leave_out(name, ["family"])
         yield Cell(Case(name), "none", "clean", "no-probes", "ablation")
-    for name in SUSPECTS:
-        yield replace(first, case=Case(name), method="cycles")
     yield from leave_out(ADAPTIVE[1])
     yield from ablation(ADAPTIVE[1])
     for name in (*ADAPTIVE, *FRESH):

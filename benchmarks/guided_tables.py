@@ -15,7 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from guided_plan import ADAPTIVE, FRESH, QUICK, REST, SUSPECTS, Case, Cell, compared, leave_out
+from guided_plan import (
+    ADAPTIVE,
+    FRESH,
+    QUICK,
+    REST,
+    SUSPECTS,
+    Case,
+    Cell,
+    by_rank,
+    compared,
+    leave_out,
+)
 from suspects import TARGET
 from tables import three
 
@@ -91,7 +102,7 @@ def due(read: Callable[[Cell], Form | None]) -> list[str]:
             ("pruning, clean healing", read(clean), "healed"),
             ("pruning, probe healing", found, "healed"),
             ("the same, consistency 1", read(replace(both, consistency=1.0)), "healed"),
-            ("cycles, probe healing", read(replace(both, method="cycles")), "healed"),
+            *((f"{cell.method}, probe healing", read(cell), "healed") for cell in by_rank(name)),
         ]
 
     return _tables(rows)

@@ -60,6 +60,15 @@ class Whole(DefenderView):
         """Return the exact accuracy."""
         return self.meter.accuracy(mask)
 
+    def first_to_hold(self, masks: Sequence[HeadMask]) -> list[Measured]:
+        """Measure masks in turn, whole, until one holds min accuracy."""
+        found = []
+        for mask in masks:
+            found.append(self.decide(mask))
+            if found[-1].holds(self.need):
+                break
+        return found
+
 
 class Seconds(float):
     """Wall time; ``cpu`` is what the process computed, which other work disturbs less."""
@@ -260,7 +269,7 @@ def one_mask(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
         order = passes.texts.lengths.argsort(stable=True)
 
         def whole() -> None:
-            with passes.under(mask, bf16):
+            with passes.under(mask, bf16=bf16):
                 for rows in order.split(passes.batch_size):
                     passes.run(rows, mask, How(bf16))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from conftest import CONFIGS, CPU, sentences
 from headsweep import fastpass
 from headsweep.errors import UserError
-from headsweep.fastpass import FastPass, Found, How, ShortCuts
+from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts
 from headsweep.heads import Units
 from headsweep.loading import Runtime, computes_bf16
 from headsweep.predict import Measured, encode, logits
@@ -67,6 +68,33 @@ def test_every_short_cut_gives_the_plain_pass(tiny, family):
     assert all(torch.equal(after[k], before[k]) for k in before)
     assert all("forward" not in layer.__dict__ for layer in passes.layers)
     assert not any(module._forward_pre_hooks for module in passes.one_token.modules)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_padding_to_a_multiple_changes_no_logits(tiny, family):
+    """In bf16 lengths are rounded up, and hidden states are stored and taken with that padding."""
+    suspect = tiny(family)
+    encoded = encode(sentences(40), suspect, 24)
+    passes = FastPass(suspect.anatomy, encoded, CPU)
+    assert passes.multiple == fastpass.BF16_MULTIPLE
+    longest = max(map(len, encoded.ids))
+    rows = passes.texts.lengths.argsort()[:5]
+    batch = passes.texts.batch(rows, 16)
+    assert batch.inputs["attention_mask"].shape == (5, min(16, longest))
+    assert batch.inputs["attention_mask"].sum(1).tolist() == passes.texts.lengths[rows].tolist()
+    padded = partial(Texts.batch, passes.texts, multiple=7)  # what fp32 does not do
+    passes.texts.batch = lambda rows, multiple: padded(rows)
+    masks = masks_of(suspect.anatomy.layout)
+    for mask in masks:
+        expected = logits(suspect.anatomy, encoded, CPU, mask)
+        level = passes.level(mask, bf16=False)
+        for at in level.unique().tolist():
+            some = torch.nonzero(level == at).flatten()
+            with passes.under(mask):
+                found = passes.run(some, mask, How(level=at, store=True))
+            plain = fastpass.judged(expected[some], passes.texts.labels[some])
+            assert torch.allclose(found.margin, plain.margin, atol=2e-5)
+    assert len(passes.prefixes.entries) > 1
 
 
 def test_which_families_can_be_cut(tiny):

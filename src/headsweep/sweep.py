@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.fastpass import FastPass, Found, How, ShortCuts
+from headsweep.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts
 from headsweep.heads import Anatomy, HeadMask
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured
@@ -129,7 +129,10 @@ class Meter:
         able = runtime.measures_in_bf16()
         # a sequential test wants every answer as it comes; a small set is run before it is audited
         self.bf16 = able and runtime.confidence is None and self.size >= ENOUGH
-        self.together = 1 if anatomy.model.device.type == "cpu" else TOGETHER
+        on_cpu = anatomy.model.device.type == "cpu"
+        if self.bf16 and on_cpu:
+            self.passes.batch_size = min(runtime.batch_size, BF16_BATCH)
+        self.together = 1 if on_cpu else TOGETHER
         self.guard = Guard()
         self.tallies: dict[HeadMask, Tally] = {}
         self.wrong = torch.full((self.size,), 0.15)  # probability of each, before anything is seen
