@@ -30,7 +30,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,7 +98,10 @@ class Runner:
         asked = Plan(self.setting.max_drop, seed=task.seed, runtime=Runtime(), prober=prober)
         form = {"victim": case.name, "trigger": case.trigger, "part": task.part}
         form |= {"probes_are": task.probes, "healed_on": task.on, "setting": self.setting.to_json()}
+        if task.prune_drop is not None:
+            asked = replace(asked, prune_drop=task.prune_drop)
         own = {"method": task.method, "consistency": task.consistency, "ffn": task.ffn}
+        own |= {"prune_drop": task.prune_drop}
         if method == "random":
             count = self._matched(task)
             if not count:

@@ -22,7 +22,8 @@ FRESH = tuple(
 )  # fmt: skip
 QUICK = ("gradient", "defend:pure", "defend:fth", "random")
 REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:meft", "reinforce")
-PARTS = ("leave-out", "ablation", "comparison", "auto", "ffn")
+DEEPER = (0.1, 0.2)
+PARTS = ("leave-out", "ablation", "depth", "comparison", "auto", "ffn")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Cell:
         consistency: weight of probe and text being answered alike.
         ffn: prune groups of FFN neurons too.
         like: the cell that gives the number of heads.
+        prune_drop: how far accuracy may fall before healing; None: as far as after it.
 
     """
 
@@ -123,6 +125,7 @@ class Cell:
     consistency: float = 0.0
     ffn: bool = False
     like: str | None = None
+    prune_drop: float | None = None
     seed: int = 11
 
     @property
@@ -134,6 +137,7 @@ class Cell:
         elif self.method not in ("auto", "random") and not self.method.startswith("defend:"):
             said.append(f"heal-{self.on}")
         said += [f"consistency={self.consistency:g}"] if self.consistency else []
+        said += [f"prune-drop={self.prune_drop:g}"] if self.prune_drop is not None else []
         return "-".join([*said, self.probes, f"s{self.seed}"])
 
     @property
@@ -164,6 +168,16 @@ def by_rank(name: str) -> Iterator[Cell]:
     yield replace(asked, method="cycles")
 
 
+def deeper(name: str) -> Iterator[Cell]:
+    """Yield pruning beyond the accuracy allowed, for healing to bring back."""
+    both = replace(next(leave_out(name)), part="depth")
+    for drop in DEEPER:
+        deep = replace(both, prune_drop=drop)
+        yield deep
+        yield replace(deep, method="gradient")
+    yield replace(both, method="gradient", on="clean", probes="no-probes", prune_drop=DEEPER[0])
+
+
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
     """Yield methods that see no probes, and random heads as many as probe-guided removed."""
     like = next(leave_out(name)).name
@@ -177,6 +191,7 @@ def cells() -> Iterator[Cell]:
     first = Cell(Case(""), "probe-guided", "probes", "without", "ablation")
     for name in SUSPECTS:
         yield from leave_out(name)
+        yield from deeper(name)
         yield from ablation(name)
         yield from by_rank(name)
         yield replace(first, case=Case(name), on="clean")

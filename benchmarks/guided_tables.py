@@ -25,6 +25,7 @@ from guided_plan import (
     Cell,
     by_rank,
     compared,
+    deeper,
     leave_out,
 )
 from suspects import TARGET
@@ -45,6 +46,7 @@ def main() -> None:
     for title, make in (
         ("Leaving the family out", left_out),
         ("What is due to what", due),
+        ("Beyond the accuracy allowed, before healing", deep),
         ("Beside other methods", beside),
         ("auto", automatic),
         ("With FFN groups", with_ffn),
@@ -106,6 +108,30 @@ def due(read: Callable[[Cell], Form | None]) -> list[str]:
         ]
 
     return _tables(rows)
+
+
+def deep(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return what deeper pruning leaves, and whether healing brings accuracy back."""
+
+    def rows(name: str) -> list[Row]:
+        if name not in SUSPECTS:
+            return []  # only these are in the plan
+        both = next(leave_out(name))
+        plain = ("probe-guided, probe healing, drop 0.02", read(both), "healed")
+        return [plain, *((_deep(cell, read(cell)), read(cell), "healed") for cell in deeper(name))]
+
+    return _tables(rows)
+
+
+def _deep(cell: Cell, form: Form | None) -> str:
+    """Return what a cell of ``deeper`` is, and its accuracy on validation texts."""
+    told = f"{cell.method}, {'probe' if cell.on == 'probes' else 'clean'} healing, drop "
+    told += f"{cell.prune_drop:g}"
+    found = (form or {}).get("after", {}).get("validation")
+    if not found:
+        return told
+    held = found["accuracy"] >= (form or {})["bound"]["min_accuracy"] - 1e-9
+    return f"{told} (validation {found['accuracy']:.3f}: {'holds' if held else 'below'})"
 
 
 def beside(read: Callable[[Cell], Form | None]) -> list[str]:

@@ -214,6 +214,7 @@ def _cell(
     form |= {key: made[key] for key in ("units", "data", "bound", "peak_memory_mib", "probes")}
     form["purify_seconds"] = made["seconds"]
     form["heal_record"] = {k: v for k, v in made["heal"].items() if k in ("layer_weights",)}
+    form["after"] = made["after"]
     if recipe.strategy is not None:
         form["pruned_count"] = len(made["pruned_units"])
         form["validation"] = made["pruned"]["validation"]

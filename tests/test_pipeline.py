@@ -17,6 +17,7 @@ from headsweep.loading import load_suspect, prepare
 from headsweep.pipeline import peak_memory_mib
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
+from headsweep.strategies.cycles import Cycles
 
 PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 
@@ -288,3 +289,33 @@ def test_peak_memory_is_of_this_process_and_not_of_its_parent():
     once = float(subprocess.run([sys.executable, "-c", asked], capture_output=True).stdout)
     assert 10 < once < peak_memory_mib()
     del held
+
+
+def test_pruning_may_go_further_than_what_healing_leaves(trained_folder):
+    """--prune-drop: the search has its own bound, the result is held to the usual one."""
+    plan, seen = replace(PLAN, max_drop=0.05), []
+
+    class Looking(Gradient):
+        def choose(self, view):
+            seen.append(view.min_accuracy)
+            return super().choose(view)
+
+    usual = purify(trained_folder, sources(), Looking(step=2), plan)
+    deep = purify(trained_folder, sources(), Looking(step=2), replace(plan, prune_drop=0.3))
+    bounds = usual.manifest["bound"], deep.manifest["bound"]
+    assert bounds[0]["while_pruning"] == bounds[0]["min_accuracy"] == bounds[1]["min_accuracy"]
+    before = deep.manifest["before"]["validation"]["accuracy"]
+    assert bounds[1]["while_pruning"] == pytest.approx(before - 0.3)
+    assert seen == [bound["while_pruning"] for bound in bounds]
+    assert set(usual.mask.pruned) <= set(deep.mask.pruned)
+    check = next(c for c in deep.checks if c.what.startswith("validation accuracy"))
+    after = deep.manifest["after"]["validation"]["accuracy"]
+    assert f"{bounds[1]['min_accuracy']:.4f}" in check.what
+    assert check.passed == (after >= bounds[1]["min_accuracy"])
+
+
+def test_bad_prune_drops(trained_folder):
+    with pytest.raises(UserError, match="not a fraction"):
+        replace(PLAN, prune_drop=1.5)
+    with pytest.raises(UserError, match="leave out --prune-drop"):
+        purify(trained_folder, sources(), Cycles(), replace(PLAN, prune_drop=0.1))

@@ -22,7 +22,8 @@ class Candidate:
 
     Attributes:
         strategy: how heads are chosen; None: none go.
-        depth: how much of the accuracy allowed pruning may use, a fraction.
+        depth: how much of the accuracy allowed pruning may use, a multiple: above 1 healing is to
+            bring it back.
         on: what healing is on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
         cost: about how many times the time of the first candidate it takes.
@@ -43,9 +44,8 @@ class Candidate:
     def told(self) -> str:
         """What it is, in a line."""
         name = "no pruning" if self.strategy is None else self.strategy.name
-        depth = (
-            "" if self.depth == 1 or self.strategy is None else f" to {self.depth:.0%} of the drop"
-        )
+        plain = self.depth == 1 or self.strategy is None
+        depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         alike = f", consistency {self.consistency:g}" if self.consistency else ""
         return f"{name}{depth}, healed on {self.on}{alike}"
 

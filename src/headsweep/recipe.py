@@ -2,6 +2,7 @@
 
     strategy = "gradient"        # or: defense = "pure"
     max_drop = 0.02              # or: min_accuracy = 0.85
+    prune_drop = 0.1             # while heads are chosen; without: the same
     start = "classifier"
     units = "heads"
     seed = 11
@@ -41,7 +42,12 @@ HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
     "on": ("heal_with", str),
     "consistency": ("consistency", float),
 }
-OWN: dict[str, type] = {"start": str, "units": str, "ffn_groups": int}  # of a strategy only
+OWN: dict[str, type] = {
+    "prune_drop": float,
+    "start": str,
+    "units": str,
+    "ffn_groups": int,
+}  # of a strategy only
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Asked:
     heal_lr: float | None = None
     heal_with: str | None = None
     consistency: float | None = None
+    prune_drop: float | None = None
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
         """Return these options, those not ``given`` on the command line taken from a recipe.

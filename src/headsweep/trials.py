@@ -248,5 +248,7 @@ def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -
     """Return the plan of a candidate: its share of the drop allowed, its healing."""
     usual: Any = trials.plan.healing
     heal = candidate.heal(usual.epochs if epochs is None else epochs, usual.lr)
-    drop = candidate.depth * trials.allowed
-    return replace(trials.plan, max_drop=drop, min_accuracy=None, heal=heal)
+    plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal)
+    return (
+        plan if candidate.depth == 1 else replace(plan, prune_drop=candidate.depth * trials.allowed)
+    )

@@ -79,6 +79,10 @@ def purify(
     min_accuracy: Annotated[
         float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
     ] = None,
+    prune_drop: Annotated[
+        float | None,
+        typer.Option(help="How far it may fall before healing, if further than --max-drop."),
+    ] = None,
     start: Annotated[
         str,
         typer.Option(help="classifier: as it is; encoder: fresh head first, as in the paper."),
@@ -183,6 +187,7 @@ def purify(
             heal_lr,
             heal_with,
             consistency,
+            prune_drop,
         ),
         recipe,
         "strategy",
@@ -207,6 +212,7 @@ def purify(
     plan = Plan(
         max_drop=_max_drop(asked),
         min_accuracy=asked.min_accuracy,
+        prune_drop=asked.prune_drop,
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
         seed=asked.seed,
         mask=HeadMask.from_json(text_of(mask)) if mask else None,
