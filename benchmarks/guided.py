@@ -102,7 +102,7 @@ class Runner:
             asked = replace(asked, prune_drop=task.prune_drop)
         own = {"method": task.method, "consistency": task.consistency, "ffn": task.ffn}
         own |= {"prune_drop": task.prune_drop}
-        if method == "random":
+        if task.like is not None:
             count = self._matched(task)
             if not count:
                 return form | own | {"outcome": f"{task.like} removed no head: no number to match"}

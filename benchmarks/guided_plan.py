@@ -22,7 +22,7 @@ FRESH = tuple(
 )  # fmt: skip
 QUICK = ("gradient", "defend:pure", "defend:fth", "random")
 REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:meft", "reinforce")
-DEEPER = (0.1, 0.2)
+DEEPER = (0.05, 0.1)
 PARTS = ("leave-out", "ablation", "depth", "comparison", "auto", "ffn")
 
 
@@ -106,7 +106,7 @@ class Cell:
     Attributes:
         case: the model.
         method: a strategy, ``none``, ``auto``, ``defend:NAME``, or ``random``: as many heads as
-            ``like`` removed, healed on clean texts or on probes.
+            ``like`` removed (without it, as many as the bound allows).
         on: what healing is on.
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
         part: what it is for.
@@ -169,13 +169,15 @@ def by_rank(name: str) -> Iterator[Cell]:
 
 
 def deeper(name: str) -> Iterator[Cell]:
-    """Yield pruning beyond the accuracy allowed, for healing to bring back."""
-    both = replace(next(leave_out(name)), part="depth")
+    """Yield pruning beyond the accuracy allowed, for healing to bring back; with its controls."""
+    both, family = (replace(cell, part="depth") for cell in leave_out(name))
     for drop in DEEPER:
-        deep = replace(both, prune_drop=drop)
-        yield deep
-        yield replace(deep, method="gradient")
-    yield replace(both, method="gradient", on="clean", probes="no-probes", prune_drop=DEEPER[0])
+        yield replace(both, prune_drop=drop)
+        yield replace(both, method="gradient", prune_drop=drop)
+    first = DEEPER[0]
+    yield replace(both, method="gradient", on="clean", probes="no-probes", prune_drop=first)
+    yield replace(both, method="random", prune_drop=first)
+    yield replace(family, prune_drop=first)
 
 
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:

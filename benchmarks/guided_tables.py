@@ -125,7 +125,8 @@ def deep(read: Callable[[Cell], Form | None]) -> list[str]:
 
 def _deep(cell: Cell, form: Form | None) -> str:
     """Return what a cell of ``deeper`` is, and its accuracy on validation texts."""
-    told = f"{cell.method}, {'probe' if cell.on == 'probes' else 'clean'} healing, drop "
+    family = " of the family" if cell.probes == "family" else ""
+    told = f"{cell.method}, {'probe' if cell.on == 'probes' else 'clean'} healing{family}, drop "
     told += f"{cell.prune_drop:g}"
     found = (form or {}).get("after", {}).get("validation")
     if not found:

@@ -178,6 +178,7 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
         *(cell for cell in plan.by_rank(style) if cell.method in ("random", "cycles")),
         plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", ffn=True),
         plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
+        *(cell for cell in plan.deeper(style) if cell.method == "random"),
         *plan.compared(style, ["defend:fth", "random"]),
         *plan.leave_out(adaptive, ["without"]),
     ]
