@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from conftest import CONFIGS, CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
-from headsweep.export import fingerprint, read_manifest, verify
+from headsweep.export import fingerprint, model_card, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect, prepare
 from headsweep.pipeline import peak_memory_mib
@@ -319,3 +319,18 @@ def test_bad_prune_drops(trained_folder):
         replace(PLAN, prune_drop=1.5)
     with pytest.raises(UserError, match="leave out --prune-drop"):
         purify(trained_folder, sources(), Cycles(), replace(PLAN, prune_drop=0.1))
+    unhealed = replace(PLAN, prune_drop=0.4, heal=FineTune(0))
+    with pytest.raises(UserError, match="leaves it to healing"):
+        purify(trained_folder, sources(), Gradient(), unhealed)
+
+
+def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_path):
+    plan = replace(PLAN, max_drop=0.0, prune_drop=0.45, heal=FineTune(2, 0.5))
+    done = purify(trained_folder, sources(), Gradient(step=2), plan)
+    assert not done.manifest["verified"]
+    card = model_card(done.manifest)
+    bound = done.manifest["bound"]
+    assert f"of {bound['while_pruning']:.4f} while heads were chosen" in card
+    assert "**Not held: validation accuracy is at least" in card
+    held = model_card(done.manifest | {"checks": []})
+    assert "Not held" not in held

@@ -274,8 +274,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         for part in ("validation", "test")
         if part in before
     ]
+    lines += ["", *_allowed(manifest)]
     lines += [
-        "",
         "## What this does not prove",
         "",
         "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
@@ -295,6 +295,19 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _allowed(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what accuracy was allowed, and the checks that failed."""
+    bound = manifest["bound"]
+    lowest, pruning = bound["min_accuracy"], bound.get("while_pruning")
+    told = f"Allowed: a validation accuracy of {lowest:.4f} at least"
+    if pruning is not None and pruning != lowest:
+        told += f", of {pruning:.4f} while heads were chosen, before healing"
+    failed = [f"{check['what']}: {check['detail']}" for check in manifest["checks"]
+              if not check["passed"]]  # fmt: skip
+    lines = [f"{told}.", ""]
+    return [*lines, f"**Not held: {'; '.join(failed)}.**", ""] if failed else lines
 
 
 def _ensemble_note(manifest: Mapping[str, Any]) -> list[str]:

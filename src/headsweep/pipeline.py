@@ -242,10 +242,16 @@ def purify(
             "this strategy heals as it prunes, and --start encoder would throw that away",
             "use --start classifier",
         )
-    if plan.prune_drop is not None and getattr(strategy, "heals", False):
+    if plan.prune_drop is not None and plan.mask is None and getattr(strategy, "heals", False):
         raise UserError(
             "this strategy heals as it prunes: what it chooses has been healed already",
             "leave out --prune-drop",
+        )
+    unhealed = plan.prune_drop is not None and getattr(plan.healing, "epochs", 1) == 0
+    if unhealed:
+        raise UserError(
+            "--prune-drop leaves it to healing to bring accuracy back, and there is none",
+            "leave it out, or give --heal-epochs above 0",
         )
     sources = data if isinstance(data, Sources) else Sources(data)
     material = gather(
@@ -444,10 +450,11 @@ def _estimate(view: DefenderView, plan: Plan, seconds_an_example: float) -> str:
     search = passes * len(view.validation) * seconds_an_example / faster
     epochs = float(getattr(healing, "epochs", 0))
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
+    lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
     return (
         f"about {duration(search + heal)} to go: search {duration(search)}, "
         f"healing {duration(heal)} ({len(view.train)} training, {len(view.validation)} "
-        f"validation examples, min accuracy {view.min_accuracy:.4f})"
+        f"validation examples, {lowest} {view.min_accuracy:.4f})"
     )
 
 
@@ -475,7 +482,8 @@ def _check_choice(
     if choice.bounded and pruned["validation"]["right"] < view.need:
         reached = f"{pruned['validation']['accuracy']:.4f} of {view.min_accuracy:.4f}"
         if given:
-            raise UserError(f"the given mask misses the bound ({reached})", "raise --max-drop")
+            more = "raise --max-drop, or give --prune-drop for healing to bring it back"
+            raise UserError(f"the given mask misses the bound ({reached})", more)
         raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
 
 
@@ -541,7 +549,7 @@ def _manifest(
         "bound": {
             "min_accuracy": bound,
             "max_drop": plan.max_drop if plan.min_accuracy is None else None,
-            "while_pruning": view.min_accuracy,
+            "while_pruning": view.min_accuracy if choice.bounded else None,
         },
         "seed": plan.seed,
         "runtime": asdict(plan.runtime) | {"bf16_training": plan.runtime.trains_in_bf16()},

@@ -28,6 +28,7 @@ from headsweep.strategies.probe_guided import ProbeGuided
 
 MARGIN = 1.25  # times are forecast this much too long
 TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most
+MOST_DROP = 0.5  # what pruning may use of accuracy at most, whatever the depth
 TRIAL_PAIRS = 60  # probes of each family that a trial traces
 ORDER = ("aside", "rare-word", "archaic", "casing", "remark", "opening", "substitution",
          "characters", "style", "syntactic")  # fmt: skip
@@ -248,7 +249,6 @@ def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -
     """Return the plan of a candidate: its share of the drop allowed, its healing."""
     usual: Any = trials.plan.healing
     heal = candidate.heal(usual.epochs if epochs is None else epochs, usual.lr)
+    drop = None if candidate.depth == 1 else min(candidate.depth * trials.allowed, MOST_DROP)
     plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal)
-    return (
-        plan if candidate.depth == 1 else replace(plan, prune_drop=candidate.depth * trials.allowed)
-    )
+    return replace(plan, prune_drop=drop)

@@ -81,7 +81,7 @@ def purify(
     ] = None,
     prune_drop: Annotated[
         float | None,
-        typer.Option(help="How far it may fall before healing, if further than --max-drop."),
+        typer.Option(help="How far it may fall while heads are chosen, before healing."),
     ] = None,
     start: Annotated[
         str,
@@ -235,6 +235,8 @@ def purify(
     if isinstance(chosen, Auto):
         if heal.on != "clean" or heal.consistency:
             raise UserError("auto tries healings itself", "leave out --heal-with, --consistency")
+        if asked.prune_drop is not None:
+            raise UserError("auto tries depths itself", "leave out --prune-drop")
         chosen = _timed(chosen, budget, probe_family)
         plan = dataclasses.replace(plan, heal=heal)
     else:

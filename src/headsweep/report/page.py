@@ -77,7 +77,7 @@ def of_purification(manifest: Form) -> str:
         manifest["mask"],
         search["scores"],
         steps,
-        manifest["bound"]["min_accuracy"],
+        _searched_to(manifest["bound"]),
         figures,
         details,
     )
@@ -87,6 +87,12 @@ def of_purification(manifest: Form) -> str:
         *manifest["notes"],
     ]
     return _page(title, [], {}, {"this purification": cell}, notes)
+
+
+def _searched_to(bound: Form) -> float:
+    """Return the min accuracy of the search; an older manifest had only one."""
+    pruning = bound.get("while_pruning")
+    return float(bound["min_accuracy"] if pruning is None else pruning)
 
 
 def of_cell(cell: Form) -> dict[str, Any]:
