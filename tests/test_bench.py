@@ -270,6 +270,39 @@ def test_a_full_disk_is_said_and_loses_nothing(bench, cache, tmp_path, monkeypat
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").rglob("*.json"))
 
 
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nope"])
+def test_folders_that_cannot_be_written_are_said_before_any_work(
+    run,  # noqa: F811
+    cache,
+    tmp_path,
+    monkeypatch,
+    option,
+    place,
+):
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(engines, "perform", lambda *_: pytest.fail("work was begun"))
+    folders = {"--out": tmp_path / "out", "--cache": cache} | {option: tmp_path / place}
+    asked = [word for pair in folders.items() for word in pair]
+    code, _, err = run("bench", SMOKE, "--engine", "inline", *asked)
+    assert (code, f"as {option}" in err, "fix:" in err) == (2, True, True)
+    if not place.startswith("/proc"):
+        assert run("bench", SMOKE, "--engine", "inline", "--dry-run", *asked)[0] == 2
+
+
+def test_a_path_that_ceases_to_be_a_folder_is_said(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        store.Store(tmp_path / "file").victim("v", {})
+
+
+def test_an_address_without_its_engine_is_a_mistake(run, tmp_path):  # noqa: F811
+    code, _, err = run("bench", SMOKE, "--out", tmp_path / "out", "--address", "host:6379")
+    assert (code, "add --engine ray" in err) == (2, True)
+
+
 def test_ctrl_c_keeps_what_is_finished(bench, tmp_path, monkeypatch):
     done = []
 
