@@ -19,6 +19,7 @@ from headsweep.bench.grid import read_grid
 from headsweep.bench.identity import WORK, code_hash, sources_of
 from headsweep.bench.orders import orders, selected
 from headsweep.bench.packing import Packed
+from headsweep.bench.results import read_results
 from headsweep.errors import UserError
 from headsweep.progress import Silent
 from headsweep.statistics import matched_rate
@@ -208,6 +209,45 @@ def test_corrupt_cells_are_set_aside_and_run_again(smoke_results, bench, tmp_pat
     assert (code, "no whole cell" in err) == (0, True)
     assert len((out / "aside" / path.name).read_text()) == 200
     assert cell(out, "s12-nothing")["status"] == "done"
+
+
+DAMAGE = {
+    "no measures": {"after": {}},
+    "a measure without its value": {"before": {"accuracy": {"low": 0.1, "high": 0.2}}},
+    "no number": {"cpu_seconds": "12"},
+    "answers that are none": {"answers": {"after": {"predicted": "x"}}},
+    "a path of other things": {"path": [["prune", 2]]},
+} | {
+    f"no {key}": {key: None}
+    for key in ("answers", "victim", "victim_key", "method", "seed", "environment", "seconds")
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_cells_are_no_cells(smoke_results, bench, run, tmp_path, damage):  # noqa: F811
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = out / "tiny-sentences-rare-word-s12-nothing.json"
+    form = json.loads(path.read_text()) | damage
+    path.write_text(json.dumps({key: value for key, value in form.items() if value is not None}))
+    code, text, _ = run("report", out, "--format", "markdown", "--resamples", 50, "-q")
+    assert (code, f"{path.name} could not be read and is left out" in text) == (0, True)
+    plan = json.loads(bench("--dry-run", "--json")[1])
+    assert (plan["missing"], plan["aside"]) == ([path.stem], [path.stem])
+
+
+def test_a_damaged_victim_takes_its_cells_along(smoke_results, bench, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = out / "victims/tiny-sentences-rare-word-s12.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {}, "evaluation": {}}))
+    assert bench("--dry-run")[0] == 0
+    found = read_results(out)
+    assert (len(found.cells), len(found.unreadable)) == (7, 6)
+
+
+def test_the_committed_results_are_whole():
+    folder = Path(__file__).parents[1] / "results" / "small"
+    found = read_results(folder, any_version=True)
+    assert (len(found.cells), found.unreadable) == (96, ())
 
 
 def test_cells_of_another_version_are_kept_apart(smoke_results, bench, tmp_path):
