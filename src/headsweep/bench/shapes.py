@@ -55,7 +55,9 @@ def _trial(value: Any) -> bool:
 
 def _mask(value: Any) -> bool:
     rows = (value.get("heads") or value.get("ffn")) if isinstance(value, dict) else None
-    return isinstance(rows, list) and all(isinstance(row, list) and row for row in rows)
+    return (
+        isinstance(rows, list) and bool(rows) and all(isinstance(row, list) and row for row in rows)
+    )
 
 
 def _either(*known: str) -> Check:
