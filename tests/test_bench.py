@@ -19,6 +19,7 @@ from headsweep.bench.grid import read_grid
 from headsweep.bench.identity import WORK, code_hash, sources_of
 from headsweep.bench.orders import orders, selected
 from headsweep.bench.packing import Packed
+from headsweep.bench.results import read_results
 from headsweep.errors import UserError
 from headsweep.progress import Silent
 from headsweep.statistics import matched_rate
@@ -210,6 +211,45 @@ def test_corrupt_cells_are_set_aside_and_run_again(smoke_results, bench, tmp_pat
     assert cell(out, "s12-nothing")["status"] == "done"
 
 
+DAMAGE = {
+    "no measures": {"after": {}},
+    "a measure without its value": {"before": {"accuracy": {"low": 0.1, "high": 0.2}}},
+    "no number": {"cpu_seconds": "12"},
+    "answers that are none": {"answers": {"after": {"predicted": "x"}}},
+    "a path of other things": {"path": [["prune", 2]]},
+} | {
+    f"no {key}": {key: None}
+    for key in ("answers", "victim", "victim_key", "method", "seed", "environment", "seconds")
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_cells_are_no_cells(smoke_results, bench, run, tmp_path, damage):  # noqa: F811
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = out / "tiny-sentences-rare-word-s12-nothing.json"
+    form = json.loads(path.read_text()) | damage
+    path.write_text(json.dumps({key: value for key, value in form.items() if value is not None}))
+    code, text, _ = run("report", out, "--format", "markdown", "--resamples", 50, "-q")
+    assert (code, f"{path.name} could not be read and is left out" in text) == (0, True)
+    plan = json.loads(bench("--dry-run", "--json")[1])
+    assert (plan["missing"], plan["aside"]) == ([path.stem], [path.stem])
+
+
+def test_a_damaged_victim_takes_its_cells_along(smoke_results, bench, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = out / "victims/tiny-sentences-rare-word-s12.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {}, "evaluation": {}}))
+    assert bench("--dry-run")[0] == 0
+    found = read_results(out)
+    assert (len(found.cells), len(found.unreadable)) == (7, 6)
+
+
+def test_the_committed_results_are_whole():
+    folder = Path(__file__).parents[1] / "results" / "small"
+    found = read_results(folder, any_version=True)
+    assert (len(found.cells), found.unreadable) == (96, ())
+
+
 def test_cells_of_another_version_are_kept_apart(smoke_results, bench, tmp_path):
     out = shutil.copytree(smoke_results, tmp_path / "results")
     path = out / "tiny-sentences-rare-word-s12-nothing.json"
@@ -268,6 +308,39 @@ def test_a_full_disk_is_said_and_loses_nothing(bench, cache, tmp_path, monkeypat
     assert (code, "the disk is full" in err, str(cache) in err) == (2, True, True)
     assert len(asked) == 1  # the run stops there; it does not fail cell by cell
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nope"])
+def test_folders_that_cannot_be_written_are_said_before_any_work(
+    run,  # noqa: F811
+    cache,
+    tmp_path,
+    monkeypatch,
+    option,
+    place,
+):
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(engines, "perform", lambda *_: pytest.fail("work was begun"))
+    folders = {"--out": tmp_path / "out", "--cache": cache} | {option: tmp_path / place}
+    asked = [word for pair in folders.items() for word in pair]
+    code, _, err = run("bench", SMOKE, "--engine", "inline", *asked)
+    assert (code, f"as {option}" in err, "fix:" in err) == (2, True, True)
+    if not place.startswith("/proc"):
+        assert run("bench", SMOKE, "--engine", "inline", "--dry-run", *asked)[0] == 2
+
+
+def test_a_path_that_ceases_to_be_a_folder_is_said(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        store.Store(tmp_path / "file").victim("v", {})
+
+
+def test_an_address_without_its_engine_is_a_mistake(run, tmp_path):  # noqa: F811
+    code, _, err = run("bench", SMOKE, "--out", tmp_path / "out", "--address", "host:6379")
+    assert (code, "add --engine ray" in err) == (2, True)
 
 
 def test_ctrl_c_keeps_what_is_finished(bench, tmp_path, monkeypatch):

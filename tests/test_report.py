@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,12 @@ def test_tables_sort_by_mouse_and_keyboard(made, visit):
     names = first_column(tab)
     tab.get_by_role("button", name="method", exact=True).click()
     assert first_column(tab) == sorted(names)
-    header = tab.locator(".sortable thead th", has_text="excess LFR").first
+    place = tables.TITLES.index("excess LFR")
+    header = tab.locator(".sortable thead th").nth(place)
     header.get_by_role("button").focus()
     tab.keyboard.press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
-    values = [float(v) for v in tab.locator(".sortable tbody tr td:nth-child(9)").evaluate_all(
+    values = [float(v) for v in tab.locator(f".sortable tr td:nth-child({place + 1})").evaluate_all(
         "cells => cells.map(cell => cell.dataset.value)")]  # fmt: skip
     assert values == sorted(values)
     tab.keyboard.press("Enter")
@@ -128,6 +130,73 @@ def test_text_is_readable_in_light_and_dark_and_on_a_phone(made, visit, scheme):
     assert contrast(ink, paper) > 4.5
     soft = tab.evaluate("getComputedStyle(document.querySelector('.how')).color")
     assert contrast(soft, paper) > 4.5
+
+
+def test_what_is_compared_is_seen_first_and_the_rest_is_hinted_at(made, visit):
+    tab = visit(made[0], viewport={"width": 1280, "height": 800})
+    for name in ("rank", "excess LFR", "95% interval", "against random", "against PURE"):
+        head = tab.locator(".sortable thead th").nth(tables.TITLES.index(name)).bounding_box()
+        assert head["x"] + head["width"] <= 1280
+    tab = visit(made[0], viewport={"width": 375, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    frame = tab.locator(".frame", has=tab.locator(".sortable"))
+    assert frame.get_attribute("class") == "frame more"
+    box, first = tab.locator(".scroll").first, tab.locator(".sortable tbody th").first
+    before = first.bounding_box()["x"]
+    box.evaluate("box => box.scrollTo(1e6, 0)")
+    tab.wait_for_selector(".frame.moved:not(.more)")
+    assert first.bounding_box()["x"] == before
+
+
+def test_what_is_below_the_accuracy_allowed_is_marked_everywhere(made, visit, tmp_path):
+    _, found, [setting] = made
+    assert tables.BELOW not in tables.latex([setting])
+    one = setting.standings[0]
+    marked = replace(setting, standings=(replace(one, below=(11,)), *setting.standings[1:]))
+    path = tmp_path / "report.html"
+    page.write(path, page.of_results(found, [marked], "x"))
+    tab = visit(path)
+    row = tab.locator(".sortable tbody tr", has_text=one.method).first
+    assert f"{100 * one.accuracy.mean:.1f}" in row.inner_text()
+    assert row.inner_text().count(tables.BELOW) == 1
+    assert tab.get_by_text(tables.BELOW_TOLD).count() == 1
+    tex = tables.latex([marked])
+    [line] = [line for line in tex.split("\n") if line.startswith(f"{one.method} &")]
+    assert line.count("$\\dagger$") == 1
+    assert "\\par $\\dagger$: less accurate" in tex
+    assert tables.BELOW not in tex
+
+
+def test_that_the_lowest_went_is_said_only_where_it_is_so(made):
+    scores = [[1.0, 2.0, 9.0], [3.0, 4.0, 5.0]]
+    for heads, so in (
+        ([[0, 0, 1], [0, 1, 1]], True),
+        ([[0, 0, 1], [0, 0, 1]], True),
+        ([[0, 1, 1], [0, 1, 1]], False),  # 2 stays and 3 went
+        ([[0, 0, 1], [1, 1, 0]], False),  # the best of a layer went
+        ([[1, 1, 1], [1, 1, 1]], False),  # nothing went
+    ):
+        assert page.lowest_went({"heads": heads}, scores) is so
+    assert not page.lowest_went({"heads": [[0, 1]]}, None)
+    cell = next(c for c in made[1].cells if c["id"].endswith("s11-gradient"))
+    assert "scored lowest" in page.of_cell(cell)["order"]
+    other = cell | {"scores": [[-score for score in row] for row in cell["scores"]]}
+    assert "scored lowest" not in page.of_cell(other)["order"]
+
+
+def test_trials_stand_at_the_end_of_their_range_nearest_to_the_bound():
+    steps = [
+        ["prune", 1, 0.91, 1.0, True],
+        ["prune", 2, 0.05, 0.89, False],  # given up as soon as it could not reach the bound
+        ["prune", 3, 0.5, 0.97, True],  # a sequential test decided these two
+        ["prune", 4, 0.6, 0.95, False],
+    ]
+    drawn = charts.path(steps, 0.9)["data"]
+    marks = {x: y for one in drawn for x, y in zip(one["x"], one["y"], strict=True)}
+    assert marks == pytest.approx({1: 91, 2: 89, 3: 97, 4: 60})
+    bars = {x: (less, more) for one in drawn for x, less, more in
+            zip(one["x"], one["error_y"]["arrayminus"], one["error_y"]["array"], strict=True)}  # fmt: skip
+    assert bars[2] == pytest.approx((84, 0))
 
 
 def contrast(*colours):
@@ -177,7 +246,7 @@ def test_tables_in_markdown_and_latex(made):
     tex = tables.latex(settings)
     rows = tex.split("\\midrule")[1].split("\\bottomrule")[0].strip().split("\n")
     assert len(rows) == len(settings[0].everything) == 7
-    assert {row.count("&") for row in rows} == {10}
+    assert {row.count("&") for row in rows} == {11}
     assert "%" not in tex.replace("\\%", "").split("\n", 1)[1]
 
 

@@ -13,8 +13,9 @@ from headsweep.bench.engines import NEEDED_MIB, Engine, Outcome
 from headsweep.bench.grid import Grid
 from headsweep.bench.identity import code_hash, commit
 from headsweep.bench.orders import CellOrder, Order, VictimOrder, orders, selected
+from headsweep.bench.shapes import CELL_FORMAT, VICTIM_FORMAT
 from headsweep.bench.sources import Hashes
-from headsweep.bench.store import CELL_FORMAT, VICTIM_FORMAT, Form, Found, Store, read_json
+from headsweep.bench.store import Form, Found, Store, read_victims
 from headsweep.errors import UserError
 from headsweep.progress import Progress, Tick, duration
 
@@ -78,10 +79,8 @@ def _times(store: Store, finished: Iterable[Form]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for form in finished:
         times.setdefault(form["method"], []).append(form["seconds"]["all"])
-    for path in sorted((store.folder / "victims").glob("*.json")):
-        record = read_json(path) or {}
-        if "seconds" in record:
-            times.setdefault("victim", []).append(record["seconds"]["all"])
+    for record in read_victims(store.folder).values():
+        times.setdefault("victim", []).append(record["seconds"]["all"])
     return {name: mean(values) for name, values in times.items()}
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from headsweep.bench.store import VICTIM_FORMAT, Form, read_cell, read_json, version_of
+from headsweep.bench.store import Form, read_cell, read_json, read_victims, version_of
 from headsweep.errors import UserError
 
 
@@ -60,7 +60,7 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
     for path in sorted(folder.glob("*.json")):
         form = read_cell(path)
         cells.append(form) if form else unreadable.append(path.name)
-    victims = _victims(folder)
+    victims = read_victims(folder)
     whole = [c for c in cells if victims.get(c["victim"], {}).get("key") == c["victim_key"]]
     unreadable += [f"{c['id']}.json (without its victim)" for c in cells if c not in whole]
     if not whole:
@@ -74,11 +74,6 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
     left = {version: count for version, count in versions.items() if version not in chosen}
     mixed = any_version and len(versions) > 1
     return Results(kept, victims, left, tuple(unreadable), _failed(folder), mixed)
-
-
-def _victims(folder: Path) -> dict[str, Form]:
-    forms = (read_json(path) for path in sorted((folder / "victims").glob("*.json")))
-    return {form["id"]: form for form in forms if form and form.get("format") == VICTIM_FORMAT}
 
 
 def _failed(folder: Path) -> dict[str, str]:

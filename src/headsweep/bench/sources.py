@@ -38,7 +38,13 @@ def model_at(source: str, cache_folder: Path) -> str | Path:
         return source
     folder = cache_folder / "tiny-model"
     if not folder.exists():
-        place(folder, tiny.make)
+        try:
+            place(folder, tiny.make)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the tiny model cannot be written there: {error.strerror}",
+                "choose another folder as --cache",
+            ) from error
     return folder
 
 

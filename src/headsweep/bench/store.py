@@ -12,29 +12,17 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headsweep.bench.identity import code_hash, commit
 from headsweep.bench.orders import CellOrder
+from headsweep.bench.shapes import CELL, VICTIM, fits
 from headsweep.errors import UserError
 from headsweep.export import write_json
 
-CELL_FORMAT = "headsweep.cell/1"
-VICTIM_FORMAT = "headsweep.victim/1"
-NEEDED = (
-    "format",
-    "id",
-    "key",
-    "code",
-    "commit",
-    "status",
-    "base",
-    "before",
-    "after",
-    "cpu_seconds",
-)
 Form = dict[str, Any]
 
 
@@ -105,7 +93,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, form)
         except OSError as error:
-            path.with_name(path.name + ".draft").unlink(missing_ok=True)
+            with suppress(OSError):
+                path.with_name(path.name + ".draft").unlink(missing_ok=True)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise UserError(
                 f"{path}: {'the disk is full' if full else f'cannot be written: {error.strerror}'}",
@@ -127,9 +116,13 @@ def read_json(path: Path) -> Form | None:
 def read_cell(path: Path) -> Form | None:
     """Return a cell; None where the file is not a whole one."""
     form = read_json(path)
-    if form is None or form.get("format") != CELL_FORMAT or any(n not in form for n in NEEDED):
-        return None
-    return form
+    return form if fits(form, CELL) else None
+
+
+def read_victims(folder: Path) -> dict[str, Form]:
+    """Return the whole victims of a results folder, by name."""
+    forms = (read_json(path) for path in sorted((folder / "victims").glob("*.json")))
+    return {form["id"]: form for form in forms if form is not None and fits(form, VICTIM)}
 
 
 def version_of(form: Form) -> str:

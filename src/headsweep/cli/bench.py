@@ -10,7 +10,15 @@ import typer
 from rich.console import Console
 
 from headsweep.cli.app import Interrupted, app
-from headsweep.cli.options import Quiet, one_of, out_console, print_json, progress_of
+from headsweep.cli.options import (
+    Quiet,
+    check_folder,
+    make_folder,
+    one_of,
+    out_console,
+    print_json,
+    progress_of,
+)
 from headsweep.errors import UserError
 
 ENGINES = ("local", "inline", "ray")
@@ -72,10 +80,12 @@ def bench(
     from headsweep.cache import user_cache
 
     one_of(engine, ENGINES, "--engine")
+    if address is not None and engine != "ray":
+        raise UserError(f"--address {address} is of a Ray cluster", "add --engine ray")
     grid, store = read_grid(recipe, variables or ()), Store(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file", "choose a folder as --out")
     cache = (cache or user_cache() / "bench").absolute()
+    check_folder(out, "--out")
+    check_folder(cache, "--cache")
     planned = harness.plan(grid, store, cache, only, any_version)
     jobs = jobs or jobs_for(grid.computing.threads, planned.needs_mib)
     if engine == "inline":
@@ -88,6 +98,8 @@ def bench(
     if not planned.missing:
         out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
         return
+    make_folder(out, "--out")
+    make_folder(cache, "--cache")
     progress.say(_headline(planned, jobs))
     watch = follow(tensorboard) if tensorboard else None
     threads = grid.computing.threads

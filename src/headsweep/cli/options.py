@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,6 +168,26 @@ def check_file(out: Path, overwrite: bool) -> None:
     except OSError as error:
         raise UserError(
             f"{out}: its folder cannot be made: {error.strerror}", "choose another place"
+        ) from error
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that is a file, or that would lie below one; makes nothing."""
+    standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not standing.is_dir():
+        raise UserError(f"{folder}: {standing} is a file", f"choose a folder as {option}")
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder and check now that files can be written there; raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to: {error.strerror}",
+            f"choose another folder as {option}, or make room there",
         ) from error
 
 

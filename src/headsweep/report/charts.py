@@ -218,7 +218,8 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
     """Return accuracy along the search: each trial with what is known of its accuracy.
 
     ``steps`` are (action, pruned, accuracy at least, accuracy at most, held). A trial is cut
-    short once it is decided, so its accuracy is known as a range.
+    short once it is decided, so its accuracy is known as a range; the marker stands at the end
+    nearest to the bound.
     """
     graphs = plotly()
     figure = graphs.Figure()
@@ -227,14 +228,14 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
         some = [(i, step) for i, step in enumerate(steps, start=1) if bool(step[4]) is held]
         if not some:
             continue
-        middle = [50 * (step[2] + step[3]) for _, step in some]
-        half = [50 * (step[3] - step[2]) for _, step in some]
+        ends = [(step[2], step[3]) for _, step in some]
+        marks = [_mark(low, high, minimum, held) for low, high in ends]
         figure.add_scatter(
             name=name,
             mode="markers",
             x=[step[1] for _, step in some],
-            y=middle,
-            error_y={"type": "data", "array": half, "thickness": 1},
+            y=[100 * mark for mark in marks],
+            error_y=_bar(marks, ends, faded(colour)),
             marker={"color": colour, "symbol": symbol, "size": 9},
             customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
             hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>accuracy "
@@ -253,3 +254,13 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
         height=340,
     )
     return _spec(figure)
+
+
+def _mark(low: float, high: float, minimum: float | None, held: bool) -> float:
+    """Return the end of a range nearest to the bound, on the side that the trial was found on.
+
+    A sequential test can decide while the range still reaches over the bound.
+    """
+    near, far = (low, high) if held else (high, low)
+    over = minimum is not None and ((near < minimum - 1e-9) if held else (near >= minimum))
+    return far if over else near

@@ -8,9 +8,15 @@ from headsweep.bench.results import Results
 from headsweep.comparison import Difference, Replication, Setting, Spread, Standing
 from headsweep.report.charts import group_of
 from headsweep.report.reproduce import steps
-from headsweep.report.tables import between, percent, points, pruned, sentences
-
-BELOW = "†"
+from headsweep.report.tables import (
+    BELOW_TOLD,
+    accuracy,
+    between,
+    percent,
+    points,
+    pruned,
+    sentences,
+)
 
 HOW = (
     "Rates in percent, mean ± standard deviation over seeds. Excess LFR, in points: matched LFR "
@@ -65,7 +71,7 @@ def _standings(setting: Setting) -> list[str]:
                 group(one),
                 "" if one.rank is None else f"{one.rank} ({low} to {high})",
                 pruned(one),
-                percent(one.accuracy) + BELOW * bool(one.below),
+                accuracy(one),
                 points(one.excess),
                 between(one.interval),
                 *_seeds(one, each),
@@ -75,7 +81,7 @@ def _standings(setting: Setting) -> list[str]:
     more = f"; every seed by itself to the right, {len(each)} being few" if each else ""
     caption = f"Strategies in bold; `nothing` is the victim itself{more}."
     if any(one.below for one in setting.standings):
-        caption += f" {BELOW}: less accurate on validation texts than allowed, on some seed."
+        caption += f" {BELOW_TOLD}"
     return [heading, "", caption, "", *table(titles, rows, words=2)]
 
 
@@ -128,6 +134,8 @@ def _replications(setting: Setting) -> list[str]:
         "What the released scripts do, where it differs from the paper: for replication only, "
         "neither ranked nor among the comparisons above. The last column is over the same seeds."
     )
+    if any(one.standing.below for one in setting.replications):
+        said += f" {BELOW_TOLD}"
     return ["### As released: replication only", "", said, "", *table(titles, rows, words=2)]
 
 
@@ -138,7 +146,7 @@ def _replication(one: Replication) -> list[str]:
         standing.method.removesuffix("-as-released"),
         ", ".join(map(str, standing.seeds)),
         pruned(standing),
-        percent(standing.accuracy),
+        accuracy(standing),
         points(standing.excess),
         between(standing.interval),
         one.faithful or "-",

@@ -54,6 +54,8 @@
   };
   const show = (name) => {
     const cell = cells[name];
+    document.getElementById("order").textContent = cell.order;
+    document.getElementById("order").hidden = !cell.heads;
     optional("heads", cell.heads);
     optional("path", cell.path);
     fill(document.getElementById("figures"), ["stage", ...cell.figures.columns], cell.figures.rows);
@@ -88,6 +90,19 @@
   };
   document.querySelectorAll(".sortable thead th").forEach((head) => {
     head.querySelector("button").addEventListener("click", () => sort(head));
+  });
+
+  // A shadow where a table goes on beyond its frame, on either side.
+  const shade = (box) => {
+    const beyond = box.scrollWidth - box.clientWidth - box.scrollLeft;
+    box.parentNode.classList.toggle("more", beyond > 1);
+    box.parentNode.classList.toggle("moved", box.scrollLeft > 1);
+  };
+  const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => shade(target.closest(".scroll"))));
+  document.querySelectorAll(".scroll").forEach((box) => {
+    box.addEventListener("scroll", () => shade(box), { passive: true });
+    watch.observe(box);
+    watch.observe(box.firstElementChild);
   });
 
   Object.entries(charts).forEach(([id, spec]) => draw(id, spec));

@@ -23,6 +23,8 @@ MEASURES = {
     "matched LFR": "matched_lfr",
     "excess LFR": "excess_lfr",
 }
+CROSSED = "A cross: pruned."
+LOWEST = f"{CROSSED} What scored lowest went; the best of every layer stays."
 STAGES = {"before": "before", "pruned": "pruned", "after": "after"}
 
 
@@ -38,6 +40,7 @@ def of_results(results: Results, settings: Sequence[Setting], title: str) -> str
                 "name": setting.name,
                 "sentences": tables.sentences(setting),
                 "rows": tables.rows(setting),
+                "below": tables.below(setting),
             }
         )
     cells = {cell["id"]: of_cell(cell) for cell in results.cells}
@@ -119,12 +122,11 @@ def of_cell(cell: Form) -> dict[str, Any]:
         "recipe": f"{cell['recipe']['name']}, SHA-256 {cell['recipe']['sha256'][:12]}",
         "versions": _versions(cell["environment"]),
     }
-    bound = cell.get("bound") or {}
     return _cell(
         cell.get("mask"),
         cell.get("scores"),
         cell.get("path") or [],
-        bound.get("min_accuracy"),
+        _searched_to(cell.get("bound") or {}),
         figures,
         details,
     )
@@ -141,11 +143,25 @@ def _cell(
     drawn = mask is not None and max(map(len, mask["heads"] or mask["ffn"])) <= 128
     assert mask is not None or not drawn
     return {
+        "order": LOWEST if mask is not None and lowest_went(mask, scores) else CROSSED,
         "heads": charts.heads(mask, scores) if drawn and mask is not None else None,
         "path": charts.path(steps, minimum) if steps else None,
         "figures": figures,
         "details": details,
     }
+
+
+def lowest_went(mask: Form, scores: Sequence[Sequence[float]] | None) -> bool:
+    """Tell whether what a mask prunes scored lowest of all that may go: no row's best does."""
+    rows = [*mask.get("heads", ()), *mask.get("ffn", ())]
+    if scores is None or [len(row) for row in scores] != [len(row) for row in rows]:
+        return False
+    gone, kept = [], []
+    for keep, own in zip(rows, scores, strict=True):
+        best = max(range(len(own)), key=lambda i: (own[i], i))
+        gone += [score for score, stays in zip(own, keep, strict=True) if not stays]
+        kept += [s for i, (s, k) in enumerate(zip(own, keep, strict=True)) if k and i != best]
+    return bool(gone) and max(gone) <= min(kept, default=max(gone))
 
 
 def _method(form: Form) -> str:

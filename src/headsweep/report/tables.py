@@ -11,20 +11,23 @@ from headsweep.statistics import Rate
 
 TITLES = (
     "method",
-    "group",
-    "seeds",
-    "pruned",
-    "ACC",
-    "CFR",
-    "LFR",
-    "matched LFR",
+    "rank",
     "excess LFR",
     "95% interval",
-    "rank",
+    "ACC",
+    "pruned",
     "against random",
     "against PURE",
+    "excess LFR by seed",
+    "LFR",
+    "matched LFR",
+    "CFR",
+    "group",
+    "seeds",
     "seconds",
 )
+BELOW = "†"
+BELOW_TOLD = f"{BELOW}: less accurate on validation texts than allowed, on some seed."
 
 
 @dataclass(frozen=True)
@@ -42,31 +45,40 @@ def rows(setting: Setting) -> list[list[Entry]]:
     """Return a row for each method, in the order of ``TITLES``."""
     found = {(d.method, d.against): d for d in setting.differences}
     return [
-        _row(s, setting, found.get((s.method, "random")), found.get((s.method, "pure")))
+        _row(s, found.get((s.method, "random")), found.get((s.method, "pure")))
         for s in setting.everything
     ]
 
 
-def _row(
-    one: Standing, setting: Setting, random: Difference | None, pure: Difference | None
-) -> list[Entry]:
+def _row(one: Standing, random: Difference | None, pure: Difference | None) -> list[Entry]:
     low, high = one.rank_interval or (0, 0)
     return [
         Entry(one.method, one.method),
-        Entry(group_of(one.base, one.kind), group_of(one.base, one.kind)),
-        Entry(", ".join(map(str, one.seeds)), len(one.seeds)),
-        NOTHING if one.pruned is None else Entry(pruned(one), one.pruned.mean),
-        _percent(one.accuracy),
-        _percent(one.cfr),
-        _percent(one.lfr),
-        _percent(one.matched),
-        Entry(points(one.excess, not setting.speaks_of_seeds), one.excess.mean),
-        Entry(between(one.interval), one.interval.low),
         NOTHING if one.rank is None else Entry(f"{one.rank} ({low} to {high})", one.rank),
+        Entry(points(one.excess), one.excess.mean),
+        Entry(between(one.interval), one.interval.low),
+        Entry(accuracy(one), one.accuracy.mean),
+        NOTHING if one.pruned is None else Entry(pruned(one), one.pruned.mean),
         _difference(random),
         _difference(pure),
+        Entry(each(one.excess), one.excess.mean),
+        _percent(one.lfr),
+        _percent(one.matched),
+        _percent(one.cfr),
+        Entry(group_of(one.base, one.kind), group_of(one.base, one.kind)),
+        Entry(", ".join(map(str, one.seeds)), len(one.seeds)),
         Entry(f"{one.seconds.mean:.0f}", one.seconds.mean),
     ]
+
+
+def below(setting: Setting) -> str:
+    """Return what the mark of results below the accuracy allowed means; empty where none is."""
+    return BELOW_TOLD if any(one.below for one in setting.everything) else ""
+
+
+def accuracy(one: Standing) -> str:
+    """Return ACC, marked where a result is below the accuracy allowed."""
+    return percent(one.accuracy) + BELOW * bool(one.below)
 
 
 def _percent(spread: Spread) -> Entry:
@@ -79,12 +91,15 @@ def percent(spread: Spread) -> str:
     return f"{100 * spread.mean:.1f}{sd}"
 
 
-def points(spread: Spread, each: bool = False) -> str:
-    """Return a signed mean with its standard deviation, in points; each seed, if asked."""
+def points(spread: Spread) -> str:
+    """Return a signed mean with its standard deviation, in points."""
     sd = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    seeds = " / ".join(f"{100 * value:+.1f}" for value in spread.values)
-    shown = f" ({seeds})" if each and len(spread.values) > 1 else ""
-    return f"{100 * spread.mean:+.1f}{sd}{shown}"
+    return f"{100 * spread.mean:+.1f}{sd}"
+
+
+def each(spread: Spread) -> str:
+    """Return the value of every seed, in points."""
+    return " / ".join(f"{100 * value:+.1f}" for value in spread.values)
 
 
 def between(rate: Rate) -> str:
@@ -102,16 +117,18 @@ def _difference(found: Difference | None) -> Entry:
     if found is None:
         return NOTHING
     value = found.value
-    text = f"{100 * value.value:+.1f} ({between(value)}), p {found.corrected:.3f}: {found.verdict}"
+    shown = f"p\u00a0{found.corrected:.3f}: {found.verdict}"
+    text = f"{100 * value.value:+.1f} ({between(value)}), {shown}"
     return Entry(text, value.value)
 
 
 def sentences(setting: Setting) -> list[str]:
     """Return what the setting shows, plainly."""
     seeds = ", ".join(map(str, setting.seeds))
+    own = f" ({each(setting.before)})" if len(setting.seeds) > 1 else ""
     said = [
         f"Seeds {seeds}. Floor LFR {percent(setting.floor)}%; excess LFR of the victims "
-        f"{points(setting.before, True)} points."
+        f"{points(setting.before)}{own} points."
     ]
     compared = {d.against for d in setting.differences}
     for against, name in (("random", "the random control"), ("pure", "PURE")):
@@ -133,13 +150,13 @@ def sentences(setting: Setting) -> list[str]:
             said.append(
                 f"{one.method} found nothing to prune on seed {seeds}: the victim as it was."
             )
-    below = [
+    lower = [
         f"{one.method} (seed {', '.join(map(str, one.below))})"
         for one in setting.standings
         if one.below
     ]
-    if below:
-        said.append(f"Less accurate on validation texts than allowed: {', '.join(below)}.")
+    if lower:
+        said.append(f"Less accurate on validation texts than allowed: {', '.join(lower)}.")
     if setting.winner:
         said.append(f"Least excess LFR in 95% of resamples: {setting.winner}.")
     elif not setting.speaks_of_seeds:
@@ -173,6 +190,8 @@ PLAIN = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "\u00a0": "~",
+    BELOW: r"$\dagger$",
 }
 
 
@@ -191,7 +210,9 @@ def latex(settings: Sequence[Setting]) -> str:
         ]
         for row in rows(setting):
             lines.append(" & ".join(_tex(row[i].text) for i in columns) + r" \\")
-        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += [f"\\par {_tex(note)}"] if (note := below(setting)) else []
+        lines += ["\\end{table}", ""]
     return "\n".join(lines)
 
 
