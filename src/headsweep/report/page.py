@@ -92,10 +92,10 @@ def of_purification(manifest: Form) -> str:
     return _page(title, [], {}, {"this purification": cell}, notes)
 
 
-def _searched_to(bound: Form) -> float:
+def _searched_to(bound: Form) -> float | None:
     """Return the min accuracy of the search; an older manifest had only one."""
-    pruning = bound.get("while_pruning")
-    return float(bound["min_accuracy"] if pruning is None else pruning)
+    pruning: float | None = bound.get("while_pruning")
+    return bound.get("min_accuracy") if pruning is None else pruning
 
 
 def of_cell(cell: Form) -> dict[str, Any]:
