@@ -15,7 +15,7 @@ import pytest
 
 from headsweep.bench import engines, harness, sources, store, work
 from headsweep.bench.engines import Inline, Local, Outcome
-from headsweep.bench.grid import read_grid
+from headsweep.bench.grid import Defending, read_grid
 from headsweep.bench.identity import WORK, code_hash, sources_of
 from headsweep.bench.orders import orders, selected
 from headsweep.bench.packing import Packed
@@ -64,6 +64,7 @@ def cell(folder, name):
     [
         ('strategy = "variance"', 'strategy = "varience"', "did you mean 'variance'"),
         ("max_drop = 0.05", "maxdrop = 0.05", "did you mean 'max_drop'"),
+        ("max_drop = 0.05", "max_drop = 0.05\nprune_drop = 5.0", "is not a fraction"),
         ("fields = { step = 2 }", "fields = { stop = 2 }", "did you mean 'step'"),
         ('trigger = "rare-word"', 'trigger = "rare-wort"', "did you mean 'rare-word'"),
         ("epochs = 6, lr = 2e-3 }\n\n[victim]", "epoch = 6 }\n\n[victim]", "did you mean 'epochs'"),
@@ -431,3 +432,9 @@ def test_a_worker_of_other_code_is_not_believed(cache, tmp_path):
 def test_what_does_not_match_is_said(bench):
     code, _, err = bench("--only", "nosuch")
     assert (code, "no cell matches 'nosuch'" in err, "tiny-sentences" in err) == (2, True, True)
+
+
+def test_a_prune_drop_is_part_of_a_key_only_where_it_is_set():
+    plain, deep = Defending(), Defending(prune_drop=0.1)
+    assert "prune_drop" not in plain.decides
+    assert deep.decides == plain.decides | {"prune_drop": 0.1}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from headsweep.defenses import DEFENSES, Recipe
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.healing import FineTune
+from headsweep.pipeline import Plan
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.training import Schedule
@@ -118,6 +119,13 @@ class Defending:
     min_accuracy: float | None = None
     start: Literal["classifier", "encoder"] = "classifier"
     heal: FineTune = FineTune()
+    prune_drop: float | None = None
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """Return what decides results, healing apart; what is not set changes no key."""
+        found = asdict(self) | {"heal": None}
+        return {name: x for name, x in found.items() if name != "prune_drop" or x is not None}
 
 
 @dataclass(frozen=True)
@@ -336,7 +344,7 @@ def _method(section: Section) -> Method:
 
 
 def _defending(section: Section) -> Defending:
-    section.only("max_drop", "min_accuracy", "start", "heal")
+    section.only("max_drop", "min_accuracy", "prune_drop", "start", "heal")
     heal = section.section("heal")
     heal.only("epochs", "lr")
     lowest, drop = section.get("min_accuracy", float), section.get("max_drop", float)
@@ -348,7 +356,10 @@ def _defending(section: Section) -> Defending:
     if lowest is None and drop is None:
         drop = Defending.max_drop
     healing = heal.filled(lambda settings: configure(FineTune, settings))
-    return Defending(drop, lowest, start, healing)  # type: ignore[arg-type]
+    deeper = section.get("prune_drop", float)
+    with section.blamed("prune_drop"):
+        Plan(prune_drop=deeper)
+    return Defending(drop, lowest, start, healing, deeper)  # type: ignore[arg-type]
 
 
 def _computing(section: Section) -> Computing:

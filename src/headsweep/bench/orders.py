@@ -115,12 +115,12 @@ class CellOrder:
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        recipe, bound = self.method.recipe(self.defending.heal), asdict(self.defending)
+        recipe, bound = self.method.recipe(self.defending.heal), self.defending.decides
         asked = {
             "strategy": describe(recipe.strategy) if recipe.strategy else None,
             "healing": describe(recipe.healing),
             "units": asdict(recipe.units),
-            "defending": bound | {"heal": None},
+            "defending": bound,
             "rows": self.victim.twin.texts.defender,
         }
         return digest({"victim": self.victim.key} | asked)
