@@ -26,7 +26,9 @@ HOW = (
     "Differences: mean excess LFR of the method minus that of the other on the same seeds and "
     "texts, below 0 in the method's favour. The random control is the one with the nearest head "
     "count; for a method that prunes no heads, the smallest. p: Holm's correction over all "
-    "differences of the setting. *Better* and *worse* only where interval and p agree.",
+    "differences of the setting; never below 2 in the number of resamples, times the differences. "
+    "*Better* and *worse* only where interval and p agree. A control has its own number of heads "
+    "and one draw a seed, which no interval here covers.",
 )
 
 
