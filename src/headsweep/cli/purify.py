@@ -53,6 +53,7 @@ from headsweep.errors import UserError, lookup
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal-with probes "
     "--out ./purified\n\n"
+    "headsweep purify ./suspect --data clean.csv --prune-drop 0.1 --out ./purified\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy auto --budget 10m --out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
