@@ -140,7 +140,9 @@ def test_probes_keep_their_labels_and_rows(crude, trained_folder):
 
 def test_too_few_texts_and_no_family_that_works(crude, trained_folder):
     suspect = load_suspect(trained_folder, CPU)
-    with pytest.raises(UserError, match=r"8 have the label 'bad', 10 of each label.*\n.*at least 10 of each label"):
+    with pytest.raises(
+        UserError, match=r"8 have the label 'bad', 10 of each label.*\n.*at least 10 of each label"
+    ):
         RuleProber().make(suspect, sentences(16), CPU, Silent())
     with pytest.raises(UserError, match="no probe family changes"):
         RuleProber(("nothing",)).make(suspect, sentences(60), CPU, Silent())
