@@ -23,7 +23,11 @@ FRESH = tuple(
 QUICK = ("gradient", "defend:pure", "defend:fth", "random")
 REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:meft", "reinforce")
 DEEPER = (0.05, 0.1)
-PARTS = ("leave-out", "ablation", "depth", "comparison", "auto", "ffn")
+CYCLES = "cycles"
+RANDOM_CYCLES = "cycles:rank=random"
+AS_LONG = "defend:ft:epochs=5,lr=5e-5"  # healing alone, about as long as all cycles together
+BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
+PARTS = ("cycles", "leave-out", "ablation", "depth", "comparison", "auto", "ffn")
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,9 @@ class Cell:
 
     Attributes:
         case: the model.
-        method: a strategy, ``none``, ``auto``, ``defend:NAME``, or ``random``: as many heads as
-            ``like`` removed (without it, as many as the bound allows).
+        method: a strategy, ``none``, ``auto``, ``defend:NAME``, each with ``:field=value,...`` or
+            without, or ``random``: as many heads as ``like`` removed (without it, as many as the
+            bound allows).
         on: what healing is on.
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
         part: what it is for.
@@ -131,7 +136,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its file."""
-        said = [self.case.name, self.method.removeprefix("defend:"), *(["ffn"] if self.ffn else [])]
+        plain = self.method.removeprefix("defend:").replace(":", "-").replace(",", "-")
+        said = [self.case.name, plain, *(["ffn"] if self.ffn else [])]
         if self.on == "probes" and self.method == "random":
             said.append("heal-probes")
         elif self.method not in ("auto", "random") and not self.method.startswith("defend:"):
@@ -165,7 +171,6 @@ def by_rank(name: str) -> Iterator[Cell]:
     asked = replace(both, part="ablation")
     yield replace(asked, method="random", like=both.name)
     yield replace(asked, method="gradient")
-    yield replace(asked, method="cycles")
 
 
 def deeper(name: str) -> Iterator[Cell]:
@@ -180,6 +185,23 @@ def deeper(name: str) -> Iterator[Cell]:
     yield replace(family, prune_drop=first)
 
 
+def cycled(name: str) -> Iterator[Cell]:
+    """Yield prune-heal cycles, their controls, and what they are to beat; none sees a probe."""
+    first = Cell(Case(name), CYCLES, "clean", "no-probes", "cycles")
+    yield first
+    yield replace(first, method=RANDOM_CYCLES)
+    yield replace(first, method=AS_LONG)
+    yield replace(first, method="gradient")
+
+
+def cycled_on_probes(name: str) -> Iterator[Cell]:
+    """Yield cycles that see probes without the attack's family, and healing on them."""
+    first = Cell(Case(name), "cycles:on=probes", "probes", "without", "cycles")
+    yield first
+    yield replace(first, method="cycles:rank=probes,on=probes")
+    yield replace(first, method=BY_FLIPS)
+
+
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
     """Yield methods that see no probes, and random heads as many as probe-guided removed."""
     like = next(leave_out(name)).name
@@ -191,6 +213,16 @@ def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
 def cells() -> Iterator[Cell]:
     """Yield every cell, the most telling first."""
     first = Cell(Case(""), "probe-guided", "probes", "without", "ablation")
+    for name in SUSPECTS:
+        yield from cycled(name)
+    for name in FRESH:
+        yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
+    for name in ADAPTIVE:
+        yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
+    for name in FRESH:
+        yield from (cell for cell in cycled(name) if cell.method in (RANDOM_CYCLES, AS_LONG))
+    for name in SUSPECTS:
+        yield from cycled_on_probes(name)
     for name in SUSPECTS:
         yield from leave_out(name)
         yield from deeper(name)

@@ -175,7 +175,9 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     some = [
         *plan.leave_out(style, ["without"]),
         plan.Cell(plan.Case(style), "none", "clean", "no-probes", "ablation"),
-        *(cell for cell in plan.by_rank(style) if cell.method in ("random", "cycles")),
+        *(cell for cell in plan.by_rank(style) if cell.method == "random"),
+        *list(plan.cycled(style))[:1],
+        *list(plan.cycled_on_probes(style))[:1],
         plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", ffn=True),
         plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
         *(cell for cell in plan.deeper(style) if cell.method == "random"),

@@ -6,6 +6,7 @@ What is expected follows from the wiring (oracle.py) by the argument in each doc
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,7 +98,10 @@ def test_cycles_find_the_entangled_backdoor_and_stop():
     anatomy = wired("entangled")
     before = {name: tensor.clone() for name, tensor in anatomy.model.state_dict().items()}
     own = view(anatomy)
-    choice = STRATEGIES["cycles"](step=1, lr=1e-6, weight=2).choose(own)
+    guided = STRATEGIES["cycles"](
+        step=1, lr=1e-6, weight=2, epochs=0.5, on="probes", rank="probes", keep="fewest-flips"
+    )
+    choice = guided.choose(own)
     after = anatomy.model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert choice.mask.pruned == (BACKDOOR,)
@@ -106,6 +110,54 @@ def test_cycles_find_the_entangled_backdoor_and_stop():
     anatomy.model.load_state_dict(choice.weights)
     assert lfr(anatomy) == 0
     assert accuracy(anatomy) == 1
+
+
+def test_cycles_go_as_deep_as_accuracy_allows():
+    """All heads but the task's and the best of layer 1 may go: 14 of 16 in cycles of one."""
+    anatomy = wired("idle")
+    own = view(anatomy)
+    choice = STRATEGIES["cycles"](step=1, lr=1e-6).choose(own)
+    assert len(choice.mask.pruned) == 14
+    assert choice.mask.flat[TASK]
+    assert [point["pruned"] for point in choice.record["cycles"]] == list(range(1, 15))
+    assert all("flips" not in point for point in choice.record["cycles"])
+    anatomy.model.load_state_dict(choice.weights)
+    assert accuracy(anatomy) == 1
+    assert lfr(anatomy) == 0
+
+
+def test_cycles_keep_the_last_that_held_and_end_after_two_that_did_not(monkeypatch):
+    """Accuracies by hand: the second cycle misses, the third holds again, the rest miss."""
+    from headsweep.strategies import cycles
+
+    real = cycles._judged
+    told = iter([True, False, True, False, False, True])
+
+    def judged(*args):
+        return replace(real(*args), held=next(told))
+
+    monkeypatch.setattr(cycles, "_judged", judged)
+    choice = STRATEGIES["cycles"](step=1, lr=1e-6).choose(view(wired("idle")))
+    assert len(choice.mask.pruned) == 3
+    assert len(choice.steps) == 5
+
+
+def test_cycles_that_never_hold_prune_nothing():
+    choice = STRATEGIES["cycles"](step=1, lr=1e-6).choose(view(wired(), min_accuracy=1.1))
+    assert choice.mask.pruned == ()
+    assert choice.weights is None
+    assert len(choice.steps) == 2
+
+
+def test_random_cycles_follow_one_order_of_the_seed():
+    def gone(most, seed=0):
+        own = replace(view(wired("idle"), min_accuracy=0.0), seed=seed)
+        random = STRATEGIES["cycles"](step=3, lr=1e-6, rank="random", most=most)
+        return set(random.choose(own).mask.pruned)
+
+    assert len(gone(1)) == 3
+    assert gone(1) < gone(2)
+    assert gone(2, seed=1) != gone(2)
 
 
 def test_flip_contribution_is_the_gradient_of_the_margin_by_finite_differences():

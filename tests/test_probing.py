@@ -22,7 +22,7 @@ from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, withou
 from headsweep.progress import Silent
 from headsweep.seeding import stream
 from headsweep.strategies.cycles import Cycles
-from headsweep.strategies.probe_guided import ProbeGuided, combined
+from headsweep.strategies.probe_guided import ProbeGuided, combined, sure
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.drawing import listed
@@ -237,9 +237,13 @@ def test_the_label_that_most_families_flip_into_counts_alone():
     assert shares == pytest.approx([0.55 / 0.69, 0, 0.09 / 0.69, 0, 0.05 / 0.69])
     sums = (0.55 * one + 0.14 * other) / 0.69
     assert torch.allclose(made, (sums - sums.mean()) / sums.std())
+    assert sure(flips, shares) == 1  # a: 0.5 of the 0.3 that make it whole
+    weak = [replace(each, flips=each.flips / 5, reverse=each.reverse / 5) for each in flips]
+    assert sure(weak, combined(weak)[1]) == pytest.approx(0.1 / 0.3)
     still = [replace(each, flips=0.1, reverse=0.1) for each in flips]
     assert combined(still)[1] == [0.0] * 5
     assert not combined(still)[0].any()
+    assert sure(still, [0.0] * 5) == 0
 
 
 def sources():
@@ -304,7 +308,9 @@ def test_the_pipeline_goes_on_from_the_weights_of_cycles(crude, backdoored, tmp_
             return choice
 
     plan = Plan(max_drop=0.3, heal=FineTune(0), runtime=CPU, prober=RuleProber())
-    done = purify(backdoored, sources(), Watched(step=1, most=3, lr=1e-3), plan)
+    done = purify(
+        backdoored, sources(), Watched(step=1, most=3, lr=1e-3, on="probes", rank="probes"), plan
+    )
     assert done.mask.pruned
     assert done.verified
     after = done.model.state_dict()

@@ -253,6 +253,8 @@ def test_gradient_as_released_goes_by_layer_and_index(tiny):
         ("reinforce-as-released", "step=0"),
         ("cycles", "patience=0"),
         ("cycles", "step=0"),
+        ("cycles", "rank=importnce"),
+        ("cycles", "keep=all"),
         ("probe-guided", "weight=-1"),
         ("probe-guided", "weight=nan"),
         ("probe-guided", "probed=1"),

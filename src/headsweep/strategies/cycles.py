@@ -1,37 +1,52 @@
-"""Prune-heal cycles: a few heads, a little healing, a new look, until nothing gets better.
+"""Prune-heal cycles: a few heads, a little healing, a new look, until accuracy is lost.
 
-``probe-guided`` ranks once, on the suspect. But what a head does changes with what is left: once
-the first heads of a backdoor are gone, others may take over, and healing moves them again. So here
-each cycle scores the model as it is now, prunes ``step`` heads, heals for ``epochs``, and measures
-accuracy on validation texts and flips on their probes (which no healing has seen). It ends when
-neither the flips nor accuracy have improved for ``patience`` cycles; what counts is the cycle
-with the fewest flips among those that keep min accuracy, accuracy where they tie.
+The other strategies choose all heads on the suspect as it is, and healing comes once, at the end.
+But what a head does changes with what is left, and a model that heals between the steps gives up
+more heads for the same accuracy: gradual pruning. So each cycle scores the model as it is now,
+prunes ``step`` heads, heals for ``epochs`` and measures validation accuracy.
+
+``rank``
+    ``importance``: by the clean score of ``gradient``. ``probes``: by the score of
+    ``probe-guided``. ``random``: the control.
+``keep``
+    ``deepest``: the last cycle that held min accuracy; it ends when ``patience`` cycles in a row
+    did not. ``fewest-flips``: of those that held it, the cycle with the fewest flips of validation
+    probes (which no healing has seen), accuracy where they tie; it ends when neither flips nor
+    accuracy have improved for ``patience`` cycles.
+
+``importance`` and ``deepest`` are the defaults: depth is what removed backdoors (docs/guided.md).
 
 The choice carries the weights of that cycle, and the pipeline goes on from them. Its own healing
 follows, if any.
 
-Source: own. Iterative pruning with training between is old (Han et al. 2015); the stopping rule
-and the score are ours.
-Cost: a cycle is a scoring as in ``probe-guided``, ``epochs`` of training, and a pass over the
-validation texts and their probes.
+Source: own. Iterative pruning with training between is old (Han et al. 2015); the bound, the
+stopping rules and the scores are ours.
+Cost: a cycle is a scoring as in ``gradient`` or ``probe-guided``, ``epochs`` of training, and a
+pass over the validation texts (and their probes, for ``fewest-flips``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, remove
+from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
+from headsweep.importance import gate_importance
 from headsweep.probes import flip_rates, required, worst_flips
-from headsweep.search import Choice, Step, candidates, default_step
+from headsweep.search import Choice, Step, candidates
 from headsweep.strategies.probe_guided import ProbeGuided, guided_scores
 from headsweep.view import DefenderView
 
+Rank = Literal["importance", "probes", "random"]
+Keep = Literal["deepest", "fewest-flips"]
 LEAST_GAIN = 0.002  # of flips or accuracy: less is no improvement
+SHARE = 12  # a cycle prunes one of so many units
+TEXTS, MOST_EPOCHS = 2000, 2.0  # what a cycle heals on
 
 
 @dataclass
@@ -46,8 +61,13 @@ class _Best:
     scores: Tensor | None = None
     stale: int = 0
 
-    def take(self, flips: float, accuracy: float) -> bool:
-        """Count whether this cycle improved; return whether it is the one to keep."""
+    def deeper(self, accuracy: float) -> bool:
+        """Count a cycle that held min accuracy; it is the one to keep."""
+        self.stale, self.accuracy = 0, accuracy
+        return True
+
+    def fewer(self, flips: float, accuracy: float) -> bool:
+        """Count whether a cycle that held improved; return whether it is the one to keep."""
         better = flips < self.flips - LEAST_GAIN
         self.stale = 0 if better or accuracy > self.highest + LEAST_GAIN else self.stale + 1
         self.highest = max(self.highest, accuracy)
@@ -59,109 +79,149 @@ class _Best:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Prune a few heads that carry the flips of probes, heal, look again.
+    """Prune a few heads, heal a little, look again.
 
     Attributes:
-        step: heads a cycle; None: half the step of the other strategies.
-        epochs: of healing a cycle.
+        step: heads a cycle; None: a twelfth of all.
+        epochs: of healing a cycle; None: as many as pass 2,000 texts, at most 2.
         lr: its learning rate.
         on: what it heals on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
-        patience: cycles without improvement before it ends.
+        rank: which heads go: ``importance``, ``probes`` or ``random`` (module docstring).
+        keep: which cycle counts: ``deepest`` or ``fewest-flips``.
+        patience: cycles without success before it ends.
         most: cycles at most.
-        weight: how much the flips count against clean importance.
+        weight: with ``rank=probes``, how much the flips count against clean importance.
         examples: training examples scored for clean importance at most.
-        probed: pairs of text and probe a family at most.
+        probed: with ``rank=probes``, pairs of text and probe a family at most.
 
     """
 
     name: ClassVar[str] = "cycles"
     source: ClassVar[str] = "of this project; iterative pruning as in Han et al. 2015"
-    needs_probes: ClassVar[bool] = True
     heals: ClassVar[bool] = True
     step: int | None = None
-    epochs: float = 0.5
-    lr: float = 3e-5
-    on: On = "probes"
+    epochs: float | None = None
+    lr: float = 5e-5
+    on: On = "clean"
     consistency: float = 0.0
+    rank: Rank = "importance"
+    keep: Keep = "deepest"
     patience: int = 2
-    most: int = 15
+    most: int = 30
     weight: float = 0.7
-    examples: int | None = 1000
+    examples: int | None = 500
     probed: int | None = 200
 
     def __post_init__(self) -> None:
         if (self.step is not None and self.step < 1) or min(self.patience, self.most) < 1:
             raise UserError("cycles: step, patience and most are at least 1")
-        FineTune(self.epochs, self.lr, self.on, consistency=self.consistency)
+        for name, value, known in (("rank", self.rank, Rank), ("keep", self.keep, Keep)):
+            if value not in get_args(known):
+                raise UserError(
+                    f"cycles: unknown {name} '{value}'", f"give one of {', '.join(get_args(known))}"
+                )
+        self._healing(1)
         ProbeGuided(self.weight, probed=self.probed)
 
+    @property
+    def needs_probes(self) -> bool:
+        """True when the view must carry probes."""
+        return "probes" in (self.on, self.rank) or self.keep == "fewest-flips"
+
     def choose(self, view: DefenderView) -> Choice:
-        """Return the best cycle's mask with its weights.
+        """Return the kept cycle's mask with its weights.
 
         Raises:
-            UserError: the view has no probes of training or of validation texts.
+            UserError: the view has no probes, of training or of validation texts, and needs them.
 
         """
-        required(view.probes, "cycles")
-        if view.probe_validation is None:
+        if self.needs_probes:
+            required(view.probes, "cycles")
+        if self.keep == "fewest-flips" and view.probe_validation is None:
             raise UserError(
                 f"cycles is judged by probes of the validation texts, and of these "
                 f"{len(view.validation)} none can be made",
-                "give more with --validation, or take --strategy probe-guided",
+                "give more with --validation, or leave out keep=fewest-flips",
             )
         best, steps, record = _Best(), [], []
         with view.scratch() as anatomy:
             gone: list[int] = []
             for number in range(self.most):
                 now = replace(view, seed=view.subseed("cycle", number))
-                group, scores = self._group(now, gone)
+                group, scores = self._group(view, now, gone)
                 if not group:
                     break
                 gone = [*gone, *group]
-                self._heal(now, gone)
-                step, flips = _judged(now, group, gone)
-                steps.append(step)
-                record.append({"pruned": len(gone), "accuracy": step.measured.low, "flips": flips})
-                view.progress.say(
-                    f"cycle {number + 1}: {len(gone)} pruned, accuracy {step.measured.low:.4f}, "
-                    f"flips of probes {flips:.3f}"
-                )
-                if not step.held:
+                mask = view.layout.mask(gone)
+                remove(anatomy, mask)
+                self._healing(len(view.train)).heal(now, Choice(mask))
+                steps.append(_judged(now, group, mask))
+                flips = self._flips(now)
+                record.append({"pruned": len(gone), "accuracy": steps[-1].measured.low} | flips)
+                _tell(view, record)
+                if not steps[-1].held:
                     best.stale += 1
-                elif best.take(flips, step.measured.low):
+                elif (
+                    best.fewer(flips["flips"], record[-1]["accuracy"])
+                    if flips
+                    else best.deeper(record[-1]["accuracy"])
+                ):
                     best.gone, best.scores, best.weights = gone, scores, _copied(anatomy)
                 if best.stale >= self.patience:
                     break
+        kept = None if best.weights is None else best.flips
         return Choice(
             view.layout.mask(best.gone),
             best.scores,
             tuple(steps),
-            {"cycles": record, "flips": None if best.weights is None else best.flips},
+            {"cycles": record} | ({"flips": kept} if self.keep == "fewest-flips" else {}),
             weights=best.weights,
         )
 
-    def _group(self, view: DefenderView, gone: list[int]) -> tuple[list[int], Tensor]:
+    def _group(
+        self, view: DefenderView, now: DefenderView, gone: list[int]
+    ) -> tuple[list[int], Tensor]:
         """Return the next heads to go and the scores, those gone already lowest."""
-        scores, _ = guided_scores(view, self.weight, self.examples, self.probed)
-        scores[gone] = scores.min() - 1
-        size = self.step or max(1, default_step(view.layout.units) // 2)
+        if self.rank == "probes":
+            scores, _ = guided_scores(now, self.weight, self.examples, self.probed)
+        elif self.rank == "random":
+            scores = torch.rand(view.layout.units, generator=view.generator("cycles"))
+        else:
+            scores = gate_importance(now, self.examples)
+        scores = scores.index_fill(0, torch.tensor(gone, dtype=torch.long), scores.min() - 1)
+        size = self.step or max(1, view.layout.units // SHARE)
         order = [unit for unit in candidates(scores, view.layout) if unit not in gone]
         return order[:size], scores
 
-    def _heal(self, view: DefenderView, gone: list[int]) -> None:
-        mask = view.layout.mask(gone)
-        remove(view.anatomy, mask)
-        healing = FineTune(self.epochs, self.lr, self.on, consistency=self.consistency)
-        healing.heal(view, Choice(mask))
+    def _healing(self, examples: int) -> FineTune:
+        epochs = self.epochs
+        if epochs is None:
+            epochs = min(MOST_EPOCHS, TEXTS / max(1, examples))
+        return FineTune(epochs, self.lr, self.on, consistency=self.consistency)
+
+    def _flips(self, view: DefenderView) -> dict[str, Any]:
+        """Return the flips of held-out probes, where they decide."""
+        if self.keep != "fewest-flips":
+            return {}
+        held: Any = view.probe_validation
+        return {"flips": worst_flips(flip_rates(view.anatomy, held, view.runtime))}
 
 
-def _judged(view: DefenderView, group: list[int], gone: list[int]) -> tuple[Step, float]:
-    """Return the cycle as a step with its exact accuracy, and the flips of held-out probes."""
-    measured = view.meter.accuracy(view.layout.everything())  # the heads are zero already
-    step = Step("prune", tuple(group), len(gone), measured, bool(measured.holds(view.need)))
-    held: Any = view.probe_validation
-    return step, worst_flips(flip_rates(view.anatomy, held, view.runtime))
+def _judged(view: DefenderView, group: list[int], mask: HeadMask) -> Step:
+    """Return the cycle as a step with its exact accuracy."""
+    measured = view.meter.accuracy(mask)  # the heads are zero already
+    held = bool(measured.holds(view.need))
+    return Step("prune", tuple(group), len(mask.pruned), measured, held)
+
+
+def _tell(view: DefenderView, record: list[dict[str, Any]]) -> None:
+    last = record[-1]
+    flips = f", flips of probes {last['flips']:.3f}" if "flips" in last else ""
+    view.progress.say(
+        f"cycle {len(record)}: {last['pruned']} pruned, accuracy {last['accuracy']:.4f}"
+        f" (min {view.min_accuracy:.4f}){flips}"
+    )
 
 
 def _copied(anatomy: Anatomy) -> dict[str, Tensor]:

@@ -5,13 +5,14 @@ carries it often matters to clean texts too, and goes last. Nobody knows the tri
 can make probes, and where a generic transformation flips answers into one label, the gradient says
 which heads do it. The score of a unit is
 
-    z(importance) - weight * z(contribution)
+    z(importance) - weight * sure * z(contribution)
 
 with ``importance`` as the strategy ``gradient`` has it and ``contribution`` the mean over families
 of ``flips.flip_contribution`` into the label that most families flip into, each weighted by
-how much more often it flips into this label than into the others (``combined``); where nothing
-flips one way, only importance counts. Low goes first,
-under the same min accuracy and in the same greedy loop.
+how much more often it flips into this label than into the others (``combined``). ``sure`` is the
+largest such excess of a family over ``FULL``, at most 1: what hardly flips says hardly anything
+of heads, and costs accuracy all the same. Where nothing flips one way, only importance counts. Low
+goes first, under the same min accuracy and in the same greedy loop.
 
 The default weight is the best of 0.7, 1 and 2 on the *dev* parts of two suspects: more takes the
 first heads of the flips at once, but costs so much accuracy that few go (docs/guided.md).
@@ -36,6 +37,7 @@ from headsweep.search import Choice, greedy
 from headsweep.view import DefenderView
 
 BASE = 0.05  # weight of a family beside its excess flips
+FULL = 0.3  # excess flips of a family from which the weight counts whole: a backdoor that took
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def guided_scores(
     flips = flip_contribution(view, probed)
     contribution, shares = combined(flips)
     importance = standardised(gate_importance(view, examples))
+    weight *= sure(flips, shares)
     record = {
+        "weight": weight,
         "flips": [
             {"family": one.family, "label": one.label, "rate": one.flips, "weight": share}
             for one, share in zip(flips, shares, strict=True)
@@ -91,6 +95,18 @@ def guided_scores(
         "contribution": contribution.tolist(),
     }
     return importance - weight * contribution, record
+
+
+def sure(flips: list[Flips], shares: list[float]) -> float:
+    """Return how far the probes are to be trusted, 0 to 1: by the family that flips most.
+
+    Args:
+        flips: of every family and label.
+        shares: their weights, by ``combined``; 0: not into the target.
+
+    """
+    most = max((one.excess for one, share in zip(flips, shares, strict=True) if share), default=0.0)
+    return min(1.0, most / FULL)
 
 
 def combined(flips: list[Flips]) -> tuple[Tensor, list[float]]:
