@@ -13,8 +13,8 @@ own are known. So ``auto``
    those that keep the accuracy allowed, and applies it to the suspect with all data and probes.
 
 Time is kept by measuring: a candidate is begun only when, by the times so far, it and the final
-run fit into what is left. Where not even one fits, the best single strategy (the first candidate)
-is used untried. All of it is recorded in the manifest. Source: own.
+run fit into what is left. Where not even one fits, the best single strategy (the first candidate
+that can end in time) is used untried. All of it is recorded in the manifest. Source: own.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _battery(trials: Trials) -> dict[str, Any]:
 
 def _short(trials: Trials) -> str | None:
     """Return why the budget is too short for one candidate, or None."""
-    first = trials.auto.candidates[0]
+    first = trials.best_guess
     needed_seconds = (
         trials.canary_seconds + trials.trial_seconds(first) + trials.final_seconds(first)
     )
@@ -134,7 +134,7 @@ def _short(trials: Trials) -> str | None:
 
 def _chosen(trials: Trials, why: str | None) -> tuple[Candidate, str]:
     """Return the candidate to apply and the reason."""
-    first = trials.auto.candidates[0]
+    first = trials.best_guess
     if why is None and not trials.tried:
         why = "budget too short: no time for a candidate after the canaries"
     if why is not None:

@@ -26,7 +26,7 @@ class Candidate:
             bring it back.
         on: what healing is on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
-        cost: about how many times the time of the first candidate it takes.
+        cost: about how many times as long it takes as its strategy and healing should.
 
     """
 
@@ -62,17 +62,18 @@ class Candidate:
 
 
 CANDIDATES = (
+    Candidate(Cycles(), on="clean"),
+    Candidate(Gradient(), depth=2.5, on="clean"),
+    Candidate(Cycles(rank="probes", on="probes")),
     Candidate(ProbeGuided()),
+    Candidate(Gradient(), depth=5.0),
+    Candidate(Cycles(on="probes")),
     Candidate(None),
-    Candidate(Gradient()),
     Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
-    Candidate(Cycles(), cost=5.0),
-    Candidate(ProbeGuided(), depth=0.5),
-    Candidate(ProbeGuided(weight=2.0)),
     Candidate(Gradient(), on="clean"),
-    Candidate(ProbeGuided(), on="clean"),
 )
-"""What is tried, in this order; the first is the best single strategy."""
+"""What is tried, in this order: the best single strategy first, as far as is known
+(docs/guided.md)."""
 
 
 @dataclass(frozen=True)

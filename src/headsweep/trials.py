@@ -24,7 +24,7 @@ from headsweep.progress import Progress
 from headsweep.search import default_step
 from headsweep.seeding import stream
 from headsweep.strategies import Strategy, needs_probes
-from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.strategies.cycles import Cycles
 
 MARGIN = 1.25  # times are forecast this much too long
 TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most
@@ -62,38 +62,50 @@ class Trials:
         return self.material.suspect
 
     def _forecast(
-        self, train: int, validation: int, epochs: float, prober: RuleProber, probed: int
+        self, candidate: Candidate, train: int, validation: int, epochs: float, prober: RuleProber
     ) -> float:
         """Return the seconds of a purification on so many texts, from the pace of the model."""
-        units = self.suspect.anatomy.layout.units
-        passes = units // default_step(units) + 4
-        families = 1 + len(prober.chosen())  # and the originals
-        scoring = 3 * (min(2000, train) + families * min(probed, train))
+        units, strategy = self.suspect.anatomy.layout.units, candidate.strategy
+        families = 0
+        if needs_probes(strategy) or candidate.on == "probes":
+            families = 1 + len(prober.chosen())  # and the originals
+        if isinstance(strategy, Cycles):
+            search = strategy.work(units, train, validation, families)
+        else:
+            passes = units // default_step(units) + 4 if strategy else 0
+            probed = getattr(strategy, "probed", 0) or 0
+            search = passes * validation + 3 * (min(2000, train) + families * min(probed, train))
         flips = 2 * families * min(prober.held, validation)
-        work = passes * validation + scoring + flips + 3.5 * epochs * train
-        return work * self.example_seconds
+        work = search + flips + 3.5 * epochs * train
+        return candidate.cost * work * self.example_seconds
 
-    @property
-    def _trial(self) -> float:
-        """Seconds of the first candidate's trial, forecast."""
-        size = len(self.ground.train), len(self.ground.validation)
-        return self._forecast(*size, 1.0, RuleProber(self.auto.families, *TRIAL), TRIAL_PAIRS)
+    def _trial(self, candidate: Candidate) -> float:
+        """Seconds of a candidate's trial on one canary, forecast."""
+        size, prober = (len(self.ground.train), len(self.ground.validation)), self.auto.families
+        lighter = replace(candidate, strategy=_lighter(candidate.strategy))
+        return self._forecast(lighter, *size, 1.0, RuleProber(prober, *TRIAL))
 
     def trial_seconds(self, candidate: Candidate) -> float:
         """Return what a trial on one canary is expected to take, in seconds."""
-        return MARGIN * self.slower * candidate.cost * self._trial
+        return MARGIN * self.slower * self._trial(candidate)
 
     def final_seconds(self, candidate: Candidate) -> float:
         """Return what purifying the suspect is expected to take, in seconds."""
         parts = self.material.parts
         epochs = float(getattr(self.plan.healing, "epochs", 2))
         size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
-        made = self._forecast(*size, epochs, prober, ProbeGuided().probed or len(parts.train))
-        return MARGIN * self.slower * candidate.cost * made
+        return MARGIN * self.slower * self._forecast(candidate, *size, epochs, prober)
+
+    @property
+    def best_guess(self) -> Candidate:
+        """The first candidate that there is time for; the one that takes least where none is."""
+        known = self.auto.candidates
+        fits = (one for one in known if self.final_seconds(one) <= self.left)
+        return next(fits, min(known, key=self.final_seconds))
 
     def took(self, candidate: Candidate, seconds: float) -> None:
         """Learn from how long a trial took."""
-        ratio = seconds / (candidate.cost * self._trial)
+        ratio = seconds / self._trial(candidate)
         self.slower = max(self.slower, ratio) if self.tried else ratio
 
     @property
@@ -135,7 +147,7 @@ def _some(split: Split, most: int, seed: int, name: str) -> Split:
 def plant_all(trials: Trials, battery: dict[str, Any]) -> None:
     """Plant as many canaries as asked for and as leave time for a candidate on each."""
     names = trials.suspect.labels.names
-    first = trials.auto.candidates[0]
+    first = trials.best_guess
     noticed = [names.index(label) for _, label in battery.get("noticed", [])]
     for number, family in enumerate(families_of(trials.auto)):
         need = trials.canary_seconds + (len(trials.canaries) + 1) * trials.trial_seconds(first)

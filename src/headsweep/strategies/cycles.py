@@ -129,6 +129,24 @@ class Cycles:
         """True when the view must carry probes."""
         return "probes" in (self.on, self.rank) or self.keep == "fewest-flips"
 
+    def work(self, units: int, train: int, validation: int, families: int) -> float:
+        """Return about how much it has to compute, in forward passes of one text.
+
+        Args:
+            units: of the model.
+            train: training texts.
+            validation: validation texts.
+            families: probe families, where it has probes.
+
+        """
+        scored = min(self.examples or train, train)
+        if self.rank == "probes":
+            scored += families * min(self.probed or train, train)
+        held = families * validation if self.keep == "fewest-flips" else 0
+        cycles = min(self.most, -(-units // self._size(units)))
+        heal = 3.5 * self._healing(train).epochs * train
+        return cycles * (3 * scored + heal + validation + held)
+
     def choose(self, view: DefenderView) -> Choice:
         """Return the kept cycle's mask with its weights.
 
@@ -190,9 +208,11 @@ class Cycles:
         else:
             scores = gate_importance(now, self.examples)
         scores = scores.index_fill(0, torch.tensor(gone, dtype=torch.long), scores.min() - 1)
-        size = self.step or max(1, view.layout.units // SHARE)
         order = [unit for unit in candidates(scores, view.layout) if unit not in gone]
-        return order[:size], scores
+        return order[: self._size(view.layout.units)], scores
+
+    def _size(self, units: int) -> int:
+        return self.step or max(1, units // SHARE)
 
     def _healing(self, examples: int) -> FineTune:
         epochs = self.epochs
