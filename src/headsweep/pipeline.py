@@ -24,6 +24,7 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from headsweep.checkpoint import Checkpoint
 from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
@@ -83,6 +84,9 @@ class Plan:
         units: what may be pruned: heads, FFN groups, or both.
         prober: makes the probes that the view carries; None: it carries none.
         scores: keeps scores between purifications of one suspect; None: nothing is kept.
+        kept: a file in which a strategy that heals as it prunes keeps how far it has come, so that
+            the same purification goes on from there; it stays until the caller removes it. None:
+            nothing is kept.
 
     """
 
@@ -98,6 +102,7 @@ class Plan:
     units: Units = HEADS
     prober: Prober | None = None
     scores: ScoreCache | None = None
+    kept: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -411,6 +416,7 @@ def _view(
         probes.get("train"),
         probes.get("validation"),
         plan.scores,
+        plan.kept,
     )
 
 

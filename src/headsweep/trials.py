@@ -262,5 +262,5 @@ def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -
     usual: Any = trials.plan.healing
     heal = candidate.heal(usual.epochs if epochs is None else epochs, usual.lr)
     drop = None if candidate.depth == 1 else min(candidate.depth * trials.allowed, MOST_DROP)
-    plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal)
+    plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal, kept=None)
     return replace(plan, prune_drop=drop)

@@ -16,6 +16,7 @@ from functools import cached_property
 
 import torch
 
+from headsweep.checkpoint import Checkpoint
 from headsweep.heads import Anatomy, HeadMask, Layout
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured, averaged, needed
@@ -41,6 +42,7 @@ class DefenderView:
         probes: probes of training examples (their rows are rows of ``train``), if made.
         probe_validation: probes of validation examples, if made.
         scores: keeps scores that several methods share; None: each computes its own.
+        kept: where a long choice keeps how far it has come; None: it does not.
 
     """
 
@@ -54,6 +56,7 @@ class DefenderView:
     probes: Probes | None = None
     probe_validation: Probes | None = None
     scores: ScoreCache | None = None
+    kept: Checkpoint | None = None
 
     @property
     def layout(self) -> Layout:

@@ -158,6 +158,7 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     from headsweep.candidates import Auto
+    from headsweep.checkpoint import Checkpoint
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -200,6 +201,7 @@ def purify(
         _check_report(report, overwrite)
     check_free(out, overwrite)
     kept = _mask_file(out)
+    cycles = out.absolute().with_name(f"{out.name}.cycles.safetensors")
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
         raise UserError(
             f"{kept}: is there already, it may be the mask of an interrupted run",
@@ -220,6 +222,7 @@ def purify(
         runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
+        kept=Checkpoint(cycles),
     )
     usual = plan.healing
     assert isinstance(usual, FineTune)
@@ -420,6 +423,9 @@ def _run(
             raise Interrupted(
                 f"the head mask is kept: run the same command with --mask {kept} to go on"
             ) from None
+        if plan.kept is not None and plan.kept.path.exists():
+            told = f"the cycles so far are kept in {plan.kept.path}"
+            raise Interrupted(f"{told}: run the same command to go on") from None
         raise Interrupted("nothing was written") from None
     except BaseException:
         if kept is not None and plan.mask is None:
@@ -427,6 +433,8 @@ def _run(
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
+    if plan.kept is not None:
+        plan.kept.clear()
     if as_json:
         print_json(done.manifest)
     else:

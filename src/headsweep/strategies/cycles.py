@@ -27,18 +27,23 @@ pass over the validation texts (and their probes, for ``fewest-flips``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from headsweep.checkpoint import Checkpoint, digest
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
 from headsweep.importance import gate_importance
+from headsweep.predict import Measured
 from headsweep.probes import flip_rates, required, worst_flips
+from headsweep.scorecache import content_hash
 from headsweep.search import Choice, Step, candidates
+from headsweep.settings import describe
 from headsweep.strategies.probe_guided import ProbeGuided, guided_scores
 from headsweep.view import DefenderView
 
@@ -50,31 +55,58 @@ TEXTS, MOST_EPOCHS = 2000, 2.0  # what a cycle heals on
 
 
 @dataclass
-class _Best:
-    """The cycle to return, and what has been reached on the way."""
+class _State:
+    """How far it has come, and the cycle to return."""
 
-    flips: float = float("inf")
-    accuracy: float = 0.0
-    highest: float = 0.0  # accuracy of any cycle so far
     gone: list[int] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    record: list[dict[str, Any]] = field(default_factory=list)
+    stale: int = 0
+    highest: float = 0.0  # accuracy of any cycle so far
+    flips: float | None = None  # from here on: of the cycle to return
+    accuracy: float = 0.0
+    pruned: list[int] = field(default_factory=list)
     weights: dict[str, Tensor] | None = None
     scores: Tensor | None = None
-    stale: int = 0
 
-    def deeper(self, accuracy: float) -> bool:
-        """Count a cycle that held min accuracy; it is the one to keep."""
-        self.stale, self.accuracy = 0, accuracy
-        return True
-
-    def fewer(self, flips: float, accuracy: float) -> bool:
-        """Count whether a cycle that held improved; return whether it is the one to keep."""
-        better = flips < self.flips - LEAST_GAIN
+    def counts(self) -> bool:
+        """Count the last cycle; return whether it is the one to return."""
+        last = self.record[-1]
+        if not self.steps[-1].held:
+            self.stale += 1
+            return False
+        accuracy, flips = last["accuracy"], last.get("flips")
+        most = math.inf if self.flips is None else self.flips
+        better = flips is None or flips < most - LEAST_GAIN
         self.stale = 0 if better or accuracy > self.highest + LEAST_GAIN else self.stale + 1
         self.highest = max(self.highest, accuracy)
-        keep = better or (flips <= self.flips and accuracy > self.accuracy)
-        if keep:
-            self.flips, self.accuracy = flips, accuracy
-        return keep
+        if not better and not (flips is not None and flips <= most and accuracy > self.accuracy):
+            return False
+        self.flips, self.accuracy, self.pruned = flips, accuracy, list(self.gone)
+        return True
+
+    def keep(self, checkpoint: Checkpoint, key: str, now: dict[str, Tensor]) -> None:
+        """Write it to a file, with the weights as they are now."""
+        tensors = {f"now.{name}": tensor for name, tensor in now.items()}
+        if self.weights is not None and self.scores is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.weights.items()}
+            tensors["scores"] = self.scores
+        values = {name: getattr(self, name) for name in VALUES}
+        steps = [asdict(step) for step in self.steps]
+        checkpoint.save(key, values | {"steps": steps}, tensors)
+
+    @staticmethod
+    def taken_up(values: dict[str, Any], tensors: dict[str, Tensor]) -> _State:
+        """Return what ``keep`` has written."""
+        steps = [
+            Step(**one | {"units": tuple(one["units"]), "measured": Measured(**one["measured"])})
+            for one in values.pop("steps")
+        ]
+        best = {n.removeprefix("best."): x for n, x in tensors.items() if n.startswith("best.")}
+        return _State(steps=steps, weights=best or None, scores=tensors.get("scores"), **values)
+
+
+VALUES = ("gone", "record", "stale", "highest", "flips", "accuracy", "pruned")
 
 
 @dataclass(frozen=True)
@@ -162,40 +194,46 @@ class Cycles:
                 f"{len(view.validation)} none can be made",
                 "give more with --validation, or leave out keep=fewest-flips",
             )
-        best, steps, record = _Best(), [], []
+        state, key = _State(), ""
         with view.scratch() as anatomy:
-            gone: list[int] = []
-            for number in range(self.most):
-                now = replace(view, seed=view.subseed("cycle", number))
-                group, scores = self._group(view, now, gone)
+            if view.kept is not None:
+                key = self._key(view)
+                state = _taken_up(view, view.kept, key)
+            while len(state.steps) < self.most and state.stale < self.patience:
+                now = replace(view, seed=view.subseed("cycle", len(state.steps)))
+                group, scores = self._group(view, now, state.gone)
                 if not group:
                     break
-                gone = [*gone, *group]
-                mask = view.layout.mask(gone)
+                state.gone += group
+                mask = view.layout.mask(state.gone)
                 remove(anatomy, mask)
                 self._healing(len(view.train)).heal(now, Choice(mask))
-                steps.append(_judged(now, group, mask))
-                flips = self._flips(now)
-                record.append({"pruned": len(gone), "accuracy": steps[-1].measured.low} | flips)
-                _tell(view, record)
-                if not steps[-1].held:
-                    best.stale += 1
-                elif (
-                    best.fewer(flips["flips"], record[-1]["accuracy"])
-                    if flips
-                    else best.deeper(record[-1]["accuracy"])
-                ):
-                    best.gone, best.scores, best.weights = gone, scores, _copied(anatomy)
-                if best.stale >= self.patience:
-                    break
-        kept = None if best.weights is None else best.flips
+                state.steps.append(_judged(now, group, mask))
+                accuracy = state.steps[-1].measured.low
+                state.record.append({"pruned": len(state.gone), "accuracy": accuracy})
+                state.record[-1] |= self._flips(now)
+                _tell(view, state.record)
+                if state.counts():
+                    state.scores, state.weights = scores, _copied(anatomy)
+                if view.kept is not None:
+                    state.keep(view.kept, key, _copied(anatomy))
+        flips = {"flips": state.flips} if self.keep == "fewest-flips" else {}
         return Choice(
-            view.layout.mask(best.gone),
-            best.scores,
-            tuple(steps),
-            {"cycles": record} | ({"flips": kept} if self.keep == "fewest-flips" else {}),
-            weights=best.weights,
+            view.layout.mask(state.pruned),
+            state.scores,
+            tuple(state.steps),
+            {"cycles": state.record} | flips,
+            weights=state.weights,
         )
+
+    def _key(self, view: DefenderView) -> str:
+        """Return a hash of all that decides the choice."""
+        texts = [view.train.sha256, view.validation.sha256]
+        runtime, units = asdict(view.runtime), [asdict(row) for row in view.layout.rows]
+        made = [p for p in (view.probes, view.probe_validation) if p is not None]
+        texts += [family.probes.sha256 for probes in made for family in probes.families]
+        asked = [describe(self), texts, view.seed, view.need, runtime, units]
+        return digest([*asked, content_hash(view.anatomy.model)])
 
     def _group(
         self, view: DefenderView, now: DefenderView, gone: list[int]
@@ -226,6 +264,19 @@ class Cycles:
             return {}
         held: Any = view.probe_validation
         return {"flips": worst_flips(flip_rates(view.anatomy, held, view.runtime))}
+
+
+def _taken_up(view: DefenderView, kept: Checkpoint, key: str) -> _State:
+    """Return the state that was kept, with the model's weights as of then; a fresh one if none."""
+    found = kept.load(key)
+    if found is None:
+        return _State()
+    values, tensors = found
+    now = {n.removeprefix("now."): x for n, x in tensors.items() if n.startswith("now.")}
+    view.anatomy.model.load_state_dict(now)
+    state = _State.taken_up(values, tensors)
+    view.progress.say(f"going on after cycle {len(state.steps)} of an interrupted run")
+    return state
 
 
 def _judged(view: DefenderView, group: list[int], mask: HeadMask) -> Step:
