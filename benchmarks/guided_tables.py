@@ -17,14 +17,20 @@ from typing import Any
 
 from guided_plan import (
     ADAPTIVE,
+    AS_LONG,
+    BY_FLIPS,
+    CYCLES,
     FRESH,
     QUICK,
+    RANDOM_CYCLES,
     REST,
     SUSPECTS,
     Case,
     Cell,
     by_rank,
     compared,
+    cycled,
+    cycled_on_probes,
     deeper,
     leave_out,
 )
@@ -44,6 +50,8 @@ def main() -> None:
     args = parser.parse_args()
     read = reader(args.results)
     for title, make in (
+        ("Prune-heal cycles", cycling),
+        ("Cycles on every model", cycling_all),
         ("Leaving the family out", left_out),
         ("What is due to what", due),
         ("Beyond the accuracy allowed, before healing", deep),
@@ -63,6 +71,71 @@ def reader(results: Path) -> Callable[[Cell], Form | None]:
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
     return read
+
+
+TOLD = {
+    "gradient": "`gradient`, one search",
+    CYCLES: "cycles",
+    RANDOM_CYCLES: "cycles in random order",
+    AS_LONG: "healing alone, as long",
+    "cycles:on=probes": "cycles that heal on probes",
+    "cycles:rank=probes,on=probes": "the same, ranked by probes",
+    BY_FLIPS: "the same, ended by their flips",
+}
+
+
+def cycling(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return prune-heal cycles with their controls, before and after the last healing."""
+
+    def rows(name: str) -> list[Row]:
+        made = [(cell, read(cell)) for cell in (*cycled(name), *cycled_on_probes(name))]
+        there = [(cell, form) for cell, form in made if form is not None]
+        found: list[Row] = [("as it is", form, "before") for _, form in there[:1]]
+        for cell, form in there:
+            if "pruned" in form:
+                found.append((f"{TOLD[cell.method]}, before the last healing", form, "pruned"))
+            found.append((TOLD[cell.method], form, "healed"))
+        return found
+
+    return _tables(rows)
+
+
+def cycling_all(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return a row a model: change of ACC and excess of every method, and their means."""
+    methods = {cell.method: TOLD[cell.method] for cell in cycled(ALL[0])}
+    lines = [f"| model | excess as it is | {' | '.join(methods.values())} |",
+             "|---" * (2 + len(methods)) + "|"]  # fmt: skip
+    kept: dict[str, list[tuple[float, float]]] = {}
+    absent = []
+    for name in ALL:
+        made = {cell.method: read(cell) for cell in cycled(name)}
+        judged = {method: form for method, form in made.items() if form and "healed" in form}
+        if not judged:
+            absent.append(name)
+            continue
+        before = next(iter(judged.values()))["before"]
+        told = []
+        for method in methods:
+            form = judged.get(method)
+            if form is None:
+                told.append(_why(made[method]))
+                continue
+            change = 100 * (form["healed"]["accuracy"]["value"] - before["accuracy"]["value"])
+            count = f", {heads(form)} heads" if "pruned_count" in form else ""
+            told.append(f"{points(form['healed'])}, ACC {change:+.1f}{count}")
+            left = 100 * form["healed"]["excess_lfr"]["value"]
+            kept.setdefault(method, []).append((left, change))
+        lines.append(f"| {name} | {points(before)} | {' | '.join(told)} |")
+    means = [_mean(kept.get(method, [])) for method in methods]
+    lines.append(f"| *mean* | | {' | '.join(means)} |")
+    return [*lines, *_absent(absent)]
+
+
+def _mean(found: Sequence[tuple[float, float]]) -> str:
+    if not found:
+        return ""
+    left, change = (sum(each) / len(found) for each in zip(*found, strict=True))
+    return f"{left:+.1f}, ACC {change:+.1f} ({len(found)} models)"
 
 
 def left_out(read: Callable[[Cell], Form | None]) -> list[str]:

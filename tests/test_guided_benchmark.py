@@ -219,6 +219,15 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     excess = form["healed"]["excess_lfr"]
     assert f"{100 * excess['value']:+.1f} ({100 * excess['low']:+.1f}" in out
     assert "| clean healing alone | missing |" in out
+    cycles = json.loads(made["suspect-style-cycles-heal-clean-no-probes-s11"])
+    left, before = (100 * cycles[at]["excess_lfr"]["value"] for at in ("healed", "before"))
+    change = 100 * (cycles["healed"]["accuracy"]["value"] - cycles["before"]["accuracy"]["value"])
+    row = next(line for line in out.splitlines() if line.startswith("| suspect-style | "))
+    assert f"| {before:+.1f} (" in row
+    assert f"| {left:+.1f} (" in row
+    assert f"ACC {change:+.1f}, {cycles['pruned_count']} heads | missing" in row
+    assert f"| *mean* | | {left:+.1f}, ACC {change:+.1f} (1 models)" in out
+    assert "| cycles, before the last healing |" in out
     assert "Missing, no cell: suspect-syntactic" in out
 
 
