@@ -195,9 +195,10 @@ def cycled(name: str) -> Iterator[Cell]:
 
 
 def cycled_on_probes(name: str) -> Iterator[Cell]:
-    """Yield cycles that see probes without the attack's family, and healing on them."""
+    """Yield cycles that heal on probes, without the attack's family and with relatives of it."""
     first = Cell(Case(name), "cycles:on=probes", "probes", "without", "cycles")
     yield first
+    yield replace(first, probes="family")
     yield replace(first, method="cycles:rank=probes,on=probes")
     yield replace(first, method=BY_FLIPS)
 
@@ -220,7 +221,10 @@ def cells() -> Iterator[Cell]:
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in FRESH:
-        yield from (cell for cell in cycled(name) if cell.method in (RANDOM_CYCLES, AS_LONG))
+        yield from (cell for cell in cycled(name) if cell.method == AS_LONG)
+        yield from (cell for cell in cycled_on_probes(name) if cell.probes == "family")
+    for name in FRESH:
+        yield from (cell for cell in cycled(name) if cell.method == RANDOM_CYCLES)
     for name in SUSPECTS:
         yield from cycled_on_probes(name)
     for name in SUSPECTS:

@@ -73,6 +73,7 @@ def reader(results: Path) -> Callable[[Cell], Form | None]:
     return read
 
 
+FAMILY = ", relatives of the trigger among them"
 TOLD = {
     "gradient": "`gradient`, one search",
     CYCLES: "cycles",
@@ -92,9 +93,10 @@ def cycling(read: Callable[[Cell], Form | None]) -> list[str]:
         there = [(cell, form) for cell, form in made if form is not None]
         found: list[Row] = [("as it is", form, "before") for _, form in there[:1]]
         for cell, form in there:
+            told = TOLD[cell.method] + FAMILY * (cell.probes == "family")
             if "pruned" in form:
-                found.append((f"{TOLD[cell.method]}, before the last healing", form, "pruned"))
-            found.append((TOLD[cell.method], form, "healed"))
+                found.append((f"{told}, before the last healing", form, "pruned"))
+            found.append((told, form, "healed"))
         return found
 
     return _tables(rows)
