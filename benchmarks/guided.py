@@ -37,7 +37,7 @@ from typing import Any
 
 import torch
 from claims import Queue
-from guided_plan import PARTS, Case, Cell, Make, plan
+from guided_plan import AS_LONG, PARTS, Case, Cell, Make, plan
 from suspects import TRIGGER_LABELS, _automatic, _cell, _draw, _judge, _sources
 from victims import Workshop
 
@@ -50,6 +50,7 @@ from headsweep.loading import Runtime, load_suspect
 from headsweep.pipeline import Plan
 from headsweep.probing import RuleProber, check_apart
 from headsweep.settings import configure
+from headsweep.strategies.cycles import Cycles
 from headsweep.triggers import TRIGGERS, ByRule
 
 TARGET = 1
@@ -109,6 +110,8 @@ class Runner:
             method = f"random:count={count}"
             if task.on == "clean":
                 method = f"defend:{method},epochs={self.setting.heal_epochs}"
+        if method == AS_LONG:
+            method = f"defend:ft:epochs={self._epochs_of_cycles(folder)},lr={Cycles().lr}"
         run = _automatic if method == "auto" else _cell
         judged, args = self._judged(case, folder), self._args(task)
         return form | run(folder, sources, asked, judged, args, method) | own
@@ -132,6 +135,12 @@ class Runner:
         if task.case.own and not task.case.published:  # what was planted, not what the name says
             check_apart(prober, json.loads((folder / RECORD).read_text("utf-8"))["trigger"])
         return prober
+
+    def _epochs_of_cycles(self, folder: Path) -> int:
+        """Return how many epochs pass as many texts as all cycles and the last healing do."""
+        train = _sources(self.corpus, 0, self.setting.train_rows, 0).data
+        units = load_suspect(folder, Runtime()).anatomy.layout.units
+        return round(Cycles().healed(units, len(train)) / len(train) + self.setting.heal_epochs)
 
     def _matched(self, task: Cell) -> int:
         """Return how many heads the cell removed that a control is to match."""

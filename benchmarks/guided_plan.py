@@ -25,7 +25,7 @@ REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:me
 DEEPER = (0.05, 0.1)
 CYCLES = "cycles"
 RANDOM_CYCLES = "cycles:rank=random"
-AS_LONG = "defend:ft:epochs=5,lr=5e-5"  # healing alone, about as long as all cycles together
+AS_LONG = "healing-as-long"  # no pruning, as many texts passed as by all cycles together
 BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
 PARTS = ("cycles", "leave-out", "ablation", "depth", "comparison", "auto", "ffn")
 
@@ -110,8 +110,8 @@ class Cell:
     Attributes:
         case: the model.
         method: a strategy, ``none``, ``auto``, ``defend:NAME``, each with ``:field=value,...`` or
-            without, or ``random``: as many heads as ``like`` removed (without it, as many as the
-            bound allows).
+            without; ``healing-as-long``; or ``random``: as many heads as ``like`` removed
+            (without it, as many as the bound allows).
         on: what healing is on.
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
         part: what it is for.
@@ -140,7 +140,9 @@ class Cell:
         said = [self.case.name, plain, *(["ffn"] if self.ffn else [])]
         if self.on == "probes" and self.method == "random":
             said.append("heal-probes")
-        elif self.method not in ("auto", "random") and not self.method.startswith("defend:"):
+        elif self.method not in ("auto", "random", AS_LONG) and not self.method.startswith(
+            "defend:"
+        ):
             said.append(f"heal-{self.on}")
         said += [f"consistency={self.consistency:g}"] if self.consistency else []
         said += [f"prune-drop={self.prune_drop:g}"] if self.prune_drop is not None else []
@@ -220,11 +222,13 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
-    for name in FRESH:
-        yield from (cell for cell in cycled(name) if cell.method == AS_LONG)
-        yield from (cell for cell in cycled_on_probes(name) if cell.probes == "family")
-    for name in FRESH:
-        yield from (cell for cell in cycled(name) if cell.method == RANDOM_CYCLES)
+    for names in (FRESH[:5], FRESH[5:]):
+        for name in names:
+            yield from (cell for cell in cycled(name) if cell.method == AS_LONG)
+        for name in FRESH[5:] if names == FRESH[:5] else FRESH[:5]:
+            yield from (cell for cell in cycled_on_probes(name) if cell.probes == "family")
+        for name in names:
+            yield from (cell for cell in cycled(name) if cell.method == RANDOM_CYCLES)
     for name in SUSPECTS:
         yield from cycled_on_probes(name)
     for name in SUSPECTS:

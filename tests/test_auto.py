@@ -195,5 +195,5 @@ def test_the_command_line(trained_folder, csv_file, tmp_path, capsys):
     for words, said in bad:
         assert run(*common, *words) == 2
         assert said in capsys.readouterr().err
-    assert run(*common, "--strategy", "auto", "--budget", "1s", "--set", "texts=60") == 0
+    assert run(*common, "--strategy", "auto", "--budget", "0.01s", "--set", "texts=60") == 0
     assert "budget too short" in capsys.readouterr().out

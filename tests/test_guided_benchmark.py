@@ -176,7 +176,7 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
         *plan.leave_out(style, ["without"]),
         plan.Cell(plan.Case(style), "none", "clean", "no-probes", "ablation"),
         *(cell for cell in plan.by_rank(style) if cell.method == "random"),
-        *list(plan.cycled(style))[:1],
+        *(cell for cell in plan.cycled(style) if cell.method in (plan.CYCLES, plan.AS_LONG)),
         *list(plan.cycled_on_probes(style))[:1],
         plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", ffn=True),
         plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
@@ -219,6 +219,8 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     excess = form["healed"]["excess_lfr"]
     assert f"{100 * excess['value']:+.1f} ({100 * excess['low']:+.1f}" in out
     assert "| clean healing alone | missing |" in out
+    long = json.loads(made["suspect-style-healing-as-long-no-probes-s11"])
+    assert long["healing"]["fields"]["epochs"] == 8 * 2 + 1  # cycles of one head, and the last
     cycles = json.loads(made["suspect-style-cycles-heal-clean-no-probes-s11"])
     left, before = (100 * cycles[at]["excess_lfr"]["value"] for at in ("healed", "before"))
     change = 100 * (cycles["healed"]["accuracy"]["value"] - cycles["before"]["accuracy"]["value"])
@@ -226,6 +228,7 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     assert f"| {before:+.1f} (" in row
     assert f"| {left:+.1f} (" in row
     assert f"ACC {change:+.1f}, {cycles['pruned_count']} heads | missing" in row
+    assert f"{100 * long['healed']['excess_lfr']['value']:+.1f} (" in row
     assert f"| *mean* | | {left:+.1f}, ACC {change:+.1f} (1 models)" in out
     assert "| cycles, before the last healing |" in out
     assert "Missing, no cell: suspect-syntactic" in out

@@ -175,9 +175,15 @@ class Cycles:
         if self.rank == "probes":
             scored += families * min(self.probed or train, train)
         held = families * validation if self.keep == "fewest-flips" else 0
-        cycles = min(self.most, -(-units // self._size(units)))
-        heal = 3.5 * self._healing(train).epochs * train
-        return cycles * (3 * scored + heal + validation + held)
+        heal = 3.5 * self.healed(units, train)
+        return heal + self._cycles(units) * (3 * scored + validation + held)
+
+    def healed(self, units: int, train: int) -> float:
+        """Return how many texts pass through all cycles' healing, at most."""
+        return self._cycles(units) * self._healing(train).epochs * train
+
+    def _cycles(self, units: int) -> int:
+        return min(self.most, -(-units // self._size(units)))
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the kept cycle's mask with its weights.
