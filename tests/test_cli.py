@@ -39,8 +39,57 @@ def suspect(trained_folder, tmp_path):
 
 
 def purify(run, model, data, out, *more):
-    step = ["--set", "step=2", "--max-drop", "0.3", "--heal-epochs", "1"]
+    step = ["--strategy", "gradient", "--set", "step=2", "--max-drop", "0.3", "--heal-epochs", "1"]
     return run("purify", model, "--data", data, "--out", out, *step, *FAST, *more)
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        (("--set", "most=1", "--set", "lr=1e-4", "--max-drop", "0.4"), "cycles"),
+        (("--prune-drop", "0.4", "--max-drop", "0.5"), "gradient"),
+        (("--start", "encoder", "--max-drop", "0.6"), "gradient"),
+    ],
+)
+def test_the_strategy_without_being_asked(run, suspect, csv_file, tmp_path, more, name):
+    out = tmp_path / "out"
+    asked = ("--out", out, "--heal-epochs", "0.2", *FAST, *more, "--json")
+    code, text, err = run("purify", suspect, "--data", csv_file, *asked)
+    assert code in (0, 1), err
+    assert json.loads(text)["strategy"]["name"] == name
+    assert not out.with_name("out.cycles.safetensors").exists()
+
+
+def test_interrupted_cycles_go_on_by_the_same_command(
+    run, suspect, csv_file, tmp_path, monkeypatch
+):
+    from headsweep.strategies import cycles
+
+    real, calls = cycles._judged, []
+
+    def stopping(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(cycles, "_judged", stopping)
+    out = tmp_path / "out"
+    asked = ("purify", suspect, "--data", csv_file, "--out", out, *FAST, "--set", "step=2")
+    asked += ("--set", "lr=1e-4", "--max-drop", "0.4", "--heal-epochs", "0.2")
+    code, _, err = run(*asked)
+    kept = out.with_name("out.cycles.safetensors")
+    assert code == 130
+    assert "run the same command to go on" in " ".join(err.split())
+    assert kept.exists()
+    assert not out.exists()
+    code, _, err = run(*asked, "--seed", "5")
+    assert code == 2
+    assert "other settings, data or model" in " ".join(err.split())
+    code, _, err = run(*(word for word in asked if word != "--quiet"))
+    assert code == 0
+    assert "going on after cycle 1" in " ".join(err.split())
+    assert not kept.exists()
 
 
 def test_purify_verify_inspect_evaluate(run, suspect, csv_file, tmp_path):
@@ -220,7 +269,7 @@ def test_bad_models(run, suspect, csv_file, tmp_path, case):
         (["--set", "stpe=2"], "did you mean 'step'"),
         (["--set", "step=many"], "step cannot be 'many'"),
         (["--set", "step"], "field=value"),
-        (["--set", "score=keys"], "it takes gate | key"),
+        (["--strategy", "gradient", "--set", "score=keys"], "it takes gate | key"),
         (["--min-accuracy", "1.5"], "not a fraction"),
         (["--min-accuracy", "1.0"], "above the suspect's own"),
         (["--start", "head"], "unknown value of --start"),

@@ -14,6 +14,7 @@ from headsweep.material import Sources
 from headsweep.pipeline import Plan, Purified, purify
 from headsweep.probing import RuleProber
 from headsweep.strategies import STRATEGIES
+from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 
 __version__ = "0.1.0.dev0"
@@ -22,6 +23,7 @@ __all__ = [
     "STRATEGIES",
     "Adapter",
     "Columns",
+    "Cycles",
     "FineTune",
     "Gradient",
     "HeadMask",

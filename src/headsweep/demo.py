@@ -40,7 +40,7 @@ from headsweep.predict import encode
 from headsweep.progress import Progress, duration
 from headsweep.seeding import stream
 from headsweep.show import interval, picture
-from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.cycles import Cycles
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
@@ -114,7 +114,7 @@ def run(
             done = purify(
                 folder / "suspect",
                 Sources(texts.clean, texts.validation),
-                Gradient(),
+                Cycles(),
                 Plan(seed=seed, runtime=runtime),
                 progress=progress,
             )

@@ -55,7 +55,7 @@ from headsweep.scorecache import ScoreCache
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
-from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.cycles import Cycles
 from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 
@@ -211,7 +211,7 @@ def _compare(model: PreTrainedModel, other: PreTrainedModel) -> None:
 def purify(
     suspect: str | Path | PreTrainedModel | Suspect,
     data: Sources | Any,
-    strategy: Strategy | None = Gradient(),
+    strategy: Strategy | None = Cycles(),
     plan: Plan = Plan(),
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -245,12 +245,12 @@ def purify(
     if plan.start == "encoder" and getattr(strategy, "heals", False) and plan.mask is None:
         raise UserError(
             "this strategy heals as it prunes, and --start encoder would throw that away",
-            "use --start classifier",
+            "use --start classifier, or a strategy that does not, such as gradient",
         )
     if plan.prune_drop is not None and plan.mask is None and getattr(strategy, "heals", False):
         raise UserError(
             "this strategy heals as it prunes: what it chooses has been healed already",
-            "leave out --prune-drop",
+            "leave out --prune-drop, or take a strategy that does not, such as gradient",
         )
     unhealed = plan.prune_drop is not None and getattr(plan.healing, "epochs", 1) == 0
     if unhealed:
@@ -281,7 +281,8 @@ def purify(
     notes = (*material.suspect.notes, *_doubts(material, before), *_gaps(probes))
     for note in notes:
         progress.say(f"note: {note}")
-    progress.say(_estimate(view, plan, clock.seconds["measure"] / _measured(before)))
+    pace = clock.seconds["measure"] / _measured(before)
+    progress.say(_estimate(view, strategy, plan, pace))
     zero_before = already_pruned(view.anatomy)
     with clock("search"):
         choice = _choose(view, strategy, plan)
@@ -447,13 +448,19 @@ def _measured(figures: dict[str, Any]) -> int:
     return sum(int(part["examples"]) for part in figures.values())
 
 
-def _estimate(view: DefenderView, plan: Plan, seconds_an_example: float) -> str:
+def _estimate(
+    view: DefenderView, strategy: Strategy | None, plan: Plan, seconds_an_example: float
+) -> str:
     """Return a line that says about how long the rest takes, from one timed pass."""
     layout, healing = view.layout, plan.healing
     faster = 1.5 if plan.runtime.trains_in_bf16() else 1.0
     step = default_step(layout.units)
     passes = 0 if plan.mask else math.log2(1 + layout.units / step) + step / 4
-    search = passes * len(view.validation) * seconds_an_example / faster
+    work = passes * len(view.validation)
+    if isinstance(strategy, Cycles) and not plan.mask:
+        families = 1 + len(view.probes.families) if view.probes else 0
+        work = strategy.work(layout.units, len(view.train), len(view.validation), families)
+    search = work * seconds_an_example / faster
     epochs = float(getattr(healing, "epochs", 0))
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"

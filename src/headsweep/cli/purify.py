@@ -66,8 +66,12 @@ def purify(
     validation: Annotated[str | None, typer.Option(help="Data that decides; else 15%.")] = None,
     test: Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")] = None,
     strategy: Annotated[
-        str, typer.Option(help="See `headsweep strategies`; auto: chosen by trying.")
-    ] = "gradient",
+        str | None,
+        typer.Option(
+            help="See `headsweep strategies`; auto: chosen by trying. Default: cycles; with "
+            "--start encoder, --prune-drop or --mask gradient."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Strategy field.")
     ] = None,
@@ -196,6 +200,9 @@ def purify(
         {Auto.name: Auto},
     )
     table = STRATEGIES | {Auto.name: Auto}
+    if asked.method is None:  # what heals as it prunes cannot do these
+        once = asked.start == "encoder" or asked.prune_drop is not None or mask is not None
+        asked = dataclasses.replace(asked, method="gradient" if once else "cycles")
     chosen = configure(lookup(asked.method, table, "strategy"), asked.fields)
     if report is not None:
         _check_report(report, overwrite)
