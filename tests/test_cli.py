@@ -92,6 +92,16 @@ def test_interrupted_cycles_go_on_by_the_same_command(
     assert not kept.exists()
 
 
+def test_cycles_that_end_with_nothing_leave_nothing_behind(run, suspect, csv_file, tmp_path):
+    asked = ("--set", "lr=0.9", "--set", "step=2", "--max-drop", "0.01")  # healing wrecks it
+    code, _, err = run(
+        "purify", suspect, "--data", csv_file, "--out", tmp_path / "out", *FAST, *asked
+    )
+    assert code in (1, 2)
+    assert "no head could be removed" in err
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_purify_verify_inspect_evaluate(run, suspect, csv_file, tmp_path):
     out = tmp_path / "purified"
     code, text, _ = purify(run, suspect, csv_file, out)

@@ -41,7 +41,7 @@ from headsweep.cli.options import (
     units_of,
     with_recipe,
 )
-from headsweep.errors import UserError, lookup
+from headsweep.errors import NothingPruned, UserError, lookup
 
 
 @app.command(
@@ -434,9 +434,11 @@ def _run(
             told = f"the cycles so far are kept in {plan.kept.path}"
             raise Interrupted(f"{told}: run the same command to go on") from None
         raise Interrupted("nothing was written") from None
-    except BaseException:
+    except BaseException as error:
         if kept is not None and plan.mask is None:
             kept.unlink(missing_ok=True)
+        if plan.kept is not None and isinstance(error, NothingPruned):
+            plan.kept.clear()  # it has ended; there is nothing to go on from
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
