@@ -321,6 +321,23 @@ def test_the_pipeline_goes_on_from_the_weights_of_cycles(crude, backdoored, tmp_
         purify(backdoored, sources(), Cycles(), replace(plan, start="encoder"))
 
 
+def test_a_last_healing_that_loses_the_bound_is_put_back(backdoored):
+    """Healing at 0.9 wrecks the model; what is saved is what the cycles ended with."""
+    plan = Plan(max_drop=0.3, heal=FineTune(1, 0.9), runtime=CPU)
+    done = purify(backdoored, sources(), Cycles(step=1, most=2, lr=1e-4), plan)
+    assert done.verified
+    assert "below the bound" in done.manifest["heal"]["put_back"]
+    assert done.manifest["heal"]["put_back"] in done.manifest["notes"]
+    pruned, after = (done.manifest[stage]["validation"] for stage in ("pruned", "after"))
+    assert after["right"] == pruned["right"]
+    kept = purify(
+        backdoored, sources(), Cycles(step=1, most=2, lr=1e-4), replace(plan, heal=FineTune(0))
+    )
+    assert "put_back" not in kept.manifest["heal"]
+    one, other = (each.model.state_dict() for each in (done, kept))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def run(*words):
     with pytest.raises(SystemExit) as stop:
         main(list(map(str, words)))

@@ -302,6 +302,11 @@ def purify(
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
         after = material.figures(*choice.members)
+        if choice.weights is not None and not _check_bound(plan, before, after).passed:
+            put_back = _put_back(material, choice.weights, after["validation"])
+            healed, notes = healed | {"put_back": put_back}, (*notes, put_back)
+            progress.say(f"note: {put_back}")
+            after = material.figures()
         flips["after"] = _flips(material, probes)
     gone = zero_before.pruned
     checks += check_weights(view.anatomy, choice.mask, gone)
@@ -537,6 +542,16 @@ def _remove(material: Material, mask: HeadMask, original: dict[str, Tensor] | No
         "zeroed weights give the logits of closed gates",
         gap <= ZEROING_TOLERANCE,
         f"largest difference {gap:.1e}",
+    )
+
+
+def _put_back(material: Material, weights: dict[str, Tensor], healed: Mapping[str, Any]) -> str:
+    """Undo a last healing that lost what the strategy's own had kept; return what happened."""
+    material.suspect.model.load_state_dict(weights)
+    round_weights(material.suspect.model, material.suspect.precision)
+    return (
+        f"the last healing took validation accuracy to {healed['accuracy']:.4f}, below the bound: "
+        "the weights are those before it"
     )
 
 

@@ -244,15 +244,16 @@ class Cycles:
     def _group(
         self, view: DefenderView, now: DefenderView, gone: list[int]
     ) -> tuple[list[int], Tensor]:
-        """Return the next heads to go and the scores, those gone already lowest."""
+        """Return the next heads to go, and the scores; a head that has gone has importance 0."""
         if self.rank == "probes":
             scores, _ = guided_scores(now, self.weight, self.examples, self.probed)
         elif self.rank == "random":
             scores = torch.rand(view.layout.units, generator=view.generator("cycles"))
         else:
             scores = gate_importance(now, self.examples)
-        scores = scores.index_fill(0, torch.tensor(gone, dtype=torch.long), scores.min() - 1)
-        order = [unit for unit in candidates(scores, view.layout) if unit not in gone]
+        places = torch.tensor(gone, dtype=torch.long)
+        left = scores.index_fill(0, places, scores.min() - 1)  # none of them its layer's best
+        order = [unit for unit in candidates(left, view.layout) if unit not in gone]
         return order[: self._size(view.layout.units)], scores
 
     def _size(self, units: int) -> int:
