@@ -79,6 +79,12 @@ def test_another_run_does_not_go_on_from_it(tmp_path, changed):
         strategy.choose(other)
 
 
+def test_cycles_are_judged_as_they_will_be_saved(tmp_path):
+    own = replace(view(wired("idle"), min_accuracy=0.5), precision=torch.float16)
+    weights = CYCLES.choose(own).weights
+    assert all(torch.equal(x, x.half().float()) for x in weights.values() if x.is_floating_point())
+
+
 def test_the_pipeline_hands_it_on(trained_folder, tmp_path):
     """A purification interrupted in its healing takes up the cycles whole."""
 

@@ -92,6 +92,15 @@ def test_interrupted_cycles_go_on_by_the_same_command(
     assert not kept.exists()
 
 
+def test_other_strategies_leave_the_cycles_of_an_interrupted_run_alone(
+    run, suspect, csv_file, tmp_path
+):
+    kept = tmp_path / "out.cycles.safetensors"
+    kept.write_bytes(b"of another run")
+    assert purify(run, suspect, csv_file, tmp_path / "out")[0] == 0
+    assert kept.read_bytes() == b"of another run"
+
+
 def test_cycles_that_end_with_nothing_leave_nothing_behind(run, suspect, csv_file, tmp_path):
     asked = ("--set", "lr=0.9", "--set", "step=2", "--max-drop", "0.01")  # healing wrecks it
     code, _, err = run(

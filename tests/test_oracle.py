@@ -147,6 +147,27 @@ def test_cycles_that_never_hold_prune_nothing():
     assert choice.mask.pruned == ()
     assert choice.weights is None
     assert len(choice.steps) == 2
+    four = STRATEGIES["cycles"](step=4, lr=1e-6).choose(view(wired(), min_accuracy=1.1))
+    assert [step.pruned for step in four.steps] == [4, 8, 2, 4, 1, 2]  # begun anew twice
+
+
+def test_cycles_begin_anew_with_fewer_heads_from_the_weights_they_began_with():
+    """What the first two cycles zeroed is there again in the third, which prunes two heads."""
+    from headsweep.strategies import cycles
+
+    real, seen = cycles._judged, []
+
+    def judged(own, group, mask):
+        zeros = [(site.blocks[0].parameter == 0).sum() for site in own.anatomy.sites]
+        seen.append((len(mask.pruned), int(sum(zeros))))
+        return replace(real(own, group, mask), held=len(seen) > 2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cycles, "_judged", judged)
+        choice = STRATEGIES["cycles"](step=4, lr=1e-6, most=3).choose(view(wired("idle")))
+    assert [pruned for pruned, _ in seen] == [4, 8, 2]
+    assert seen[2][1] < seen[1][1]
+    assert len(choice.mask.pruned) == 2
 
 
 def test_random_cycles_follow_one_order_of_the_seed():

@@ -14,7 +14,7 @@ from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserErro
 from headsweep.export import fingerprint, model_card, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect, prepare
-from headsweep.pipeline import peak_memory_mib
+from headsweep.pipeline import peak_memory_mib, usual_strategy
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
 from headsweep.strategies.cycles import Cycles
@@ -334,3 +334,11 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
     assert "**Not held: validation accuracy is at least" in card
     held = model_card(done.manifest | {"checks": []})
     assert "Not held" not in held
+
+
+def test_the_strategy_of_a_plan_without_being_asked():
+    mask = HeadMask(((True,),))
+    for plan in (replace(PLAN, start="encoder"), replace(PLAN, prune_drop=0.1),
+                 replace(PLAN, mask=mask)):  # fmt: skip
+        assert usual_strategy(plan) is Gradient
+    assert usual_strategy(PLAN) is Cycles

@@ -326,8 +326,8 @@ def test_a_last_healing_that_loses_the_bound_is_put_back(backdoored):
     plan = Plan(max_drop=0.3, heal=FineTune(1, 0.9), runtime=CPU)
     done = purify(backdoored, sources(), Cycles(step=1, most=2, lr=1e-4), plan)
     assert done.verified
-    assert "below the bound" in done.manifest["heal"]["put_back"]
-    assert done.manifest["heal"]["put_back"] in done.manifest["notes"]
+    assert done.manifest["heal"]["put_back"]
+    assert any("those before it" in note for note in done.manifest["notes"])
     pruned, after = (done.manifest[stage]["validation"] for stage in ("pruned", "after"))
     assert after["right"] == pruned["right"]
     kept = purify(

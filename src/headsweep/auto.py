@@ -14,7 +14,8 @@ own are known. So ``auto``
 
 Time is kept by measuring: a candidate is begun only when, by the times so far, it and the final
 run fit into what is left. Where not even one fits, the best single strategy (the first candidate
-that can end in time) is used untried. All of it is recorded in the manifest. Source: own.
+that can end in time, or the quickest of those that prune within the bound) is used untried. All of
+it is recorded in the manifest. Source: own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from headsweep.pipeline import Plan, Purified, purify
 from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
+from headsweep.strategies import needs_probes
 from headsweep.trials import Trials, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
 
@@ -154,7 +156,8 @@ def _chosen(trials: Trials, why: str | None) -> tuple[Candidate, str]:
 def _apply(trials: Trials, chosen: Candidate, keep_mask: Path | None) -> Purified:
     """Purify the suspect with all data and all probes."""
     auto, plan = trials.auto, plan_of(trials, chosen)
-    plan = replace(plan, prober=RuleProber(auto.families, seed=plan.seed))
+    if needs_probes(chosen.strategy) or chosen.on == "probes":
+        plan = replace(plan, prober=RuleProber(auto.families, seed=plan.seed))
     parts = trials.material.parts
     sources = Sources(parts.train, parts.validation, parts.test)
     return purify(

@@ -93,14 +93,6 @@ def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
-    """Round weights to the precision they will be saved in, so that figures hold for the file."""
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.copy_(tensor.to(precision))
-
-
 def save_model(suspect: Suspect, folder: Path) -> None:
     """Write weights in the checkpoint's own precision, config and tokenizer."""
     model = suspect.model

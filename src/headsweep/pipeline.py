@@ -38,7 +38,6 @@ from headsweep.export import (
     fingerprint,
     model_card,
     reload,
-    round_weights,
     save_model,
     weights_hash,
     write_json,
@@ -56,7 +55,8 @@ from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
 from headsweep.strategies.cycles import Cycles
-from headsweep.training import Job, Schedule, train
+from headsweep.strategies.gradient import Gradient
+from headsweep.training import Job, Schedule, round_weights, train
 from headsweep.view import DefenderView
 
 PAPER = Schedule(epochs=3, lr=2e-5)
@@ -145,6 +145,19 @@ class Plan:
         return self.heal or (paper if self.start == "encoder" else FineTune())
 
 
+class Usual:
+    """Stands for the strategy that a plan has without being asked: ``usual_strategy``."""
+
+
+USUAL = Usual()
+
+
+def usual_strategy(plan: Plan) -> type[Cycles] | type[Gradient]:
+    """Return the default: ``Cycles``; ``Gradient`` where a strategy that heals cannot serve."""
+    once = plan.start == "encoder" or plan.prune_drop is not None or plan.mask is not None
+    return Gradient if once else Cycles
+
+
 @dataclass
 class Purified:
     """A purified model with its evidence.
@@ -211,7 +224,7 @@ def _compare(model: PreTrainedModel, other: PreTrainedModel) -> None:
 def purify(
     suspect: str | Path | PreTrainedModel | Suspect,
     data: Sources | Any,
-    strategy: Strategy | None = Cycles(),
+    strategy: Strategy | Usual | None = USUAL,
     plan: Plan = Plan(),
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -225,7 +238,8 @@ def purify(
             its tokenizer).
         data: clean labelled examples: a Split, anything ``headsweep.data.load`` reads, or
             ``Sources`` to name validation and test data and columns.
-        strategy: how to choose the heads; None: prune nothing, only heal (a baseline).
+        strategy: how to choose the heads; None: prune nothing, only heal (a baseline). Not given:
+            ``usual_strategy(plan)``.
         plan: the bound, healing, seed and the rest.
         tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to; silent by default.
@@ -242,6 +256,8 @@ def purify(
 
     """
     clock, progress = Clock(), progress or Silent()
+    if isinstance(strategy, Usual):
+        strategy = usual_strategy(plan)()
     if plan.start == "encoder" and getattr(strategy, "heals", False) and plan.mask is None:
         raise UserError(
             "this strategy heals as it prunes, and --start encoder would throw that away",
@@ -302,10 +318,11 @@ def purify(
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
         after = material.figures(*choice.members)
-        if choice.weights is not None and not _check_bound(plan, before, after).passed:
-            put_back = _put_back(material, choice.weights, after["validation"])
-            healed, notes = healed | {"put_back": put_back}, (*notes, put_back)
-            progress.say(f"note: {put_back}")
+        trained = choice.weights is not None and getattr(plan.healing, "epochs", 1) > 0
+        if trained and not _check_bound(plan, before, after).passed:
+            said = _put_back(material, choice.weights or {}, after["validation"])
+            healed, notes = healed | {"put_back": True}, (*notes, said)
+            progress.say(f"note: {said}")
             after = material.figures()
         flips["after"] = _flips(material, probes)
     gone = zero_before.pruned
@@ -423,6 +440,7 @@ def _view(
         probes.get("validation"),
         plan.scores,
         plan.kept,
+        material.suspect.precision,
     )
 
 

@@ -156,3 +156,11 @@ def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
         steps += [batches[i] for i in places]
         epoch += 1
     return steps[:total]
+
+
+def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
+    """Round weights to the precision they will be saved in, so that figures hold for the file."""
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(precision))

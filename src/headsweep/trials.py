@@ -7,6 +7,7 @@ final run is counted in passed texts, and both are corrected by how long trials 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,7 +75,8 @@ class Trials:
         else:
             passes = units // default_step(units) + 4 if strategy else 0
             probed = getattr(strategy, "probed", 0) or 0
-            search = passes * validation + 3 * (min(2000, train) + families * min(probed, train))
+            scored = min(2000, train) if strategy else 0
+            search = passes * validation + 3 * (scored + families * min(probed, train))
         flips = 2 * families * min(prober.held, validation)
         work = search + flips + 3.5 * epochs * train
         return candidate.cost * work * self.example_seconds
@@ -98,14 +100,28 @@ class Trials:
 
     @property
     def best_guess(self) -> Candidate:
-        """The first candidate that there is time for; the one that takes least where none is."""
-        known = self.auto.candidates
+        """The first candidate that there is time for.
+
+        Where there is none, the one that takes least of those that prune, within the bound.
+        """
+        known = self.candidates
         fits = (one for one in known if self.final_seconds(one) <= self.left)
-        return next(fits, min(known, key=self.final_seconds))
+        plain = [one for one in known if one.strategy is not None and one.depth <= 1] or known
+        return next(fits, min(plain, key=self.final_seconds))
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """What may be tried: without a last healing, nothing that leaves accuracy to it."""
+        known = self.auto.candidates
+        if float(getattr(self.plan.healing, "epochs", 2)) > 0:
+            return known
+        return [one for one in known if one.depth <= 1] or known
 
     def took(self, candidate: Candidate, seconds: float) -> None:
         """Learn from how long a trial took."""
         ratio = seconds / self._trial(candidate)
+        if isinstance(candidate.strategy, Cycles):
+            ratio = max(1.0, ratio)  # it may have ended early, which says nothing of the next
         self.slower = max(self.slower, ratio) if self.tried else ratio
 
     @property
@@ -193,9 +209,8 @@ def families_of(auto: Auto) -> list[str]:
 
 def try_all(trials: Trials) -> None:
     """Try candidate after candidate on every canary while there is time."""
-    auto = trials.auto
     untried: list[str] = []
-    for candidate in auto.candidates:
+    for candidate in trials.candidates:
         need = len(trials.canaries) * trials.trial_seconds(candidate)
         if need + trials.final_seconds(candidate) > trials.left:
             untried.append(candidate.told)

@@ -43,6 +43,7 @@ class DefenderView:
         probe_validation: probes of validation examples, if made.
         scores: keeps scores that several methods share; None: each computes its own.
         kept: where a long choice keeps how far it has come; None: it does not.
+        precision: what the weights will be saved in.
 
     """
 
@@ -57,6 +58,7 @@ class DefenderView:
     probe_validation: Probes | None = None
     scores: ScoreCache | None = None
     kept: Checkpoint | None = None
+    precision: torch.dtype = torch.float32
 
     @property
     def layout(self) -> Layout:

@@ -130,7 +130,7 @@ def purify(
         typer.Option(
             "--freeze-embeddings",
             rich_help_panel=HEALING,
-            help="Healing leaves the embeddings as they are.",
+            help="The last healing leaves the embeddings as they are.",
         ),
     ] = False,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
@@ -169,11 +169,12 @@ def purify(
     from headsweep.heads import HeadMask
     from headsweep.healing import FineTune
     from headsweep.material import Sources
-    from headsweep.pipeline import Plan
+    from headsweep.pipeline import Plan, usual_strategy
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
+    from headsweep.strategies.cycles import Cycles
 
     runtime = search_runtime(
         runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
@@ -200,15 +201,10 @@ def purify(
         {Auto.name: Auto},
     )
     table = STRATEGIES | {Auto.name: Auto}
-    if asked.method is None:  # what heals as it prunes cannot do these
-        once = asked.start == "encoder" or asked.prune_drop is not None or mask is not None
-        asked = dataclasses.replace(asked, method="gradient" if once else "cycles")
-    chosen = configure(lookup(asked.method, table, "strategy"), asked.fields)
     if report is not None:
         _check_report(report, overwrite)
     check_free(out, overwrite)
     kept = _mask_file(out)
-    cycles = out.absolute().with_name(f"{out.name}.cycles.safetensors")
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
         raise UserError(
             f"{kept}: is there already, it may be the mask of an interrupted run",
@@ -229,8 +225,12 @@ def purify(
         runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
-        kept=Checkpoint(cycles),
     )
+    method = usual_strategy(plan).name if asked.method is None else asked.method
+    chosen = configure(lookup(method, table, "strategy"), asked.fields)
+    if isinstance(chosen, Cycles) and plan.mask is None:
+        cycles = out.absolute().with_name(f"{out.name}.cycles.safetensors")
+        plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
     usual = plan.healing
     assert isinstance(usual, FineTune)
     epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs

@@ -14,6 +14,7 @@ prunes ``step`` heads, heals for ``epochs`` and measures validation accuracy.
     probes (which no healing has seen), accuracy where they tie; it ends when neither flips nor
     accuracy have improved for ``patience`` cycles.
 
+Where no cycle held, it begins anew with half as many heads a cycle.
 ``importance`` and ``deepest`` are the defaults: depth is what removed backdoors (docs/guided.md).
 
 The choice carries the weights of that cycle, and the pipeline goes on from them. Its own healing
@@ -32,6 +33,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+import transformers
 from torch import Tensor
 
 from headsweep.checkpoint import Checkpoint, digest
@@ -45,6 +47,7 @@ from headsweep.scorecache import content_hash
 from headsweep.search import Choice, Step, candidates
 from headsweep.settings import describe
 from headsweep.strategies.probe_guided import ProbeGuided, guided_scores
+from headsweep.training import round_weights
 from headsweep.view import DefenderView
 
 Rank = Literal["importance", "probes", "random"]
@@ -58,6 +61,7 @@ TEXTS, MOST_EPOCHS = 2000, 2.0  # what a cycle heals on
 class _State:
     """How far it has come, and the cycle to return."""
 
+    size: int  # heads a cycle
     gone: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     record: list[dict[str, Any]] = field(default_factory=list)
@@ -106,7 +110,7 @@ class _State:
         return _State(steps=steps, weights=best or None, scores=tensors.get("scores"), **values)
 
 
-VALUES = ("gone", "record", "stale", "highest", "flips", "accuracy", "pruned")
+VALUES = ("size", "gone", "record", "stale", "highest", "flips", "accuracy", "pruned")
 
 
 @dataclass(frozen=True)
@@ -200,20 +204,27 @@ class Cycles:
                 f"{len(view.validation)} none can be made",
                 "give more with --validation, or leave out keep=fewest-flips",
             )
-        state, key = _State(), ""
+        state, key = _State(self._size(view.layout.units)), ""
         with view.scratch() as anatomy:
+            first = _copied(anatomy)
             if view.kept is not None:
                 key = self._key(view)
-                state = _taken_up(view, view.kept, key)
-            while len(state.steps) < self.most and state.stale < self.patience:
+                state = _taken_up(view, view.kept, key) or state
+            while len(state.steps) < self.most:
+                if state.stale >= self.patience:
+                    if state.pruned or state.size == 1:
+                        break
+                    anatomy.model.load_state_dict(first)  # begin anew, with fewer a cycle
+                    state.size, state.gone, state.stale = state.size // 2, [], 0
                 now = replace(view, seed=view.subseed("cycle", len(state.steps)))
-                group, scores = self._group(view, now, state.gone)
+                group, scores = self._group(view, now, state.gone, state.size)
                 if not group:
                     break
                 state.gone += group
                 mask = view.layout.mask(state.gone)
                 remove(anatomy, mask)
                 self._healing(len(view.train)).heal(now, Choice(mask))
+                round_weights(anatomy.model, view.precision)
                 state.steps.append(_judged(now, group, mask))
                 accuracy = state.steps[-1].measured.low
                 state.record.append({"pruned": len(state.gone), "accuracy": accuracy})
@@ -239,10 +250,11 @@ class Cycles:
         made = [p for p in (view.probes, view.probe_validation) if p is not None]
         texts += [family.probes.sha256 for probes in made for family in probes.families]
         asked = [describe(self), texts, view.seed, view.need, runtime, units]
-        return digest([*asked, content_hash(view.anatomy.model)])
+        versions = [torch.__version__, transformers.__version__]
+        return digest([*asked, *versions, content_hash(view.anatomy.model)])
 
     def _group(
-        self, view: DefenderView, now: DefenderView, gone: list[int]
+        self, view: DefenderView, now: DefenderView, gone: list[int], size: int
     ) -> tuple[list[int], Tensor]:
         """Return the next heads to go, and the scores; a head that has gone has importance 0."""
         if self.rank == "probes":
@@ -254,7 +266,7 @@ class Cycles:
         places = torch.tensor(gone, dtype=torch.long)
         left = scores.index_fill(0, places, scores.min() - 1)  # none of them its layer's best
         order = [unit for unit in candidates(left, view.layout) if unit not in gone]
-        return order[: self._size(view.layout.units)], scores
+        return order[:size], scores
 
     def _size(self, units: int) -> int:
         return self.step or max(1, units // SHARE)
@@ -273,11 +285,11 @@ class Cycles:
         return {"flips": worst_flips(flip_rates(view.anatomy, held, view.runtime))}
 
 
-def _taken_up(view: DefenderView, kept: Checkpoint, key: str) -> _State:
-    """Return the state that was kept, with the model's weights as of then; a fresh one if none."""
+def _taken_up(view: DefenderView, kept: Checkpoint, key: str) -> _State | None:
+    """Return the state that was kept, with the model's weights as of then; None if none was."""
     found = kept.load(key)
     if found is None:
-        return _State()
+        return None
     values, tensors = found
     now = {n.removeprefix("now."): x for n, x in tensors.items() if n.startswith("now.")}
     view.anatomy.model.load_state_dict(now)
