@@ -123,8 +123,9 @@ def cycling_all(read: Callable[[Cell], Form | None]) -> list[str]:
                 told.append(_why(made[method]))
                 continue
             end, mark = form["healed"], ""
-            if method.startswith("cycles") and not _held(form):  # purify puts the weights back
-                end, mark = form["pruned"], PUT_BACK
+            if not _held(form):
+                back = method.startswith("cycles")  # purify puts their weights back
+                end, mark = (form["pruned"], PUT_BACK) if back else (end, MISSED)
             change = 100 * (end["accuracy"]["value"] - before["accuracy"]["value"])
             count = f", {heads(form)} heads" if "pruned_count" in form else ""
             told.append(f"{points(end)}, ACC {change:+.1f}{count}{mark}")
@@ -137,6 +138,7 @@ def cycling_all(read: Callable[[Cell], Form | None]) -> list[str]:
 
 
 PUT_BACK = "°"  # the last healing missed the bound: as before it
+MISSED = "†"  # ended below the bound
 
 
 def _held(form: Form) -> bool:
