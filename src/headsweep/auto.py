@@ -29,13 +29,13 @@ from typing import Any
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
 from headsweep.loading import Reading
-from headsweep.material import Sources, gather
+from headsweep.material import Material, Sources, gather
 from headsweep.pipeline import Plan, Purified, purify
 from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
 from headsweep.strategies import needs_probes
-from headsweep.trials import Trials, plan_of, plant_all, prepared, try_all
+from headsweep.trials import TRIAL, Trials, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
 
 
@@ -72,6 +72,7 @@ def purify_automatically(
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units)
     material = gather(model, sources, reading, plan.runtime)
+    _check_probes(material, auto, plan, progress)
     trials = prepared(material, auto, plan, progress, begun)
     battery = _battery(trials)
     why = _short(trials)
@@ -95,6 +96,12 @@ def purify_automatically(
         "why": reason,
     }
     return done
+
+
+def _check_probes(material: Material, auto: Auto, plan: Plan, progress: Progress) -> None:
+    """Refuse texts that no canary can be made of, before anything takes long."""
+    prober = RuleProber(auto.families, *TRIAL, seed=plan.seed)
+    prober.make(material.suspect, material.parts.train, plan.runtime, progress)
 
 
 def _battery(trials: Trials) -> dict[str, Any]:
