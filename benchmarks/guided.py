@@ -47,7 +47,7 @@ from headsweep.attacks.scene import triggered
 from headsweep.data import Columns
 from headsweep.evaluate import Answers, Exam, Triggered, answer
 from headsweep.loading import Runtime, load_suspect
-from headsweep.pipeline import Plan
+from headsweep.plan import Plan
 from headsweep.probing import RuleProber, check_apart
 from headsweep.settings import configure
 from headsweep.strategies.cycles import Cycles
@@ -113,7 +113,7 @@ class Runner:
         if method == AS_LONG:
             method = f"defend:ft:epochs={self._epochs_of_cycles(folder)},lr={Cycles().lr}"
         run = _automatic if method == "auto" else _cell
-        judged, args = self._judged(case, folder), self._args(task)
+        judged, args = self.judged(case, folder), self._args(task)
         return form | run(folder, sources, asked, judged, args, method) | own
 
     def _args(self, task: Cell) -> SimpleNamespace:
@@ -147,7 +147,7 @@ class Runner:
         like = json.loads((self.results / f"{task.like}.json").read_text("utf-8"))
         return int(like.get("pruned_count", 0))
 
-    def _judged(self, case: Case, folder: Path) -> Any:
+    def judged(self, case: Case, folder: Path) -> Any:
         """Return what judges a model on the test part, with the twin for the floor."""
         opened = load_suspect(folder, Runtime())
         if case not in self.known:

@@ -28,11 +28,12 @@ from suspects import _commit, _sources
 
 from headsweep.canary import Planting, plant
 from headsweep.candidates import Auto, Candidate
+from headsweep.cost import Clock
 from headsweep.errors import UserError
 from headsweep.export import environment
 from headsweep.loading import Reading, Runtime
 from headsweep.material import gather
-from headsweep.pipeline import Clock, Plan
+from headsweep.plan import Plan
 from headsweep.progress import Terminal
 from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.trials import Trials, families_of, prepared, trial

@@ -19,12 +19,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+from headsweep.cost import peak_memory_mib
 from headsweep.fastpass import FastPass, How, ShortCuts
 from headsweep.heads import HeadMask, locate, remove
 from headsweep.healing import FineTune
 from headsweep.importance import gate_importance
 from headsweep.loading import Runtime
-from headsweep.pipeline import peak_memory_mib
 from headsweep.predict import Encoded, Measured, forward, logits
 from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence

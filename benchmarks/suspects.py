@@ -29,6 +29,7 @@ import torch
 from headsweep import data
 from headsweep.auto import purify_automatically, seconds_of
 from headsweep.candidates import Auto
+from headsweep.cost import Clock
 from headsweep.data import Columns, Split
 from headsweep.defenses import DEFENSES, Recipe
 from headsweep.errors import NothingPruned, UserError
@@ -38,7 +39,8 @@ from headsweep.heads import HEADS, Anatomy, Units
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
-from headsweep.pipeline import Clock, Plan, purify
+from headsweep.pipeline import purify
+from headsweep.plan import Plan
 from headsweep.probing import RuleProber, apart_from, check_apart, without
 from headsweep.progress import Terminal
 from headsweep.search import Choice

@@ -11,10 +11,11 @@ from transformers import AutoModelForSequenceClassification
 
 from conftest import CONFIGS, CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
+from headsweep.cost import peak_memory_mib
 from headsweep.export import fingerprint, model_card, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect, prepare
-from headsweep.pipeline import peak_memory_mib, usual_strategy
+from headsweep.plan import usual_strategy
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
 from headsweep.strategies.cycles import Cycles
@@ -285,7 +286,7 @@ def test_pairs_in_one_part_only(trained_folder):
 def test_peak_memory_is_of_this_process_and_not_of_its_parent():
     held = bytearray(256 << 20)
     held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
-    asked = "from headsweep.pipeline import peak_memory_mib; print(peak_memory_mib())"
+    asked = "from headsweep.cost import peak_memory_mib; print(peak_memory_mib())"
     once = float(subprocess.run([sys.executable, "-c", asked], capture_output=True).stdout)
     assert 10 < once < peak_memory_mib()
     del held

@@ -11,7 +11,8 @@ from headsweep.heads import HeadMask
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime
 from headsweep.material import Sources
-from headsweep.pipeline import Plan, Purified, purify
+from headsweep.pipeline import Purified, purify
+from headsweep.plan import Plan
 from headsweep.probing import RuleProber
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.cycles import Cycles

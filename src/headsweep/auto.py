@@ -30,7 +30,8 @@ from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
 from headsweep.loading import Reading
 from headsweep.material import Material, Sources, gather
-from headsweep.pipeline import Plan, Purified, purify
+from headsweep.pipeline import Purified, purify
+from headsweep.plan import Plan
 from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration

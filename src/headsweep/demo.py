@@ -28,6 +28,7 @@ from headsweep import data as datasets
 from headsweep.attack import Attacked, Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import triggered
+from headsweep.cost import Clock
 from headsweep.data import Split, stratified
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
@@ -35,7 +36,8 @@ from headsweep.export import drafted, environment, write_json
 from headsweep.heads import HeadMask
 from headsweep.loading import Reading, Runtime, Suspect, load_suspect
 from headsweep.material import Sources
-from headsweep.pipeline import Clock, Plan, purify
+from headsweep.pipeline import purify
+from headsweep.plan import Plan
 from headsweep.predict import encode
 from headsweep.progress import Progress, duration
 from headsweep.seeding import stream

@@ -13,28 +13,24 @@ Two starts, as in the paper's protocol and for its user:
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headsweep.checkpoint import Checkpoint
+from headsweep import evidence
+from headsweep.cost import Clock
 from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
-    MANIFEST_FORMAT,
     Check,
     check_weights,
     command_line,
     drafted,
-    environment,
     fingerprint,
     model_card,
     reload,
@@ -42,120 +38,22 @@ from headsweep.export import (
     weights_hash,
     write_json,
 )
-from headsweep.families import Adapter
-from headsweep.heads import HEADS, HeadMask, Units, already_pruned, remove
-from headsweep.healing import FineTune, Healing
-from headsweep.loading import MANIFEST, Reading, Runtime, Suspect
+from headsweep.heads import HeadMask, already_pruned, remove
+from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
+from headsweep.plan import PAPER, USUAL, Plan, Usual, usual_strategy
 from headsweep.predict import logits, needed
-from headsweep.probes import Prober, Probes, flip_rates
+from headsweep.probes import Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
-from headsweep.scorecache import ScoreCache
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
 from headsweep.strategies.cycles import Cycles
-from headsweep.strategies.gradient import Gradient
-from headsweep.training import Job, Schedule, round_weights, train
+from headsweep.training import Job, round_weights, train
 from headsweep.view import DefenderView
 
-PAPER = Schedule(epochs=3, lr=2e-5)
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
-FEW = 200  # validation examples: fewer decide little
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to purify, beside the strategy.
-
-    Attributes:
-        max_drop: how far validation accuracy may fall below what it was, as a fraction.
-        min_accuracy: the lowest validation accuracy allowed instead; None: use ``max_drop``.
-        prune_drop: how far it may fall while heads are chosen, for healing to bring it back within
-            the other two; None: these hold there too.
-        start: ``classifier`` or ``encoder`` (module docstring).
-        heal: fine-tuning after pruning; None: 2 epochs at 3e-5, or the paper's 3 at 2e-5 when
-            starting from the encoder. ``FineTune(epochs=0)``: none.
-        seed: decides everything random.
-        mask: a head mask to apply instead of searching.
-        runtime: device, batch size, maximum length, precision.
-        adapter: how to find the heads of an unknown architecture.
-        units: what may be pruned: heads, FFN groups, or both.
-        prober: makes the probes that the view carries; None: it carries none.
-        scores: keeps scores between purifications of one suspect; None: nothing is kept.
-        kept: a file in which a strategy that heals as it prunes keeps how far it has come, so that
-            the same purification goes on from there; it stays until the caller removes it. None:
-            nothing is kept.
-
-    """
-
-    max_drop: float = 0.02
-    min_accuracy: float | None = None
-    prune_drop: float | None = None
-    start: Literal["classifier", "encoder"] = "classifier"
-    heal: Healing | None = None
-    seed: int = 0
-    mask: HeadMask | None = None
-    runtime: Runtime = Runtime()
-    adapter: Adapter | None = None
-    units: Units = HEADS
-    prober: Prober | None = None
-    scores: ScoreCache | None = None
-    kept: Checkpoint | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_drop < 1:
-            raise UserError(f"max drop {self.max_drop} is not a fraction", "for example 0.02")
-        if self.prune_drop is not None and not 0 <= self.prune_drop < 1:
-            raise UserError(f"prune drop {self.prune_drop} is not a fraction", "for example 0.1")
-        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
-            raise UserError(
-                f"min accuracy {self.min_accuracy} is not a fraction", "for example 0.85"
-            )
-        if self.start not in ("classifier", "encoder"):
-            raise UserError(f"unknown start '{self.start}'", "use classifier or encoder")
-
-    def bound(self, before: Mapping[str, Any]) -> float:
-        """Return the lowest validation accuracy allowed, from that before pruning.
-
-        Raises:
-            UserError: the suspect itself is below it.
-
-        """
-        own = float(before["accuracy"])
-        bound = own - self.max_drop if self.min_accuracy is None else self.min_accuracy
-        if needed(bound, before["examples"]) > before["right"]:
-            raise UserError(
-                f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
-                "lower --min-accuracy, or use --max-drop",
-            )
-        return bound
-
-    def while_pruning(self, before: Mapping[str, Any]) -> float:
-        """Return the lowest validation accuracy allowed while heads are chosen; raises likewise."""
-        bound = self.bound(before)
-        own = float(before["accuracy"])
-        return max(bound if self.prune_drop is None else own - self.prune_drop, 0.0)
-
-    @property
-    def healing(self) -> Healing:
-        """How the pruned model is fine-tuned."""
-        paper = FineTune(epochs=PAPER.epochs, lr=PAPER.lr)
-        return self.heal or (paper if self.start == "encoder" else FineTune())
-
-
-class Usual:
-    """Stands for the strategy that a plan has without being asked: ``usual_strategy``."""
-
-
-USUAL = Usual()
-
-
-def usual_strategy(plan: Plan) -> type[Cycles] | type[Gradient]:
-    """Return the default: ``Cycles``; ``Gradient`` where a strategy that heals cannot serve."""
-    once = plan.start == "encoder" or plan.prune_drop is not None or plan.mask is not None
-    return Gradient if once else Cycles
 
 
 @dataclass
@@ -258,31 +156,11 @@ def purify(
     clock, progress = Clock(), progress or Silent()
     if isinstance(strategy, Usual):
         strategy = usual_strategy(plan)()
-    if plan.start == "encoder" and getattr(strategy, "heals", False) and plan.mask is None:
-        raise UserError(
-            "this strategy heals as it prunes, and --start encoder would throw that away",
-            "use --start classifier, or a strategy that does not, such as gradient",
-        )
-    if plan.prune_drop is not None and plan.mask is None and getattr(strategy, "heals", False):
-        raise UserError(
-            "this strategy heals as it prunes: what it chooses has been healed already",
-            "leave out --prune-drop, or take a strategy that does not, such as gradient",
-        )
-    unhealed = plan.prune_drop is not None and getattr(plan.healing, "epochs", 1) == 0
-    if unhealed:
-        raise UserError(
-            "--prune-drop leaves it to healing to bring accuracy back, and there is none",
-            "leave it out, or give --heal-epochs above 0",
-        )
+    plan.check_for(strategy)
     sources = data if isinstance(data, Sources) else Sources(data)
-    material = gather(
-        suspect,
-        sources,
-        Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units),
-        plan.runtime,
-        fresh=plan.start == "encoder",
-        tokenizer=tokenizer,
-    )
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units)
+    fresh = plan.start == "encoder"
+    material = gather(suspect, sources, reading, plan.runtime, fresh=fresh, tokenizer=tokenizer)
     for name, part in material.encoded.items():
         if part.truncated:
             progress.say(f"note: {part.truncated} {name} texts are cut at the maximum length")
@@ -294,49 +172,32 @@ def purify(
         probes = _probes(material, plan, progress)
         flips = {"before": _flips(material, probes)}
     view = _view(material, plan, before, progress, probes)
-    notes = (*material.suspect.notes, *_doubts(material, before), *_gaps(probes))
+    notes = [*material.suspect.notes, *evidence.doubts(material, before), *_gaps(probes)]
     for note in notes:
         progress.say(f"note: {note}")
     pace = clock.seconds["measure"] / _measured(before)
     progress.say(_estimate(view, strategy, plan, pace))
-    zero_before = already_pruned(view.anatomy)
-    with clock("search"):
-        choice = _choose(view, strategy, plan)
-    if choice.weights is not None:
-        material.suspect.model.load_state_dict(choice.weights)
-        view.meter.forget()
+    gone = already_pruned(view.anatomy).pruned
+    choice, pruned = _chosen(material, view, strategy, plan, clock)
+    if keep_mask is not None:
+        _keep(keep_mask, choice, plan)
+    zeroed = _remove(material, choice.mask, original)
+    healed, after, put_back = _heal(material, view, choice, plan, before, clock)
     with clock("measure"):
-        pruned = material.figures(*(choice.members or (choice.mask,)))
-    _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
-    whole = choice.bounded and not choice.members and choice.weights is None
-    if keep_mask is not None and plan.mask is None and whole:
-        keep_mask.absolute().parent.mkdir(parents=True, exist_ok=True)
-        write_json(keep_mask, choice.mask.to_json() | {KEPT: command_line()})
-    checks = [_remove(material, choice.mask, original)]
-    with clock("heal"):
-        healed = plan.healing.heal(view, choice)
-    round_weights(material.suspect.model, material.suspect.precision)
-    with clock("measure"):
-        after = material.figures(*choice.members)
-        trained = choice.weights is not None and getattr(plan.healing, "epochs", 1) > 0
-        if trained and not _check_bound(plan, before, after).passed:
-            said = _put_back(material, choice.weights or {}, after["validation"])
-            healed, notes = healed | {"put_back": True}, (*notes, said)
-            progress.say(f"note: {said}")
-            after = material.figures()
         flips["after"] = _flips(material, probes)
-    gone = zero_before.pruned
-    checks += check_weights(view.anatomy, choice.mask, gone)
+    checks = [zeroed, *check_weights(view.anatomy, choice.mask, gone)]
     if choice.bounded and (strategy is not None or plan.mask is not None):
         checks.append(_check_bound(plan, before, after))
-    record = {"heal": describe(plan.healing) | healed, "seconds": clock.report()}
-    figures = {"before": before, "pruned": pruned, "after": after}
-    asked = {"name": "given mask", "fields": {}} if plan.mask else _described(strategy)
     bound = max(plan.bound(before["validation"]), 0.0)
-    manifest = _manifest(material, view, plan, choice, bound) | {"strategy": asked}
-    manifest |= figures | record
+    manifest = evidence.manifest(material, view, plan, choice, bound)
     manifest |= {
-        "notes": list(notes),
+        "strategy": {"name": "given mask", "fields": {}} if plan.mask else _described(strategy),
+        "before": before,
+        "pruned": pruned,
+        "after": after,
+        "heal": describe(plan.healing) | healed,
+        "seconds": clock.report(),
+        "notes": notes + put_back,
         "probes": _probe_record(plan, probes, flips),
         "zero_before": [view.layout.name(unit) for unit in gone],
         "checks": [asdict(check) for check in checks],
@@ -345,43 +206,6 @@ def purify(
     suspect_now = replace(material.suspect, members=choice.members)
     held = material.parts.test or material.parts.validation
     return Purified(suspect_now, choice.mask, manifest, checks, held)
-
-
-def peak_memory_mib() -> float | None:
-    """Return the most memory this process has held, in MiB; None where it cannot be told.
-
-    On Linux from VmHWM: ``ru_maxrss`` of a child begins at what its parent held when it forked.
-    """
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
-
-
-class Clock:
-    """Adds up wall time by name."""
-
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
-        begun = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
-
-    def report(self) -> dict[str, float]:
-        """Return the sums and the time since the clock was made."""
-        return {n: round(s, 2) for n, s in self.seconds.items()} | {
-            "all": round(time.monotonic() - self.begun, 2)
-        }
 
 
 def _fine_tune_encoder(
@@ -444,29 +268,6 @@ def _view(
     )
 
 
-def _doubts(material: Material, before: dict[str, Any]) -> list[str]:
-    """Return notes on why the bound may mean less than it seems to."""
-    labels = material.parts.validation.labels
-    own, notes = before["validation"], []
-    most = max(labels.count(label) for label in set(labels))
-    if own["right"] <= most:
-        notes.append(
-            f"accuracy before pruning is {own['accuracy']:.3f}, no better than always giving one "
-            f"answer ({most / len(labels):.3f}): the bound protects nothing"
-        )
-    if len(labels) < FEW:
-        notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
-    test = before.get("test")
-    if test and min(test["examples"], own["examples"]) >= FEW:
-        gap = own["accuracy"] - test["accuracy"]
-        if gap > 0.05:
-            notes.append(
-                f"accuracy is {gap:.3f} higher on validation than on test data: if the model was "
-                "trained on the validation texts, the bound is stricter than it looks"
-            )
-    return notes
-
-
 def _measured(figures: dict[str, Any]) -> int:
     return sum(int(part["examples"]) for part in figures.values())
 
@@ -502,6 +303,21 @@ def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice
     if strategy is None:
         return Choice(view.layout.everything())
     return strategy.choose(view)
+
+
+def _chosen(
+    material: Material, view: DefenderView, strategy: Strategy | None, plan: Plan, clock: Clock
+) -> tuple[Choice, dict[str, Any]]:
+    """Return the choice, its weights in place where it has any, and accuracy under its mask."""
+    with clock("search"):
+        choice = _choose(view, strategy, plan)
+    if choice.weights is not None:
+        material.suspect.model.load_state_dict(choice.weights)
+        view.meter.forget()
+    with clock("measure"):
+        pruned = material.figures(*(choice.members or (choice.mask,)))
+    _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
+    return choice, pruned
 
 
 def _check_choice(
@@ -563,6 +379,41 @@ def _remove(material: Material, mask: HeadMask, original: dict[str, Tensor] | No
     )
 
 
+def _keep(file: Path, choice: Choice, plan: Plan) -> None:
+    """Write the mask, where it and the bound make the choice whole."""
+    whole = choice.bounded and not choice.members and choice.weights is None
+    if plan.mask is None and whole:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, choice.mask.to_json() | {KEPT: command_line()})
+
+
+def _heal(
+    material: Material,
+    view: DefenderView,
+    choice: Choice,
+    plan: Plan,
+    before: dict[str, Any],
+    clock: Clock,
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Heal, and undo that where it lost what a strategy that heals had kept.
+
+    Returns:
+        The healing's record, accuracy after it, and a note if it was undone.
+
+    """
+    with clock("heal"):
+        healed = plan.healing.heal(view, choice)
+    round_weights(material.suspect.model, material.suspect.precision)
+    with clock("measure"):
+        after = material.figures(*choice.members)
+        trained = choice.weights is not None and getattr(plan.healing, "epochs", 1) > 0
+        if not trained or _check_bound(plan, before, after).passed:
+            return healed, after, []
+        note = _put_back(material, choice.weights or {}, after["validation"])
+        view.progress.say(f"note: {note}")
+        return healed | {"put_back": True}, material.figures(), [note]
+
+
 def _put_back(material: Material, weights: dict[str, Tensor], healed: Mapping[str, Any]) -> str:
     """Undo a last healing that lost what the strategy's own had kept; return what happened."""
     material.suspect.model.load_state_dict(weights)
@@ -581,48 +432,3 @@ def _check_bound(plan: Plan, before: dict[str, Any], after: dict[str, Any]) -> C
         found["right"] >= needed(bound, found["examples"]),
         f"it is {found['accuracy']:.4f}{hint}",
     )
-
-
-def _manifest(
-    material: Material, view: DefenderView, plan: Plan, choice: Choice, bound: float
-) -> dict[str, Any]:
-    suspect, layout = material.suspect, view.layout
-    scores = choice.scores
-    return {
-        "format": MANIFEST_FORMAT,
-        "suspect": suspect.source,
-        "command": command_line(),
-        "start": plan.start,
-        "bound": {
-            "min_accuracy": bound,
-            "max_drop": plan.max_drop if plan.min_accuracy is None else None,
-            "while_pruning": view.min_accuracy if choice.bounded else None,
-        },
-        "seed": plan.seed,
-        "runtime": asdict(plan.runtime) | {"bf16_training": plan.runtime.trains_in_bf16()},
-        "saved_precision": str(suspect.precision).removeprefix("torch."),
-        "labels": list(suspect.labels.names),
-        "data": {
-            name: {
-                "examples": len(split),
-                "sha256": split.sha256,
-                "texts_cut": material.encoded[name].truncated,
-            }
-            for name, split in material.parts.named().items()
-        },
-        "units": layout.units,
-        "pruned_units": [layout.name(unit) for unit in choice.mask.pruned],
-        "mask": choice.mask.to_json(),
-        "members": [mask.to_json() for mask in choice.members],
-        "adapter": asdict(plan.adapter) if plan.adapter else None,
-        "search": {
-            "scores": None if scores is None else [p.tolist() for p in layout.split(scores)],
-            "steps": [step.to_json(layout) for step in choice.steps],
-            "examples_measured": view.meter.examples_run,
-            "masks_measured": view.meter.masks_run,
-            "bf16": view.meter.bf16,
-            "record": choice.record,
-        },
-        "peak_memory_mib": peak_memory_mib(),
-        "environment": environment() | {"device": str(suspect.model.device)},
-    }

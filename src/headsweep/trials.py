@@ -19,7 +19,8 @@ from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
 from headsweep.loading import Suspect
 from headsweep.material import Material, Sources
-from headsweep.pipeline import Plan, purify
+from headsweep.pipeline import purify
+from headsweep.plan import Plan
 from headsweep.probing import KIN, RuleProber
 from headsweep.progress import Progress
 from headsweep.search import default_step

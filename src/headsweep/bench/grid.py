@@ -19,7 +19,7 @@ from headsweep.defenses import DEFENSES, Recipe
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.healing import FineTune
-from headsweep.pipeline import Plan
+from headsweep.plan import Plan
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.training import Schedule

@@ -27,6 +27,7 @@ from headsweep.bench import sources
 from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
 from headsweep.bench.packing import pack
+from headsweep.cost import Clock, peak_memory_mib
 from headsweep.defenses import Recipe
 from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
@@ -35,7 +36,8 @@ from headsweep.heads import Anatomy
 from headsweep.healing import Healing
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.material import Sources
-from headsweep.pipeline import Clock, Plan, Purified, peak_memory_mib, purify
+from headsweep.pipeline import Purified, purify
+from headsweep.plan import Plan
 from headsweep.predict import encode
 from headsweep.progress import Silent
 from headsweep.scorecache import ScoreCache

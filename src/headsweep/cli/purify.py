@@ -169,7 +169,7 @@ def purify(
     from headsweep.heads import HeadMask
     from headsweep.healing import FineTune
     from headsweep.material import Sources
-    from headsweep.pipeline import Plan, usual_strategy
+    from headsweep.plan import Plan, usual_strategy
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
@@ -319,7 +319,7 @@ def defend(
     from headsweep.export import check_free
     from headsweep.families import read_adapter
     from headsweep.material import Sources
-    from headsweep.pipeline import Plan
+    from headsweep.plan import Plan
     from headsweep.recipe import Asked
     from headsweep.settings import configure
 
@@ -358,7 +358,7 @@ def _check_report(path: Path, overwrite: bool) -> None:
 
 def _max_drop(asked: Any) -> float:
     """Return the drop allowed, whose default a recipe with min_accuracy leaves unused."""
-    from headsweep.pipeline import Plan
+    from headsweep.plan import Plan
 
     return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
 

@@ -1,0 +1,84 @@
+"""What is written down of a purification: the manifest, and why its bound may say little."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from headsweep.cost import peak_memory_mib
+from headsweep.export import MANIFEST_FORMAT, command_line, environment
+from headsweep.material import Material
+from headsweep.plan import Plan
+from headsweep.search import Choice
+from headsweep.view import DefenderView
+
+FEW = 200  # validation examples: fewer decide little
+
+
+def doubts(material: Material, before: dict[str, Any]) -> list[str]:
+    """Return notes on why the bound may mean less than it seems to."""
+    labels = material.parts.validation.labels
+    own, notes = before["validation"], []
+    most = max(labels.count(label) for label in set(labels))
+    if own["right"] <= most:
+        notes.append(
+            f"accuracy before pruning is {own['accuracy']:.3f}, no better than always giving one "
+            f"answer ({most / len(labels):.3f}): the bound protects nothing"
+        )
+    if len(labels) < FEW:
+        notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
+    test = before.get("test")
+    if test and min(test["examples"], own["examples"]) >= FEW:
+        gap = own["accuracy"] - test["accuracy"]
+        if gap > 0.05:
+            notes.append(
+                f"accuracy is {gap:.3f} higher on validation than on test data: if the model was "
+                "trained on the validation texts, the bound is stricter than it looks"
+            )
+    return notes
+
+
+def manifest(
+    material: Material, view: DefenderView, plan: Plan, choice: Choice, bound: float
+) -> dict[str, Any]:
+    """Return what is known once heads are chosen, as JSON values."""
+    suspect, layout = material.suspect, view.layout
+    scores = choice.scores
+    return {
+        "format": MANIFEST_FORMAT,
+        "suspect": suspect.source,
+        "command": command_line(),
+        "start": plan.start,
+        "bound": {
+            "min_accuracy": bound,
+            "max_drop": plan.max_drop if plan.min_accuracy is None else None,
+            "while_pruning": view.min_accuracy if choice.bounded else None,
+        },
+        "seed": plan.seed,
+        "runtime": asdict(plan.runtime) | {"bf16_training": plan.runtime.trains_in_bf16()},
+        "saved_precision": str(suspect.precision).removeprefix("torch."),
+        "labels": list(suspect.labels.names),
+        "data": {
+            name: {
+                "examples": len(split),
+                "sha256": split.sha256,
+                "texts_cut": material.encoded[name].truncated,
+            }
+            for name, split in material.parts.named().items()
+        },
+        "units": layout.units,
+        "pruned_units": [layout.name(unit) for unit in choice.mask.pruned],
+        "mask": choice.mask.to_json(),
+        "members": [mask.to_json() for mask in choice.members],
+        "adapter": asdict(plan.adapter) if plan.adapter else None,
+        "search": {
+            "scores": None if scores is None else [p.tolist() for p in layout.split(scores)],
+            "steps": [step.to_json(layout) for step in choice.steps],
+            "examples_measured": view.meter.examples_run,
+            "masks_measured": view.meter.masks_run,
+            "bf16": view.meter.bf16,
+            "record": choice.record,
+        },
+        "peak_memory_mib": peak_memory_mib(),
+        "environment": environment() | {"device": str(suspect.model.device)},
+    }

@@ -1,0 +1,135 @@
+"""How to purify, beside the strategy: what a caller asks of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from headsweep.checkpoint import Checkpoint
+from headsweep.errors import UserError
+from headsweep.families import Adapter
+from headsweep.heads import HEADS, HeadMask, Units
+from headsweep.healing import FineTune, Healing
+from headsweep.loading import Runtime
+from headsweep.predict import needed
+from headsweep.probes import Prober
+from headsweep.scorecache import ScoreCache
+from headsweep.strategies import Strategy
+from headsweep.strategies.cycles import Cycles
+from headsweep.strategies.gradient import Gradient
+from headsweep.training import Schedule
+
+PAPER = Schedule(epochs=3, lr=2e-5)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to purify, beside the strategy.
+
+    Attributes:
+        max_drop: how far validation accuracy may fall below what it was, as a fraction.
+        min_accuracy: the lowest validation accuracy allowed instead; None: use ``max_drop``.
+        prune_drop: how far it may fall while heads are chosen, for healing to bring it back within
+            the other two; None: these hold there too.
+        start: ``classifier`` or ``encoder`` (module docstring).
+        heal: fine-tuning after pruning; None: 2 epochs at 3e-5, or the paper's 3 at 2e-5 when
+            starting from the encoder. ``FineTune(epochs=0)``: none.
+        seed: decides everything random.
+        mask: a head mask to apply instead of searching.
+        runtime: device, batch size, maximum length, precision.
+        adapter: how to find the heads of an unknown architecture.
+        units: what may be pruned: heads, FFN groups, or both.
+        prober: makes the probes that the view carries; None: it carries none.
+        scores: keeps scores between purifications of one suspect; None: nothing is kept.
+        kept: a file in which a strategy that heals as it prunes keeps how far it has come, so that
+            the same purification goes on from there; it stays until the caller removes it. None:
+            nothing is kept.
+
+    """
+
+    max_drop: float = 0.02
+    min_accuracy: float | None = None
+    prune_drop: float | None = None
+    start: Literal["classifier", "encoder"] = "classifier"
+    heal: Healing | None = None
+    seed: int = 0
+    mask: HeadMask | None = None
+    runtime: Runtime = Runtime()
+    adapter: Adapter | None = None
+    units: Units = HEADS
+    prober: Prober | None = None
+    scores: ScoreCache | None = None
+    kept: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < 1:
+            raise UserError(f"max drop {self.max_drop} is not a fraction", "for example 0.02")
+        if self.prune_drop is not None and not 0 <= self.prune_drop < 1:
+            raise UserError(f"prune drop {self.prune_drop} is not a fraction", "for example 0.1")
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise UserError(
+                f"min accuracy {self.min_accuracy} is not a fraction", "for example 0.85"
+            )
+        if self.start not in ("classifier", "encoder"):
+            raise UserError(f"unknown start '{self.start}'", "use classifier or encoder")
+
+    def bound(self, before: Mapping[str, Any]) -> float:
+        """Return the lowest validation accuracy allowed, from that before pruning.
+
+        Raises:
+            UserError: the suspect itself is below it.
+
+        """
+        own = float(before["accuracy"])
+        bound = own - self.max_drop if self.min_accuracy is None else self.min_accuracy
+        if needed(bound, before["examples"]) > before["right"]:
+            raise UserError(
+                f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
+                "lower --min-accuracy, or use --max-drop",
+            )
+        return bound
+
+    def while_pruning(self, before: Mapping[str, Any]) -> float:
+        """Return the lowest validation accuracy allowed while heads are chosen; raises likewise."""
+        bound = self.bound(before)
+        own = float(before["accuracy"])
+        return max(bound if self.prune_drop is None else own - self.prune_drop, 0.0)
+
+    def check_for(self, strategy: Strategy | None) -> None:
+        """Refuse what does not go together with a strategy; raises UserError."""
+        heals = self.mask is None and getattr(strategy, "heals", False)
+        if self.start == "encoder" and heals:
+            raise UserError(
+                "this strategy heals as it prunes, and --start encoder would throw that away",
+                "use --start classifier, or a strategy that does not, such as gradient",
+            )
+        if self.prune_drop is not None and heals:
+            raise UserError(
+                "this strategy heals as it prunes: what it chooses has been healed already",
+                "leave out --prune-drop, or take a strategy that does not, such as gradient",
+            )
+        if self.prune_drop is not None and getattr(self.healing, "epochs", 1) == 0:
+            raise UserError(
+                "--prune-drop leaves it to healing to bring accuracy back, and there is none",
+                "leave it out, or give --heal-epochs above 0",
+            )
+
+    @property
+    def healing(self) -> Healing:
+        """How the pruned model is fine-tuned."""
+        paper = FineTune(epochs=PAPER.epochs, lr=PAPER.lr)
+        return self.heal or (paper if self.start == "encoder" else FineTune())
+
+
+class Usual:
+    """Stands for the strategy that a plan has without being asked: ``usual_strategy``."""
+
+
+USUAL = Usual()
+
+
+def usual_strategy(plan: Plan) -> type[Cycles] | type[Gradient]:
+    """Return the default: ``Cycles``; ``Gradient`` where a strategy that heals cannot serve."""
+    once = plan.start == "encoder" or plan.prune_drop is not None or plan.mask is not None
+    return Gradient if once else Cycles
