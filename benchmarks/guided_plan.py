@@ -205,6 +205,13 @@ def cycled_on_probes(name: str) -> Iterator[Cell]:
     yield replace(first, method=BY_FLIPS)
 
 
+def cycled_ffn(name: str) -> Iterator[Cell]:
+    """Yield cycles that prune groups of FFN neurons beside heads, and the same in random order."""
+    first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", ffn=True)
+    yield first
+    yield replace(first, method=RANDOM_CYCLES)
+
+
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
     """Yield methods that see no probes, and random heads as many as probe-guided removed."""
     like = next(leave_out(name)).name
@@ -222,6 +229,8 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
+    for name in (*FRESH[::-1], *SUSPECTS, *ADAPTIVE):
+        yield next(cycled_ffn(name))
     for names in (FRESH[:5], FRESH[5:]):
         for name in names:
             yield from (cell for cell in cycled(name) if cell.method == AS_LONG)
@@ -231,6 +240,7 @@ def cells() -> Iterator[Cell]:
             yield from (cell for cell in cycled(name) if cell.method == RANDOM_CYCLES)
     for name in SUSPECTS:
         yield from cycled_on_probes(name)
+        yield from cycled_ffn(name)
     for name in SUSPECTS:
         yield from leave_out(name)
         yield from deeper(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 import sys
 import time
@@ -11,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from conftest import sentences
 from headsweep.probing import KIN, PROBES, TEMPLATES, check_apart
 from test_probing import Mark
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("guided", "guided_plan", "guided_tables", "guided_weight", "claims", "suspects", "victims")
+NAMES = ("guided", "guided_plan", "guided_tables", "guided_weight", "claims", "suspects", "victims",
+         "where")  # fmt: skip
 
 
 @pytest.fixture
@@ -266,3 +269,36 @@ def test_the_chosen_weight_leaves_least_among_those_that_keep_accuracy(benchmark
     assert benchmarks["guided_weight"].table([cell(rows)])[-1].startswith("chosen: 0.7 ")
     assert benchmarks["guided_weight"].table([cell(rows[2:])])[-1].startswith("none keeps")
     assert benchmarks["guided_weight"].table([cell([])]) == ["no canary took: nothing to choose by"]
+
+
+def test_parts_exchanged_are_all_of_the_model_and_change_what_they_should(
+    benchmarks, folders, tmp_path, trained_folder, capsys
+):
+    where = benchmarks["where"]
+    names = [n for n in load_file(trained_folder / "model.safetensors") if "position_ids" not in n]
+    kinds = {name: [k for k, p in where.KINDS.items() if re.search(p, name)] for name in names}
+    assert all(len(found) == 1 for found in kinds.values()), kinds
+    thirds = [part for kind, part in where.parts(6).items() if kind in where.THIRDS]
+    assert [p for p in thirds if re.search(p, "bert.encoder.layer.4.output.dense.bias")] == [
+        thirds[2]
+    ]
+    corpus, suspects, victims = folders
+    twin = suspects / "clean-twin" / "model.safetensors"
+    other = {name: tensor.clone() for name, tensor in load_file(twin).items()}
+    for name in other:
+        if name.startswith("classifier"):
+            other[name] = -other[name]  # answers the other way round
+    save_file(other, twin, {"format": "pt"})
+    results = tmp_path / "where"
+    words = [corpus, suspects, victims, results, "--only", "suspect-style", "adaptive-opening"]
+    assert where.main([*map(str, words), "--judged-on", "60"]) == 0
+    assert "no model adaptive-opening" in capsys.readouterr().out
+    form = json.loads((results / "suspect-style.json").read_text("utf-8"))
+    accuracy = {(r["part"], r["way"]): r["accuracy"]["value"] for r in form["rows"]}
+    before, turned = form["before"]["accuracy"]["value"], form["twin"]["accuracy"]["value"]
+    assert turned == pytest.approx(1 - before)
+    for part in where.parts(2):
+        own = turned if part == "pooler and classifier" else before
+        assert accuracy[part, "out"] == pytest.approx(own), part
+        assert accuracy[part, "in"] == pytest.approx(1 - own), part
+    assert form["twin"]["excess_lfr"]["value"] == 0
