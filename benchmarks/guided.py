@@ -101,7 +101,7 @@ class Runner:
         form |= {"probes_are": task.probes, "healed_on": task.on, "setting": self.setting.to_json()}
         if task.prune_drop is not None:
             asked = replace(asked, prune_drop=task.prune_drop)
-        own = {"method": task.method, "consistency": task.consistency, "ffn": task.ffn}
+        own = {"method": task.method, "consistency": task.consistency, "units_asked": task.units}
         own |= {"prune_drop": task.prune_drop}
         if task.like is not None:
             count = self._matched(task)
@@ -123,7 +123,7 @@ class Runner:
             min_accuracy=None,
             heal_epochs=self.setting.heal_epochs,
             heal_on=task.on,
-            ffn=task.ffn,
+            units=task.units,
             consistency=task.consistency,
             budget=self.setting.budget,
         )

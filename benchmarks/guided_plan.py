@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from suspects import CORPORA
+from suspects import CORPORA, UNITS
 from victims import ADAPTIVE, PUBLISHED, SEED, parsed
 
 from headsweep.probing import KIN, RuleProber, apart_from, check_apart, without
@@ -27,6 +27,7 @@ CYCLES = "cycles"
 RANDOM_CYCLES = "cycles:rank=random"
 AS_LONG = "healing-as-long"  # no pruning, as many texts passed as by all cycles together
 BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
+BOTH = "heads,ffn"
 PARTS = ("cycles", "leave-out", "ablation", "depth", "comparison", "auto", "ffn")
 
 
@@ -116,7 +117,7 @@ class Cell:
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
         part: what it is for.
         consistency: weight of probe and text being answered alike.
-        ffn: prune groups of FFN neurons too.
+        units: what may be pruned, a name in ``suspects.UNITS``.
         like: the cell that gives the number of heads.
         prune_drop: how far accuracy may fall before healing; None: as far as after it.
 
@@ -128,7 +129,7 @@ class Cell:
     probes: str
     part: str
     consistency: float = 0.0
-    ffn: bool = False
+    units: str = "heads"
     like: str | None = None
     prune_drop: float | None = None
     seed: int = 11
@@ -137,7 +138,7 @@ class Cell:
     def name(self) -> str:
         """Of its file."""
         plain = self.method.removeprefix("defend:").replace(":", "-").replace(",", "-")
-        said = [self.case.name, plain, *(["ffn"] if self.ffn else [])]
+        said = [self.case.name, plain + UNITS[self.units][0]]
         if self.on == "probes" and self.method == "random":
             said.append("heal-probes")
         elif self.method not in ("auto", "random", AS_LONG) and not self.method.startswith(
@@ -206,10 +207,12 @@ def cycled_on_probes(name: str) -> Iterator[Cell]:
 
 
 def cycled_ffn(name: str) -> Iterator[Cell]:
-    """Yield cycles that prune groups of FFN neurons beside heads, and the same in random order."""
-    first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", ffn=True)
+    """Yield cycles that prune FFN groups beside heads or alone, and controls."""
+    first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", units=BOTH)
     yield first
+    yield replace(first, units="ffn")
     yield replace(first, method=RANDOM_CYCLES)
+    yield replace(first, method="defend:fine-pruning", units="heads")  # it has its own
 
 
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
@@ -259,7 +262,7 @@ def cells() -> Iterator[Cell]:
         yield from compared(name, QUICK)
     for name in SUSPECTS:
         yield replace(first, case=Case(name), consistency=1.0)
-        yield replace(first, case=Case(name), ffn=True, part="ffn")
+        yield replace(first, case=Case(name), units=BOTH, part="ffn")
         yield from compared(name, REST)
         yield Cell(Case(name), "auto", "probes", "family", "auto")
     for name in FRESH:

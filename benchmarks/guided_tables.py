@@ -18,6 +18,7 @@ from typing import Any
 from guided_plan import (
     ADAPTIVE,
     AS_LONG,
+    BOTH,
     BY_FLIPS,
     CYCLES,
     FRESH,
@@ -268,7 +269,7 @@ def with_ffn(read: Callable[[Cell], Form | None]) -> list[str]:
 
     def rows(name: str) -> list[Row]:
         both = next(leave_out(name))
-        ffn = read(replace(both, ffn=True))
+        ffn = read(replace(both, units=BOTH))
         if ffn is None and name not in SUSPECTS:
             return []  # only the suspects are in the plan
         heads_only = read(both)

@@ -54,6 +54,14 @@ CORPORA = {"syntactic": "HiddenKiller", "style": "StyleBkd"}
 TARGET = 1
 
 
+UNITS = {
+    "heads": ("", HEADS),
+    "heads,ffn": ("-ffn", Units(ffn=True)),
+    "ffn": ("-ffn-only", Units(heads=False, ffn=True)),
+}
+"""What may be pruned: how a cell's name says it, and the units."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path)
@@ -68,7 +76,7 @@ def main() -> None:
     parser.add_argument("--min-accuracy", type=float)
     parser.add_argument("--heal-epochs", type=float, default=2)
     parser.add_argument("--heal-on", choices=("clean", "probes"), default="clean")
-    parser.add_argument("--ffn", action="store_true", help="prune groups of FFN neurons too")
+    parser.add_argument("--units", choices=UNITS, default="heads", help="what may be pruned")
     parser.add_argument("--consistency", type=float, default=0.0)
     parser.add_argument("--budget", default="10m", help="of the method auto")
     parser.add_argument("--without", nargs="*", default=[], help="probe families to leave out")
@@ -106,9 +114,9 @@ def _told(args: argparse.Namespace, method: str) -> str:
     """Return what a cell's name says of healing and probes, beside its method."""
     heal = "-heal-probes" if args.heal_on == "probes" else ""
     alike = f"-consistency={args.consistency:g}" if args.consistency else ""
-    ffn = "-ffn" if args.ffn else ""
-    ffn += f"-{args.budget}" if method == "auto" else ""
-    return ffn + heal + alike + "".join(f"-without-{name}" for name in args.without)
+    units = UNITS[args.units][0]
+    units += f"-{args.budget}" if method == "auto" else ""
+    return units + heal + alike + "".join(f"-without-{name}" for name in args.without)
 
 
 def _prober(method: str, kind: str, args: argparse.Namespace) -> RuleProber | None:
@@ -128,7 +136,7 @@ def _recipe(method: str, args: argparse.Namespace) -> Recipe:
     name, _, settings = method.removeprefix("defend:").partition(":")
     fields = settings.split(",") if settings else []
     heal = FineTune(args.heal_epochs, on=args.heal_on, consistency=args.consistency)
-    units = Units(ffn=True) if args.ffn else HEADS
+    units = UNITS[args.units][1]
     if name in ("none", "auto"):
         return Recipe(None, heal, units)
     if method.startswith("defend:"):

@@ -181,7 +181,7 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
         *(cell for cell in plan.by_rank(style) if cell.method == "random"),
         *(cell for cell in plan.cycled(style) if cell.method in (plan.CYCLES, plan.AS_LONG)),
         *list(plan.cycled_on_probes(style))[:1],
-        plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", ffn=True),
+        plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", units=plan.BOTH),
         plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
         *(cell for cell in plan.deeper(style) if cell.method == "random"),
         *plan.compared(style, ["defend:fth", "random"]),
