@@ -20,6 +20,7 @@ FRESH = tuple(
     for name in (*PUBLISHED, "syntactic", "style", "opening", "rare-word", "substitution", "casing",
                  "characters", "sentence")
 )  # fmt: skip
+TOKENS = tuple(f"dirty-label-{name}" for name in ("characters", "sentence", "rare-word"))
 QUICK = ("gradient", "defend:pure", "defend:fth", "random")
 REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:meft", "reinforce")
 DEEPER = (0.05, 0.1)
@@ -209,10 +210,10 @@ def cycled_on_probes(name: str) -> Iterator[Cell]:
 def cycled_ffn(name: str) -> Iterator[Cell]:
     """Yield cycles that prune FFN groups beside heads or alone, and controls."""
     first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", units=BOTH)
-    yield first
     yield replace(first, units="ffn")
-    yield replace(first, method=RANDOM_CYCLES)
+    yield first
     yield replace(first, method="defend:fine-pruning", units="heads")  # it has its own
+    yield replace(first, method=RANDOM_CYCLES)
 
 
 def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
@@ -232,8 +233,10 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
-    for name in (*FRESH[::-1], *SUSPECTS, *ADAPTIVE):
-        yield next(cycled_ffn(name))
+    for name in TOKENS:
+        yield from cycled_ffn(name)
+    for name in (*FRESH, *SUSPECTS, ADAPTIVE[0]):
+        yield from (cell for cell in cycled_ffn(name) if cell.method == CYCLES)
     for names in (FRESH[:5], FRESH[5:]):
         for name in names:
             yield from (cell for cell in cycled(name) if cell.method == AS_LONG)
