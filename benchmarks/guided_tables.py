@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from guided_plan import (
     by_rank,
     compared,
     cycled,
+    cycled_ffn,
     cycled_on_probes,
     deeper,
     leave_out,
@@ -58,7 +59,8 @@ def main() -> None:
         ("Beyond the accuracy allowed, before healing", deep),
         ("Beside other methods", beside),
         ("auto", automatic),
-        ("With FFN groups", with_ffn),
+        ("With FFN groups", with_ffn_all),
+        ("Every method on every model", every_method),
     ):
         print(f"\n### {title}\n")
         print("\n".join(make(read)))
@@ -103,39 +105,109 @@ def cycling(read: Callable[[Cell], Form | None]) -> list[str]:
     return _tables(rows)
 
 
+Columns = dict[str, Callable[[str], Cell]]  # title: the cell of a model
+
+
 def cycling_all(read: Callable[[Cell], Form | None]) -> list[str]:
-    """Return a row a model: change of ACC and excess of every method, and their means."""
-    methods = {cell.method: TOLD[cell.method] for cell in cycled(ALL[0])}
-    lines = [f"| model | excess as it is | {' | '.join(methods.values())} |",
-             "|---" * (2 + len(methods)) + "|"]  # fmt: skip
-    kept: dict[str, list[tuple[float, float]]] = {}
-    absent = []
-    for name in ALL:
-        made = {cell.method: read(cell) for cell in cycled(name)}
-        judged = {method: form for method, form in made.items() if form and "healed" in form}
-        if not judged:
-            absent.append(name)
-            continue
-        before = next(iter(judged.values()))["before"]
+    """Return cycles beside their controls, a row a model."""
+    titles = {TOLD[cell.method]: cell.method for cell in cycled(ALL[0])}
+    return _grid(read, {title: _picked(cycled, method) for title, method in titles.items()})
+
+
+def with_ffn_all(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return cycles of heads beside those of FFN groups and both, and Fine-Pruning."""
+    columns: Columns = {
+        "cycles of heads": _picked(cycled, CYCLES),
+        "heads and FFN groups": _picked(cycled_ffn, CYCLES, BOTH),
+        "FFN groups": _picked(cycled_ffn, CYCLES, "ffn"),
+        "both, in random order": _picked(cycled_ffn, RANDOM_CYCLES, BOTH),
+        "Fine-Pruning": _picked(cycled_ffn, "defend:fine-pruning"),
+    }
+    return _grid(read, columns)
+
+
+def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return every method that has a cell, a row a model."""
+    guided = {
+        "cycles": _picked(cycled, CYCLES),
+        "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
+        "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
+        "cycles on probes, family": _picked(cycled_on_probes, "cycles:on=probes", probes="family"),
+    }
+    methods = (*QUICK, *REST)
+    others = {
+        "`gradient`" if method == "gradient" else method.removeprefix("defend:"): _picked(
+            lambda name: compared(name, methods), method
+        )
+        for method in methods
+    }
+    return _grid(read, {**guided, **others})
+
+
+def _picked(
+    cells: Callable[[str], Iterable[Cell]], method: str, units: str = "heads", probes: str = ""
+) -> Callable[[str], Cell]:
+    """Return what finds a model's cell of this method."""
+
+    def pick(name: str) -> Cell:
+        return next(
+            cell
+            for cell in cells(name)
+            if (cell.method, cell.units) == (method, units) and probes in ("", cell.probes)
+        )
+
+    return pick
+
+
+def _grid(read: Callable[[Cell], Form | None], columns: Columns) -> list[str]:
+    """Return excess and change of ACC, a row a model; below, means, and each beside the first."""
+    found = {name: {title: read(cell(name)) for title, cell in columns.items()} for name in ALL}
+    found = {name: made for name, made in found.items() if any(map(_judged, made.values()))}
+    titles = [title for title in columns if any(_judged(made[title]) for made in found.values())]
+    lines = [f"| model | excess as it is | {' | '.join(titles)} |",
+             "|---" * (2 + len(titles)) + "|"]  # fmt: skip
+    kept: dict[str, dict[str, tuple[float, float]]] = {title: {} for title in titles}
+    for name, made in found.items():
+        before = next(form for form in made.values() if form and _judged(form))["before"]
         told = []
-        for method in methods:
-            form = judged.get(method)
-            if form is None:
-                told.append(_why(made[method]))
+        for title in titles:
+            form = made[title]
+            if form is None or not _judged(form):
+                told.append(_why(form))
                 continue
-            end, mark = form["healed"], ""
-            if not _held(form):
-                back = method.startswith("cycles")  # purify puts their weights back
-                end, mark = (form["pruned"], PUT_BACK) if back else (end, MISSED)
+            end, mark = _ending(form)
             change = 100 * (end["accuracy"]["value"] - before["accuracy"]["value"])
-            count = f", {heads(form)} heads" if "pruned_count" in form else ""
+            kind = "units" if "ffn" in form.get("mask", {}) else "heads"
+            count = f", {heads(form)} {kind}" if "pruned_count" in form else ""
             told.append(f"{points(end)}, ACC {change:+.1f}{count}{mark}")
-            left = 100 * end["excess_lfr"]["value"]
-            kept.setdefault(method, []).append((left, change))
+            kept[title][name] = (100 * end["excess_lfr"]["value"], change)
         lines.append(f"| {name} | {points(before)} | {' | '.join(told)} |")
-    means = [_mean(kept.get(method, [])) for method in methods]
-    lines.append(f"| *mean* | | {' | '.join(means)} |")
-    return [*lines, *_absent(absent)]
+    first = kept[titles[0]] if titles else {}
+    shared = {title: kept[title].keys() & first.keys() for title in titles[1:]}
+    beside = [
+        _mean([_less(kept[title][name], first[name]) for name in names])
+        for title, names in shared.items()
+    ]
+    lines.append(f"| *mean* | | {' | '.join(_mean(list(kept[t].values())) for t in titles)} |")
+    lines.append(f"| *beside the first column* | | | {' | '.join(beside)} |")
+    return [*lines, *_absent([name for name in ALL if name not in found])]
+
+
+def _judged(form: Form | None) -> bool:
+    return form is not None and "healed" in form
+
+
+def _less(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] - other[0], one[1] - other[1]
+
+
+def _ending(form: Form) -> tuple[Form, str]:
+    """Return the figures that a purification ends with, and its mark."""
+    if _held(form):
+        return form["healed"], ""
+    if str(form["method"]).startswith("cycles"):  # purify puts their weights back
+        return form["pruned"], PUT_BACK
+    return form["healed"], MISSED
 
 
 PUT_BACK = "°"  # the last healing missed the bound: as before it
@@ -149,7 +221,7 @@ def _held(form: Form) -> bool:
 
 def _mean(found: Sequence[tuple[float, float]]) -> str:
     if not found:
-        return ""
+        return "none"
     left, change = (sum(each) / len(found) for each in zip(*found, strict=True))
     return f"{left:+.1f}, ACC {change:+.1f} ({len(found)} models)"
 
@@ -262,25 +334,6 @@ def automatic(read: Callable[[Cell], Form | None]) -> list[str]:
                 f"{heads(form)} | {seconds(form)} | {chosen} |"
             )
     return [*lines, *_absent(absent)]
-
-
-def with_ffn(read: Callable[[Cell], Form | None]) -> list[str]:
-    """Return pruning of heads beside that of heads and FFN groups."""
-
-    def rows(name: str) -> list[Row]:
-        both = next(leave_out(name))
-        ffn = read(replace(both, units=BOTH))
-        if ffn is None and name not in SUSPECTS:
-            return []  # only the suspects are in the plan
-        heads_only = read(both)
-        return [
-            ("heads, before healing", heads_only, "pruned"),
-            ("heads and FFN groups, before healing", ffn, "pruned"),
-            ("heads", heads_only, "healed"),
-            ("heads and FFN groups", ffn, "healed"),
-        ]
-
-    return _tables(rows)
 
 
 def _none(name: str, on: str) -> Cell:

@@ -230,7 +230,16 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     row = next(line for line in out.splitlines() if line.startswith("| suspect-style | "))
     assert f"| {before:+.1f} (" in row
     assert f"| {left:+.1f} (" in row
-    assert f"ACC {change:+.1f}, {cycles['pruned_count']} heads | missing" in row
+    assert f"ACC {change:+.1f}, {cycles['pruned_count']} heads | " in row
+    every = out[out.index("### Every method") :]
+    head, missing = (
+        [cell.strip() for cell in line.split("|")]
+        for line in every.splitlines()
+        if line.startswith(("| model", f"| {adaptive}"))
+    )
+    assert missing[head.index("cycles")] == "missing"
+    assert missing[head.index("probe-guided, without")] != "missing"
+    assert "meft" not in head
     assert f"{100 * long['healed']['excess_lfr']['value']:+.1f} (" in row
     assert f"| *mean* | | {left:+.1f}, ACC {change:+.1f} (1 models)" in out
     assert "| cycles, before the last healing |" in out
