@@ -92,7 +92,8 @@ def take_apart(runner: Runner, case: Case) -> dict[str, Any]:
             opened.model.load_state_dict(weights)
             rows.append({"part": part, "way": way} | judged(opened))
     opened.model.load_state_dict(clean)
-    made = {"victim": case.name, "trigger": case.trigger, "before": judged(None), "rows": rows}
+    made = {"victim": case.name, "trigger": case.trigger, "judged_on": runner.setting.judged_on}
+    made |= {"before": judged(None), "rows": rows}
     return made | {
         "twin": judged(opened),
         "environment": environment() | {"commit": _commit()},
@@ -136,6 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if case not in there:
             print(f"no model {case.name}: benchmarks/victims.py makes it")
     args.results.mkdir(parents=True, exist_ok=True)
+    for case in there:
+        file = args.results / f"{case.name}.json"
+        other = json.loads(file.read_text("utf-8"))["judged_on"] if file.exists() else None
+        if file.exists() and other != args.judged_on:
+            raise SystemExit(f"{file}: judged on {other or 'all'} texts; take another folder")
     queue = Queue(
         [Exchange(case) for case in there],
         lambda task: take_apart(runner, task.case),

@@ -191,6 +191,7 @@ def test_finished_cells_are_skipped_and_estimated_by(smoke_results, bench, tmp_p
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     code, text, _ = bench()
     assert (code, "all 13 cells are finished" in text) == (0, True)
+    assert json.loads(bench("--json")[1]) == {"done": [], "failed": {}, "left": 0}
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     (out / "tiny-sentences-rare-word-s12-pure.json").unlink()
     code, text, _ = bench("--dry-run")

@@ -89,16 +89,20 @@ def test_interrupted_cycles_go_on_by_the_same_command(
     code, _, err = run(*(word for word in asked if word != "--quiet"))
     assert code == 0
     assert "going on after cycle 1" in " ".join(err.split())
+    search = json.loads((out / "headsweep.json").read_text())["search"]
+    assert search["masks_measured"] == len(search["steps"]) - 1  # one was measured before
     assert not kept.exists()
 
 
-def test_other_strategies_leave_the_cycles_of_an_interrupted_run_alone(
+def test_other_strategies_refuse_to_write_beside_interrupted_cycles(
     run, suspect, csv_file, tmp_path
 ):
     kept = tmp_path / "out.cycles.safetensors"
     kept.write_bytes(b"of another run")
-    assert purify(run, suspect, csv_file, tmp_path / "out")[0] == 0
+    code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
+    assert (code, "interrupted cycles" in err) == (2, True)
     assert kept.read_bytes() == b"of another run"
+    assert not (tmp_path / "out").exists()
 
 
 def test_cycles_that_end_with_nothing_leave_nothing_behind(run, suspect, csv_file, tmp_path):
@@ -367,6 +371,137 @@ def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
     code, _, _ = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
     assert code == 0
     assert not kept.exists()
+    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    whole = tmp_path / "whole"
+    assert purify(run, suspect, csv_file, whole)[0] == 0
+    other = json.loads((whole / "headsweep.json").read_text())
+    assert made["strategy"] == other["strategy"]
+    assert made["search"]["steps"] == other["search"]["steps"] != []
+    assert made["search"]["scores"] == other["search"]["scores"]
+    assert made["mask"] == other["mask"]
+    more = [note for note in made["notes"] if note not in other["notes"]]
+    assert len(more) == 1
+    assert "by an interrupted run" in more[0]
+    plain = tmp_path / "mask.json"
+    plain.write_text(json.dumps(made["mask"]))
+    assert purify(run, suspect, csv_file, tmp_path / "plain", "--mask", plain)[0] == 0
+    given = json.loads((tmp_path / "plain" / "headsweep.json").read_text())
+    assert (given["strategy"]["name"], given["search"]["steps"]) == ("given mask", [])
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert "every trial" not in card
+    assert "every trial" in (whole / "README.md").read_text()
+
+
+def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_path):
+    mask = {"format": "headsweep.head-mask/1", "heads": [[1, 1, 1, 0], [1] * 4]}
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps(mask | {"interrupted_run": "headsweep purify"}))
+    code, _, err = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
+    assert (code, "lacks what was known of its search" in err) == (2, True)
+
+
+def test_ctrl_c_under_auto_says_a_command_that_goes_on(
+    run, suspect, csv_file, tmp_path, monkeypatch
+):
+    from headsweep import FineTune, auto, candidates
+    from headsweep.strategies.gradient import Gradient
+
+    choice = candidates.Candidate(Gradient(), on="probes", consistency=0.5)
+    monkeypatch.setattr(auto, "_chosen", lambda trials, why: (choice, "for the test"))
+    plain = FineTune.heal
+
+    def interrupted(self, view, made):
+        if self.consistency:  # the last run's, not a trial's
+            raise KeyboardInterrupt
+        return plain(self, view, made)
+
+    monkeypatch.setattr(FineTune, "heal", interrupted)
+    asked = ("--strategy", "auto", "--budget", "0.01s", "--probe-family", "casing")
+    asked += ("--max-drop", "0.3", "-q")
+    out = tmp_path / "out"
+    code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *asked)
+    kept = tmp_path / "out.head-mask.json"
+    assert (code, kept.exists()) == (130, True)
+    said = " ".join(err.split())
+    told = f"--mask {kept} --heal-with probes --consistency 0.5 in place of --strategy and --budget"
+    assert told.replace(" ", "") in said.replace(" ", "")
+    monkeypatch.undo()
+    words = ("--mask", kept, "--heal-with", "probes", "--consistency", "0.5")
+    rest = ("--probe-family", "casing", "--max-drop", "0.5", "-q")
+    code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *words, *rest)
+    assert code == 0, err
+    made = json.loads((out / "headsweep.json").read_text())
+    assert made["strategy"]["name"] == "gradient"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max-drop", "0.3", "--min-accuracy", "0.1"), "there is one bound"),
+        (("--ffn-groups", "3"), "not among the units"),
+        (("--strategy", "cycles", "--confidence", "0.9"), "measures every text"),
+        (("--heal-epochs", "0", "--freeze-embeddings"), "no last healing"),
+        (("--report", "out"), "a folder"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    run, suspect, csv_file, tmp_path, monkeypatch, words, said
+):
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("purify", suspect, "--data", csv_file, "--out", "out", *words)
+    assert (code, said in " ".join(err.split())) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_may_go_into_the_folder_that_is_written(run, suspect, csv_file, tmp_path):
+    pytest.importorskip("plotly")
+    out = tmp_path / "out"
+    assert purify(run, suspect, csv_file, out, "--report", out / "page.html")[0] == 0
+    assert (out / "page.html").exists()
+    assert (out / "headsweep.json").exists()
+    asked = ("--report", tmp_path / "new" / "page.html", "--strategy", "nope")
+    data = ("--data", csv_file, "--out", tmp_path / "second")
+    assert run("purify", suspect, *data, *asked)[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_baselines_that_search_nothing_have_no_bound(run, suspect, csv_file, tmp_path):
+    out = tmp_path / "out"
+    base = ["defend", suspect, "--data", csv_file, "--out", out, *FAST, "--with", "ft"]
+    base = [word for word in base if word not in ("--max-drop", "0.3")]
+    code, _, err = run(*base, "--min-accuracy", "0.9")
+    assert (code, "no bound on accuracy" in " ".join(err.split())) == (2, True)
+    assert run(*base)[0] == 0
+    made = json.loads((out / "headsweep.json").read_text())
+    assert made["bound"]["binds"] is False
+    assert "No bound on accuracy held this method" in (out / "README.md").read_text()
+
+
+def test_attack_replaces_its_own_folder_only_when_asked(run, trained_folder, csv_file, tmp_path):
+    how = ["--trigger", "rare-word", "--target", "good", "--set", "epochs=1"]
+    asked = ["attack", trained_folder, "--data", csv_file, *how, *FAST, "--out", tmp_path / "v"]
+    asked = [word for word in asked if word not in ("--max-drop", "0.3")]
+    code, _, err = run(*asked)
+    assert code == 0, err
+    assert run(*asked)[0] == 2
+    assert run(*asked, "--overwrite")[0] == 0
+
+
+def test_inspect_shows_pruned_ffn_groups(run, suspect, csv_file, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--units", "heads,ffn", "--strategy", "random", "--set", "count=6")
+    assert purify(run, suspect, csv_file, out, *asked)[0] == 0
+    code, text, _ = run("inspect", out, "--json")
+    form, made = json.loads(text), json.loads((out / "headsweep.json").read_text())
+    shown = [f"{row['layer']}.{head}" for row in form["layers"] for head in row["pruned"]]
+    shown += [f"{row['layer']}.ffn.{group}" for row in form["ffn"] for group in row["pruned"]]
+    assert (code, sorted(shown)) == (0, sorted(made["pruned_units"]))
+    assert any("ffn" in unit for unit in shown)
+    assert form["heads"] == 8
+    code, text, _ = run("inspect", out)
+    said = " ".join(text.split())
+    assert (code, "4 FFN groups a layer" in said, said.count("ffn")) == (0, True, 2)
 
 
 def test_a_failed_run_leaves_no_mask_behind(run, suspect, csv_file, tmp_path):
@@ -531,7 +666,7 @@ def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp
     code, _, err = run("probe", victim, *asked, "--sarif", tmp_path, "--overwrite")
     assert (code, "is a folder" in err) == (2, True)
     code, _, err = run("probe", victim, *asked, "--sarif", log / "x.sarif")
-    assert (code, "cannot be made" in err) == (2, True)
+    assert (code, "cannot be written" in err) == (2, True)
     code, out, _ = run("probe", trained_folder, *asked, "--max-flip", "0.95")
     assert code == 0
     assert "Nothing above" in out

@@ -62,11 +62,38 @@ def test_a_unit_that_is_zero_but_not_listed_is_noticed(purified):
     assert "mask and list of pruned units agree" in found
 
 
+def test_swapped_labels_and_a_lost_tokenizer_are_noticed(purified):
+    config = json.loads((purified / "config.json").read_text())
+    names = list(config["id2label"].values())
+    config["id2label"] = {"0": names[1], "1": names[0]}
+    config["label2id"] = {names[1]: 0, names[0]: 1}
+    (purified / "config.json").write_text(json.dumps(config))
+    assert failed(purified) == ["labels are those noted"]
+    for path in purified.glob("*token*"):
+        path.unlink()
+    assert failed(purified) == ["labels are those noted", "the tokenizer loads"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("zero_before", None), ("before", 3), ("labels", {})])
+def test_a_damaged_manifest_is_a_mistake_in_one_line(purified, name, value):
+    manifest = json.loads((purified / MANIFEST).read_text()) | {name: value}
+    (purified / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"{name}: missing"):
+        verify(purified)
+
+
+def test_a_fingerprint_that_is_none_is_noticed(purified):
+    for value in (["abc"], [[1.0]]):
+        manifest = json.loads((purified / MANIFEST).read_text()) | {"fingerprint": value}
+        (purified / MANIFEST).write_text(json.dumps(manifest))
+        assert failed(purified) == ["logits are those noted"]
+
+
 def test_no_manifest_or_a_foreign_one(tmp_path):
     with pytest.raises(UserError, match=f"no {MANIFEST}"):
         verify(tmp_path)
     (tmp_path / MANIFEST).write_text('{"format": "headsweep.manifest/1"}')
-    with pytest.raises(UserError, match="lacks mask"):
+    with pytest.raises(UserError, match=r"mask, .*missing"):
         verify(tmp_path)
     (tmp_path / MANIFEST).write_text("[]")
     with pytest.raises(UserError, match="not a manifest"):

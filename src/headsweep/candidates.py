@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from headsweep.canary import Planting
@@ -36,14 +36,17 @@ class Candidate:
     consistency: float = 0.0
     cost: float = 1.0
 
-    def heal(self, epochs: float, lr: float) -> FineTune:
-        """Return its healing."""
-        return FineTune(epochs, lr, self.on, consistency=self.consistency)
+    def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
+        """Return its healing: the usual one on its own texts, so long if epochs are given."""
+        epochs = usual.epochs if epochs is None else epochs
+        return replace(usual, epochs=epochs, on=self.on, consistency=self.consistency)
 
     @property
     def told(self) -> str:
         """What it is, in a line."""
         name = "no pruning" if self.strategy is None else self.strategy.name
+        rank = getattr(self.strategy, "rank", "importance")
+        name += f" ranked by {rank}" * (rank != "importance")
         plain = self.depth == 1 or self.strategy is None
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         alike = f", consistency {self.consistency:g}" if self.consistency else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from headsweep.cost import peak_memory_mib
 from headsweep.export import MANIFEST_FORMAT, command_line, environment
+from headsweep.heads import Layout
 from headsweep.material import Material
 from headsweep.plan import Plan
 from headsweep.search import Choice
@@ -38,19 +39,31 @@ def doubts(material: Material, before: dict[str, Any]) -> list[str]:
     return notes
 
 
+def steps(choice: Choice, layout: Layout) -> list[dict[str, Any]]:
+    """Return every trial of a search."""
+    return [step.to_json(layout) for step in choice.steps]
+
+
+def scores(choice: Choice, layout: Layout) -> list[list[float]] | None:
+    """Return a choice's scores, [row][unit]."""
+    if choice.scores is None:
+        return None
+    return [part.tolist() for part in layout.split(choice.scores)]
+
+
 def manifest(
-    material: Material, view: DefenderView, plan: Plan, choice: Choice, bound: float
+    material: Material, view: DefenderView, plan: Plan, choice: Choice, bound: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what is known once heads are chosen, as JSON values."""
     suspect, layout = material.suspect, view.layout
-    scores = choice.scores
+    found = plan.found if plan.mask is not None else None
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
         "command": command_line(),
         "start": plan.start,
-        "bound": {
-            "min_accuracy": bound,
+        "bound": bound
+        | {
             "max_drop": plan.max_drop if plan.min_accuracy is None else None,
             "while_pruning": view.min_accuracy if choice.bounded else None,
         },
@@ -72,8 +85,8 @@ def manifest(
         "members": [mask.to_json() for mask in choice.members],
         "adapter": asdict(plan.adapter) if plan.adapter else None,
         "search": {
-            "scores": None if scores is None else [p.tolist() for p in layout.split(scores)],
-            "steps": [step.to_json(layout) for step in choice.steps],
+            "scores": found.scores if found else scores(choice, layout),
+            "steps": found.steps if found else steps(choice, layout),
             "examples_measured": view.meter.examples_run,
             "masks_measured": view.meter.masks_run,
             "bf16": view.meter.bf16,

@@ -24,11 +24,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from headsweep.data import Labels
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, already_pruned, locate, pieces
-from headsweep.loading import MANIFEST, Suspect, described_adapter, probe_inputs, quiet
+from headsweep.loading import (
+    MANIFEST,
+    Suspect,
+    described_adapter,
+    probe_inputs,
+    quiet,
+    read_tokenizer,
+)
 
-OWN_FILES = (MANIFEST, "demo.json")  # a folder with one of these is ours to replace
+OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
 MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
 
@@ -167,11 +175,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a manifest") from error
     if found != MANIFEST_FORMAT:
         raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
-    needed = ("mask", "pruned_units", "zero_before", "weights_sha256", "fingerprint")
-    missing = [name for name in needed if name not in manifest]
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}", "the manifest is damaged")
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        told = f"{path}: {', '.join(wrong)}: missing, or not what it should be"
+        raise UserError(told, "the manifest is damaged: get the folder from its source again")
     return manifest
+
+
+NEEDED: dict[str, type] = {
+    "mask": dict,
+    "pruned_units": list,
+    "zero_before": list,
+    "weights_sha256": dict,
+    "fingerprint": list,
+    "labels": list,
+    "before": dict,
+    "after": dict,
+    "search": dict,
+    "strategy": dict,
+    "checks": list,
+}
+"""What every manifest has, and of which kind."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +211,8 @@ def verify(folder: Path) -> list[Check]:
     """Check a purified folder against its manifest, with nothing but the folder.
 
     That its weight files are the ones written, that every weight of every pruned unit is zero,
-    that no other unit is (but those that the suspect came with), and that plain loading gives
-    the logits noted when it was made.
+    that no other unit is (but those that the suspect came with), that labels and tokenizer are
+    there, and that plain loading gives the logits noted when it was made.
     """
     manifest = read_manifest(folder)
     mask = HeadMask.from_json(manifest["mask"])
@@ -202,6 +226,7 @@ def verify(folder: Path) -> list[Check]:
     except Exception as error:  # whatever plain loading raises is the finding
         return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
     checks.append(Check("loads in plain from_pretrained", True))
+    checks += [_check_labels(model, manifest), _check_tokenizer(folder)]
     names = [anatomy.layout.name(unit) for unit in range(anatomy.layout.units)]
     before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
     if mask.fits(anatomy.layout):
@@ -229,9 +254,28 @@ def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> li
     ]
 
 
+def _check_labels(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
+    found = list(Labels.of(model.config.id2label).names)
+    return Check("labels are those noted", found == manifest["labels"], f"now {', '.join(found)}")
+
+
+def _check_tokenizer(folder: Path) -> Check:
+    try:
+        read_tokenizer(str(folder))
+    except UserError as error:
+        return Check("the tokenizer loads", False, error.what)
+    return Check("the tokenizer loads", True)
+
+
 def _check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
-    noted = torch.tensor(manifest["fingerprint"])
-    gap = float((fingerprint(model) - noted).abs().max())
+    found = fingerprint(model)
+    try:
+        noted = torch.tensor(manifest["fingerprint"], dtype=torch.float32)
+    except (TypeError, ValueError):
+        noted = torch.empty(0)
+    if noted.shape != found.shape:
+        return Check("logits are those noted", False, "what is noted is no table of its logits")
+    gap = float((found - noted).abs().max())
     return Check("logits are those noted", gap <= LOGIT_TOLERANCE, f"largest difference {gap:.1e}")
 
 
@@ -281,12 +325,18 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "Pruned heads as layer.head, FFN groups as layer.ffn.group, all from 0: "
         f"{', '.join(units[:200]) or 'none'}{' ...' if len(units) > 200 else ''}.",
         "",
-        f"`{MANIFEST}` beside this file holds every trial of the search with its accuracy, the "
-        "scores, seeds, versions and hashes; `headsweep verify` checks the weights against it. "
+        f"`{MANIFEST}` beside this file holds {_searched(manifest)}"
+        "seeds, versions and hashes; `headsweep verify` checks the folder against it. "
         "The licence of the original model applies.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _searched(manifest: Mapping[str, Any]) -> str:
+    trials = "every trial of the search with its accuracy, "
+    search = manifest["search"]
+    return trials * bool(search["steps"]) + "the scores, " * (search["scores"] is not None)
 
 
 def _allowed(manifest: Mapping[str, Any]) -> list[str]:
@@ -294,7 +344,9 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
     bound = manifest["bound"]
     lowest, pruning = bound["min_accuracy"], bound.get("while_pruning")
     told = f"Allowed: a validation accuracy of {lowest:.4f} at least"
-    if pruning is not None and pruning != lowest:
+    if not bound.get("binds", True):
+        told = "No bound on accuracy held this method"
+    elif pruning is not None and pruning != lowest:
         told += f", of {pruning:.4f} while heads were chosen, before healing"
     failed = [f"{check['what']}: {check['detail']}" for check in manifest["checks"]
               if not check["passed"]]  # fmt: skip

@@ -301,6 +301,13 @@ def _noted(source: str) -> dict[str, Any]:
     return noted
 
 
+def noted_units(source: str) -> Units:
+    """Return heads, and the FFN groups that a purification of this folder was about, if any."""
+    mask = _noted(source).get("mask")
+    pruned = HeadMask.from_json(mask).units if mask else HEADS
+    return replace(pruned, heads=True)
+
+
 def described_adapter(noted: Mapping[str, Any]) -> Adapter | None:
     """Return the adapter that a manifest describes, if it does."""
     form = noted.get("adapter")

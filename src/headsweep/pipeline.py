@@ -41,7 +41,7 @@ from headsweep.export import (
 from headsweep.heads import HeadMask, already_pruned, remove
 from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
-from headsweep.plan import PAPER, USUAL, Plan, Usual, usual_strategy
+from headsweep.plan import PAPER, USUAL, Found, Plan, Usual, usual_strategy
 from headsweep.predict import logits, needed
 from headsweep.probes import Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
@@ -52,7 +52,7 @@ from headsweep.strategies.cycles import Cycles
 from headsweep.training import Job, round_weights, train
 from headsweep.view import DefenderView
 
-KEPT = "interrupted_run"  # marks a mask file as ours to remove
+FORESEEN = ("cycles", "gradient", "probe-guided", "random", "variance")  # others train or sample
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
 
 
@@ -172,7 +172,8 @@ def purify(
         probes = _probes(material, plan, progress)
         flips = {"before": _flips(material, probes)}
     view = _view(material, plan, before, progress, probes)
-    notes = [*material.suspect.notes, *evidence.doubts(material, before), *_gaps(probes)]
+    notes = [*material.suspect.notes, *_taken_up(plan)]
+    notes += [*evidence.doubts(material, before), *_gaps(probes)]
     for note in notes:
         progress.say(f"note: {note}")
     pace = clock.seconds["measure"] / _measured(before)
@@ -180,18 +181,19 @@ def purify(
     gone = already_pruned(view.anatomy).pruned
     choice, pruned = _chosen(material, view, strategy, plan, clock)
     if keep_mask is not None:
-        _keep(keep_mask, choice, plan)
+        _keep(keep_mask, choice, view, strategy, plan)
     zeroed = _remove(material, choice.mask, original)
     healed, after, put_back = _heal(material, view, choice, plan, before, clock)
     with clock("measure"):
         flips["after"] = _flips(material, probes)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, gone)]
-    if choice.bounded and (strategy is not None or plan.mask is not None):
+    binds = choice.bounded and (strategy is not None or plan.mask is not None)
+    if binds:
         checks.append(_check_bound(plan, before, after))
-    bound = max(plan.bound(before["validation"]), 0.0)
+    bound = {"min_accuracy": max(plan.bound(before["validation"]), 0.0), "binds": binds}
     manifest = evidence.manifest(material, view, plan, choice, bound)
     manifest |= {
-        "strategy": {"name": "given mask", "fields": {}} if plan.mask else _described(strategy),
+        "strategy": _described(strategy) if plan.mask is None else _given(plan),
         "before": before,
         "pruned": pruned,
         "after": after,
@@ -240,6 +242,12 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
     return made | {"validation": held}
 
 
+def _taken_up(plan: Plan) -> list[str]:
+    if plan.mask is None or plan.found is None:
+        return []
+    return [f"the heads were chosen by an interrupted run: {plan.found.command}"]
+
+
 def _gaps(probes: dict[str, Probes]) -> list[str]:
     skipped = probes["train"].skipped if probes else {}
     return [f"no probes of the family {name}: {why}" for name, why in skipped.items()]
@@ -284,12 +292,14 @@ def _estimate(
     if isinstance(strategy, Cycles) and not plan.mask:
         families = 1 + len(view.probes.families) if view.probes else 0
         work = strategy.work(layout.units, len(view.train), len(view.validation), families)
-    search = work * seconds_an_example / faster
+    known = strategy is None or plan.mask is not None or strategy.name in FORESEEN
+    search = work * seconds_an_example / faster if known else 0.0
     epochs = float(getattr(healing, "epochs", 0))
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
+    told = f"search {duration(search)}, " if known else "and a search of unknown length, "
     return (
-        f"about {duration(search + heal)} to go: search {duration(search)}, "
+        f"about {duration(search + heal)} to go: {told}"
         f"healing {duration(heal)} ({len(view.train)} training, {len(view.validation)} "
         f"validation examples, {lowest} {view.min_accuracy:.4f})"
     )
@@ -359,6 +369,11 @@ def _probe_record(
     return {"prober": plan.prober.described()} | made | {"validation_flips": flips}
 
 
+def _given(plan: Plan) -> dict[str, Any]:
+    """Return what chose a given mask."""
+    return plan.found.strategy if plan.found else {"name": "given mask", "fields": {}}
+
+
 def _described(strategy: Strategy | None) -> dict[str, Any]:
     return {"name": "none", "fields": {}} if strategy is None else describe(strategy)
 
@@ -379,12 +394,17 @@ def _remove(material: Material, mask: HeadMask, original: dict[str, Tensor] | No
     )
 
 
-def _keep(file: Path, choice: Choice, plan: Plan) -> None:
-    """Write the mask, where it and the bound make the choice whole."""
+def _keep(
+    file: Path, choice: Choice, view: DefenderView, strategy: Strategy | None, plan: Plan
+) -> None:
+    """Write the mask with how it was found, where it and the bound make the choice whole."""
     whole = choice.bounded and not choice.members and choice.weights is None
     if plan.mask is None and whole:
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, choice.mask.to_json() | {KEPT: command_line()})
+        steps, scores = evidence.steps(choice, view.layout), evidence.scores(choice, view.layout)
+        healing = describe(plan.healing)
+        found = Found(_described(strategy), steps, scores, healing, command_line())
+        write_json(file, choice.mask.to_json() | found.to_json())
 
 
 def _heal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +21,44 @@ from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 from headsweep.training import Schedule
 
+KEPT = "interrupted_run"  # marks a mask file as ours to remove
 PAPER = Schedule(epochs=3, lr=2e-5)
+
+
+@dataclass(frozen=True)
+class Found:
+    """How an interrupted run found its mask: what the manifest is to say of the search."""
+
+    strategy: dict[str, Any]
+    steps: list[dict[str, Any]]
+    scores: list[list[float]] | None
+    heal: dict[str, Any]
+    command: str
+
+    @classmethod
+    def of(cls, text: str) -> Found | None:
+        """Read it from a mask file; None where the file holds a mask only."""
+        form = json.loads(text)
+        if not isinstance(form, dict) or KEPT not in form:
+            return None
+        try:
+            search = form["search"]
+            made = cls(
+                form["strategy"], search["steps"], search["scores"], form["heal"], form[KEPT]
+            )
+            made.strategy["name"], made.heal["name"], made.heal["fields"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"the kept mask lacks what was known of its search: {error}",
+                f"remove '{KEPT}' from the file to use it as a plain mask",
+            ) from error
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that ``of`` reads, beside the mask's own."""
+        search = {"steps": self.steps, "scores": self.scores}
+        own = {"strategy": self.strategy, "search": search, "heal": self.heal}
+        return {KEPT: self.command} | own
 
 
 @dataclass(frozen=True)
@@ -37,6 +75,7 @@ class Plan:
             starting from the encoder. ``FineTune(epochs=0)``: none.
         seed: decides everything random.
         mask: a head mask to apply instead of searching.
+        found: how an interrupted run found that mask (``Found.of`` a kept file); None: not known.
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         units: what may be pruned: heads, FFN groups, or both.
@@ -55,6 +94,7 @@ class Plan:
     heal: Healing | None = None
     seed: int = 0
     mask: HeadMask | None = None
+    found: Found | None = None
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
     units: Units = HEADS

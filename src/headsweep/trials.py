@@ -59,6 +59,16 @@ class Trials:
         return self.auto.budget_seconds - (time.monotonic() - self.begun)
 
     @property
+    def epochs(self) -> float:
+        """Of the last healing."""
+        return float(getattr(self.plan.healing, "epochs", 2))
+
+    @property
+    def trial_epochs(self) -> float:
+        """Of the last healing of a trial: one, and none where the run will have none."""
+        return min(1.0, self.epochs)
+
+    @property
     def suspect(self) -> Suspect:
         """The suspect."""
         return self.material.suspect
@@ -86,7 +96,7 @@ class Trials:
         """Seconds of a candidate's trial on one canary, forecast."""
         size, prober = (len(self.ground.train), len(self.ground.validation)), self.auto.families
         lighter = replace(candidate, strategy=_lighter(candidate.strategy))
-        return self._forecast(lighter, *size, 1.0, RuleProber(prober, *TRIAL))
+        return self._forecast(lighter, *size, self.trial_epochs, RuleProber(prober, *TRIAL))
 
     def trial_seconds(self, candidate: Candidate) -> float:
         """Return what a trial on one canary is expected to take, in seconds."""
@@ -95,9 +105,8 @@ class Trials:
     def final_seconds(self, candidate: Candidate) -> float:
         """Return what purifying the suspect is expected to take, in seconds."""
         parts = self.material.parts
-        epochs = float(getattr(self.plan.healing, "epochs", 2))
         size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
-        return MARGIN * self.slower * self._forecast(candidate, *size, epochs, prober)
+        return MARGIN * self.slower * self._forecast(candidate, *size, self.epochs, prober)
 
     @property
     def best_guess(self) -> Candidate:
@@ -114,9 +123,9 @@ class Trials:
     def candidates(self) -> Sequence[Candidate]:
         """What may be tried: without a last healing, nothing that leaves accuracy to it."""
         known = self.auto.candidates
-        if float(getattr(self.plan.healing, "epochs", 2)) > 0:
+        if self.epochs > 0:
             return known
-        return [one for one in known if one.depth <= 1] or known
+        return [one for one in known if one.depth <= 1 and one.strategy is not None] or known
 
     def took(self, candidate: Candidate, seconds: float) -> None:
         """Learn from how long a trial took."""
@@ -234,9 +243,10 @@ def _mean(rows: list[dict[str, Any]], name: str) -> float:
 
 
 def trial(
-    trials: Trials, candidate: Candidate, canary: Canary, epochs: float = 1.0
+    trials: Trials, candidate: Candidate, canary: Canary, epochs: float | None = None
 ) -> dict[str, Any]:
     """Purify one canary with one candidate, healed so long; return what is left of it."""
+    epochs = trials.trial_epochs if epochs is None else epochs
     begun, suspect = time.monotonic(), trials.suspect
     kept = copied(suspect.model)
     suspect.model.load_state_dict(canary.weights)
@@ -276,7 +286,7 @@ def _lighter(strategy: Strategy | None) -> Strategy | None:
 def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -> Plan:
     """Return the plan of a candidate: its share of the drop allowed, its healing."""
     usual: Any = trials.plan.healing
-    heal = candidate.heal(usual.epochs if epochs is None else epochs, usual.lr)
+    heal = candidate.heal(usual, epochs)
     drop = None if candidate.depth == 1 else min(candidate.depth * trials.allowed, MOST_DROP)
     plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal, kept=None)
     return replace(plan, prune_drop=drop)

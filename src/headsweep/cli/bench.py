@@ -96,7 +96,10 @@ def bench(
     progress = progress_of(quiet or as_json)
     _warn(planned, out)
     if not planned.missing:
-        out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
+        if as_json:
+            print_json({"done": [], "failed": {}, "left": 0})
+        else:
+            out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
         return
     make_folder(out, "--out")
     make_folder(cache, "--cache")

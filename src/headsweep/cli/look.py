@@ -56,10 +56,10 @@ def inspect(
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
     from headsweep.families import read_adapter
     from headsweep.heads import already_pruned
-    from headsweep.loading import Reading, load_suspect
+    from headsweep.loading import Reading, load_suspect, noted_units
     from headsweep.show import picture
 
-    reading = Reading(adapter=read_adapter(adapter) if adapter else None)
+    reading = Reading(adapter=read_adapter(adapter) if adapter else None, units=noted_units(model))
     opened = load_suspect(model, runtime_of(device, batch_size, max_length, precision), reading)
     layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
     rows = [
@@ -71,7 +71,10 @@ def inspect(
             "pruned": [head for layer, head in pruned.pruned_heads if layer == row.layer],
         }
         for row in layout.rows
+        if row.kind == "head"
     ]
+    ffn = [{"layer": layer, "groups": len(kept), "pruned": [i for i, k in enumerate(kept) if not k]}
+           for layer, kept in enumerate(pruned.ffn)]  # fmt: skip
     form = {
         "model": model,
         "architecture": type(opened.model).__name__,
@@ -79,9 +82,10 @@ def inspect(
         "parameters": sum(p.numel() for p in opened.model.parameters()),
         "precision": str(opened.precision).removeprefix("torch."),
         "labels": list(opened.labels.names),
-        "heads": layout.units,
+        "heads": sum(len(row) for row in pruned.heads),
         "gates_checked": True,
         "layers": rows,
+        "ffn": ffn,
     }
     if as_json:
         print_json(form)
@@ -94,7 +98,9 @@ def inspect(
     first = rows[0]
     out_console.print(
         f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
-        f"{first['key_value_heads']} key/value heads a layer; gates checked",
+        f"{first['key_value_heads']} key/value heads a layer; gates checked"
+        + f"; {ffn[0]['groups']} FFN groups a layer, as pruned here"
+        * bool(ffn),
         highlight=False,
     )
     out_console.print(picture(pruned), end="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,15 +96,20 @@ def with_recipe(
     """Return what was asked for, completed from a recipe (of a strategy or a defense)."""
     from headsweep.recipe import read_recipe
 
+    given = given_in(ctx)
+    if {"max_drop", "min_accuracy"} <= given:
+        raise UserError("--max-drop and --min-accuracy: there is one bound", "leave one out")
     if recipe is None:
         return asked
     renamed = {"strategy": "method", "baseline": "method"}
-    given = {
-        renamed.get(name, name)
-        for name in ctx.params
-        if str(getattr(ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
-    }
+    given = {renamed.get(name, name) for name in given}
     return asked.over(read_recipe(recipe, kind, more), given)
+
+
+def given_in(ctx: typer.Context) -> set[str]:
+    """Return the names of the parameters that stand in the command line."""
+    sources = {name: str(ctx.get_parameter_source(name)) for name in ctx.params}
+    return {name for name, source in sources.items() if source.endswith("COMMANDLINE")}
 
 
 def units_of(kinds: str, ffn_groups: int | None) -> Any:
@@ -113,6 +119,8 @@ def units_of(kinds: str, ffn_groups: int | None) -> Any:
     asked = {part.strip() for part in kinds.split(",") if part.strip()}
     for part in asked:
         one_of(part, ("heads", "ffn"), "--units")
+    if ffn_groups is not None and "ffn" not in asked:
+        raise UserError("--ffn-groups: FFN groups are not among the units", "add --units heads,ffn")
     return Units("heads" in asked, "ffn" in asked, ffn_groups)
 
 
@@ -158,17 +166,14 @@ def text_of(path: Path) -> str:
 
 
 def check_file(out: Path, overwrite: bool) -> None:
-    """Check now that a file can be written when the work is done; raises UserError."""
+    """Check, making nothing, that a file can be written when the work is done; raises UserError."""
     if out.is_dir() or not out.name:
         raise UserError(f"{out}: is a folder", "name a file")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: is there already", "choose another, or --overwrite")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: its folder cannot be made: {error.strerror}", "choose another place"
-        ) from error
+    standing = next(path for path in out.absolute().parents if path.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
+        raise UserError(f"{out}: cannot be written in {standing}", "choose another place")
 
 
 def check_folder(folder: Path, option: str) -> None:

@@ -93,6 +93,7 @@ def probe(
     clean = datasets.load(data, columns, suspect.labels)
     found = run(suspect, clean, battery, runtime, progress_of(quiet or as_json))
     if sarif is not None:
+        sarif.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(sarif, log(found, model))
     if as_json:
         print_json({"model": model} | found.to_json())

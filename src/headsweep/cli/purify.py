@@ -31,6 +31,7 @@ from headsweep.cli.options import (
     TextColumn,
     UnitKinds,
     check_file,
+    given_in,
     one_of,
     out_console,
     print_json,
@@ -169,7 +170,7 @@ def purify(
     from headsweep.heads import HeadMask
     from headsweep.healing import FineTune
     from headsweep.material import Sources
-    from headsweep.plan import Plan, usual_strategy
+    from headsweep.plan import Found, Plan, usual_strategy
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
@@ -201,10 +202,10 @@ def purify(
         {Auto.name: Auto},
     )
     table = STRATEGIES | {Auto.name: Auto}
-    if report is not None:
-        _check_report(report, overwrite)
     check_free(out, overwrite)
-    kept = _mask_file(out)
+    if report is not None:
+        _check_report(report, out, overwrite)
+    kept, cycles = _mask_file(out), _cycles_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
         raise UserError(
             f"{kept}: is there already, it may be the mask of an interrupted run",
@@ -222,6 +223,7 @@ def purify(
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
         seed=asked.seed,
         mask=HeadMask.from_json(text_of(mask)) if mask else None,
+        found=Found.of(text_of(mask)) if mask else None,
         runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
@@ -229,8 +231,14 @@ def purify(
     method = usual_strategy(plan).name if asked.method is None else asked.method
     chosen = configure(lookup(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
-        cycles = out.absolute().with_name(f"{out.name}.cycles.safetensors")
+        if confidence is not None:
+            raise UserError("cycles measures every text", "leave out --confidence")
         plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
+    elif cycles.exists():
+        raise UserError(
+            f"{cycles}: is there already, from interrupted cycles to the same --out",
+            "go on from it with the same command as then, or remove it",
+        )
     usual = plan.healing
     assert isinstance(usual, FineTune)
     epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs
@@ -243,6 +251,11 @@ def purify(
         consistency=asked.consistency or 0.0,
         freeze_embeddings=freeze_embeddings,
     )
+    if not epochs and (on == "probes" or heal.consistency or freeze_embeddings):
+        raise UserError(
+            "there is no last healing for --heal-with, --consistency or --freeze-embeddings",
+            "leave out --heal-epochs 0, or these",
+        )
     if isinstance(chosen, Auto):
         if heal.on != "clean" or heal.consistency:
             raise UserError("auto tries healings itself", "leave out --heal-with, --consistency")
@@ -331,6 +344,12 @@ def defend(
     if asked.method is None:
         raise UserError("which baseline?", f"--with one of {', '.join(DEFENSES)}, or --recipe FILE")
     defense = configure(lookup(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
+    free = defense.strategy is None or getattr(defense.strategy, "count", None) is not None
+    if free and {"max_drop", "min_accuracy"} & given_in(ctx):
+        raise UserError(
+            f"{asked.method} searches no heads here: no bound on accuracy holds it",
+            "leave out --max-drop and --min-accuracy",
+        )
     check_free(out, overwrite)
     plan = Plan(
         max_drop=_max_drop(asked),
@@ -348,11 +367,13 @@ def defend(
         raise typer.Exit(1)
 
 
-def _check_report(path: Path, overwrite: bool) -> None:
+def _check_report(path: Path, out: Path, overwrite: bool) -> None:
     """Check, before any work, that the page can be made and written; raises UserError."""
     from headsweep.report import charts
 
     charts.plotly()
+    if path.absolute() == out.absolute():
+        raise UserError(f"--report {path}: that is --out, a folder", "name a file")
     check_file(path, overwrite)
 
 
@@ -392,11 +413,31 @@ def _mask_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.head-mask.json")
 
 
+def _cycles_file(out: Path) -> Path:
+    out = out.absolute()
+    return out.with_name(f"{out.name}.cycles.safetensors")
+
+
 def _is_kept(path: Path) -> bool:
     """Tell whether a mask file is one that an interrupted run left behind."""
-    from headsweep.pipeline import KEPT
+    from headsweep.plan import KEPT
 
     return path.exists() and f'"{KEPT}"' in path.read_text(encoding="utf-8")
+
+
+def _go_on(kept: Path, strategy: Any) -> str:
+    """Return how to go on from a mask that was kept."""
+    from headsweep.candidates import Auto
+    from headsweep.plan import Found
+
+    found = Found.of(text_of(kept))
+    if not isinstance(strategy, Auto) or found is None:
+        return f"run the same command with --mask {kept} to go on"
+    fields = found.heal["fields"]
+    healing = " --heal-with probes" * (fields.get("on") == "probes")
+    if fields.get("consistency"):
+        healing += f" --consistency {fields['consistency']:g}"
+    return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --budget"
 
 
 def _run(
@@ -427,9 +468,7 @@ def _run(
         done.save(out, overwrite)
     except KeyboardInterrupt:
         if kept is not None and _is_kept(kept):
-            raise Interrupted(
-                f"the head mask is kept: run the same command with --mask {kept} to go on"
-            ) from None
+            raise Interrupted(f"the head mask is kept: {_go_on(kept, strategy)}") from None
         if plan.kept is not None and plan.kept.path.exists():
             told = f"the cycles so far are kept in {plan.kept.path}"
             raise Interrupted(f"{told}: run the same command to go on") from None

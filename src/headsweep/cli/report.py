@@ -50,7 +50,7 @@ def report(
     if (results / MANIFEST).is_file():
         if form != "html":
             raise UserError("a single purification has a page only", "leave --format out")
-        text = page.of_purification(read_manifest(results))
+        text = page.of_purification(read_manifest(results), title)
     else:
         found = read_results(results, any_version)
         settings = compare(found, resamples, progress_of(quiet))

@@ -47,9 +47,9 @@ def of_results(results: Results, settings: Sequence[Setting], title: str) -> str
     return _page(title, shown, specs, cells, results.notes)
 
 
-def of_purification(manifest: Form) -> str:
+def of_purification(manifest: Form, title: str | None = None) -> str:
     """Return the page of one purification, from its manifest."""
-    title = f"{Path(manifest['suspect']).name}, pruned by headsweep"
+    title = title or f"{Path(manifest['suspect']).name}, pruned by headsweep"
     parts = [part for part in ("validation", "test") if part in manifest["before"]]
     figures = {
         "columns": [f"accuracy, {part}" for part in parts],

@@ -226,6 +226,8 @@ class Cycles:
                 self._healing(len(view.train)).heal(now, Choice(mask))
                 round_weights(anatomy.model, view.precision)
                 state.steps.append(_judged(now, group, mask))
+                view.meter.examples_run += now.meter.examples_run
+                view.meter.masks_run += now.meter.masks_run
                 accuracy = state.steps[-1].measured.low
                 state.record.append({"pruned": len(state.gone), "accuracy": accuracy})
                 state.record[-1] |= self._flips(now)
