@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from headsweep.plan import usual_strategy
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
 from headsweep.strategies.cycles import Cycles
+from headsweep.strategies.reinforce import Reinforce
 
 PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 
@@ -343,3 +345,23 @@ def test_the_strategy_of_a_plan_without_being_asked():
                  replace(PLAN, mask=mask)):  # fmt: skip
         assert usual_strategy(plan) is Gradient
     assert usual_strategy(PLAN) is Cycles
+
+
+def test_only_what_can_be_foreseen_is_forecast(trained_folder):
+    class Heard(Silent):
+        def __init__(self):
+            self.lines = []
+
+        def say(self, line):
+            self.lines.append(line)
+
+    found = {}
+    for strategy in (None, Gradient(), Reinforce(updates=2, samples=2)):
+        heard = Heard()
+        with suppress(NothingPruned):
+            purify(trained_folder, sources(), strategy, PLAN, progress=heard)
+        found[strategy] = next(line for line in heard.lines if "healing" in line)
+    nothing, gradient, reinforce = found.values()
+    assert "search 0.0 s" in nothing
+    assert "to go: search " in gradient
+    assert reinforce.startswith("a search of unknown length, then about ")

@@ -287,7 +287,7 @@ def _estimate(
     layout, healing = view.layout, plan.healing
     faster = 1.5 if plan.runtime.trains_in_bf16() else 1.0
     step = default_step(layout.units)
-    passes = 0 if plan.mask else math.log2(1 + layout.units / step) + step / 4
+    passes = 0 if plan.mask or strategy is None else math.log2(1 + layout.units / step) + step / 4
     work = passes * len(view.validation)
     if isinstance(strategy, Cycles) and not plan.mask:
         families = 1 + len(view.probes.families) if view.probes else 0
@@ -297,12 +297,14 @@ def _estimate(
     epochs = float(getattr(healing, "epochs", 0))
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
-    told = f"search {duration(search)}, " if known else "and a search of unknown length, "
-    return (
-        f"about {duration(search + heal)} to go: {told}"
-        f"healing {duration(heal)} ({len(view.train)} training, {len(view.validation)} "
-        f"validation examples, {lowest} {view.min_accuracy:.4f})"
+    of = (
+        f"({len(view.train)} training, {len(view.validation)} validation examples, "
+        f"{lowest} {view.min_accuracy:.4f})"
     )
+    if not known:
+        return f"a search of unknown length, then about {duration(heal)} of healing {of}"
+    told = f"search {duration(search)}, healing {duration(heal)}"
+    return f"about {duration(search + heal)} to go: {told} {of}"
 
 
 def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:
