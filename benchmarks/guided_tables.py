@@ -160,9 +160,13 @@ def _picked(
 
 
 def _grid(read: Callable[[Cell], Form | None], columns: Columns) -> list[str]:
-    """Return excess and change of ACC, a row a model; below, means, and each beside the first."""
+    """Return excess and change of ACC, a row a model that has more than the first column.
+
+    Below, means, and the difference to the first column over the models that have both.
+    """
     found = {name: {title: read(cell(name)) for title, cell in columns.items()} for name in ALL}
-    found = {name: made for name, made in found.items() if any(map(_judged, made.values()))}
+    beyond = {name: list(made.values())[1:] for name, made in found.items()}
+    found = {name: made for name, made in found.items() if any(map(_judged, beyond[name]))}
     titles = [title for title in columns if any(_judged(made[title]) for made in found.values())]
     lines = [f"| model | excess as it is | {' | '.join(titles)} |",
              "|---" * (2 + len(titles)) + "|"]  # fmt: skip
