@@ -29,7 +29,9 @@ RANDOM_CYCLES = "cycles:rank=random"
 AS_LONG = "healing-as-long"  # no pruning, as many texts passed as by all cycles together
 BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
 BOTH = "heads,ffn"
-PARTS = ("cycles", "leave-out", "ablation", "depth", "comparison", "auto", "ffn")
+NORMALISED = "cycles:attention=0.15"
+BY_VARIANCE = "cycles:rank=variance,attention=0.15"
+PARTS = ("cycles", "normalised", "leave-out", "ablation", "depth", "comparison", "auto", "ffn")
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,15 @@ def cycled_on_probes(name: str) -> Iterator[Cell]:
     yield replace(first, method=BY_FLIPS)
 
 
+def normalised(name: str) -> Iterator[Cell]:
+    """Yield cycles and last healing with PURE's attention penalty, and PURE's parts."""
+    first = Cell(Case(name), NORMALISED, "clean", "no-probes", "normalised")
+    yield first
+    yield replace(first, method=BY_VARIANCE)
+    yield replace(first, method="defend:pure", part="comparison")
+    yield replace(first, method="variance")
+
+
 def cycled_ffn(name: str) -> Iterator[Cell]:
     """Yield cycles that prune FFN groups beside heads or alone, and controls."""
     first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", units=BOTH)
@@ -233,6 +244,8 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
+    for name in (*TOKENS, *SUSPECTS, *FRESH, ADAPTIVE[0]):
+        yield from (cell for cell in normalised(name) if cell.part == "normalised")
     for name in TOKENS:
         yield from cycled_ffn(name)
     for name in (*FRESH, *SUSPECTS, ADAPTIVE[0]):

@@ -20,8 +20,10 @@ from guided_plan import (
     AS_LONG,
     BOTH,
     BY_FLIPS,
+    BY_VARIANCE,
     CYCLES,
     FRESH,
+    NORMALISED,
     QUICK,
     RANDOM_CYCLES,
     REST,
@@ -35,6 +37,7 @@ from guided_plan import (
     cycled_on_probes,
     deeper,
     leave_out,
+    normalised,
 )
 from suspects import TARGET
 from tables import three
@@ -60,6 +63,7 @@ def main() -> None:
         ("Beside other methods", beside),
         ("auto", automatic),
         ("With FFN groups", with_ffn_all),
+        ("With the attention penalty", with_penalty),
         ("Every method on every model", every_method),
     ):
         print(f"\n### {title}\n")
@@ -122,6 +126,18 @@ def with_ffn_all(read: Callable[[Cell], Form | None]) -> list[str]:
         "FFN groups": _picked(cycled_ffn, CYCLES, "ffn"),
         "both, in random order": _picked(cycled_ffn, RANDOM_CYCLES, BOTH),
         "Fine-Pruning": _picked(cycled_ffn, "defend:fine-pruning"),
+    }
+    return _grid(read, columns)
+
+
+def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return cycles beside those that heal with PURE's attention penalty, and PURE."""
+    columns: Columns = {
+        "cycles": _picked(cycled, CYCLES),
+        "with the penalty": _picked(normalised, NORMALISED),
+        "and ranked by variance": _picked(normalised, BY_VARIANCE),
+        "PURE": _picked(normalised, "defend:pure"),
+        "PURE's order, plain healing": _picked(normalised, "variance"),
     }
     return _grid(read, columns)
 

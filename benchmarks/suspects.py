@@ -142,7 +142,9 @@ def _recipe(method: str, args: argparse.Namespace) -> Recipe:
     if method.startswith("defend:"):
         recipe: Recipe = configure(DEFENSES[name], fields).recipe()
         return recipe
-    return Recipe(configure(STRATEGIES[name], fields), heal, units)
+    strategy = configure(STRATEGIES[name], fields)
+    heal = replace(heal, attention=getattr(strategy, "attention", 0.0))  # as the cycles heal
+    return Recipe(strategy, heal, units)
 
 
 def _exam(corpus: Path, kind: str) -> Exam:

@@ -30,7 +30,8 @@ from headsweep.compact import Cut, cut, cuts, gates_left
 from headsweep.errors import UserError
 from headsweep.fastpass import close
 from headsweep.heads import Anatomy, HeadMask, masked, pieces
-from headsweep.importance import evaluating
+from headsweep.importance import eager, evaluating
+from headsweep.normalisation import normalising
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.probes import joined, mixed, required
 from headsweep.search import Choice
@@ -61,6 +62,8 @@ class FineTune:
         share: that share.
         consistency: weight of the divergence between the predictions of a probe and of its text
             (Kullback-Leibler, from the text's, which gets no gradient), with ``probes``.
+        attention: weight of PURE's penalty on attention that gathers on few tokens
+            (``normalisation``; 0.15 in the paper); 0: none. Slower, and for heads only.
         freeze_embeddings: leave token, position and type embeddings as they are: less to compute
             and to keep, and nothing learnt there.
         compact: leave out the work of pruned heads where the architecture allows.
@@ -73,6 +76,7 @@ class FineTune:
     on: On = "clean"
     share: float = 0.4
     consistency: float = 0.0
+    attention: float = 0.0
     freeze_embeddings: bool = False
     compact: bool = True
 
@@ -86,6 +90,10 @@ class FineTune:
             raise UserError(f"a consistency weight of {self.consistency}", "give 0 or more")
         if self.consistency and self.on == "clean":
             raise UserError("consistency compares texts with their probes", "heal with probes")
+        if not 0 <= self.attention < math.inf:
+            raise UserError(f"an attention penalty of {self.attention}", "give 0 or more")
+        if self.attention and self.consistency:
+            raise UserError("attention penalty and consistency do not go together", "choose one")
 
     @property
     def needs_probes(self) -> bool:
@@ -96,7 +104,8 @@ class FineTune:
         """Fine-tune the model in place; the masks of an ensemble take turns, a batch each.
 
         Raises:
-            UserError: it is to heal on probes and the view has none.
+            UserError: it is to heal on probes and the view has none; or with the attention
+                penalty, and the model gives no attention weights or has other units than heads.
 
         """
         loss: Loss = cross_entropy
@@ -107,7 +116,11 @@ class FineTune:
             epochs = self.epochs / copies
             record["probes_seen"] = round(self.share * len(texts))
         anatomy, members = view.anatomy, choice.members
-        made = cuttable(view, choice.mask) if self.compact and self.epochs and not members else []
+        whole = not self.compact or not self.epochs or bool(members)
+        if self.attention and self.epochs:
+            loss, weights = normalising(view, choice.mask, self.attention)
+            record["layer_weights"], whole = weights.tolist(), True
+        made = [] if whole else cuttable(view, choice.mask)
         job = Job(
             Schedule(epochs, self.lr),
             view.seed,
@@ -117,6 +130,8 @@ class FineTune:
         )
         with ExitStack() as stack:
             stack.enter_context(cut(made, write_back=True))
+            if self.attention and self.epochs:
+                stack.enter_context(eager(anatomy))
             if self.freeze_embeddings:
                 stack.enter_context(frozen_embeddings(anatomy))
             losses = train(anatomy.model, texts, job, view.runtime, view.progress)

@@ -1,14 +1,8 @@
 """PURE: head pruning by attention variance, then fine-tuning with attention normalisation.
 
 Source: Zhao, Xu, Yuan 2024, *Defense against Backdoor Attack on Pre-trained Language Models via
-Head Pruning and Attention Normalization*, sections 4.1 and 4.2. The second step adds to the
-cross-entropy
-
-    strength * sum over layers c_l * sum over heads sqrt(sum over batch and tokens A[CLS]^2)
-
-with strength 0.15 and c_l the min-max of the normalised inverse attention variance of layer l,
-measured on the pruned model, over the heads that it has left. Decoders: the last token's row of
-attention.
+Head Pruning and Attention Normalization*, sections 4.1 (``strategies.variance``) and 4.2
+(``normalisation``), with strength 0.15.
 """
 
 from __future__ import annotations
@@ -17,15 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-
 from headsweep.defenses.recipe import Recipe
 from headsweep.errors import UserError
-from headsweep.heads import HeadMask, pieces
-from headsweep.importance import attention_variance, eager, read_rows
-from headsweep.predict import Batch
+from headsweep.heads import pieces
+from headsweep.importance import eager
+from headsweep.normalisation import normalising
 from headsweep.search import Choice
 from headsweep.strategies.variance import Variance
 from headsweep.training import Job, Schedule, train
@@ -73,21 +63,7 @@ class AttentionNormalised:
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Fine-tune the view's pruned model."""
         anatomy = view.anatomy
-        variance = attention_variance(view, 500)
-        keep = [torch.tensor(row) for row in choice.mask.heads]
-        weights = layer_weights(variance, choice.mask, view)
-
-        def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-            found = model(**batch.inputs, output_attentions=True)
-            ce = torch.nn.functional.cross_entropy(found.logits.float(), batch.labels)
-            rows = read_rows(anatomy, batch, tuple(found.attentions))
-            norms = [
-                row[:, kept].float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum()
-                for row, kept in zip(rows, keep, strict=True)
-            ]
-            penalty = sum(c * n for c, n in zip(weights.tolist(), norms, strict=True))
-            return ce + self.strength * torch.as_tensor(penalty)
-
+        loss, weights = normalising(view, choice.mask, self.strength)
         job = Job(
             Schedule(self.epochs, self.lr),
             view.seed,
@@ -98,20 +74,3 @@ class AttentionNormalised:
         with eager(anatomy):
             losses = train(anatomy.model, view.train, job, view.runtime, view.progress)
         return {"losses": losses, "layer_weights": weights.tolist()}
-
-
-def layer_weights(variance: Tensor, mask: HeadMask, view: DefenderView) -> Tensor:
-    """Return c_l, [layer] in 0 to 1: min-max of the normalised inverse variance of each layer.
-
-    A layer's variance is the mean over the heads that stay: a pruned head attends to all tokens
-    alike, and its variance of zero would say nothing about the layer.
-    """
-    rows = zip(view.layout.split(variance), mask.heads, strict=True)
-    means = torch.stack([part[torch.tensor(keep)].mean() for part, keep in rows])
-    inverse = 1 / means.clamp_min(1e-12)
-    share = inverse / inverse.sum()
-    spread = share.max() - share.min()
-    if spread <= 0:
-        return torch.ones_like(share)
-    scaled: Tensor = (share - share.min()) / spread
-    return scaled

@@ -7,7 +7,7 @@ prunes ``step`` heads, heals for ``epochs`` and measures validation accuracy.
 
 ``rank``
     ``importance``: by the clean score of ``gradient``. ``probes``: by the score of
-    ``probe-guided``. ``random``: the control.
+    ``probe-guided``. ``variance``: by PURE's. ``random``: the control.
 ``keep``
     ``deepest``: the last cycle that held min accuracy; it ends when ``patience`` cycles in a row
     did not. ``fewest-flips``: of those that held it, the cycle with the fewest flips of validation
@@ -40,7 +40,7 @@ from headsweep.checkpoint import Checkpoint, digest
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
-from headsweep.importance import gate_importance
+from headsweep.importance import attention_variance, gate_importance
 from headsweep.predict import Measured
 from headsweep.probes import flip_rates, required, worst_flips
 from headsweep.scorecache import content_hash
@@ -50,7 +50,7 @@ from headsweep.strategies.probe_guided import ProbeGuided, guided_scores
 from headsweep.training import round_weights
 from headsweep.view import DefenderView
 
-Rank = Literal["importance", "probes", "random"]
+Rank = Literal["importance", "probes", "variance", "random"]
 Keep = Literal["deepest", "fewest-flips"]
 LEAST_GAIN = 0.002  # of flips or accuracy: less is no improvement
 SHARE = 12  # a cycle prunes one of so many units
@@ -123,7 +123,9 @@ class Cycles:
         lr: its learning rate.
         on: what it heals on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
-        rank: which heads go: ``importance``, ``probes`` or ``random`` (module docstring).
+        attention: weight of PURE's attention penalty in healing (``normalisation``).
+        rank: which heads go: ``importance``, ``probes``, ``variance`` or ``random`` (module
+            docstring).
         keep: which cycle counts: ``deepest`` or ``fewest-flips``.
         patience: cycles without success before it ends.
         most: cycles at most.
@@ -141,6 +143,7 @@ class Cycles:
     lr: float = 5e-5
     on: On = "clean"
     consistency: float = 0.0
+    attention: float = 0.0
     rank: Rank = "importance"
     keep: Keep = "deepest"
     patience: int = 2
@@ -261,6 +264,8 @@ class Cycles:
         """Return the next heads to go, and the scores; a head that has gone has importance 0."""
         if self.rank == "probes":
             scores, _ = guided_scores(now, self.weight, self.examples, self.probed)
+        elif self.rank == "variance":
+            scores = attention_variance(now, self.examples)
         elif self.rank == "random":
             scores = torch.rand(view.layout.units, generator=view.generator("cycles"))
         else:
@@ -277,7 +282,9 @@ class Cycles:
         epochs = self.epochs
         if epochs is None:
             epochs = min(MOST_EPOCHS, TEXTS / max(1, examples))
-        return FineTune(epochs, self.lr, self.on, consistency=self.consistency)
+        return FineTune(
+            epochs, self.lr, self.on, consistency=self.consistency, attention=self.attention
+        )
 
     def _flips(self, view: DefenderView) -> dict[str, Any]:
         """Return the flips of held-out probes, where they decide."""
