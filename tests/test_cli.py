@@ -731,3 +731,24 @@ def test_how_to_measure_is_checked_before_any_work(run, tmp_path, option, value,
     code, _, err = run("purify", "none", "--data", "n.csv", "--out", tmp_path / "o", option, value)
     assert code == 2
     assert message in err
+
+
+def test_the_attention_penalty_reaches_the_cycles_and_the_last_healing(
+    run, suspect, csv_file, tmp_path
+):
+    asked = ("purify", suspect, "--data", csv_file, *FAST, "--attention-penalty", "0.2")
+    asked += ("--set", "step=2", "--max-drop", "0.4")
+    code, _, err = run(*asked, "--out", tmp_path / "out", "--set", "rank=variance")
+    assert code == 0, err
+    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    assert made["strategy"]["fields"]["attention"] == 0.2
+    assert made["strategy"]["fields"]["rank"] == "variance"
+    assert made["heal"]["fields"]["attention"] == 0.2
+    assert len(made["heal"]["layer_weights"]) == 2
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('strategy = "gradient"\n[heal]\nattention = 0.3\n')
+    words = ("--recipe", recipe, "--out", tmp_path / "second")
+    code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
+    assert code == 0, err
+    made = json.loads((tmp_path / "second" / "headsweep.json").read_text())
+    assert made["heal"]["fields"]["attention"] == 0.3

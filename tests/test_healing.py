@@ -7,7 +7,9 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.compact import cut, cuts
-from headsweep.heads import locate, pieces, remove
+from headsweep.defenses.pure import AttentionNormalised
+from headsweep.errors import UserError
+from headsweep.heads import Units, already_pruned, locate, pieces, remove
 from headsweep.healing import FineTune
 from headsweep.predict import encode, logits
 from headsweep.search import Choice
@@ -117,3 +119,36 @@ def test_same_seed_same_bytes(tiny):
         return b"".join(p.detach().numpy().tobytes() for p in view.anatomy.model.parameters())
 
     assert once(3) == once(3) != once(4)
+
+
+def test_the_attention_penalty_is_what_pure_heals_with(tiny):
+    """Same seed, same mask: the same weights as PURE's own healing, pruned heads at zero."""
+    found = []
+    for healing in (FineTune(1, 1e-3, attention=0.3), AttentionNormalised(0.3, 1, 1e-3)):
+        suspect = tiny("bert", num_hidden_layers=3)
+        mask = suspect.anatomy.layout.mask([0, 1, 2, 9])
+        remove(suspect.anatomy, mask)
+        train = encode(sentences(40), suspect, 24)
+        view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
+        record = healing.heal(view, Choice(mask))
+        assert len(record["layer_weights"]) == 3
+        assert already_pruned(suspect.anatomy) == mask
+        found.append({n: t.clone() for n, t in suspect.model.state_dict().items()})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    plain = tiny("bert", num_hidden_layers=3)
+    remove(plain.anatomy, mask)
+    view = DefenderView(plain.anatomy, train, train, 0.0, 0, CPU)
+    FineTune(1, 1e-3, compact=False).heal(view, Choice(mask))
+    assert any(not torch.equal(found[0][n], t) for n, t in plain.model.state_dict().items())
+
+
+def test_the_attention_penalty_says_what_it_cannot_do(tiny):
+    with pytest.raises(UserError, match="do not go together"):
+        FineTune(on="probes", consistency=1, attention=0.1)
+    with pytest.raises(UserError, match="0 or more"):
+        FineTune(attention=-1)
+    suspect = tiny("bert", units=Units(ffn=True, ffn_groups=4))
+    train = encode(sentences(20), suspect, 24)
+    view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
+    with pytest.raises(UserError, match="FFN groups"):
+        FineTune(1, attention=0.1).heal(view, Choice(view.layout.everything()))

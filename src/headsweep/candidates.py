@@ -26,6 +26,7 @@ class Candidate:
             bring it back.
         on: what healing is on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
+        attention: weight of PURE's attention penalty in its last healing.
         cost: about how many times as long it takes as its strategy and healing should.
 
     """
@@ -34,12 +35,19 @@ class Candidate:
     depth: float = 1.0
     on: On = "probes"
     consistency: float = 0.0
+    attention: float = 0.0
     cost: float = 1.0
 
     def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
         """Return its healing: the usual one on its own texts, so long if epochs are given."""
         epochs = usual.epochs if epochs is None else epochs
-        return replace(usual, epochs=epochs, on=self.on, consistency=self.consistency)
+        return replace(
+            usual,
+            epochs=epochs,
+            on=self.on,
+            consistency=self.consistency,
+            attention=self.attention,
+        )
 
     @property
     def told(self) -> str:
@@ -50,6 +58,7 @@ class Candidate:
         plain = self.depth == 1 or self.strategy is None
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         alike = f", consistency {self.consistency:g}" if self.consistency else ""
+        alike += f", attention penalty {self.attention:g}" if self.attention else ""
         return f"{name}{depth}, healed on {self.on}{alike}"
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +70,7 @@ class Candidate:
             "depth": self.depth,
             "on": self.on,
             "consistency": self.consistency,
+            "attention": self.attention,
         }
 
 

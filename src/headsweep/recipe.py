@@ -15,6 +15,7 @@
     lr = 3e-5
     on = "clean"                 # or "probes"
     consistency = 0.0
+    attention = 0.0              # weight of PURE's attention penalty
 
 Everything may be left out but the method. What is given on the command line wins.
 """
@@ -41,6 +42,7 @@ HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
     "lr": ("heal_lr", float),
     "on": ("heal_with", str),
     "consistency": ("consistency", float),
+    "attention": ("attention_penalty", float),
 }
 OWN: dict[str, type] = {
     "prune_drop": float,
@@ -67,6 +69,7 @@ class Asked:
     heal_with: str | None = None
     consistency: float | None = None
     prune_drop: float | None = None
+    attention_penalty: float | None = None
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
         """Return these options, those not ``given`` on the command line taken from a recipe.

@@ -122,6 +122,15 @@ def purify(
             help="Weight of probe and text being answered alike, with probes.",
         ),
     ] = 0.0,
+    attention_penalty: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            rich_help_panel=HEALING,
+            help="Weight of PURE's penalty on attention to few tokens (0.15 in the paper); the "
+            "cycles heal with it too.",
+        ),
+    ] = 0.0,
     probe_family: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
@@ -196,6 +205,7 @@ def purify(
             heal_with,
             consistency,
             prune_drop,
+            attention_penalty,
         ),
         recipe,
         "strategy",
@@ -231,6 +241,8 @@ def purify(
     method = usual_strategy(plan).name if asked.method is None else asked.method
     chosen = configure(lookup(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
+        if asked.attention_penalty and not chosen.attention:
+            chosen = dataclasses.replace(chosen, attention=asked.attention_penalty)
         if confidence is not None:
             raise UserError("cycles measures every text", "leave out --confidence")
         plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
@@ -249,16 +261,22 @@ def purify(
         lr,
         on,
         consistency=asked.consistency or 0.0,
+        attention=asked.attention_penalty or 0.0,
         freeze_embeddings=freeze_embeddings,
     )
-    if not epochs and (on == "probes" or heal.consistency or freeze_embeddings):
+    penalty = bool(heal.attention) and not isinstance(chosen, Cycles)
+    if not epochs and (on == "probes" or heal.consistency or freeze_embeddings or penalty):
         raise UserError(
-            "there is no last healing for --heal-with, --consistency or --freeze-embeddings",
+            "there is no last healing for --heal-with, --consistency, --attention-penalty or "
+            "--freeze-embeddings",
             "leave out --heal-epochs 0, or these",
         )
     if isinstance(chosen, Auto):
-        if heal.on != "clean" or heal.consistency:
-            raise UserError("auto tries healings itself", "leave out --heal-with, --consistency")
+        if heal.on != "clean" or heal.consistency or heal.attention:
+            raise UserError(
+                "auto tries healings itself",
+                "leave out --heal-with, --consistency and --attention-penalty",
+            )
         if asked.prune_drop is not None:
             raise UserError("auto tries depths itself", "leave out --prune-drop")
         chosen = _timed(chosen, budget, probe_family)
@@ -437,6 +455,8 @@ def _go_on(kept: Path, strategy: Any) -> str:
     healing = " --heal-with probes" * (fields.get("on") == "probes")
     if fields.get("consistency"):
         healing += f" --consistency {fields['consistency']:g}"
+    if fields.get("attention"):
+        healing += f" --attention-penalty {fields['attention']:g}"
     return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --budget"
 
 
