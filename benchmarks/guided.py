@@ -92,7 +92,7 @@ class Runner:
         if isinstance(task, Make):
             return self.shop.make(task.victim)
         assert isinstance(task, Cell)
-        case, method = task.case, task.method
+        case, method = task.case, task.asked
         folder = case.folder(self.suspects, self.shop.victims)
         prober = self._prober(task, folder)
         sources = _sources(self.corpus, 0, self.setting.train_rows, task.seed)

@@ -153,6 +153,13 @@ class Cell:
         return "-".join([*said, self.probes, f"s{self.seed}"])
 
     @property
+    def asked(self) -> str:
+        """Its method as it is run: cycles without a penalty where none is named."""
+        if not self.method.startswith(CYCLES) or "attention=" in self.method:
+            return self.method
+        return f"{self.method}{',' if ':' in self.method else ':'}attention=0"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Its model, and the cell that gives the number of heads."""
         own = (Make(self.case.name).name, f"victim-twin-{SEED}") if self.case.own else ()

@@ -147,8 +147,12 @@ def test_the_attention_penalty_says_what_it_cannot_do(tiny):
         FineTune(on="probes", consistency=1, attention=0.1)
     with pytest.raises(UserError, match="0 or more"):
         FineTune(attention=-1)
-    suspect = tiny("bert", units=Units(ffn=True, ffn_groups=4))
+
+
+@pytest.mark.parametrize("units", [Units(ffn=True), Units(heads=False, ffn=True)])
+def test_the_attention_penalty_is_of_all_heads_whatever_the_units(tiny, units):
+    suspect = tiny("bert", units=units)
     train = encode(sentences(20), suspect, 24)
     view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
-    with pytest.raises(UserError, match="FFN groups"):
-        FineTune(1, attention=0.1).heal(view, Choice(view.layout.everything()))
+    record = FineTune(1, attention=0.1).heal(view, Choice(view.layout.everything()))
+    assert len(record["layer_weights"]) == 2

@@ -16,6 +16,7 @@ from headsweep.cost import peak_memory_mib
 from headsweep.export import fingerprint, model_card, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect, prepare
+from headsweep.normalisation import PENALTY
 from headsweep.plan import usual_strategy
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
@@ -365,3 +366,26 @@ def test_only_what_can_be_foreseen_is_forecast(trained_folder):
     assert "search 0.0 s" in nothing
     assert "to go: search " in gradient
     assert reinforce.startswith("a search of unknown length, then about ")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_usual_strategy_runs_with_its_penalty_on_every_family(family, tokenizer):
+    done = purify(tiny_model(family), sources(), Cycles(step=2, most=1, epochs=0.2, lr=1e-5),
+                  Plan(max_drop=0.5, runtime=CPU), tokenizer=tokenizer)  # fmt: skip
+    assert done.mask.pruned
+    assert done.manifest["strategy"]["fields"]["attention"] == PENALTY
+    assert done.manifest["heal"]["fields"]["attention"] == PENALTY
+    assert len(done.manifest["heal"]["layer_weights"]) == 2
+    assert done.verified
+
+
+def test_a_model_without_attention_weights_is_healed_without_the_penalty(
+    trained_folder, monkeypatch
+):
+    import headsweep.pipeline as module
+
+    monkeypatch.setattr(module, "gives_attention", lambda anatomy: False)
+    done = purify(trained_folder, sources(), Cycles(step=2, most=1), Plan(0.5, runtime=CPU))
+    assert done.manifest["heal"]["fields"]["attention"] == 0
+    assert done.manifest["strategy"]["fields"]["attention"] == 0
+    assert any("without the attention penalty" in note for note in done.manifest["notes"])

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 from headsweep.canary import Planting
 from headsweep.errors import UserError
 from headsweep.healing import FineTune, On
+from headsweep.normalisation import PENALTY
 from headsweep.probing import RuleProber
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
 from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.strategies.variance import Variance
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,13 @@ class Candidate:
 
 
 CANDIDATES = (
-    Candidate(Cycles(), on="clean"),
+    Candidate(Cycles(), on="clean", attention=PENALTY),
+    Candidate(Variance(), on="clean", attention=PENALTY),
     Candidate(Gradient(), depth=2.5, on="clean"),
-    Candidate(Cycles(rank="probes", on="probes")),
+    Candidate(Cycles(rank="probes", on="probes"), attention=PENALTY),
     Candidate(ProbeGuided()),
     Candidate(Gradient(), depth=5.0),
-    Candidate(Cycles(on="probes")),
+    Candidate(Cycles(on="probes"), attention=PENALTY),
     Candidate(None),
     Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
     Candidate(Gradient(), on="clean"),

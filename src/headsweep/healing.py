@@ -63,7 +63,7 @@ class FineTune:
         consistency: weight of the divergence between the predictions of a probe and of its text
             (Kullback-Leibler, from the text's, which gets no gradient), with ``probes``.
         attention: weight of PURE's penalty on attention that gathers on few tokens
-            (``normalisation``; 0.15 in the paper); 0: none. Slower, and for heads only.
+            (``normalisation``; 0.15 in the paper); 0: none. Slower.
         freeze_embeddings: leave token, position and type embeddings as they are: less to compute
             and to keep, and nothing learnt there.
         compact: leave out the work of pruned heads where the architecture allows.
@@ -105,7 +105,7 @@ class FineTune:
 
         Raises:
             UserError: it is to heal on probes and the view has none; or with the attention
-                penalty, and the model gives no attention weights or has other units than heads.
+                penalty, and the model gives no attention weights.
 
         """
         loss: Loss = cross_entropy

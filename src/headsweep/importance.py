@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any, Concatenate, ParamSpec
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, Layout, gates
+from headsweep.loading import probe_inputs
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.view import DefenderView
 
@@ -132,7 +133,16 @@ def attention_variance(
             "attention variance ranks heads only, not FFN groups",
             "use --units heads, or a strategy that ranks by gate gradient",
         )
-    total = torch.zeros(anatomy.layout.units)
+    return torch.cat(_variances(view, encoded, columns))
+
+
+def variance_by_layer(view: DefenderView, examples: int | None = None) -> list[Tensor]:
+    """Return ``attention_variance`` of every head, [layer][head], whatever the units are."""
+    return _variances(view, sample(view, examples), None)
+
+
+def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> list[Tensor]:
+    anatomy, totals = view.anatomy, list[Tensor]()
     with (
         torch.inference_mode(),
         evaluating(anatomy),
@@ -141,10 +151,10 @@ def attention_variance(
     ):
         for batch in batches(view, encoded):
             rows = read_rows(anatomy, batch, attentions(anatomy, batch))
-            for row, part in zip(rows, anatomy.layout.slices, strict=True):
-                total[part] += _variance(row.double(), batch, columns).sum(0).float().cpu()
+            found = [_variance(row.double(), batch, columns).sum(0).float().cpu() for row in rows]
+            totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
             tick(len(batch.labels), "")
-    return total / len(encoded)
+    return [total / len(encoded) for total in totals]
 
 
 def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
@@ -161,6 +171,14 @@ def attentions(anatomy: Anatomy, batch: Batch) -> tuple[Tensor, ...]:
     if not found or found[0] is None:
         raise UserError("this model gives no attention weights, which this method needs")
     return tuple(found)
+
+
+def gives_attention(anatomy: Anatomy) -> bool:
+    """Tell whether the model's attention weights can be read."""
+    with torch.inference_mode(), evaluating(anatomy), eager(anatomy):
+        found = anatomy.model(**probe_inputs(anatomy.model), output_attentions=True)
+    told: Sequence[Tensor | None] = getattr(found, "attentions", None) or ()
+    return bool(told) and told[0] is not None
 
 
 def read_rows(anatomy: Anatomy, batch: Batch, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -7,21 +7,24 @@ Head Pruning and Attention Normalization* (PURE), section 4.2. To the cross-entr
 
 with c_l the min-max of the normalised inverse attention variance of layer l, measured on the
 pruned model, over the heads that it has left. Decoders: the last token's row of attention.
-Heads only. Needs attention weights, so attention is computed eagerly.
+It needs attention weights, so attention is computed eagerly: slower.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.heads import HeadMask, Layout
-from headsweep.importance import attention_variance, read_rows
+from headsweep.heads import HeadMask
+from headsweep.importance import read_rows, variance_by_layer
 from headsweep.predict import Batch
 from headsweep.training import Loss
 from headsweep.view import DefenderView
 
+PENALTY = 0.15  # the paper's strength
 EXAMPLES = 500  # whose attention variance weighs the layers
 
 
@@ -31,12 +34,13 @@ def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Lo
     Use the loss inside ``importance.eager``, with the pruned heads in place (not cut out).
 
     Raises:
-        UserError: FFN groups are among the units, or the model gives no attention weights.
+        UserError: the model gives no attention weights.
 
     """
-    anatomy = view.anatomy
-    weights = layer_weights(attention_variance(view, EXAMPLES), mask, view.layout)
-    keep = [torch.tensor(row) for row in mask.heads]
+    anatomy, variance = view.anatomy, variance_by_layer(view, EXAMPLES)
+    heads = mask.heads or [[True] * len(layer) for layer in variance]
+    keep = [torch.tensor(row) for row in heads]
+    weights = layer_weights(variance, keep)
 
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         found = model(**batch.inputs, output_attentions=True)
@@ -52,14 +56,18 @@ def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Lo
     return loss, weights
 
 
-def layer_weights(variance: Tensor, mask: HeadMask, layout: Layout) -> Tensor:
+def layer_weights(variance: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:
     """Return c_l, [layer] in 0 to 1: min-max of the normalised inverse variance of each layer.
+
+    Args:
+        variance: of every head, [layer][head].
+        keep: which heads stay, [layer][head].
 
     A layer's variance is the mean over the heads that stay: a pruned head attends to all tokens
     alike, and its variance of zero would say nothing about the layer.
     """
-    rows = zip(layout.split(variance), mask.heads, strict=True)
-    means = torch.stack([part[torch.tensor(keep)].mean() for part, keep in rows])
+    rows = zip(variance, keep, strict=True)
+    means = torch.stack([part[kept].mean() for part, kept in rows])
     inverse = 1 / means.clamp_min(1e-12)
     share = inverse / inverse.sum()
     spread = share.max() - share.min()

@@ -39,6 +39,8 @@ from headsweep.export import (
     write_json,
 )
 from headsweep.heads import HeadMask, already_pruned, remove
+from headsweep.healing import FineTune
+from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
 from headsweep.plan import PAPER, USUAL, Found, Plan, Usual, usual_strategy
@@ -171,8 +173,11 @@ def purify(
     with clock("probes"):
         probes = _probes(material, plan, progress)
         flips = {"before": _flips(material, probes)}
-    view = _view(material, plan, before, progress, probes)
     notes = [*material.suspect.notes, *_taken_up(plan)]
+    if isinstance(strategy, Cycles) and plan.mask is None:
+        strategy, plan, told = _penalised(strategy, plan, material.suspect)
+        notes += told
+    view = _view(material, plan, before, progress, probes)
     notes += [*evidence.doubts(material, before), *_gaps(probes)]
     for note in notes:
         progress.say(f"note: {note}")
@@ -240,6 +245,21 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
         progress.say(f"note: no probes of the validation texts: {error.what}")
         return made
     return made | {"validation": held}
+
+
+def _penalised(strategy: Cycles, plan: Plan, suspect: Suspect) -> tuple[Cycles, Plan, list[str]]:
+    """Return cycles and plan, the usual last healing with the cycles' attention penalty.
+
+    Without it, and a note, where the model gives no attention weights.
+    """
+    heal, told = plan.healing, []
+    if plan.heal is None and isinstance(heal, FineTune):
+        heal = replace(heal, attention=strategy.attention)
+    if strategy.attention and not gives_attention(suspect.anatomy):
+        strategy = replace(strategy, attention=0.0)
+        heal = replace(heal, attention=0.0) if isinstance(heal, FineTune) else heal
+        told = ["this model gives no attention weights: healed without the attention penalty"]
+    return strategy, replace(plan, heal=heal), told
 
 
 def _taken_up(plan: Plan) -> list[str]:

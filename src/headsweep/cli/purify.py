@@ -123,14 +123,14 @@ def purify(
         ),
     ] = 0.0,
     attention_penalty: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             rich_help_panel=HEALING,
-            help="Weight of PURE's penalty on attention to few tokens (0.15 in the paper); the "
-            "cycles heal with it too.",
+            help="Weight of PURE's penalty on attention to few tokens (cycles: 0.15, in all of "
+            "their healing; else 0).",
         ),
-    ] = 0.0,
+    ] = None,
     probe_family: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
@@ -241,7 +241,7 @@ def purify(
     method = usual_strategy(plan).name if asked.method is None else asked.method
     chosen = configure(lookup(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
-        if asked.attention_penalty and not chosen.attention:
+        if asked.attention_penalty is not None and not _sets(asked, "attention"):
             chosen = dataclasses.replace(chosen, attention=asked.attention_penalty)
         if confidence is not None:
             raise UserError("cycles measures every text", "leave out --confidence")
@@ -261,7 +261,7 @@ def purify(
         lr,
         on,
         consistency=asked.consistency or 0.0,
-        attention=asked.attention_penalty or 0.0,
+        attention=_penalty(asked, chosen, plan),
         freeze_embeddings=freeze_embeddings,
     )
     penalty = bool(heal.attention) and not isinstance(chosen, Cycles)
@@ -424,6 +424,19 @@ def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
             )
         return None
     return RuleProber(tuple(families or ()), seed=seed)
+
+
+def _sets(asked: Any, field: str) -> bool:
+    """Tell whether a field of the strategy is given."""
+    return any(one.partition("=")[0].strip() == field for one in asked.fields)
+
+
+def _penalty(asked: Any, chosen: Any, plan: Any) -> float:
+    """Return the attention penalty of the last healing: as asked, else as that of the cycles."""
+    if asked.attention_penalty is not None:
+        return float(asked.attention_penalty)
+    own = getattr(chosen, "attention", 0.0) if plan.mask is None and not asked.consistency else 0.0
+    return float(own)
 
 
 def _mask_file(out: Path) -> Path:

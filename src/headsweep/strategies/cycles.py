@@ -15,7 +15,8 @@ prunes ``step`` heads, heals for ``epochs`` and measures validation accuracy.
     accuracy have improved for ``patience`` cycles.
 
 Where no cycle held, it begins anew with half as many heads a cycle.
-``importance`` and ``deepest`` are the defaults: depth is what removed backdoors (docs/guided.md).
+``importance`` and ``deepest`` are the defaults: depth is what removed backdoors; and healing with
+PURE's attention penalty, without which triggers that are tokens stay (docs/guided.md).
 
 The choice carries the weights of that cycle, and the pipeline goes on from them. Its own healing
 follows, if any.
@@ -41,6 +42,7 @@ from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
 from headsweep.importance import attention_variance, gate_importance
+from headsweep.normalisation import PENALTY
 from headsweep.predict import Measured
 from headsweep.probes import flip_rates, required, worst_flips
 from headsweep.scorecache import content_hash
@@ -123,7 +125,7 @@ class Cycles:
         lr: its learning rate.
         on: what it heals on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
-        attention: weight of PURE's attention penalty in healing (``normalisation``).
+        attention: weight of PURE's attention penalty in healing (``normalisation``); 0: none.
         rank: which heads go: ``importance``, ``probes``, ``variance`` or ``random`` (module
             docstring).
         keep: which cycle counts: ``deepest`` or ``fewest-flips``.
@@ -143,7 +145,7 @@ class Cycles:
     lr: float = 5e-5
     on: On = "clean"
     consistency: float = 0.0
-    attention: float = 0.0
+    attention: float = PENALTY
     rank: Rank = "importance"
     keep: Keep = "deepest"
     patience: int = 2
