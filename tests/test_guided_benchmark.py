@@ -225,6 +225,10 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     long = json.loads(made["suspect-style-healing-as-long-no-probes-s11"])
     assert long["healing"]["fields"]["epochs"] == 8 * 2 + 1  # cycles of one head, and the last
     cycles = json.loads(made["suspect-style-cycles-heal-clean-no-probes-s11"])
+    assert cycles["strategy"]["fields"]["attention"] == 0  # as its name says
+    assert cycles["healing"]["fields"]["attention"] == 0
+    assert next(plan.normalised(style)).asked == plan.NORMALISED
+    assert next(iter(plan.cycled_on_probes(style))).asked == "cycles:on=probes,attention=0"
     left, before = (100 * cycles[at]["excess_lfr"]["value"] for at in ("healed", "before"))
     change = 100 * (cycles["healed"]["accuracy"]["value"] - cycles["before"]["accuracy"]["value"])
     row = next(line for line in out.splitlines() if line.startswith("| suspect-style | "))
