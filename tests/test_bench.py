@@ -439,3 +439,16 @@ def test_a_prune_drop_is_part_of_a_key_only_where_it_is_set():
     plain, deep = Defending(), Defending(prune_drop=0.1)
     assert "prune_drop" not in plain.decides
     assert deep.decides == plain.decides | {"prune_drop": 0.1}
+
+
+def test_cycles_of_a_grid_are_healed_with_their_own_penalty():
+    from headsweep import FineTune
+    from headsweep.bench.grid import Method
+
+    made = {
+        name: Method(name, "strategy", name).recipe(FineTune()) for name in ("cycles", "gradient")
+    }
+    assert made["cycles"].healing.attention == made["cycles"].strategy.attention > 0
+    assert made["gradient"].healing == FineTune()
+    plain = Method("plain", "strategy", "cycles", ("attention=0",)).recipe(FineTune())
+    assert plain.healing.attention == 0

@@ -104,9 +104,11 @@ class Method:
     seeds: tuple[int, ...] | None = None
 
     def recipe(self, heal: FineTune) -> Recipe:
-        """Return what the pipeline runs: strategies are healed with ``heal``."""
+        """Return what is run: strategies are healed with ``heal``, cycles with their penalty."""
         if self.kind == "strategy":
-            return Recipe(configure(STRATEGIES[self.method], self.fields), heal)
+            strategy = configure(STRATEGIES[self.method], self.fields)
+            own = getattr(strategy, "attention", heal.attention)  # as cycles heal
+            return Recipe(strategy, replace(heal, attention=own))
         made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
         return made
 
