@@ -143,8 +143,7 @@ def _recipe(method: str, args: argparse.Namespace) -> Recipe:
         recipe: Recipe = configure(DEFENSES[name], fields).recipe()
         return recipe
     strategy = configure(STRATEGIES[name], fields)
-    heal = replace(heal, attention=getattr(strategy, "attention", 0.0))  # as the cycles heal
-    return Recipe(strategy, heal, units)
+    return Recipe(strategy, heal.after(strategy), units)
 
 
 def _exam(corpus: Path, kind: str) -> Exam:

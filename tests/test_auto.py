@@ -111,7 +111,7 @@ def test_healing_on_probes_beats_a_short_healing_on_clean_texts(trained_folder):
 
     @dataclass(frozen=True)
     class Idle(Candidate):
-        def heal(self, epochs, lr):
+        def heal(self, usual, epochs=None):
             return FineTune(0)
 
     auto = replace(AUTO, candidates=(Idle(None), Candidate(None)))

@@ -13,6 +13,8 @@ from headsweep.heads import Units, already_pruned, locate, pieces, remove
 from headsweep.healing import FineTune
 from headsweep.predict import encode, logits
 from headsweep.search import Choice
+from headsweep.strategies.cycles import Cycles
+from headsweep.strategies.gradient import Gradient
 from headsweep.training import cross_entropy
 from headsweep.view import DefenderView
 
@@ -156,3 +158,12 @@ def test_the_attention_penalty_is_of_all_heads_whatever_the_units(tiny, units):
     view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
     record = FineTune(1, attention=0.1).heal(view, Choice(view.layout.everything()))
     assert len(record["layer_weights"]) == 2
+
+
+def test_the_last_healing_has_the_penalty_of_the_strategy_unless_it_says_its_own():
+    own = Cycles(attention=0.2)
+    assert FineTune().after(own).attention == 0.2
+    assert FineTune(attention=0.0).after(own).attention == 0
+    assert FineTune().after(Gradient()) == FineTune().after(None) == FineTune()
+    mixed = FineTune(on="probes", consistency=1)
+    assert mixed.after(own) == mixed

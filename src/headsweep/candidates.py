@@ -28,7 +28,7 @@ class Candidate:
             bring it back.
         on: what healing is on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
-        attention: weight of PURE's attention penalty in its last healing.
+        attention: weight of PURE's attention penalty in its last healing; None: the strategy's.
         cost: about how many times as long it takes as its strategy and healing should.
 
     """
@@ -37,7 +37,7 @@ class Candidate:
     depth: float = 1.0
     on: On = "probes"
     consistency: float = 0.0
-    attention: float = 0.0
+    attention: float | None = None
     cost: float = 1.0
 
     def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
@@ -49,7 +49,7 @@ class Candidate:
             on=self.on,
             consistency=self.consistency,
             attention=self.attention,
-        )
+        ).after(self.strategy)
 
     @property
     def told(self) -> str:
@@ -60,7 +60,8 @@ class Candidate:
         plain = self.depth == 1 or self.strategy is None
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         alike = f", consistency {self.consistency:g}" if self.consistency else ""
-        alike += f", attention penalty {self.attention:g}" if self.attention else ""
+        penalty = self.heal(FineTune()).attention
+        alike += f", attention penalty {penalty:g}" if penalty else ""
         return f"{name}{depth}, healed on {self.on}{alike}"
 
     def to_json(self) -> dict[str, Any]:
@@ -72,18 +73,18 @@ class Candidate:
             "depth": self.depth,
             "on": self.on,
             "consistency": self.consistency,
-            "attention": self.attention,
+            "attention": self.heal(FineTune()).attention or 0.0,
         }
 
 
 CANDIDATES = (
-    Candidate(Cycles(), on="clean", attention=PENALTY),
+    Candidate(Cycles(), on="clean"),
     Candidate(Variance(), on="clean", attention=PENALTY),
     Candidate(Gradient(), depth=2.5, on="clean"),
-    Candidate(Cycles(rank="probes", on="probes"), attention=PENALTY),
+    Candidate(Cycles(rank="probes", on="probes")),
     Candidate(ProbeGuided()),
     Candidate(Gradient(), depth=5.0),
-    Candidate(Cycles(on="probes"), attention=PENALTY),
+    Candidate(Cycles(on="probes")),
     Candidate(None),
     Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
     Candidate(Gradient(), on="clean"),

@@ -369,7 +369,7 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     fields = manifest["heal"]["fields"]
     if fields.get("epochs") == 0:
         return "it was not fine-tuned afterwards"
-    told = ", ".join(f"{name} {value}" for name, value in fields.items())
+    told = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
     texts = "clean data and probes of it" if fields.get("on") == "probes" else "clean data"
     return f"then it was healed on {texts} ({manifest['heal']['name']}: {told})"
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -63,7 +63,8 @@ class FineTune:
         consistency: weight of the divergence between the predictions of a probe and of its text
             (Kullback-Leibler, from the text's, which gets no gradient), with ``probes``.
         attention: weight of PURE's penalty on attention that gathers on few tokens
-            (``normalisation``; 0.15 in the paper); 0: none. Slower.
+            (``normalisation``; 0.15 in the paper), slower; 0: none; None: as the strategy's own
+            healing (``after``), where it has one, else none.
         freeze_embeddings: leave token, position and type embeddings as they are: less to compute
             and to keep, and nothing learnt there.
         compact: leave out the work of pruned heads where the architecture allows.
@@ -76,7 +77,7 @@ class FineTune:
     on: On = "clean"
     share: float = 0.4
     consistency: float = 0.0
-    attention: float = 0.0
+    attention: float | None = None
     freeze_embeddings: bool = False
     compact: bool = True
 
@@ -90,10 +91,17 @@ class FineTune:
             raise UserError(f"a consistency weight of {self.consistency}", "give 0 or more")
         if self.consistency and self.on == "clean":
             raise UserError("consistency compares texts with their probes", "heal with probes")
-        if not 0 <= self.attention < math.inf:
+        if self.attention is not None and not 0 <= self.attention < math.inf:
             raise UserError(f"an attention penalty of {self.attention}", "give 0 or more")
         if self.attention and self.consistency:
             raise UserError("attention penalty and consistency do not go together", "choose one")
+
+    def after(self, strategy: object) -> FineTune:
+        """Return it as the last healing after a strategy, with the penalty of its own if any."""
+        own = getattr(strategy, "attention", None)
+        if own is None or self.attention is not None or self.consistency:
+            return self
+        return replace(self, attention=own)
 
     @property
     def needs_probes(self) -> bool:

@@ -248,13 +248,12 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
 
 
 def _penalised(strategy: Cycles, plan: Plan, suspect: Suspect) -> tuple[Cycles, Plan, list[str]]:
-    """Return cycles and plan, the usual last healing with the cycles' attention penalty.
+    """Return cycles and plan, the last healing with the cycles' attention penalty.
 
     Without it, and a note, where the model gives no attention weights.
     """
-    heal, told = plan.healing, []
-    if plan.heal is None and isinstance(heal, FineTune):
-        heal = replace(heal, attention=strategy.attention)
+    told: list[str] = []
+    heal = plan.healing.after(strategy) if isinstance(plan.healing, FineTune) else plan.healing
     if strategy.attention and not gives_attention(suspect.anatomy):
         strategy = replace(strategy, attention=0.0)
         heal = replace(heal, attention=0.0) if isinstance(heal, FineTune) else heal

@@ -70,7 +70,7 @@ class Plan:
         min_accuracy: the lowest validation accuracy allowed instead; None: use ``max_drop``.
         prune_drop: how far it may fall while heads are chosen, for healing to bring it back within
             the other two; None: these hold there too.
-        start: ``classifier`` or ``encoder`` (module docstring).
+        start: ``classifier`` or ``encoder`` (docstring of ``pipeline``).
         heal: fine-tuning after pruning; None: 2 epochs at 3e-5, or the paper's 3 at 2e-5 when
             starting from the encoder. ``FineTune(epochs=0)``: none.
         seed: decides everything random.

@@ -107,8 +107,7 @@ class Method:
         """Return what is run: strategies are healed with ``heal``, cycles with their penalty."""
         if self.kind == "strategy":
             strategy = configure(STRATEGIES[self.method], self.fields)
-            own = getattr(strategy, "attention", heal.attention)  # as cycles heal
-            return Recipe(strategy, replace(heal, attention=own))
+            return Recipe(strategy, heal.after(strategy))
         made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
         return made
 

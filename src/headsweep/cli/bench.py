@@ -97,7 +97,7 @@ def bench(
     _warn(planned, out)
     if not planned.missing:
         if as_json:
-            print_json({"done": [], "failed": {}, "left": 0})
+            _say_tally(harness.Tally(), out, as_json)
         else:
             out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
         return

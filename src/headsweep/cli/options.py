@@ -171,14 +171,19 @@ def check_file(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: is a folder", "name a file")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: is there already", "choose another, or --overwrite")
-    standing = next(path for path in out.absolute().parents if path.exists())
+    standing = _standing(out.absolute().parent)
     if not standing.is_dir() or not os.access(standing, os.W_OK):
         raise UserError(f"{out}: cannot be written in {standing}", "choose another place")
 
 
+def _standing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
 def check_folder(folder: Path, option: str) -> None:
     """Refuse a folder that is a file, or that would lie below one; makes nothing."""
-    standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    standing = _standing(folder)
     if not standing.is_dir():
         raise UserError(f"{folder}: {standing} is a file", f"choose a folder as {option}")
 

@@ -226,14 +226,15 @@ def purify(
             "--start encoder ends with a fresh classifier, which must be trained",
             "leave --heal-epochs 0 out",
         )
+    given_mask = text_of(mask) if mask else None
     plan = Plan(
         max_drop=_max_drop(asked),
         min_accuracy=asked.min_accuracy,
         prune_drop=asked.prune_drop,
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
         seed=asked.seed,
-        mask=HeadMask.from_json(text_of(mask)) if mask else None,
-        found=Found.of(text_of(mask)) if mask else None,
+        mask=None if given_mask is None else HeadMask.from_json(given_mask),
+        found=None if given_mask is None else Found.of(given_mask),
         runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
@@ -261,7 +262,7 @@ def purify(
         lr,
         on,
         consistency=asked.consistency or 0.0,
-        attention=_penalty(asked, chosen, plan),
+        attention=asked.attention_penalty,
         freeze_embeddings=freeze_embeddings,
     )
     penalty = bool(heal.attention) and not isinstance(chosen, Cycles)
@@ -429,14 +430,6 @@ def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
 def _sets(asked: Any, field: str) -> bool:
     """Tell whether a field of the strategy is given."""
     return any(one.partition("=")[0].strip() == field for one in asked.fields)
-
-
-def _penalty(asked: Any, chosen: Any, plan: Any) -> float:
-    """Return the attention penalty of the last healing: as asked, else as that of the cycles."""
-    if asked.attention_penalty is not None:
-        return float(asked.attention_penalty)
-    own = getattr(chosen, "attention", 0.0) if plan.mask is None and not asked.consistency else 0.0
-    return float(own)
 
 
 def _mask_file(out: Path) -> Path:
