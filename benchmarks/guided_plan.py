@@ -21,8 +21,8 @@ FRESH = tuple(
                  "characters", "sentence")
 )  # fmt: skip
 TOKENS = tuple(f"dirty-label-{name}" for name in ("characters", "sentence", "rare-word"))
-QUICK = ("gradient", "defend:pure", "defend:fth", "random")
-REST = ("layerwise", "bayesian", "ensemble", "sparsify", "defend:ft", "defend:meft", "reinforce")
+EARLY = ("gradient", "defend:pure", "defend:fth", "defend:meft", "random")
+LATER = ("layerwise", "bayesian", "ensemble", "sparsify", "reinforce", "defend:ft")
 DEEPER = (0.05, 0.1)
 CYCLES = "cycles"
 RANDOM_CYCLES = "cycles:rank=random"
@@ -251,6 +251,11 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
+    for methods in (EARLY, LATER):
+        for name in (*FRESH, ADAPTIVE[0]):
+            yield from compared(name, methods)
+        for name in (*TOKENS, *FRESH, ADAPTIVE[0], *SUSPECTS):
+            yield from (cell for cell in normalised(name) if cell.method == NORMALISED)
     for name in (*TOKENS, *SUSPECTS, *FRESH, ADAPTIVE[0]):
         yield from (cell for cell in normalised(name) if cell.part == "normalised")
     for name in TOKENS:
@@ -282,11 +287,11 @@ def cells() -> Iterator[Cell]:
         yield from leave_out(name)
         yield from ablation(name)
     for name in SUSPECTS:
-        yield from compared(name, QUICK)
+        yield from compared(name, EARLY)
     for name in SUSPECTS:
         yield replace(first, case=Case(name), consistency=1.0)
         yield replace(first, case=Case(name), units=BOTH, part="ffn")
-        yield from compared(name, REST)
+        yield from compared(name, LATER)
         yield Cell(Case(name), "auto", "probes", "family", "auto")
     for name in FRESH:
         yield from leave_out(name, ["family"])
@@ -295,7 +300,8 @@ def cells() -> Iterator[Cell]:
     yield from ablation(ADAPTIVE[1])
     for name in (*ADAPTIVE, *FRESH):
         yield Cell(Case(name), "auto", "probes", "without", "auto")
-        yield from compared(name, QUICK)
+    for name in ADAPTIVE:
+        yield from compared(name, EARLY)
 
 
 def plan(only: Sequence[str] | None = None, parts: Sequence[str] | None = None) -> list[Any]:

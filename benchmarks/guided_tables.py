@@ -22,11 +22,11 @@ from guided_plan import (
     BY_FLIPS,
     BY_VARIANCE,
     CYCLES,
+    EARLY,
     FRESH,
+    LATER,
     NORMALISED,
-    QUICK,
     RANDOM_CYCLES,
-    REST,
     SUSPECTS,
     Case,
     Cell,
@@ -145,12 +145,13 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
 def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
     """Return every method that has a cell, a row a model."""
     guided = {
-        "cycles": _picked(cycled, CYCLES),
+        "cycles": _picked(normalised, NORMALISED),
+        "without the penalty": _picked(cycled, CYCLES),
         "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
         "cycles on probes, family": _picked(cycled_on_probes, "cycles:on=probes", probes="family"),
     }
-    methods = (*QUICK, *REST)
+    methods = (*EARLY, *LATER)
     others = {
         "`gradient`" if method == "gradient" else method.removeprefix("defend:"): _picked(
             lambda name: compared(name, methods), method
@@ -326,10 +327,9 @@ def beside(read: Callable[[Cell], Form | None]) -> list[str]:
             ("probe-guided, probe healing", read(both), "healed"),
             ("probe-guided, clean healing", read(replace(both, on="clean")), "healed"),
         ]
-        methods = [*QUICK, *(REST if name in SUSPECTS else ())]
         others: list[Row] = [
             (cell.method.removeprefix("defend:"), read(cell), "healed")
-            for cell in compared(name, methods)
+            for cell in compared(name, (*EARLY, *LATER))
         ]
         return own + sorted(others, key=_by_excess)
 
