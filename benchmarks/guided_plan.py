@@ -22,7 +22,8 @@ FRESH = tuple(
 )  # fmt: skip
 TOKENS = tuple(f"dirty-label-{name}" for name in ("characters", "sentence", "rare-word"))
 EARLY = ("gradient", "defend:pure", "defend:fth", "defend:meft", "random")
-LATER = ("layerwise", "bayesian", "ensemble", "sparsify", "reinforce", "defend:ft")
+LATER = ("layerwise", "ensemble", "bayesian", "sparsify", "reinforce")
+LAST = ("defend:ft",)
 DEEPER = (0.05, 0.1)
 CYCLES = "cycles"
 RANDOM_CYCLES = "cycles:rank=random"
@@ -251,11 +252,16 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
     for name in ADAPTIVE:
         yield from (cell for cell in cycled(name) if cell.method in (CYCLES, "gradient"))
-    for methods in (EARLY, LATER):
-        for name in (*FRESH, ADAPTIVE[0]):
-            yield from compared(name, methods)
-        for name in (*TOKENS, *FRESH, ADAPTIVE[0], *SUSPECTS):
-            yield from (cell for cell in normalised(name) if cell.method == NORMALISED)
+    for name in (*FRESH, ADAPTIVE[0]):
+        yield from compared(name, EARLY)
+    for name in (*FRESH, ADAPTIVE[0], *SUSPECTS):
+        yield from (cell for cell in normalised(name) if cell.method == NORMALISED)
+    for name in SUSPECTS:
+        yield from leave_out(name)
+        yield from compared(name, EARLY)
+    for method in LATER:
+        for name in (*SUSPECTS, *FRESH, ADAPTIVE[0]):
+            yield from compared(name, [method])
     for name in (*TOKENS, *SUSPECTS, *FRESH, ADAPTIVE[0]):
         yield from (cell for cell in normalised(name) if cell.part == "normalised")
     for name in TOKENS:
@@ -287,11 +293,9 @@ def cells() -> Iterator[Cell]:
         yield from leave_out(name)
         yield from ablation(name)
     for name in SUSPECTS:
-        yield from compared(name, EARLY)
-    for name in SUSPECTS:
         yield replace(first, case=Case(name), consistency=1.0)
         yield replace(first, case=Case(name), units=BOTH, part="ffn")
-        yield from compared(name, LATER)
+        yield from compared(name, LAST)
         yield Cell(Case(name), "auto", "probes", "family", "auto")
     for name in FRESH:
         yield from leave_out(name, ["family"])

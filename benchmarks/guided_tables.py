@@ -24,6 +24,7 @@ from guided_plan import (
     CYCLES,
     EARLY,
     FRESH,
+    LAST,
     LATER,
     NORMALISED,
     RANDOM_CYCLES,
@@ -151,7 +152,7 @@ def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
         "cycles on probes, family": _picked(cycled_on_probes, "cycles:on=probes", probes="family"),
     }
-    methods = (*EARLY, *LATER)
+    methods = (*EARLY, *LATER, *LAST)
     others = {
         "`gradient`" if method == "gradient" else method.removeprefix("defend:"): _picked(
             lambda name: compared(name, methods), method
@@ -329,7 +330,7 @@ def beside(read: Callable[[Cell], Form | None]) -> list[str]:
         ]
         others: list[Row] = [
             (cell.method.removeprefix("defend:"), read(cell), "healed")
-            for cell in compared(name, (*EARLY, *LATER))
+            for cell in compared(name, (*EARLY, *LATER, *LAST))
         ]
         return own + sorted(others, key=_by_excess)
 
