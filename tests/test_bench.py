@@ -203,6 +203,19 @@ def test_finished_cells_are_skipped_and_estimated_by(smoke_results, bench, tmp_p
     assert plan["seconds"] == pytest.approx(pure + 2 * made)  # the twin's time is not known apart
 
 
+def test_cells_that_finished_without_tensorboard_are_written_too(smoke_results, bench, tmp_path):
+    pytest.importorskip("tensorboard", reason="headsweep[tracking] is not installed")
+    shutil.copytree(smoke_results, tmp_path / "results")
+    runs = tmp_path / "runs"
+    first, *others = (
+        path.stem for path in sorted(smoke_results.glob("*.json")) if "rare-word" in path.stem
+    )
+    (runs / first).mkdir(parents=True)  # there already
+    assert bench("--tensorboard", runs, "-q")[0] == 0
+    written = {path.parent.name for path in runs.glob("*/events.*")}
+    assert written == set(others)
+
+
 def test_corrupt_cells_are_set_aside_and_run_again(smoke_results, bench, tmp_path):
     out = shutil.copytree(smoke_results, tmp_path / "results")
     path = out / "tiny-sentences-rare-word-s12-nothing.json"

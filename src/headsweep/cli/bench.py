@@ -95,6 +95,13 @@ def bench(
         return
     progress = progress_of(quiet or as_json)
     _warn(planned, out)
+    watch = None
+    if tensorboard is not None:
+        watch = follow(tensorboard)
+        for cell in planned.cells:  # those that finished without it
+            form = planned.found.finished.get(cell.id)
+            if form is not None and not (tensorboard / cell.id).exists():
+                watch(cell, form)
     if not planned.missing:
         if as_json:
             _say_tally(harness.Tally(), out, as_json)
@@ -104,7 +111,6 @@ def bench(
     make_folder(out, "--out")
     make_folder(cache, "--cache")
     progress.say(_headline(planned, jobs))
-    watch = follow(tensorboard) if tensorboard else None
     threads = grid.computing.threads
     made = _engine(engine, cache, jobs, threads, address, planned.needs_mib)
     run = harness.Run(store, made, progress, watch=watch)
