@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
+import numpy as np
 from guided_plan import (
     ADAPTIVE,
     AS_LONG,
@@ -40,6 +42,7 @@ from guided_plan import (
     leave_out,
     normalised,
 )
+from scipy.stats import bootstrap
 from suspects import TARGET
 from tables import three
 
@@ -65,7 +68,8 @@ def main() -> None:
         ("auto", automatic),
         ("With FFN groups", with_ffn_all),
         ("With the attention penalty", with_penalty),
-        ("Every method on every model", every_method),
+        ("Every method, over the models", every_method),
+        ("Every method on every model", every_pair),
     ):
         print(f"\n### {title}\n")
         print("\n".join(make(read)))
@@ -143,23 +147,119 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
     return _grid(read, columns)
 
 
-def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
-    """Return every method that has a cell, a row a model."""
+def _methods() -> Columns:
+    """Return every method that sees no probe or is guided by them, the default first."""
     guided = {
         "cycles": _picked(normalised, NORMALISED),
-        "without the penalty": _picked(cycled, CYCLES),
+        "cycles without the penalty": _picked(cycled, CYCLES),
         "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
-        "cycles on probes, family": _picked(cycled_on_probes, "cycles:on=probes", probes="family"),
     }
     methods = (*EARLY, *LATER, *LAST)
-    others = {
-        "`gradient`" if method == "gradient" else method.removeprefix("defend:"): _picked(
-            lambda name: compared(name, methods), method
+    others = {_short(method): _picked(lambda name: compared(name, methods), method)
+              for method in methods}  # fmt: skip
+    return guided | others
+
+
+def _short(method: str) -> str:
+    plain = method.removeprefix("defend:")
+    return plain.upper() if plain in ("pure", "fth", "meft", "ft") else plain
+
+
+@dataclass(frozen=True)
+class End:
+    """What a purification of a model ended with; lfr in points above the twin, acc of change."""
+
+    left: float
+    change: float
+    seconds: float
+    mark: str
+
+    def reached(self, points: float) -> bool:
+        """Tell whether no more points are left, and at most one of accuracy is lost."""
+        return self.left <= points and self.change >= -1
+
+    def __str__(self) -> str:
+        return f"{self.left:.0f} ({self.change:+.1f}){self.mark}"
+
+
+GOAL, GOAL_OF_FAMILY = 15, 5  # points; with relatives of the trigger among the probes
+
+
+def _ends(read: Callable[[Cell], Form | None]) -> dict[str, dict[str, End]]:
+    """Return what every method ended with, by method and model; where it could do nothing too."""
+    found: dict[str, dict[str, End]] = {}
+    for method, cell in _methods().items():
+        ends = {name: _end(read(cell(name))) for name in ALL}
+        there = {name: end for name, end in ends.items() if end is not None}
+        found |= {method: there} if there else {}
+    return found
+
+
+def _end(form: Form | None) -> End | None:
+    if form is None or "before" not in form:
+        return None
+    took = float(form["seconds"]["all"])
+    before = form["before"]
+    if "outcome" in form:  # the suspect stays as it is
+        return End(100 * before["excess_lfr"]["value"], 0.0, took, NOTHING)
+    end, mark = _ending(form)
+    change = end["accuracy"]["value"] - before["accuracy"]["value"]
+    return End(100 * end["excess_lfr"]["value"], 100 * change, took, mark)
+
+
+def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return means over models and the distance to the first method, a row a method."""
+    found = _ends(read)
+    first = next(iter(found.values()), {})
+    lines = ["| method | models | excess, mean | worst | ACC, mean | at the goal | seconds | "
+             "beside the first, same models (95%) | less on |",
+             "|---" * 9 + "|"]  # fmt: skip
+    for method, ends in found.items():
+        left, change, took = zip(
+            *((end.left, end.change, end.seconds) for end in ends.values()), strict=True
         )
-        for method in methods
-    }
-    return _grid(read, {**guided, **others})
+        apart = [ends[name].left - first[name].left for name in ends if name in first]
+        told = "" if ends is first else _paired(apart)
+        less = "" if ends is first else f"{sum(each < 0 for each in apart)} of {len(apart)}"
+        goal = GOAL_OF_FAMILY if method.endswith("family") else GOAL
+        reached = sum(end.reached(goal) for end in ends.values())
+        lines.append(
+            f"| {method} | {len(ends)} | {mean(left):.1f} | {max(left):.1f} | {mean(change):+.1f} "
+            f"| {reached} | {median(took):.0f} | {told} | {less} |"
+        )
+    return lines
+
+
+def _paired(apart: Sequence[float]) -> str:
+    """Return the mean of paired differences with its bootstrapped interval over models."""
+    if not apart:
+        return ""
+    told = f"{mean(apart):+.1f}"
+    if len(set(apart)) < 3:
+        return told
+    made = bootstrap((apart,), np.mean, rng=0, method="percentile").confidence_interval
+    return f"{told} ({made.low:+.1f} to {made.high:+.1f})"
+
+
+def every_pair(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return what every method left of every model, a row a method."""
+    found = _ends(read)
+    names = [name for name in ALL if any(name in ends for ends in found.values())]
+    short = [name.removeprefix("dirty-label-") for name in names]
+    before = {name: _as_it_is(read, name) for name in names}
+    lines = [f"| method | {' | '.join(short)} |", "|---" * (1 + len(names)) + "|",
+             f"| as it is | {' | '.join(before.values())} |"]  # fmt: skip
+    for method, ends in found.items():
+        told = [str(ends[name]) if name in ends else "missing" for name in names]
+        lines.append(f"| {method} | {' | '.join(told)} |")
+    return lines
+
+
+def _as_it_is(read: Callable[[Cell], Form | None], name: str) -> str:
+    forms = (read(cell(name)) for cell in _methods().values())
+    form = next(form for form in forms if form and "before" in form)
+    return f"{100 * form['before']['excess_lfr']['value']:.0f}"
 
 
 def _picked(
@@ -234,6 +334,7 @@ def _ending(form: Form) -> tuple[Form, str]:
 
 PUT_BACK = "°"  # the last healing missed the bound: as before it
 MISSED = "†"  # ended below the bound
+NOTHING = "‡"  # no head could go
 
 
 def _held(form: Form) -> bool:
