@@ -31,8 +31,20 @@ AS_LONG = "healing-as-long"  # no pruning, as many texts passed as by all cycles
 BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
 BOTH = "heads,ffn"
 NORMALISED = "cycles:attention=0.15"
+FOLLOWING = "cycles:attention=0.15,distill=0.5"
+ONLY_FOLLOWING = "cycles:distill=0.5"
 BY_VARIANCE = "cycles:rank=variance,attention=0.15"
-PARTS = ("cycles", "normalised", "leave-out", "ablation", "depth", "comparison", "auto", "ffn")
+PARTS = (
+    "cycles",
+    "normalised",
+    "followed",
+    "leave-out",
+    "ablation",
+    "depth",
+    "comparison",
+    "auto",
+    "ffn",
+)
 
 
 @dataclass(frozen=True)
@@ -155,10 +167,12 @@ class Cell:
 
     @property
     def asked(self) -> str:
-        """Its method as it is run: cycles without a penalty where none is named."""
-        if not self.method.startswith(CYCLES) or "attention=" in self.method:
-            return self.method
-        return f"{self.method}{',' if ':' in self.method else ':'}attention=0"
+        """Its method as it is run: cycles without what healing can do unless it is named."""
+        asked = self.method
+        for field in ("attention", "distill") if asked.startswith(CYCLES) else ():
+            if f"{field}=" not in asked:
+                asked += f"{',' if ':' in asked else ':'}{field}=0"
+        return asked
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -226,6 +240,13 @@ def normalised(name: str) -> Iterator[Cell]:
     yield replace(first, method="variance")
 
 
+def followed(name: str) -> Iterator[Cell]:
+    """Yield cycles that heal on the suspect's own predictions too, and without the penalty."""
+    first = Cell(Case(name), FOLLOWING, "clean", "no-probes", "followed")
+    yield first
+    yield replace(first, method=ONLY_FOLLOWING)
+
+
 def cycled_ffn(name: str) -> Iterator[Cell]:
     """Yield cycles that prune FFN groups beside heads or alone, and controls."""
     first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", units=BOTH)
@@ -256,6 +277,8 @@ def cells() -> Iterator[Cell]:
         yield from compared(name, EARLY)
     for name in (*FRESH, ADAPTIVE[0], *SUSPECTS):
         yield from (cell for cell in normalised(name) if cell.method == NORMALISED)
+    for name in (*FRESH, ADAPTIVE[0], *SUSPECTS):
+        yield from (cell for cell in followed(name) if cell.method == FOLLOWING)
     for name in SUSPECTS:
         yield from leave_out(name)
         yield from compared(name, EARLY)
@@ -264,6 +287,8 @@ def cells() -> Iterator[Cell]:
             yield from compared(name, [method])
     for name in (*TOKENS, *SUSPECTS, *FRESH, ADAPTIVE[0]):
         yield from (cell for cell in normalised(name) if cell.part == "normalised")
+    for name in (*TOKENS, *SUSPECTS, *FRESH, ADAPTIVE[0]):
+        yield from followed(name)
     for name in TOKENS:
         yield from cycled_ffn(name)
     for name in (*FRESH, *SUSPECTS, ADAPTIVE[0]):

@@ -25,10 +25,12 @@ from guided_plan import (
     BY_VARIANCE,
     CYCLES,
     EARLY,
+    FOLLOWING,
     FRESH,
     LAST,
     LATER,
     NORMALISED,
+    ONLY_FOLLOWING,
     RANDOM_CYCLES,
     SUSPECTS,
     Case,
@@ -39,6 +41,7 @@ from guided_plan import (
     cycled_ffn,
     cycled_on_probes,
     deeper,
+    followed,
     leave_out,
     normalised,
 )
@@ -140,6 +143,8 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
     columns: Columns = {
         "cycles": _picked(cycled, CYCLES),
         "with the penalty": _picked(normalised, NORMALISED),
+        "following the suspect": _picked(followed, ONLY_FOLLOWING),
+        "with both": _picked(followed, FOLLOWING),
         "and ranked by variance": _picked(normalised, BY_VARIANCE),
         "PURE": _picked(normalised, "defend:pure"),
         "PURE's order, plain healing": _picked(normalised, "variance"),
@@ -150,8 +155,9 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
 def _methods() -> Columns:
     """Return every method that sees no probe or is guided by them, the default first."""
     guided = {
-        "cycles": _picked(normalised, NORMALISED),
-        "cycles without the penalty": _picked(cycled, CYCLES),
+        "cycles": _picked(followed, FOLLOWING),
+        "cycles, labels alone": _picked(normalised, NORMALISED),
+        "cycles, labels alone, no penalty": _picked(cycled, CYCLES),
         "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
     }

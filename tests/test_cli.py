@@ -752,3 +752,25 @@ def test_the_attention_penalty_reaches_the_cycles_and_the_last_healing(
     assert code == 0, err
     made = json.loads((tmp_path / "second" / "headsweep.json").read_text())
     assert made["heal"]["fields"]["attention"] == 0.3
+
+
+def test_following_the_suspect_reaches_the_cycles_and_the_last_healing(
+    run, suspect, csv_file, tmp_path
+):
+    asked = ("purify", suspect, "--data", csv_file, *FAST, "--max-drop", "0.4", "--distill", "0.2")
+    code, _, err = run(*asked, "--out", tmp_path / "out", "--set", "step=2")
+    assert code == 0, err
+    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    assert made["strategy"]["fields"]["distill"] == made["heal"]["fields"]["distill"] == 0.2
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('strategy = "gradient"\n[heal]\ndistill = 0.3\n')
+    words = ("--recipe", recipe, "--out", tmp_path / "second")
+    code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
+    assert code == 0, err
+    made = json.loads((tmp_path / "second" / "headsweep.json").read_text())
+    assert made["heal"]["fields"]["distill"] == 0.3
+    code, _, err = run(*asked, "--out", tmp_path / "o", "--strategy", "auto")
+    assert (code, "--distill" in err) == (2, True)
+    gradient = ("--strategy", "gradient", "--heal-epochs", "0")
+    code, _, err = run(*asked, "--out", tmp_path / "o", *gradient)
+    assert (code, "no last healing" in err) == (2, True)

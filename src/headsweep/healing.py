@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headsweep.compact import Cut, cut, cuts, gates_left
+from headsweep.distillation import following
 from headsweep.errors import UserError
 from headsweep.fastpass import close
 from headsweep.heads import Anatomy, HeadMask, masked, pieces
@@ -35,14 +36,26 @@ from headsweep.normalisation import normalising
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.probes import joined, mixed, required
 from headsweep.search import Choice
-from headsweep.training import Job, Loss, Schedule, cross_entropy, train
+from headsweep.training import (
+    Criterion,
+    Job,
+    Loss,
+    Schedule,
+    cross_entropy,
+    judged_by,
+    on_labels,
+    train,
+)
 from headsweep.view import DefenderView
 
 On = Literal["clean", "probes"]
 
 
 class Healing(Protocol):
-    """Fine-tunes the view's model after pruning. Its fields are its whole configuration."""
+    """Fine-tunes the view's model after pruning. Its fields are its whole configuration.
+
+    One with a ``distill`` above 0 gets a view that knows what the suspect says.
+    """
 
     name: ClassVar[str]
 
@@ -65,6 +78,8 @@ class FineTune:
         attention: weight of PURE's penalty on attention that gathers on few tokens
             (``normalisation``; 0.15 in the paper), slower; 0: none; None: as the strategy's own
             healing (``after``), where it has one, else none.
+        distill: how much of the loss is that of the suspect's own predictions for the clean texts
+            (``distillation``), 0 to 1.
         freeze_embeddings: leave token, position and type embeddings as they are: less to compute
             and to keep, and nothing learnt there.
         compact: leave out the work of pruned heads where the architecture allows.
@@ -78,6 +93,7 @@ class FineTune:
     share: float = 0.4
     consistency: float = 0.0
     attention: float | None = None
+    distill: float = 0.0
     freeze_embeddings: bool = False
     compact: bool = True
 
@@ -95,6 +111,8 @@ class FineTune:
             raise UserError(f"an attention penalty of {self.attention}", "give 0 or more")
         if self.attention and self.consistency:
             raise UserError("attention penalty and consistency do not go together", "choose one")
+        if not 0 <= self.distill <= 1:
+            raise UserError(f"a weight of distillation of {self.distill}", "give 0 to 1")
 
     def after(self, strategy: object) -> FineTune:
         """Return it as the last healing after a strategy, with the penalty of its own if any."""
@@ -113,20 +131,25 @@ class FineTune:
 
         Raises:
             UserError: it is to heal on probes and the view has none; or with the attention
-                penalty, and the model gives no attention weights.
+                penalty, and the model gives no attention weights; or to follow the suspect, and
+                nobody has asked it.
 
         """
-        loss: Loss = cross_entropy
+        follows = bool(self.distill and self.epochs)
+        criterion = following(view, self.distill) if follows else on_labels
+        loss = judged_by(criterion)
         texts, epochs = view.train, self.epochs
         record: dict[str, Any] = {}
         if self.needs_probes:
-            texts, loss, copies = self._mix(view)
+            texts, turned, copies = self._mix(view)
+            if self.consistency:
+                loss = consistent(view.train, turned, self.consistency, criterion)
             epochs = self.epochs / copies
             record["probes_seen"] = round(self.share * len(texts))
         anatomy, members = view.anatomy, choice.members
         whole = not self.compact or not self.epochs or bool(members)
         if self.attention and self.epochs:
-            loss, weights = normalising(view, choice.mask, self.attention)
+            loss, weights = normalising(view, choice.mask, self.attention, criterion)
             record["layer_weights"], whole = weights.tolist(), True
         made = [] if whole else cuttable(view, choice.mask)
         job = Job(
@@ -145,17 +168,18 @@ class FineTune:
             losses = train(anatomy.model, texts, job, view.runtime, view.progress)
         return record | {"losses": losses, "compact": bool(made)}
 
-    def _mix(self, view: DefenderView) -> tuple[Encoded, Loss, int]:
-        """Return as many copies of the training texts as epochs, each with probes of its own."""
+    def _mix(self, view: DefenderView) -> tuple[Encoded, Tensor, int]:
+        """Return as many copies of the training texts as epochs, each with probes of its own.
+
+        Which rows are probes, [row], and how many copies there are.
+        """
         probes, clean = required(view.probes, "healing on probes"), view.train
         copies = math.ceil(self.epochs)
         made = [
             mixed(clean, probes, self.share, view.generator("mix", copy)) for copy in range(copies)
         ]
         texts = joined([encoded for encoded, _ in made])
-        if not self.consistency:
-            return texts, cross_entropy, copies
-        return texts, consistent(clean, torch.cat([w for _, w in made]), self.consistency), copies
+        return texts, torch.cat([which for _, which in made]), copies
 
 
 def cuttable(view: DefenderView, mask: HeadMask) -> list[Cut]:
@@ -191,19 +215,22 @@ def frozen_embeddings(anatomy: Anatomy) -> Iterator[None]:
             table.requires_grad_(want)
 
 
-def consistent(clean: Encoded, turned: Tensor, weight: float) -> Loss:
-    """Return cross-entropy plus the divergence of probes' predictions from their texts'.
+def consistent(
+    clean: Encoded, turned: Tensor, weight: float, criterion: Criterion = on_labels
+) -> Loss:
+    """Return a loss plus the divergence of probes' predictions from their texts'.
 
     Args:
         clean: the original texts; row r of the training set is text r modulo their number.
         turned: which rows of the training set are probes, [row].
         weight: of the divergence's mean over the batch.
+        criterion: the loss without it.
 
     """
 
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         found = forward(model, batch)
-        total = nn.functional.cross_entropy(found, batch.labels)
+        total = criterion(found, batch)
         rows = turned[batch.index].nonzero().flatten()
         if len(rows):
             sources = (batch.index[rows] % len(clean)).tolist()

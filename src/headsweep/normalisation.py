@@ -21,15 +21,17 @@ from transformers import PreTrainedModel
 from headsweep.heads import HeadMask
 from headsweep.importance import read_rows, variance_by_layer
 from headsweep.predict import Batch
-from headsweep.training import Loss
+from headsweep.training import Criterion, Loss, on_labels
 from headsweep.view import DefenderView
 
 PENALTY = 0.15  # the paper's strength
 EXAMPLES = 500  # whose attention variance weighs the layers
 
 
-def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Loss, Tensor]:
-    """Return cross-entropy plus the penalty, for a pruned model; and the weights c_l, [layer].
+def normalising(
+    view: DefenderView, mask: HeadMask, strength: float, criterion: Criterion = on_labels
+) -> tuple[Loss, Tensor]:
+    """Return a loss plus the penalty, for a pruned model; and the weights c_l, [layer].
 
     Use the loss inside ``importance.eager``, with the pruned heads in place (not cut out).
 
@@ -44,14 +46,14 @@ def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Lo
 
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         found = model(**batch.inputs, output_attentions=True)
-        ce = torch.nn.functional.cross_entropy(found.logits.float(), batch.labels)
+        plain = criterion(found.logits.float(), batch)
         rows = read_rows(anatomy, batch, tuple(found.attentions))
         norms = [
             row[:, kept].float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum()
             for row, kept in zip(rows, keep, strict=True)
         ]
         penalty = sum(c * n for c, n in zip(weights.tolist(), norms, strict=True))
-        return ce + strength * torch.as_tensor(penalty)
+        return plain + strength * torch.as_tensor(penalty)
 
     return loss, weights
 

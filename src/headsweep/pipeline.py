@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep import evidence
 from headsweep.cost import Clock
 from headsweep.data import Split
+from headsweep.distillation import taught
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -178,6 +179,8 @@ def purify(
         strategy, plan, told = _penalised(strategy, plan, material.suspect)
         notes += told
     view = _view(material, plan, before, progress, probes)
+    if getattr(plan.healing, "distill", None) or getattr(strategy, "distill", None):
+        view = replace(view, taught=taught(view))
     notes += [*evidence.doubts(material, before), *_gaps(probes)]
     for note in notes:
         progress.say(f"note: {note}")
@@ -248,9 +251,9 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
 
 
 def _penalised(strategy: Cycles, plan: Plan, suspect: Suspect) -> tuple[Cycles, Plan, list[str]]:
-    """Return cycles and plan, the last healing with the cycles' attention penalty.
+    """Return cycles and plan, the last healing with the loss of the cycles' own.
 
-    Without it, and a note, where the model gives no attention weights.
+    Without their attention penalty, and a note, where the model gives no attention weights.
     """
     told: list[str] = []
     heal = plan.healing.after(strategy) if isinstance(plan.healing, FineTune) else plan.healing

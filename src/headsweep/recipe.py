@@ -16,6 +16,7 @@
     on = "clean"                 # or "probes"
     consistency = 0.0
     attention = 0.0              # weight of PURE's attention penalty
+    distill = 0.0                # how much it follows the suspect's own predictions
 
 Everything may be left out but the method. What is given on the command line wins.
 """
@@ -43,6 +44,7 @@ HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
     "on": ("heal_with", str),
     "consistency": ("consistency", float),
     "attention": ("attention_penalty", float),
+    "distill": ("distill", float),
 }
 OWN: dict[str, type] = {
     "prune_drop": float,
@@ -70,6 +72,7 @@ class Asked:
     consistency: float | None = None
     prune_drop: float | None = None
     attention_penalty: float | None = None
+    distill: float | None = None
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
         """Return these options, those not ``given`` on the command line taken from a recipe.

@@ -44,6 +44,7 @@ class DefenderView:
         scores: keeps scores that several methods share; None: each computes its own.
         kept: where a long choice keeps how far it has come; None: it does not.
         precision: what the weights will be saved in.
+        taught: what the suspect says of ``train``, logits [example, label]; None: not asked.
 
     """
 
@@ -59,6 +60,7 @@ class DefenderView:
     scores: ScoreCache | None = None
     kept: Checkpoint | None = None
     precision: torch.dtype = torch.float32
+    taught: torch.Tensor | None = None
 
     @property
     def layout(self) -> Layout:

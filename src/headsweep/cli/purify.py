@@ -131,6 +131,16 @@ def purify(
             "their healing; else 0).",
         ),
     ] = None,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=HEALING,
+            help="How much healing follows what the suspect says of clean texts, not their labels "
+            "(cycles: 0.5 in every cycle; the last healing 0).",
+        ),
+    ] = None,
     probe_family: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
@@ -206,6 +216,7 @@ def purify(
             consistency,
             prune_drop,
             attention_penalty,
+            distill,
         ),
         recipe,
         "strategy",
@@ -244,6 +255,8 @@ def purify(
     if isinstance(chosen, Cycles) and plan.mask is None:
         if asked.attention_penalty is not None and not _sets(asked, "attention"):
             chosen = dataclasses.replace(chosen, attention=asked.attention_penalty)
+        if asked.distill is not None and not _sets(asked, "distill"):
+            chosen = dataclasses.replace(chosen, distill=asked.distill)
         if confidence is not None:
             raise UserError("cycles measures every text", "leave out --confidence")
         plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
@@ -263,20 +276,23 @@ def purify(
         on,
         consistency=asked.consistency or 0.0,
         attention=asked.attention_penalty,
+        distill=asked.distill or 0.0,
         freeze_embeddings=freeze_embeddings,
     )
-    penalty = bool(heal.attention) and not isinstance(chosen, Cycles)
-    if not epochs and (on == "probes" or heal.consistency or freeze_embeddings or penalty):
+    last = heal.consistency or freeze_embeddings or on == "probes"
+    if not isinstance(chosen, Cycles):  # whose own healing these are of too
+        last = last or heal.attention or heal.distill
+    if not epochs and last:
         raise UserError(
-            "there is no last healing for --heal-with, --consistency, --attention-penalty or "
-            "--freeze-embeddings",
+            "there is no last healing for --heal-with, --consistency, --attention-penalty, "
+            "--distill or --freeze-embeddings",
             "leave out --heal-epochs 0, or these",
         )
     if isinstance(chosen, Auto):
-        if heal.on != "clean" or heal.consistency or heal.attention:
+        if heal.on != "clean" or heal.consistency or heal.attention or heal.distill:
             raise UserError(
                 "auto tries healings itself",
-                "leave out --heal-with, --consistency and --attention-penalty",
+                "leave out --heal-with, --consistency, --attention-penalty and --distill",
             )
         if asked.prune_drop is not None:
             raise UserError("auto tries depths itself", "leave out --prune-drop")
@@ -463,6 +479,8 @@ def _go_on(kept: Path, strategy: Any) -> str:
         healing += f" --consistency {fields['consistency']:g}"
     if fields.get("attention"):
         healing += f" --attention-penalty {fields['attention']:g}"
+    if fields.get("distill"):
+        healing += f" --distill {fields['distill']:g}"
     return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --budget"
 
 

@@ -38,6 +38,7 @@ import transformers
 from torch import Tensor
 
 from headsweep.checkpoint import Checkpoint, digest
+from headsweep.distillation import DISTILL, taught
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
@@ -126,6 +127,8 @@ class Cycles:
         on: what it heals on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
         attention: weight of PURE's attention penalty in healing (``normalisation``); 0: none.
+        distill: how much of its loss is that of the suspect's own predictions
+            (``distillation``), 0 to 1.
         rank: which heads go: ``importance``, ``probes``, ``variance`` or ``random`` (module
             docstring).
         keep: which cycle counts: ``deepest`` or ``fewest-flips``.
@@ -146,6 +149,7 @@ class Cycles:
     on: On = "clean"
     consistency: float = 0.0
     attention: float = PENALTY
+    distill: float = DISTILL
     rank: Rank = "importance"
     keep: Keep = "deepest"
     patience: int = 2
@@ -185,6 +189,7 @@ class Cycles:
             scored += families * min(self.probed or train, train)
         held = families * validation if self.keep == "fewest-flips" else 0
         heal = 3.5 * self.healed(units, train)
+        heal += train if self.distill else 0
         return heal + self._cycles(units) * (3 * scored + validation + held)
 
     def healed(self, units: int, train: int) -> float:
@@ -209,6 +214,8 @@ class Cycles:
                 f"{len(view.validation)} none can be made",
                 "give more with --validation, or leave out keep=fewest-flips",
             )
+        if self.distill and view.taught is None:
+            view = replace(view, taught=taught(view))
         state, key = _State(self._size(view.layout.units)), ""
         with view.scratch() as anatomy:
             first = _copied(anatomy)
@@ -285,7 +292,12 @@ class Cycles:
         if epochs is None:
             epochs = min(MOST_EPOCHS, TEXTS / max(1, examples))
         return FineTune(
-            epochs, self.lr, self.on, consistency=self.consistency, attention=self.attention
+            epochs,
+            self.lr,
+            self.on,
+            consistency=self.consistency,
+            attention=self.attention,
+            distill=self.distill,
         )
 
     def _flips(self, view: DefenderView) -> dict[str, Any]:
