@@ -183,7 +183,7 @@ class End:
 
     def reached(self, points: float) -> bool:
         """Tell whether no more points are left, and at most one of accuracy is lost."""
-        return self.left <= points and self.change >= -1
+        return self.left <= points and self.change >= -1 - 1e-9
 
     def __str__(self) -> str:
         return f"{self.left:.0f} ({self.change:+.1f}){self.mark}"
@@ -217,9 +217,9 @@ def _end(form: Form | None) -> End | None:
 def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
     """Return means over models and the distance to the first method, a row a method."""
     found = _ends(read)
-    first = next(iter(found.values()), {})
+    name_of_first, first = next(iter(found.items()), ("", {}))
     lines = ["| method | models | excess, mean | worst | ACC, mean | at the goal | seconds | "
-             "beside the first, same models (95%) | less on |",
+             f"beside *{name_of_first}*, same models (95%) | less on |",
              "|---" * 9 + "|"]  # fmt: skip
     for method, ends in found.items():
         left, change, took = zip(
@@ -259,7 +259,11 @@ def every_pair(read: Callable[[Cell], Form | None]) -> list[str]:
     for method, ends in found.items():
         told = [str(ends[name]) if name in ends else "missing" for name in names]
         lines.append(f"| {method} | {' | '.join(told)} |")
-    return lines
+    legend = (
+        f"{PUT_BACK} the last healing missed the bound: before it. {MISSED} ended below the bound. "
+        f"{NOTHING} no head could go."
+    )
+    return [*lines, "", legend]
 
 
 def _as_it_is(read: Callable[[Cell], Form | None], name: str) -> str:

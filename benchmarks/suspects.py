@@ -183,11 +183,6 @@ class JudgedBetween:
     judged: Any
     found: dict[str, Any] | None = None
 
-    @property
-    def distill(self) -> float:
-        """How much the healing follows the suspect."""
-        return getattr(self.healing, "distill", 0.0)
-
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Judge, then heal."""
         if choice.mask.pruned:

@@ -205,15 +205,21 @@ def test_finished_cells_are_skipped_and_estimated_by(smoke_results, bench, tmp_p
 
 def test_cells_that_finished_without_tensorboard_are_written_too(smoke_results, bench, tmp_path):
     pytest.importorskip("tensorboard", reason="headsweep[tracking] is not installed")
-    shutil.copytree(smoke_results, tmp_path / "results")
-    runs = tmp_path / "runs"
-    first, *others = (
-        path.stem for path in sorted(smoke_results.glob("*.json")) if "rare-word" in path.stem
-    )
-    (runs / first).mkdir(parents=True)  # there already
+    out, runs = shutil.copytree(smoke_results, tmp_path / "results"), tmp_path / "runs"
+    cells = [path for path in sorted(out.glob("*.json")) if "rare-word" in path.stem]
+    there, old, broken = (runs / path.stem for path in cells[:3])
+    for folder in (there, old, broken):
+        folder.mkdir(parents=True)
+    for folder, later in ((there, 10), (old, -10)):
+        events = folder / "events.out"
+        events.touch()
+        when = (out / f"{folder.name}.json").stat().st_mtime + later
+        os.utime(events, (when, when))
     assert bench("--tensorboard", runs, "-q")[0] == 0
-    written = {path.parent.name for path in runs.glob("*/events.*")}
-    assert written == set(others)
+    written = {path.parent.name for path in runs.glob("*/events.out.tfevents.*")}
+    assert written == {path.stem for path in cells} - {there.name}
+    code, _, err = bench("--tensorboard", cells[0])
+    assert (code, "--tensorboard" in err) == (2, True)
 
 
 def test_corrupt_cells_are_set_aside_and_run_again(smoke_results, bench, tmp_path):

@@ -771,6 +771,32 @@ def test_following_the_suspect_reaches_the_cycles_and_the_last_healing(
     assert made["heal"]["fields"]["distill"] == 0.3
     code, _, err = run(*asked, "--out", tmp_path / "o", "--strategy", "auto")
     assert (code, "--distill" in err) == (2, True)
-    gradient = ("--strategy", "gradient", "--heal-epochs", "0")
-    code, _, err = run(*asked, "--out", tmp_path / "o", *gradient)
-    assert (code, "no last healing" in err) == (2, True)
+    mask = tmp_path / "mask.json"
+    mask.write_text(json.dumps(made["mask"]))
+    for no_cycles in (("--strategy", "gradient"), ("--mask", mask, "--strategy", "cycles")):
+        more = (*no_cycles, "--heal-epochs", "0")
+        code, _, err = run(*asked, "--out", tmp_path / "o", *more)
+        assert (code, "no last healing" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "cycles", "last"),
+    [
+        ((), 0.3, 0.4),  # [fields] are of the cycles, [heal] is of the last healing
+        (("--distill", "0.7"), 0.7, 0.7),
+        (("--distill", "0.7", "--set", "distill=0.1"), 0.1, 0.7),
+        (("--set", "distill=0.1"), 0.1, 0.4),
+    ],
+)
+def test_the_command_line_wins_over_a_recipe(run, suspect, csv_file, tmp_path, more, cycles, last):
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(
+        'strategy = "cycles"\nmax_drop = 0.4\n'
+        "[fields]\nstep = 2\nmost = 1\ndistill = 0.3\n[heal]\ndistill = 0.4\n"
+    )
+    words = ("--recipe", recipe, "--out", tmp_path / "out", *more)
+    code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
+    assert code == 0, err
+    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    assert made["strategy"]["fields"]["distill"] == cycles
+    assert made["heal"]["fields"]["distill"] == last

@@ -49,6 +49,7 @@ class Candidate:
             on=self.on,
             consistency=self.consistency,
             attention=self.attention,
+            distill=0.0,
         ).after(self.strategy)
 
     @property

@@ -65,7 +65,7 @@ class Healing(Protocol):
 
 @dataclass(frozen=True)
 class FineTune:
-    """Plain fine-tuning with cross-entropy.
+    """Fine-tuning: with cross-entropy, and what is asked for beside it.
 
     Attributes:
         epochs: passes over the training data; 0: none.

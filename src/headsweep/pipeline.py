@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep import evidence
 from headsweep.cost import Clock
 from headsweep.data import Split
-from headsweep.distillation import taught
+from headsweep.distillation import MOST, taught
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -40,7 +40,7 @@ from headsweep.export import (
     write_json,
 )
 from headsweep.heads import HeadMask, already_pruned, remove
-from headsweep.healing import FineTune
+from headsweep.healing import FineTune, Healing
 from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
@@ -179,13 +179,14 @@ def purify(
         strategy, plan, told = _penalised(strategy, plan, material.suspect)
         notes += told
     view = _view(material, plan, before, progress, probes)
-    if getattr(plan.healing, "distill", None) or getattr(strategy, "distill", None):
-        view = replace(view, taught=taught(view))
     notes += [*evidence.doubts(material, before), *_gaps(probes)]
     for note in notes:
         progress.say(f"note: {note}")
     pace = clock.seconds["measure"] / _measured(before)
     progress.say(_estimate(view, strategy, plan, pace))
+    if _follows(plan.healing):
+        with clock("measure"):
+            view = replace(view, taught=taught(view))
     gone = already_pruned(view.anatomy).pruned
     choice, pruned = _chosen(material, view, strategy, plan, clock)
     if keep_mask is not None:
@@ -317,7 +318,8 @@ def _estimate(
     known = strategy is None or plan.mask is not None or strategy.name in FORESEEN
     search = work * seconds_an_example / faster if known else 0.0
     epochs = float(getattr(healing, "epochs", 0))
-    heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
+    asked = min(MOST, len(view.train)) if _follows(healing) else 0
+    heal = (3.5 * epochs * len(view.train) + asked) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
     of = (
         f"({len(view.train)} training, {len(view.validation)} validation examples, "
@@ -327,6 +329,11 @@ def _estimate(
         return f"a search of unknown length, then about {duration(heal)} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
     return f"about {duration(search + heal)} to go: {told} {of}"
+
+
+def _follows(healing: Healing) -> bool:
+    """Tell whether the last healing follows what the suspect says."""
+    return bool(getattr(healing, "distill", 0) and getattr(healing, "epochs", 1))
 
 
 def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:

@@ -44,7 +44,8 @@ class DefenderView:
         scores: keeps scores that several methods share; None: each computes its own.
         kept: where a long choice keeps how far it has come; None: it does not.
         precision: what the weights will be saved in.
-        taught: what the suspect says of ``train``, logits [example, label]; None: not asked.
+        taught: what the suspect says of ``train``, logits [example, label], NaN where it was not
+            asked (``distillation``); None: it was asked nothing.
 
     """
 

@@ -45,3 +45,9 @@ def tensorboard(folder: Path) -> Callable[[CellOrder, dict[str, Any]], None]:
             writer.add_hparams({name: form[name] for name in SETTINGS}, figures, run_name=".")
 
     return watch
+
+
+def written(run: Path, cell: Path) -> bool:
+    """Tell whether a run holds what a cell's file says: events that are not older."""
+    made = [events.stat().st_mtime_ns for events in run.glob("events.*")]
+    return bool(made) and max(made) >= cell.stat().st_mtime_ns

@@ -219,11 +219,6 @@ class Judge:
     opened: Suspect | None = None
     pruned: Answers | None = None
 
-    @property
-    def distill(self) -> float:
-        """How much the healing follows the suspect."""
-        return getattr(self.healing, "distill", 0.0)
-
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Take the pruned model's answers, then heal it."""
         fresh = self.order.defending.start == "encoder"  # its classifier is not trained yet

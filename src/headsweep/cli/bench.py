@@ -77,6 +77,7 @@ def bench(
     from headsweep.bench.grid import read_grid
     from headsweep.bench.store import Store
     from headsweep.bench.tracking import tensorboard as follow
+    from headsweep.bench.tracking import written
     from headsweep.cache import user_cache
 
     one_of(engine, ENGINES, "--engine")
@@ -86,6 +87,8 @@ def bench(
     cache = (cache or user_cache() / "bench").absolute()
     check_folder(out, "--out")
     check_folder(cache, "--cache")
+    if tensorboard is not None:
+        check_folder(tensorboard, "--tensorboard")
     planned = harness.plan(grid, store, cache, only, any_version)
     jobs = jobs or jobs_for(grid.computing.threads, planned.needs_mib)
     if engine == "inline":
@@ -97,10 +100,11 @@ def bench(
     _warn(planned, out)
     watch = None
     if tensorboard is not None:
+        make_folder(tensorboard, "--tensorboard")
         watch = follow(tensorboard)
         for cell in planned.cells:  # those that finished without it
             form = planned.found.finished.get(cell.id)
-            if form is not None and not (tensorboard / cell.id).exists():
+            if form is not None and not written(tensorboard / cell.id, out / f"{cell.id}.json"):
                 watch(cell, form)
     if not planned.missing:
         if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,8 +138,9 @@ def purify(
             min=0,
             max=1,
             rich_help_panel=HEALING,
-            help="How much healing follows what the suspect says of clean texts, not their labels "
-            "(cycles: 0.5 in every cycle; the last healing 0).",
+            help="How much healing follows what the suspect says of clean texts, not their labels; "
+            "by default 0.5 in every cycle of cycles, else 0. Given, it is of the last healing too "
+            "(of the cycles alone: --set distill=0.5).",
         ),
     ] = None,
     probe_family: Annotated[
@@ -253,10 +255,13 @@ def purify(
     method = usual_strategy(plan).name if asked.method is None else asked.method
     chosen = configure(lookup(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
-        if asked.attention_penalty is not None and not _sets(asked, "attention"):
-            chosen = dataclasses.replace(chosen, attention=asked.attention_penalty)
-        if asked.distill is not None and not _sets(asked, "distill"):
-            chosen = dataclasses.replace(chosen, distill=asked.distill)
+        for field, value, given in (
+            ("attention", asked.attention_penalty, attention_penalty),
+            ("distill", asked.distill, distill),
+        ):  # --set wins over the option, the option over a recipe's fields, these over its heal
+            over = settings if given is not None else asked.fields
+            if value is not None and not _sets(over or (), field):
+                chosen = dataclasses.replace(chosen, **{field: value})
         if confidence is not None:
             raise UserError("cycles measures every text", "leave out --confidence")
         plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
@@ -280,7 +285,7 @@ def purify(
         freeze_embeddings=freeze_embeddings,
     )
     last = heal.consistency or freeze_embeddings or on == "probes"
-    if not isinstance(chosen, Cycles):  # whose own healing these are of too
+    if not isinstance(chosen, Cycles) or plan.mask is not None:  # else of the cycles' healing too
         last = last or heal.attention or heal.distill
     if not epochs and last:
         raise UserError(
@@ -443,9 +448,9 @@ def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
     return RuleProber(tuple(families or ()), seed=seed)
 
 
-def _sets(asked: Any, field: str) -> bool:
-    """Tell whether a field of the strategy is given."""
-    return any(one.partition("=")[0].strip() == field for one in asked.fields)
+def _sets(fields: Sequence[str], field: str) -> bool:
+    """Tell whether a field of the strategy is among those given."""
+    return any(one.partition("=")[0].strip() == field for one in fields)
 
 
 def _mask_file(out: Path) -> Path:
@@ -479,8 +484,6 @@ def _go_on(kept: Path, strategy: Any) -> str:
         healing += f" --consistency {fields['consistency']:g}"
     if fields.get("attention"):
         healing += f" --attention-penalty {fields['attention']:g}"
-    if fields.get("distill"):
-        healing += f" --distill {fields['distill']:g}"
     return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --budget"
 
 

@@ -16,7 +16,8 @@ prunes ``step`` heads, heals for ``epochs`` and measures validation accuracy.
 
 Where no cycle held, it begins anew with half as many heads a cycle.
 ``importance`` and ``deepest`` are the defaults: depth is what removed backdoors; and healing with
-PURE's attention penalty, without which triggers that are tokens stay (docs/guided.md).
+PURE's attention penalty, without which triggers that are tokens stay, half on labels and half on
+what the suspect said of the clean texts, which keeps accuracy (docs/guided.md).
 
 The choice carries the weights of that cycle, and the pipeline goes on from them. Its own healing
 follows, if any.
@@ -24,7 +25,8 @@ follows, if any.
 Source: own. Iterative pruning with training between is old (Han et al. 2015); the bound, the
 stopping rules and the scores are ours.
 Cost: a cycle is a scoring as in ``gradient`` or ``probe-guided``, ``epochs`` of training, and a
-pass over the validation texts (and their probes, for ``fewest-flips``).
+pass over the validation texts (and their probes, for ``fewest-flips``); before the first, a pass
+over the training texts, at most 20,000 (``distillation``).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ import transformers
 from torch import Tensor
 
 from headsweep.checkpoint import Checkpoint, digest
-from headsweep.distillation import DISTILL, taught
+from headsweep.distillation import DISTILL, MOST, taught
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
@@ -189,7 +191,7 @@ class Cycles:
             scored += families * min(self.probed or train, train)
         held = families * validation if self.keep == "fewest-flips" else 0
         heal = 3.5 * self.healed(units, train)
-        heal += train if self.distill else 0
+        heal += min(train, MOST) if self.distill else 0
         return heal + self._cycles(units) * (3 * scored + validation + held)
 
     def healed(self, units: int, train: int) -> float:
@@ -214,8 +216,7 @@ class Cycles:
                 f"{len(view.validation)} none can be made",
                 "give more with --validation, or leave out keep=fewest-flips",
             )
-        if self.distill and view.taught is None:
-            view = replace(view, taught=taught(view))
+        said = view.taught
         state, key = _State(self._size(view.layout.units)), ""
         with view.scratch() as anatomy:
             first = _copied(anatomy)
@@ -228,7 +229,10 @@ class Cycles:
                         break
                     anatomy.model.load_state_dict(first)  # begin anew, with fewer a cycle
                     state.size, state.gone, state.stale = state.size // 2, [], 0
-                now = replace(view, seed=view.subseed("cycle", len(state.steps)))
+                if self.distill and said is None:
+                    said = _said(view, first)
+                seed = view.subseed("cycle", len(state.steps))
+                now = replace(view, seed=seed, taught=said)
                 group, scores = self._group(view, now, state.gone, state.size)
                 if not group:
                     break
@@ -306,6 +310,16 @@ class Cycles:
             return {}
         held: Any = view.probe_validation
         return {"flips": worst_flips(flip_rates(view.anatomy, held, view.runtime))}
+
+
+def _said(view: DefenderView, first: dict[str, Tensor]) -> Tensor:
+    """Return what the model says of the training texts with its first weights."""
+    model = view.anatomy.model
+    now = _copied(view.anatomy)
+    model.load_state_dict(first)
+    found = taught(view)
+    model.load_state_dict(now)
+    return found
 
 
 def _taken_up(view: DefenderView, kept: Checkpoint, key: str) -> _State | None:
