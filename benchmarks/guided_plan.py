@@ -32,7 +32,6 @@ BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
 BOTH = "heads,ffn"
 NORMALISED = "cycles:attention=0.15"
 FOLLOWING = "cycles:attention=0.15,distill=0.5"
-ONLY_FOLLOWING = "cycles:distill=0.5"
 BY_VARIANCE = "cycles:rank=variance,attention=0.15"
 PARTS = (
     "cycles",
@@ -241,10 +240,8 @@ def normalised(name: str) -> Iterator[Cell]:
 
 
 def followed(name: str) -> Iterator[Cell]:
-    """Yield cycles that heal on the suspect's own predictions too, and without the penalty."""
-    first = Cell(Case(name), FOLLOWING, "clean", "no-probes", "followed")
-    yield first
-    yield replace(first, method=ONLY_FOLLOWING)
+    """Yield cycles with the penalty that heal on the suspect's own predictions too."""
+    yield Cell(Case(name), FOLLOWING, "clean", "no-probes", "followed")
 
 
 def cycled_ffn(name: str) -> Iterator[Cell]:
@@ -277,8 +274,6 @@ def cells() -> Iterator[Cell]:
         yield from compared(name, EARLY)
     for name in (*FRESH, ADAPTIVE[0], *SUSPECTS):
         yield from (cell for cell in normalised(name) if cell.method == NORMALISED)
-    for name in (*FRESH, ADAPTIVE[0], *SUSPECTS):
-        yield from (cell for cell in followed(name) if cell.method == FOLLOWING)
     for name in SUSPECTS:
         yield from leave_out(name)
         yield from compared(name, EARLY)

@@ -30,7 +30,6 @@ from guided_plan import (
     LAST,
     LATER,
     NORMALISED,
-    ONLY_FOLLOWING,
     RANDOM_CYCLES,
     SUSPECTS,
     Case,
@@ -71,6 +70,7 @@ def main() -> None:
         ("auto", automatic),
         ("With FFN groups", with_ffn_all),
         ("With the attention penalty", with_penalty),
+        ("Following the suspect", following_too),
         ("Every method, over the models", every_method),
         ("Every method on every model", every_pair),
     ):
@@ -143,8 +143,6 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
     columns: Columns = {
         "cycles": _picked(cycled, CYCLES),
         "with the penalty": _picked(normalised, NORMALISED),
-        "following the suspect": _picked(followed, ONLY_FOLLOWING),
-        "with both": _picked(followed, FOLLOWING),
         "and ranked by variance": _picked(normalised, BY_VARIANCE),
         "PURE": _picked(normalised, "defend:pure"),
         "PURE's order, plain healing": _picked(normalised, "variance"),
@@ -152,12 +150,21 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
     return _grid(read, columns)
 
 
+def following_too(read: Callable[[Cell], Form | None]) -> list[str]:
+    """Return cycles with the penalty beside those that also follow the suspect."""
+    columns: Columns = {
+        "cycles": _picked(normalised, NORMALISED),
+        "following the suspect": _picked(followed, FOLLOWING),
+    }
+    return _grid(read, columns)
+
+
 def _methods() -> Columns:
     """Return every method that sees no probe or is guided by them, the default first."""
     guided = {
-        "cycles": _picked(followed, FOLLOWING),
-        "cycles, labels alone": _picked(normalised, NORMALISED),
-        "cycles, labels alone, no penalty": _picked(cycled, CYCLES),
+        "cycles": _picked(normalised, NORMALISED),
+        "cycles without the penalty": _picked(cycled, CYCLES),
+        "cycles following the suspect": _picked(followed, FOLLOWING),
         "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
     }

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from conftest import CPU, sentences
 from headsweep.candidates import CANDIDATES
-from headsweep.distillation import DISTILL, TEMPERATURE, following, taught
+from headsweep.distillation import TEMPERATURE, following, taught
 from headsweep.errors import UserError
 from headsweep.heads import remove
 from headsweep.healing import FineTune
@@ -178,9 +178,9 @@ def test_cycles_ask_by_themselves_before_they_prune(view, monkeypatch):
 
     monkeypatch.setattr(module, "taught", asked)
     before = weights(view)
-    own = Cycles(step=2, most=2, epochs=0.5)
+    own = Cycles(step=2, most=2, epochs=0.5, distill=0.5)
     choice = own.choose(view)
-    assert own.distill == DISTILL
+    assert Cycles().distill == 0
     assert len(seen) == 1
     assert view.meter.examples_run > 0
     assert all(torch.equal(before[name], seen[0][name]) for name in before)

@@ -25,7 +25,6 @@ from headsweep.predict import Batch, logits
 from headsweep.training import Criterion
 from headsweep.view import DefenderView
 
-DISTILL = 0.5  # the weight where one is the default
 TEMPERATURE = 2.0
 MOST = 20_000  # texts that the suspect is asked about
 PART = 512  # texts between two ticks

@@ -138,9 +138,8 @@ def purify(
             min=0,
             max=1,
             rich_help_panel=HEALING,
-            help="How much healing follows what the suspect says of clean texts, not their labels; "
-            "by default 0.5 in every cycle of cycles, else 0. Given, it is of the last healing too "
-            "(of the cycles alone: --set distill=0.5).",
+            help="How much healing follows what the suspect says of clean texts, not their labels "
+            "(0; the cycles' healing too; of theirs alone: --set distill=0.5).",
         ),
     ] = None,
     probe_family: Annotated[

@@ -16,8 +16,8 @@ prunes ``step`` heads, heals for ``epochs`` and measures validation accuracy.
 
 Where no cycle held, it begins anew with half as many heads a cycle.
 ``importance`` and ``deepest`` are the defaults: depth is what removed backdoors; and healing with
-PURE's attention penalty, without which triggers that are tokens stay, half on labels and half on
-what the suspect said of the clean texts, which keeps accuracy (docs/guided.md).
+PURE's attention penalty, without which triggers that are tokens stay (docs/guided.md).
+``distill`` lets it prune deeper at the same accuracy, which did not remove more.
 
 The choice carries the weights of that cycle, and the pipeline goes on from them. Its own healing
 follows, if any.
@@ -25,8 +25,8 @@ follows, if any.
 Source: own. Iterative pruning with training between is old (Han et al. 2015); the bound, the
 stopping rules and the scores are ours.
 Cost: a cycle is a scoring as in ``gradient`` or ``probe-guided``, ``epochs`` of training, and a
-pass over the validation texts (and their probes, for ``fewest-flips``); before the first, a pass
-over the training texts, at most 20,000 (``distillation``).
+pass over the validation texts (and their probes, for ``fewest-flips``); with ``distill`` a pass
+over the training texts before the first, at most 20,000.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ import transformers
 from torch import Tensor
 
 from headsweep.checkpoint import Checkpoint, digest
-from headsweep.distillation import DISTILL, MOST, taught
+from headsweep.distillation import MOST, taught
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
@@ -151,7 +151,7 @@ class Cycles:
     on: On = "clean"
     consistency: float = 0.0
     attention: float = PENALTY
-    distill: float = DISTILL
+    distill: float = 0.0
     rank: Rank = "importance"
     keep: Keep = "deepest"
     patience: int = 2
