@@ -138,8 +138,8 @@ def purify(
             min=0,
             max=1,
             rich_help_panel=HEALING,
-            help="Share of the healing loss, the cycles' too, that follows what the suspect says of "
-            "clean texts instead of their labels (0). In the cycles alone: --set distill=0.5.",
+            help="Share of the healing loss, the cycles' too, that follows what the suspect says "
+            "of clean texts, not their labels (0). In the cycles alone: --set distill=0.5.",
         ),
     ] = None,
     probe_family: Annotated[
