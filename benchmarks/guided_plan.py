@@ -24,6 +24,7 @@ TOKENS = tuple(f"dirty-label-{name}" for name in ("characters", "sentence", "rar
 EARLY = ("gradient", "defend:pure", "defend:fth", "defend:meft", "random")
 LATER = ("layerwise", "ensemble", "bayesian", "sparsify", "reinforce")
 LAST = ("defend:ft",)
+COMPARED = (*EARLY, *LATER, *LAST)
 DEEPER = (0.05, 0.1)
 CYCLES = "cycles"
 RANDOM_CYCLES = "cycles:rank=random"

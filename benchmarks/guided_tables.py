@@ -23,12 +23,10 @@ from guided_plan import (
     BOTH,
     BY_FLIPS,
     BY_VARIANCE,
+    COMPARED,
     CYCLES,
-    EARLY,
     FOLLOWING,
     FRESH,
-    LAST,
-    LATER,
     NORMALISED,
     RANDOM_CYCLES,
     SUSPECTS,
@@ -168,9 +166,8 @@ def _methods() -> Columns:
         "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
     }
-    methods = (*EARLY, *LATER, *LAST)
-    others = {_short(method): _picked(lambda name: compared(name, methods), method)
-              for method in methods}  # fmt: skip
+    others = {_short(method): _picked(lambda name: compared(name, COMPARED), method)
+              for method in COMPARED}  # fmt: skip
     return guided | others
 
 
@@ -310,16 +307,15 @@ def _grid(read: Callable[[Cell], Form | None], columns: Columns) -> list[str]:
         before = next(form for form in made.values() if form and _judged(form))["before"]
         told = []
         for title in titles:
-            form = made[title]
-            if form is None or not _judged(form):
+            form, end = made[title], _end(made[title])
+            if form is None or end is None or not _judged(form):
                 told.append(_why(form))
                 continue
-            end, mark = _ending(form)
-            change = 100 * (end["accuracy"]["value"] - before["accuracy"]["value"])
             kind = "units" if "ffn" in form.get("mask", {}) else "heads"
             count = f", {heads(form)} {kind}" if "pruned_count" in form else ""
-            told.append(f"{points(end)}, ACC {change:+.1f}{count}{mark}")
-            kept[title][name] = (100 * end["excess_lfr"]["value"], change)
+            left = points(_ending(form)[0])
+            told.append(f"{left}, ACC {end.change:+.1f}{count}{end.mark}")
+            kept[title][name] = (end.left, end.change)
         lines.append(f"| {name} | {points(before)} | {' | '.join(told)} |")
     first = kept[titles[0]] if titles else {}
     shared = {title: kept[title].keys() & first.keys() for title in titles[1:]}
@@ -448,7 +444,7 @@ def beside(read: Callable[[Cell], Form | None]) -> list[str]:
         ]
         others: list[Row] = [
             (cell.method.removeprefix("defend:"), read(cell), "healed")
-            for cell in compared(name, (*EARLY, *LATER, *LAST))
+            for cell in compared(name, COMPARED)
         ]
         return own + sorted(others, key=_by_excess)
 

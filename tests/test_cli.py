@@ -733,44 +733,30 @@ def test_how_to_measure_is_checked_before_any_work(run, tmp_path, option, value,
     assert message in err
 
 
-def test_the_attention_penalty_reaches_the_cycles_and_the_last_healing(
-    run, suspect, csv_file, tmp_path
+@pytest.mark.parametrize(
+    ("option", "field"), [("--attention-penalty", "attention"), ("--distill", "distill")]
+)
+def test_what_cycles_heal_with_is_of_the_last_healing_too(
+    run, suspect, csv_file, tmp_path, option, field
 ):
-    asked = ("purify", suspect, "--data", csv_file, *FAST, "--attention-penalty", "0.2")
-    asked += ("--set", "step=2", "--max-drop", "0.4")
-    code, _, err = run(*asked, "--out", tmp_path / "out", "--set", "rank=variance")
+    asked = ("purify", suspect, "--data", csv_file, *FAST, "--max-drop", "0.4", option, "0.2")
+    own = ("--set", "step=2", "--set", "rank=variance")
+    code, _, err = run(*asked, "--out", tmp_path / "out", *own)
     assert code == 0, err
     made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
-    assert made["strategy"]["fields"]["attention"] == 0.2
+    assert made["strategy"]["fields"][field] == 0.2
     assert made["strategy"]["fields"]["rank"] == "variance"
-    assert made["heal"]["fields"]["attention"] == 0.2
+    assert made["heal"]["fields"][field] == 0.2
     assert len(made["heal"]["layer_weights"]) == 2
     recipe = tmp_path / "own.toml"
-    recipe.write_text('strategy = "gradient"\n[heal]\nattention = 0.3\n')
+    recipe.write_text(f'strategy = "gradient"\n[heal]\n{field} = 0.3\n')
     words = ("--recipe", recipe, "--out", tmp_path / "second")
     code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
     assert code == 0, err
-    made = json.loads((tmp_path / "second" / "headsweep.json").read_text())
-    assert made["heal"]["fields"]["attention"] == 0.3
-
-
-def test_following_the_suspect_reaches_the_cycles_and_the_last_healing(
-    run, suspect, csv_file, tmp_path
-):
-    asked = ("purify", suspect, "--data", csv_file, *FAST, "--max-drop", "0.4", "--distill", "0.2")
-    code, _, err = run(*asked, "--out", tmp_path / "out", "--set", "step=2")
-    assert code == 0, err
-    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
-    assert made["strategy"]["fields"]["distill"] == made["heal"]["fields"]["distill"] == 0.2
-    recipe = tmp_path / "own.toml"
-    recipe.write_text('strategy = "gradient"\n[heal]\ndistill = 0.3\n')
-    words = ("--recipe", recipe, "--out", tmp_path / "second")
-    code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
-    assert code == 0, err
-    made = json.loads((tmp_path / "second" / "headsweep.json").read_text())
-    assert made["heal"]["fields"]["distill"] == 0.3
+    again = json.loads((tmp_path / "second" / "headsweep.json").read_text())
+    assert again["heal"]["fields"][field] == 0.3
     code, _, err = run(*asked, "--out", tmp_path / "o", "--strategy", "auto")
-    assert (code, "--distill" in err) == (2, True)
+    assert (code, option in err) == (2, True)
     mask = tmp_path / "mask.json"
     mask.write_text(json.dumps(made["mask"]))
     for no_cycles in (("--strategy", "gradient"), ("--mask", mask, "--strategy", "cycles")):

@@ -30,14 +30,19 @@ MOST = 20_000  # texts that the suspect is asked about
 PART = 512  # texts between two ticks
 
 
+def asked(texts: int) -> int:
+    """Return about how many of so many texts the suspect is asked."""
+    return min(texts, MOST)
+
+
 def taught(view: DefenderView) -> Tensor:
     """Return the logits of the view's model for its training texts, [text, label], as it is now.
 
     NaN where it was not asked.
     """
     train = view.train
-    chosen = torch.randperm(len(train), generator=view.generator("taught"))[:MOST].tolist()
-    order = sorted(chosen, key=lambda row: len(train.ids[row]))
+    chosen = torch.randperm(len(train), generator=view.generator("taught")).tolist()
+    order = sorted(chosen[: asked(len(train))], key=lambda row: len(train.ids[row]))
     found = torch.full((len(train), int(view.anatomy.model.config.num_labels or 0)), torch.nan)
     with view.progress.task("asking the suspect", len(order)) as tick:
         for start in range(0, len(order), PART):

@@ -54,7 +54,7 @@ On = Literal["clean", "probes"]
 class Healing(Protocol):
     """Fine-tunes the view's model after pruning. Its fields are its whole configuration.
 
-    One with a ``distill`` above 0 gets a view that knows what the suspect says.
+    One that ``follows`` gets a view that knows what the suspect says.
     """
 
     name: ClassVar[str]
@@ -122,6 +122,11 @@ class FineTune:
         return replace(self, attention=own)
 
     @property
+    def follows(self) -> bool:
+        """True when the view must know what the suspect says of the training texts."""
+        return self.distill > 0 and self.epochs > 0
+
+    @property
     def needs_probes(self) -> bool:
         """True when the view must carry probes."""
         return self.on == "probes" and self.epochs > 0
@@ -135,8 +140,7 @@ class FineTune:
                 nobody has asked it.
 
         """
-        follows = bool(self.distill and self.epochs)
-        criterion = following(view, self.distill) if follows else on_labels
+        criterion = following(view, self.distill) if self.follows else on_labels
         loss = judged_by(criterion)
         texts, epochs = view.train, self.epochs
         record: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep import evidence
 from headsweep.cost import Clock
 from headsweep.data import Split
-from headsweep.distillation import MOST, taught
+from headsweep.distillation import asked, taught
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -40,7 +40,7 @@ from headsweep.export import (
     write_json,
 )
 from headsweep.heads import HeadMask, already_pruned, remove
-from headsweep.healing import FineTune, Healing
+from headsweep.healing import FineTune
 from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
@@ -184,7 +184,7 @@ def purify(
         progress.say(f"note: {note}")
     pace = clock.seconds["measure"] / _measured(before)
     progress.say(_estimate(view, strategy, plan, pace))
-    if _follows(plan.healing):
+    if getattr(plan.healing, "follows", False):
         with clock("measure"):
             view = replace(view, taught=taught(view))
     gone = already_pruned(view.anatomy).pruned
@@ -252,9 +252,9 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
 
 
 def _penalised(strategy: Cycles, plan: Plan, suspect: Suspect) -> tuple[Cycles, Plan, list[str]]:
-    """Return cycles and plan, the last healing with the loss of the cycles' own.
+    """Return cycles and plan, the last healing with the cycles' attention penalty.
 
-    Without their attention penalty, and a note, where the model gives no attention weights.
+    Without it, and a note, where the model gives no attention weights.
     """
     told: list[str] = []
     heal = plan.healing.after(strategy) if isinstance(plan.healing, FineTune) else plan.healing
@@ -318,8 +318,8 @@ def _estimate(
     known = strategy is None or plan.mask is not None or strategy.name in FORESEEN
     search = work * seconds_an_example / faster if known else 0.0
     epochs = float(getattr(healing, "epochs", 0))
-    asked = min(MOST, len(view.train)) if _follows(healing) else 0
-    heal = (3.5 * epochs * len(view.train) + asked) * seconds_an_example / faster
+    teacher = asked(len(view.train)) if getattr(healing, "follows", False) else 0
+    heal = (3.5 * epochs * len(view.train) + teacher) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
     of = (
         f"({len(view.train)} training, {len(view.validation)} validation examples, "
@@ -329,11 +329,6 @@ def _estimate(
         return f"a search of unknown length, then about {duration(heal)} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
     return f"about {duration(search + heal)} to go: {told} {of}"
-
-
-def _follows(healing: Healing) -> bool:
-    """Tell whether the last healing follows what the suspect says."""
-    return bool(getattr(healing, "distill", 0) and getattr(healing, "epochs", 1))
 
 
 def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:

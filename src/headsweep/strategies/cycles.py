@@ -40,7 +40,7 @@ import transformers
 from torch import Tensor
 
 from headsweep.checkpoint import Checkpoint, digest
-from headsweep.distillation import MOST, taught
+from headsweep.distillation import asked, taught
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, remove
 from headsweep.healing import FineTune, On
@@ -191,7 +191,7 @@ class Cycles:
             scored += families * min(self.probed or train, train)
         held = families * validation if self.keep == "fewest-flips" else 0
         heal = 3.5 * self.healed(units, train)
-        heal += min(train, MOST) if self.distill else 0
+        heal += asked(train) if self.distill else 0
         return heal + self._cycles(units) * (3 * scored + validation + held)
 
     def healed(self, units: int, train: int) -> float:
