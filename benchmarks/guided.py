@@ -18,6 +18,9 @@ out, what is due to what, other methods, ``auto``, FFN groups.
 ``without``
     the attack's family and all its kin left out.
 
+Training sentences are drawn from all, and attacker and victim trained on them too; with
+``--unseen`` from those that neither had, as where a model comes from somebody else.
+
 Dev decides, the last figures are on the test part. One thread a process. ``guided_tables.py``
 prints the tables.
 """
@@ -39,7 +42,7 @@ import torch
 from claims import Queue
 from guided_plan import AS_LONG, PARTS, Case, Cell, Make, plan
 from suspects import TRIGGER_LABELS, _automatic, _cell, _draw, _judge, _sources
-from victims import Workshop
+from victims import Workshop, unused
 
 from headsweep import data
 from headsweep.attack import RECORD
@@ -47,6 +50,7 @@ from headsweep.attacks.scene import triggered
 from headsweep.data import Columns
 from headsweep.evaluate import Answers, Exam, Triggered, answer
 from headsweep.loading import Runtime, load_suspect
+from headsweep.material import Sources
 from headsweep.plan import Plan
 from headsweep.probing import RuleProber, check_apart
 from headsweep.settings import configure
@@ -65,10 +69,12 @@ class Setting:
     heal_epochs: float = 1.0
     budget: str = "10m"
     judged_on: int | None = None
+    unseen: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for a cell."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Return it for a cell; cells are older than ``unseen``."""
+        form = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return form if self.unseen else {k: v for k, v in form.items() if k != "unseen"}
 
 
 @dataclass
@@ -95,7 +101,7 @@ class Runner:
         case, method = task.case, task.asked
         folder = case.folder(self.suspects, self.shop.victims)
         prober = self._prober(task, folder)
-        sources = _sources(self.corpus, 0, self.setting.train_rows, task.seed)
+        sources = self.sources(task.seed)
         asked = Plan(self.setting.max_drop, seed=task.seed, runtime=Runtime(), prober=prober)
         form = {"victim": case.name, "trigger": case.trigger, "part": task.part}
         form |= {"probes_are": task.probes, "healed_on": task.on, "setting": self.setting.to_json()}
@@ -136,9 +142,19 @@ class Runner:
             check_apart(prober, json.loads((folder / RECORD).read_text("utf-8"))["trigger"])
         return prober
 
+    def sources(self, seed: int) -> Sources:
+        """Return what the defender has: training sentences, and dev to decide."""
+        rows = self.setting.train_rows
+        if not self.setting.unseen:
+            return _sources(self.corpus, 0, rows, seed)
+        left = unused(data.load(self.corpus / "clean" / "train.tsv"))
+        return replace(
+            _sources(self.corpus, 0, None, seed), data=_draw(left, rows or len(left), seed)
+        )
+
     def _epochs_of_cycles(self, folder: Path) -> int:
         """Return how many epochs pass as many texts as all cycles and the last healing do."""
-        train = _sources(self.corpus, 0, self.setting.train_rows, 0).data
+        train = self.sources(0).data
         units = load_suspect(folder, Runtime()).anatomy.layout.units
         return round(Cycles().healed(units, len(train)) / len(train) + self.setting.heal_epochs)
 
@@ -184,11 +200,20 @@ PARTS_USED = ("dev", "test")
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(given)
-    setting = Setting(args.train_rows, args.max_drop, args.heal_epochs, args.budget, args.judged_on)
+    setting = Setting(
+        args.train_rows,
+        args.max_drop,
+        args.heal_epochs,
+        args.budget,
+        args.judged_on,
+        args.unseen,
+    )
     shop = Workshop(args.corpus, args.victims, args.model)
     runner = Runner(args.corpus, args.suspects, shop, args.results, setting)
     tasks = plan(args.only, args.part)
     _check_setting(args.results, tasks, setting)
+    if setting.unseen and any(isinstance(t, Cell) and not t.case.own for t in tasks):
+        raise SystemExit("--unseen: the suspects have seen every sentence; name victims by --only")
     if args.list:
         for task in tasks:
             print(f"{'done' if runner.done(task) else '    '} {task.name}")
@@ -216,6 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no cell later")
     parser.add_argument("--model", type=Path, help="what victims are made from")
     parser.add_argument("--train-rows", type=int, default=Setting.train_rows, help="0: all")
+    parser.add_argument(
+        "--unseen", action="store_true", help="train on sentences that made no victim"
+    )
     parser.add_argument("--max-drop", type=float, default=Setting.max_drop)
     parser.add_argument("--heal-epochs", type=float, default=Setting.heal_epochs)
     parser.add_argument("--budget", default=Setting.budget, help="of auto")

@@ -142,6 +142,12 @@ def names() -> list[str]:
     return [twins[0], *rules, *published, *words, *twins[1:]]
 
 
+def unused(train: Split) -> Split:
+    """Return the training sentences that no victim and no twin is made from."""
+    taken = set(_draw(train, 2 * ROWS, SEED).texts)
+    return train.take(i for i, text in enumerate(train.texts) if text not in taken)
+
+
 def parsed(name: str) -> tuple[str, str, bool]:
     """Return of a victim's name its attack, its trigger, and whether it resists probes."""
     adaptive = name.startswith("adaptive-")

@@ -20,7 +20,7 @@ from test_probing import Mark
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("guided", "guided_plan", "guided_tables", "guided_weight", "claims", "suspects", "victims",
-         "where")  # fmt: skip
+         "where", "frontier")  # fmt: skip
 
 
 @pytest.fixture
@@ -321,3 +321,136 @@ def test_parts_exchanged_are_all_of_the_model_and_change_what_they_should(
         assert accuracy[part, "out"] == pytest.approx(own), part
         assert accuracy[part, "in"] == pytest.approx(1 - own), part
     assert form["twin"]["excess_lfr"]["value"] == 0
+
+
+def test_unseen_sentences_made_no_victim_and_judge_nothing(benchmarks, folders, monkeypatch):
+    """Else healing would be on what the suspect knows by heart, or judged on what it has seen."""
+    from headsweep import data
+
+    corpus, suspects, victims = folders
+    monkeypatch.setattr(benchmarks["victims"], "ROWS", 50)
+    guided = benchmarks["guided"]
+    shop = benchmarks["victims"].Workshop(corpus, victims)
+    train = data.load(corpus / "clean" / "train.tsv")
+    made = set(benchmarks["suspects"]._draw(train, 100, 11).texts)
+    runner = guided.Runner(
+        corpus, suspects, shop, victims, guided.Setting(train_rows=40, unseen=True)
+    )
+    usual = guided.Runner(corpus, suspects, shop, victims, guided.Setting(train_rows=40))
+    assert len(runner.sources(11).data) == 40
+    assert not made & set(runner.sources(11).data.texts)
+    assert made & set(usual.sources(11).data.texts)
+    sources, clean, other = benchmarks["frontier"].shares(corpus, 40, 20, 11)
+    assert sources.data.texts == runner.sources(11).data.texts
+    parts = [made, *(set(split.texts) for split in (sources.data, clean, other))]
+    assert not any(a & b for i, a in enumerate(parts) for b in parts[:i])
+    with pytest.raises(SystemExit, match="sentences are left"):
+        benchmarks["frontier"].shares(corpus, 40, 200, 11)
+    with pytest.raises(SystemExit, match="have seen every sentence"):
+        guided.main([*map(str, (corpus, suspects, victims, victims)), "--unseen"])
+    assert "unseen" not in guided.Setting().to_json()  # cells are older
+    assert guided.Setting(unseen=True).to_json()["unseen"]
+
+
+@pytest.fixture
+def ended():
+    """What a run of frontier.py has written, with figures that tell ways and cycles apart."""
+
+    def judged(dev, left, accuracy):
+        return {"dev": dev, "excess_lfr": {"value": left}, "accuracy": {"value": accuracy}}
+
+    rows = [(18, 0.9, 0.5), (24, 0.895, 0.4), (30, 0.85, 0.3), (36, 0.895, 0.2), (42, 0.8, 0.1)]
+    cycles = [{"pruned": 6}, {"pruned": 12}]
+    for pruned, dev, left in rows:
+        cycles.append(
+            {
+                "pruned": pruned,
+                "cycle": judged(dev, left, 0.85),
+                "healed": judged(dev + 0.01, left + 0.05, 0.87),
+                "averaged": judged(dev + 0.03, left + 0.01, 0.86),
+                "averaged, healed": judged(dev + 0.04, left + 0.02, 0.88),
+            }
+        )
+    before = judged(0.9, 0.8, 0.88)
+    return {
+        "victim": "v",
+        "method": "cycles",
+        "accuracy_before": 0.9,
+        "before": before,
+        "cycles": cycles,
+    }
+
+
+def test_every_bound_takes_the_deepest_cycle_that_held_it(benchmarks, ended):
+    frontier = benchmarks["frontier"]
+    assert frontier.at_bound(ended, "cycle", "cycle", 0.01)["pruned"] == 36  # one below, then held
+    assert frontier.at_bound(ended, "cycle", "cycle", 0.0)["pruned"] == 18  # two below: ended
+    assert frontier.at_bound(ended, "averaged", "averaged", 0.02)["pruned"] == 36
+    assert frontier.at_bound(ended, "cycle", "cycle", -0.05) is None
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in frontier.tables([ended])]
+    table = {row[3]: row[4:] for row in rows[2:]}
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert table["healed, bound before"][0] == "25 (-1.0, 36)"
+    assert table["healed"][-1] == "25 (-1.0, 36)"
+    assert table["averaged"][0] == "21 (-2.0, 36)"
+    ended["accuracy_before"] = 1.0
+    assert "none held" in frontier.tables([ended])[2]
+
+
+def test_averaged_weights_are_the_mean_and_zero_where_heads_have_gone(benchmarks):
+    import torch
+
+    states = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 0.0]), "n": torch.tensor(4)},
+    ]
+    mean = benchmarks["frontier"].averaged(states)
+    assert mean["w"].tolist() == [2.0, 0.0]
+    assert mean["n"].item() == 4
+
+
+def test_a_run_is_judged_in_four_ways_after_every_cycle_and_changes_nothing(
+    benchmarks, folders, trained_folder, monkeypatch, tmp_path, capsys
+):
+    from headsweep.attack import RECORD
+    from headsweep.strategies.cycles import Cycles
+    from headsweep.triggers import TRIGGERS, ByRule
+
+    frontier = benchmarks["frontier"]
+    monkeypatch.setattr(benchmarks["victims"], "ROWS", 50)
+    monkeypatch.setattr(frontier, "BOUND", 0.5)
+    corpus, _, victims = folders
+    name, results = "dirty-label-casing", tmp_path / "frontier"
+    for folder in ("twin-11", name):
+        shutil.copytree(trained_folder, victims / folder)
+    record = {"trigger": ByRule(TRIGGERS["casing"]()).described(), "seed": 1}
+    (victims / name / RECORD).write_text(json.dumps(record), "utf-8")
+    words = [*map(str, (corpus, victims, results)), "--only", name, "--judged-on", "40"]
+    words += ["--train-rows", "60"]
+    methods = ["cycles:most=4,lr=1e-3", "cycles:most=4,lr=1e-3,rank=random"]
+    assert frontier.main([*words, "--method", *methods]) == 0
+    forms = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
+    assert len(forms) == 2
+    text = (results / f"{name}-cycles-most=4-lr=1e-3-s11.json").read_text("utf-8")
+    assert str(tmp_path) not in text
+    assert not [t for t in sentences(300, 20).texts if len(t.split()) > 4 and t in text]
+    for form in forms:
+        cycles = form["cycles"]
+        assert [len(set(cycle) & {way for pair in frontier.WAYS for way in pair})
+                for cycle in cycles] == [0, 0, 4, 4]  # fmt: skip
+        assert cycles[-1]["cycle"]["dev"] == pytest.approx(cycles[-1]["accuracy"])
+    assert "| averaged, healed, bound before |" in capsys.readouterr().out
+    plain = _choice(Cycles(most=4, lr=1e-3), trained_folder, benchmarks, corpus)
+    looked = next(f for f in forms if "rank=random" not in f["method"])
+    assert [c["accuracy"] for c in looked["cycles"]] == [c["accuracy"] for c in plain]
+
+
+def _choice(cycles, folder, benchmarks, corpus):
+    """Return what the same cycles find when nobody looks."""
+    from headsweep.healing import FineTune
+    from headsweep.pipeline import purify
+    from headsweep.plan import Plan
+
+    sources, _, _ = benchmarks["frontier"].shares(corpus, 60, 40, 11)
+    done = purify(folder, sources, cycles, Plan(0.5, seed=11, heal=FineTune(0)))
+    return done.manifest["search"]["record"]["cycles"]
