@@ -1,6 +1,7 @@
 """Print the Markdown tables of docs/guided.md from the cells of ``guided.py``.
 
 python benchmarks/guided_tables.py results/guided-victims
+python benchmarks/guided_tables.py results/guided-victims --fill docs/guided.md
 
 A cell of the plan that is not there is printed as ``missing``; models without any cell are left out
 and named below the table.
@@ -50,30 +51,60 @@ Form = dict[str, Any]
 Row = tuple[str, Form | None, str]  # what it says first, its cell, which stage of it
 HEAD = "| ACC | LFR | CFR | matched | floor | excess points (95%) | heads | seconds |"
 RULE = "|---" * 8 + "|"
+ABSENT = "\nMissing, no cell: "
 ALL = (*SUSPECTS, *ADAPTIVE, *FRESH)
+
+
+Read = Callable[[Cell], "Form | None"]
+
+
+def sections() -> dict[str, tuple[str, Callable[[Read], list[str]]]]:
+    """Return what is printed: the marker in a page, the title, what makes the table."""
+    return {
+        "cycles": ("Prune-heal cycles", cycling),
+        "cycles on every model": ("Cycles on every model", cycling_all),
+        "left out": ("Leaving the family out", left_out),
+        "due": ("What is due to what", due),
+        "deep": ("Beyond the accuracy allowed, before healing", deep),
+        "beside": ("Beside other methods", beside),
+        "auto": ("auto", automatic),
+        "ffn": ("With FFN groups", with_ffn_all),
+        "penalty": ("With the attention penalty", with_penalty),
+        "followed": ("Following the suspect", following_too),
+        "every": ("Every method, over the models", every_method),
+        "pairs": ("Every method on every model", every_pair),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=Path)
+    parser.add_argument("--fill", type=Path, metavar="PAGE", help="renew the tables of a page")
+    parser.add_argument("--mark", default="", help="of its markers: <!-- every MARK -->")
     args = parser.parse_args()
     read = reader(args.results)
-    for title, make in (
-        ("Prune-heal cycles", cycling),
-        ("Cycles on every model", cycling_all),
-        ("Leaving the family out", left_out),
-        ("What is due to what", due),
-        ("Beyond the accuracy allowed, before healing", deep),
-        ("Beside other methods", beside),
-        ("auto", automatic),
-        ("With FFN groups", with_ffn_all),
-        ("With the attention penalty", with_penalty),
-        ("Following the suspect", following_too),
-        ("Every method, over the models", every_method),
-        ("Every method on every model", every_pair),
-    ):
+    if args.fill:
+        args.fill.write_text(filled(args.fill.read_text("utf-8"), read, args.mark), "utf-8")
+        return
+    for title, make in sections().values():
         print(f"\n### {title}\n")
         print("\n".join(make(read)))
+
+
+def filled(page: str, read: Read, mark: str = "") -> str:
+    """Return a page with new tables between its markers, ``<!-- every -->`` and so on."""
+    for name, (_, make) in sections().items():
+        key = f"{name} {mark}".strip()
+        begin, end = f"<!-- {key} -->\n", f"\n<!-- end {key} -->"
+        if begin in page:
+            before, _, rest = page.partition(begin)
+            _, found, after = rest.partition(end)
+            if not found:
+                raise SystemExit(f"the page has no '{end.strip()}'")
+            made = [line for line in make(read) if not line.startswith(ABSENT)]
+            text = "\n".join(made).strip().replace("dirty-label-", "")
+            page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page
 
 
 def reader(results: Path) -> Callable[[Cell], Form | None]:
@@ -547,7 +578,7 @@ def _by_excess(row: Row) -> tuple[bool, float]:
 
 
 def _absent(names: Sequence[str]) -> list[str]:
-    return [f"\nMissing, no cell: {', '.join(names)}."] if names else []
+    return [f"{ABSENT}{', '.join(names)}."] if names else []
 
 
 if __name__ == "__main__":

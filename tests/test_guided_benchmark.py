@@ -254,6 +254,17 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     assert f"| *mean* | | {left:+.1f}, ACC {change:+.1f} (1 models)" in out
     assert "| cycles, before the last healing |" in out
     assert "Missing, no cell: suspect-syntactic" in out
+    page, block = tmp_path / "page.md", "<!-- {0} -->\n\nold\n\n<!-- end {0} -->\nafter\n"
+    page.write_text("before\n" + block.format("every") + block.format("every other"), "utf-8")
+    monkeypatch.setattr(sys, "argv", ["", str(results), "--fill", str(page)])
+    benchmarks["guided_tables"].main()
+    text = page.read_text("utf-8")
+    table = over.split("\n\n")[1].replace("dirty-label-", "")
+    assert text.startswith(f"before\n<!-- every -->\n\n{table}\n\n<!-- end every -->\nafter\n")
+    assert text.endswith(block.format("every other"))
+    page.write_text("<!-- every -->\n", "utf-8")
+    with pytest.raises(SystemExit, match="<!-- end every -->"):
+        benchmarks["guided_tables"].main()
 
 
 def test_the_weight_is_chosen_by_canaries(benchmarks, folders, tmp_path, capsys):
