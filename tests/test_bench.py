@@ -75,6 +75,7 @@ def cell(folder, name):
         ("[defend]", "[defence]", "did you mean 'defend'"),
         ("[[attack]]", "[[attak]]", "did you mean 'attack'"),
         ('target = "positive"', 'target = "postive"', "did you mean 'positive'"),
+        ("attacker = 300\nvictim = 200\n", "unseen = true\n", "give both their rows"),
     ],
 )
 def test_mistakes_in_a_recipe_have_their_line(tmp_path, old, new, told):
@@ -458,6 +459,39 @@ def test_a_prune_drop_is_part_of_a_key_only_where_it_is_set():
     plain, deep = Defending(), Defending(prune_drop=0.1)
     assert "prune_drop" not in plain.decides
     assert deep.decides == plain.decides | {"prune_drop": 0.1}
+
+
+def test_an_unseen_defender_has_no_sentence_of_the_others_and_another_key(tmp_path, cache):
+    grids = [
+        read_grid(SMOKE),
+        read_grid(changed(tmp_path, one=("defender = 200", "defender = 100\nunseen = true"))),
+        read_grid(changed(tmp_path, one=("defender = 200", "defender = 100"))),
+    ]
+    usual, unseen, _ = (grid.data[0] for grid in grids)
+    made = {text for party in sources.parties(unseen, 11) for text in party.texts}
+    assert sources.parties(unseen, 11) == sources.parties(usual, 11)
+    assert len(sources.defender(unseen, 11)) == 100
+    assert not made & set(sources.defender(unseen, 11).texts)
+    assert made & set(sources.defender(usual, 11).texts)
+    orders_of = [orders(grid, sources.Hashes(cache)) for grid in grids]
+    assert orders_of[1][0].victim.key == orders_of[2][0].victim.key
+    assert orders_of[1][0].key != orders_of[2][0].key
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("defender = 200", "defender = 200\nunseen = true", "700 training rows asked for"),
+        ("attacker = 300", "attacker = 500", "700 training rows asked for"),
+        ("defender = 200", "defender = 601", "601 training rows asked for"),
+    ],
+)
+def test_more_rows_than_there_are_is_said_before_any_work(bench, tmp_path, old, new, told):
+    code, _, err = bench(recipe=changed(tmp_path, one=(old, new)))
+    assert code == 2
+    said = " ".join(err.split())
+    assert f"data 'sentences': {told}, made:sentences has 600" in said
+    assert not list((tmp_path / "results").rglob("*.json"))
 
 
 def test_cycles_of_a_grid_are_healed_with_their_own_penalty():

@@ -48,6 +48,8 @@ class Texts:
         attacker, victim: training rows drawn for the attacker and, others, for the victim; None:
             both hold all.
         defender: training rows that the defender heals and scores on; None: all.
+        unseen: the defender's rows are none of the attacker's and the victim's, as where a model
+            comes from somebody else; else they are drawn from all.
         columns: the columns of the files.
 
     """
@@ -60,6 +62,7 @@ class Texts:
     attacker: int | None = None
     victim: int | None = None
     defender: int | None = None
+    unseen: bool = False
     columns: Columns = Columns()
 
 
@@ -269,7 +272,7 @@ def _model(section: Section) -> Model:
 def _texts(section: Section) -> Texts:
     rows = ("attacker", "victim", "defender")
     columns = ("text", "pair", "label", "drop_empty")
-    section.only("name", "train", "validation", "test", "labels", *rows, *columns)
+    section.only("name", "train", "validation", "test", "labels", "unseen", *rows, *columns)
     labels = tuple(map(str, section.need("labels", list)))
     if len(labels) < 2 or list(labels) != sorted(labels, key=str.casefold):
         raise section.mistake("labels", f"labels {list(labels)}", "two or more, alphabetically")
@@ -278,6 +281,9 @@ def _texts(section: Section) -> Texts:
             raise section.mistake(key, f"{key} holds no rows", "leave it out for all rows")
     if (section.get("attacker", int) is None) != (section.get("victim", int) is None):
         raise section.mistake(None, "attacker and victim share the rows: give both, or neither")
+    unseen = bool(section.get("unseen", bool, False))
+    if unseen and section.get("attacker", int) is None:
+        raise section.mistake("unseen", "attacker and victim hold all", "give both their rows")
     held: dict[str, Any] = {key: section.get(key, int) for key in rows}
     named: dict[str, Any] = {key: section.get(key, str) for key in columns[:3]}
     return Texts(
@@ -287,6 +293,7 @@ def _texts(section: Section) -> Texts:
         section.need("test", str),
         labels,
         **held,
+        unseen=unseen,
         columns=Columns(**named, drop_empty=bool(section.get("drop_empty", bool, True))),
     )
 

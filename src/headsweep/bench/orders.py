@@ -123,6 +123,8 @@ class CellOrder:
             "defending": bound,
             "rows": self.victim.twin.texts.defender,
         }
+        if self.victim.twin.texts.unseen:
+            asked["unseen"] = True  # left out otherwise: there are cells from before
         return digest({"victim": self.victim.key} | asked)
 
     @property

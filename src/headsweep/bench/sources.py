@@ -92,7 +92,22 @@ def parties(texts: Texts, seed: int) -> tuple[Split, Split]:
 def defender(texts: Texts, seed: int) -> Split:
     """Return the defender's training rows."""
     train = part(texts, "train")
+    if texts.unseen:
+        taken = {text for party in parties(texts, seed) for text in party.texts}
+        train = train.take(i for i, text in enumerate(train.texts) if text not in taken)
     return drawn(train, texts.defender, seed, "defender") if texts.defender else train
+
+
+def check_rows(texts: Texts) -> None:
+    """Raise UserError where the parties ask for more rows than the training texts have."""
+    there, makers = len(part(texts, "train")), (texts.attacker or 0) + (texts.victim or 0)
+    own = texts.defender or int(texts.unseen)
+    asked = makers + own if texts.unseen else max(makers, own)
+    if asked > there:
+        raise UserError(
+            f"data '{texts.name}': {asked} training rows asked for, {texts.train} has {there}",
+            "ask for fewer as attacker, victim or defender",
+        )
 
 
 def rewriter(attack: Backdoor, texts: Texts) -> Rewriter:
@@ -124,10 +139,16 @@ class Hashes:
         self.cache_folder = cache_folder
         self.split = cache(lambda texts, name: part(texts, name).sha256)
         self.model = cache(self._model)
-        self.file = cache(_file)
+        self.file, self.enough = cache(_file), cache(check_rows)
 
     def of_texts(self, model: Model, texts: Texts) -> tuple[tuple[str, str], ...]:
-        """Return the hashes of a model and of a data set, checked to fit each other."""
+        """Return the hashes of a model and of a data set, checked to fit each other.
+
+        Raises:
+            UserError: they do not, or the data set has fewer rows than are asked for.
+
+        """
+        self.enough(texts)
         parts = ((name, self.split(texts, name)) for name in ("train", "validation", "test"))
         return (("model", self.model(model, texts.labels)), *parts)
 
