@@ -34,10 +34,12 @@ BOTH = "heads,ffn"
 NORMALISED = "cycles:attention=0.15"
 FOLLOWING = "cycles:attention=0.15,distill=0.5"
 BY_VARIANCE = "cycles:rank=variance,attention=0.15"
+SEEDS = (12, 13)  # beside 11
 PARTS = (
     "cycles",
     "normalised",
     "followed",
+    "seeds",
     "leave-out",
     "ablation",
     "depth",
@@ -245,6 +247,14 @@ def followed(name: str) -> Iterator[Cell]:
     yield Cell(Case(name), FOLLOWING, "clean", "no-probes", "followed")
 
 
+def reseeded(name: str) -> Iterator[Cell]:
+    """Yield the default and PURE with other draws of the defender's sentences and of healing."""
+    first = Cell(Case(name), NORMALISED, "clean", "no-probes", "seeds")
+    for seed in SEEDS:
+        yield replace(first, seed=seed)
+        yield replace(first, method="defend:pure", seed=seed)
+
+
 def cycled_ffn(name: str) -> Iterator[Cell]:
     """Yield cycles that prune FFN groups beside heads or alone, and controls."""
     first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", units=BOTH)
@@ -285,6 +295,9 @@ def cells() -> Iterator[Cell]:
         yield from (cell for cell in normalised(name) if cell.part == "normalised")
     for name in (*TOKENS, *SUSPECTS, *FRESH, ADAPTIVE[0]):
         yield from followed(name)
+    for seed in SEEDS:
+        for name in (*FRESH, ADAPTIVE[0]):
+            yield from (cell for cell in reseeded(name) if cell.seed == seed)
     for name in TOKENS:
         yield from cycled_ffn(name)
     for name in (*FRESH, *SUSPECTS, ADAPTIVE[0]):
