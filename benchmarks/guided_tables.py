@@ -13,8 +13,9 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev, variance
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from guided_plan import (
     FRESH,
     NORMALISED,
     RANDOM_CYCLES,
+    SEEDS,
     SUSPECTS,
     Case,
     Cell,
@@ -71,6 +73,7 @@ def sections() -> dict[str, tuple[str, Callable[[Read], list[str]]]]:
         "ffn": ("With FFN groups", with_ffn_all),
         "penalty": ("With the attention penalty", with_penalty),
         "followed": ("Following the suspect", following_too),
+        "seeds": ("With other seeds", by_seed),
         "every": ("Every method, over the models", every_method),
         "pairs": ("Every method on every model", every_pair),
     }
@@ -186,6 +189,41 @@ def following_too(read: Callable[[Cell], Form | None]) -> list[str]:
         "following the suspect": _picked(followed, FOLLOWING),
     }
     return _grid(read, columns)
+
+
+def by_seed(read: Read) -> list[str]:
+    """Return what the default and PURE leave with several seeds; models that have two or more."""
+    methods = {"cycles": NORMALISED, "PURE": "defend:pure"}
+    found: dict[str, dict[str, dict[int, End]]] = {}
+    for told, method in methods.items():
+        for name in ALL:
+            first = _picked(normalised, method)(name)
+            asked = {seed: _end(read(replace(first, seed=seed))) for seed in (first.seed, *SEEDS)}
+            ends = {seed: end for seed, end in asked.items() if end is not None}
+            if len(ends) > 1:
+                found.setdefault(told, {})[name] = ends
+    lines = [
+        "| model | method | by seed | mean | standard deviation | ACC, mean |",
+        "|---" * 6 + "|",
+    ]
+    for method, models in found.items():
+        for name, ends in models.items():
+            left = [end.left for end in ends.values()]
+            change = mean(end.change for end in ends.values())
+            each = ", ".join(f"{seed}: {end}" for seed, end in ends.items())
+            lines.append(
+                f"| {name} | {method} | {each} | {mean(left):.1f} | {stdev(left):.1f} "
+                f"| {change:+.1f} |"
+            )
+    for method, models in found.items():
+        runs = [[end.left for end in ends.values()] for ends in models.values()]
+        pooled = sqrt(mean(variance(each) for each in runs))
+        changes = [mean(end.change for end in ends.values()) for ends in models.values()]
+        lines.append(
+            f"| *{len(models)} models* | {method} | | {mean(map(mean, runs)):.1f} | {pooled:.1f} "
+            f"(pooled) | {mean(changes):+.1f} |"
+        )
+    return lines
 
 
 def _methods() -> Columns:

@@ -363,6 +363,36 @@ def test_unseen_sentences_made_no_victim_and_judge_nothing(benchmarks, folders, 
     assert guided.Setting(unseen=True).to_json()["unseen"]
 
 
+def test_spread_is_over_the_seeds_of_a_model_and_pooled_over_models(benchmarks):
+    plan, tables = benchmarks["guided_plan"], benchmarks["guided_tables"]
+    left = {("casing", 11): 0.1, ("casing", 12): 0.2, ("opening", 11): 0.3, ("opening", 13): 0.3,
+            ("style", 11): 0.9}  # fmt: skip
+
+    def read(cell):
+        key = (cell.case.name.removeprefix("dirty-label-"), cell.seed)
+        if cell.method != plan.NORMALISED or key not in left:
+            return None
+
+        def judged(points, accuracy):
+            return {"excess_lfr": {"value": points}, "accuracy": {"value": accuracy}}
+
+        return {
+            "seconds": {"all": 1.0},
+            "before": judged(0.9, 0.9),
+            "pruned": judged(left[key], 0.88),
+            "healed": judged(left[key], 0.88),
+            "after": {"validation": {"accuracy": 0.9}},
+            "bound": {"min_accuracy": 0.88},
+        }
+
+    _, _, opening, casing, over = tables.by_seed(read)
+    sides = "| {} | cycles | {} | {} | -2.0 |"
+    name = "dirty-label-"
+    assert casing == sides.format(name + "casing", "11: 10 (-2.0), 12: 20 (-2.0)", "15.0 | 7.1")
+    assert opening == sides.format(name + "opening", "11: 30 (-2.0), 13: 30 (-2.0)", "30.0 | 0.0")
+    assert over == "| *2 models* | cycles | | 22.5 | 5.0 (pooled) | -2.0 |"
+
+
 @pytest.fixture
 def ended():
     """What a run of frontier.py has written, with figures that tell ways and cycles apart."""
