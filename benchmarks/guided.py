@@ -116,8 +116,9 @@ class Runner:
             method = f"random:count={count}"
             if task.on == "clean":
                 method = f"defend:{method},epochs={self.setting.heal_epochs}"
-        if method == AS_LONG:
-            method = f"defend:ft:epochs={self._epochs_of_cycles(folder)},lr={Cycles().lr}"
+        if method.startswith(AS_LONG):
+            more = method.removeprefix(AS_LONG).replace(":", ",")
+            method = f"defend:ft:epochs={self._epochs_of_cycles(folder)},lr={Cycles().lr}{more}"
         run = _automatic if method == "auto" else _cell
         judged, args = self.judged(case, folder), self._args(task)
         return form | run(folder, sources, asked, judged, args, method) | own

@@ -29,6 +29,7 @@ DEEPER = (0.05, 0.1)
 CYCLES = "cycles"
 RANDOM_CYCLES = "cycles:rank=random"
 AS_LONG = "healing-as-long"  # no pruning, as many texts passed as by all cycles together
+AS_LONG_PENALISED = f"{AS_LONG}:attention=0.15"
 BY_FLIPS = "cycles:rank=probes,on=probes,keep=fewest-flips"
 BOTH = "heads,ffn"
 NORMALISED = "cycles:attention=0.15"
@@ -128,8 +129,8 @@ class Cell:
 
     Attributes:
         case: the model.
-        method: a strategy, ``none``, ``auto``, ``defend:NAME``, each with ``:field=value,...`` or
-            without; ``healing-as-long``; or ``random``: as many heads as ``like`` removed
+        method: a strategy, ``none``, ``auto``, ``defend:NAME``, ``healing-as-long``, each with
+            ``:field=value,...`` or without; or ``random``: as many heads as ``like`` removed
             (without it, as many as the bound allows).
         on: what healing is on.
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
@@ -240,6 +241,7 @@ def normalised(name: str) -> Iterator[Cell]:
     yield replace(first, method=BY_VARIANCE)
     yield replace(first, method="defend:pure", part="comparison")
     yield replace(first, method="variance")
+    yield replace(first, method=AS_LONG_PENALISED)
 
 
 def followed(name: str) -> Iterator[Cell]:

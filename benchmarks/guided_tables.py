@@ -22,6 +22,7 @@ import numpy as np
 from guided_plan import (
     ADAPTIVE,
     AS_LONG,
+    AS_LONG_PENALISED,
     BOTH,
     BY_FLIPS,
     BY_VARIANCE,
@@ -175,6 +176,7 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
     columns: Columns = {
         "cycles": _picked(cycled, CYCLES),
         "with the penalty": _picked(normalised, NORMALISED),
+        "penalty, no pruning": _picked(normalised, AS_LONG_PENALISED),
         "and ranked by variance": _picked(normalised, BY_VARIANCE),
         "PURE": _picked(normalised, "defend:pure"),
         "PURE's order, plain healing": _picked(normalised, "variance"),
@@ -232,6 +234,7 @@ def _methods() -> Columns:
         "cycles": _picked(normalised, NORMALISED),
         "cycles without the penalty": _picked(cycled, CYCLES),
         "cycles following the suspect": _picked(followed, FOLLOWING),
+        "penalty, no pruning": _picked(normalised, AS_LONG_PENALISED),
         "probe-guided, without": _picked(leave_out, "probe-guided", probes="without"),
         "probe-guided, family": _picked(leave_out, "probe-guided", probes="family"),
     }

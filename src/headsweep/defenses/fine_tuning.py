@@ -25,16 +25,24 @@ from headsweep.view import DefenderView
 
 @dataclass(frozen=True)
 class FT:
-    """Fine-tune the suspect on clean data."""
+    """Fine-tune the suspect on clean data.
+
+    Attributes:
+        epochs, lr: of the fine-tuning.
+        attention: weight of PURE's attention penalty (``normalisation``); 0, as in the papers:
+            none. With it, the control that tells what the penalty does without any pruning.
+
+    """
 
     name: ClassVar[str] = "ft"
     source: ClassVar[str] = "Chapagain et al. 2025, baseline"
     epochs: float = 3
     lr: float = 2e-5
+    attention: float = 0.0
 
     def recipe(self) -> Recipe:
-        """Return plain fine-tuning."""
-        return Recipe(None, FineTune(self.epochs, self.lr))
+        """Return fine-tuning; raises UserError on values that make no sense."""
+        return Recipe(None, FineTune(self.epochs, self.lr, attention=self.attention or None))
 
 
 @dataclass(frozen=True)
