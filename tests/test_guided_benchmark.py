@@ -180,6 +180,7 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
         plan.Cell(plan.Case(style), "none", "clean", "no-probes", "ablation"),
         *(cell for cell in plan.by_rank(style) if cell.method == "random"),
         *(cell for cell in plan.cycled(style) if cell.method in (plan.CYCLES, plan.AS_LONG)),
+        *(cell for cell in plan.normalised(style) if cell.method == plan.AS_LONG_PENALISED),
         *list(plan.cycled_on_probes(style))[:1],
         plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", units=plan.BOTH),
         plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
@@ -224,6 +225,10 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     assert "| clean healing alone | missing |" in out
     long = json.loads(made["suspect-style-healing-as-long-no-probes-s11"])
     assert long["healing"]["fields"]["epochs"] == 8 * 2 + 1  # cycles of one head, and the last
+    assert not long["healing"]["fields"]["attention"]
+    name = "suspect-style-healing-as-long-attention=0.15-heal-clean-no-probes-s11"
+    penalised = json.loads(made[name])["healing"]["fields"]
+    assert penalised == long["healing"]["fields"] | {"attention": 0.15}
     cycles = json.loads(made["suspect-style-cycles-heal-clean-no-probes-s11"])
     assert cycles["strategy"]["fields"]["attention"] == 0  # as its name says
     assert cycles["healing"]["fields"]["attention"] == 0
