@@ -17,6 +17,7 @@ from headsweep.importance import attention_variance, gate_importance
 from headsweep.predict import forward
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
+from headsweep.strategies.probe_guided import combined
 from headsweep.strategies.sparsify import groups, norm
 from oracle import BACKDOOR, HEADS, TASK, accuracy, lfr, view, wired
 
@@ -203,6 +204,21 @@ def test_flip_contribution_is_the_gradient_of_the_margin_by_finite_differences()
     expected = torch.tensor(slopes)
     found = flip_contribution(own, None)[1].contribution
     assert torch.allclose(found, expected / expected.std(), atol=0.02)
+
+
+def test_a_label_that_the_pairs_do_not_hold_leaves_the_scores_numbers():
+    """Else one rare label makes every score NaN, and the order of the heads arbitrary."""
+    own = view(wired("entangled"))
+    family = own.probes.families[0]
+    rows = [i for i, label in enumerate(family.clean.labels) if label == 0]
+    one = replace(own, probes=replace(own.probes, families=(family.take(rows),)))
+    into = {flips.label: flips for flips in flip_contribution(one, None)}
+    assert into[0].flips == 0
+    assert not into[0].contribution.any()
+    score, shares = combined(list(into.values()))
+    assert torch.isfinite(score).all()
+    assert score.any()
+    assert sum(shares) == pytest.approx(1)
 
 
 def test_variance_finds_the_idle_kind_first():

@@ -36,8 +36,10 @@ from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
 from headsweep.strategies import needs_probes
-from headsweep.trials import TRIAL, Trials, plan_of, plant_all, prepared, try_all
+from headsweep.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
+
+NO_FAMILY = "no family would be left for probes beside a canary's"
 
 
 def purify_automatically(
@@ -79,7 +81,8 @@ def purify_automatically(
     why = _short(trials)
     if why is None:
         plant_all(trials, battery)
-        why = "no canary took" if not trials.canaries else None
+        none = "no canary took" if families_of(auto) else NO_FAMILY
+        why = None if trials.canaries else none
     if why is None:
         try_all(trials)
     chosen, reason = _chosen(trials, why)

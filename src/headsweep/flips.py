@@ -93,6 +93,10 @@ def _flips_of(
     rates, parts = [], []
     for label in range(classes):
         others = truth != label
+        if not others.any():  # a rare label, and these pairs hold no other
+            rates.append(0.0)
+            parts.append(torch.zeros(view.layout.units))
+            continue
         open_to = others & (clean_margins[:, label] <= 0)
         flipped = (margins[open_to, label] > 0).float()
         rates.append(float(flipped.mean()) if len(flipped) else 0.0)

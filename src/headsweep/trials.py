@@ -52,6 +52,7 @@ class Trials:
     tried: list[dict[str, Any]] = field(default_factory=list)
     made: list[Candidate] = field(default_factory=list)  # those tried, in the same order
     slower: float = 1.0  # how many times longer than forecast trials have taken
+    timed: bool = False  # one has
 
     @property
     def left(self) -> float:
@@ -132,7 +133,7 @@ class Trials:
         ratio = seconds / self._trial(candidate)
         if isinstance(candidate.strategy, Cycles):
             ratio = max(1.0, ratio)  # it may have ended early, which says nothing of the next
-        self.slower = max(self.slower, ratio) if self.tried else ratio
+        self.slower, self.timed = max(self.slower, ratio) if self.timed else ratio, True
 
     @property
     def canary_seconds(self) -> float:

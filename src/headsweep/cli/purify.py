@@ -293,7 +293,8 @@ def purify(
             "leave out --heal-epochs 0, or these",
         )
     if isinstance(chosen, Auto):
-        if heal.on != "clean" or heal.consistency or heal.attention or heal.distill:
+        own = heal.consistency or heal.attention is not None or heal.distill
+        if heal.on != "clean" or own:
             raise UserError(
                 "auto tries healings itself",
                 "leave out --heal-with, --consistency, --attention-penalty and --distill",
