@@ -409,9 +409,13 @@ def _less(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, 
 
 
 def _ending(form: Form) -> tuple[Form, str]:
-    """Return the figures that a purification ends with, and its mark."""
+    """Return the figures that a purification ends with, and its mark.
+
+    Cells older than the rule hold the figures after a last healing that would be put back now.
+    """
     if _held(form):
-        return form["healed"], ""
+        back = form.get("pruned") == form["healed"]
+        return form["healed"], PUT_BACK * (back and str(form["method"]).startswith("cycles"))
     if str(form["method"]).startswith("cycles"):  # purify puts their weights back
         return form["pruned"], PUT_BACK
     return form["healed"], MISSED

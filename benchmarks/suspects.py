@@ -200,6 +200,9 @@ def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any
     return judged
 
 
+RECORDED = ("layer_weights", "put_back")  # of healing
+
+
 def _cell(
     suspect: Path, sources: Sources, plan: Plan, judged: Any, args: Any, method: str
 ) -> dict[str, Any]:
@@ -224,7 +227,7 @@ def _cell(
     made = done.manifest
     form |= {key: made[key] for key in ("units", "data", "bound", "peak_memory_mib", "probes")}
     form["purify_seconds"] = made["seconds"]
-    form["heal_record"] = {k: v for k, v in made["heal"].items() if k in ("layer_weights",)}
+    form["heal_record"] = {k: v for k, v in made["heal"].items() if k in RECORDED}
     form["after"] = made["after"]
     if recipe.strategy is not None:
         form["pruned_count"] = len(made["pruned_units"])

@@ -242,7 +242,8 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     row = next(line for line in out.splitlines() if line.startswith("| suspect-style | "))
     assert f"| {before:+.1f} (" in row
     assert f"| {left:+.1f} (" in row
-    assert f"ACC {change:+.1f}, {cycles['pruned_count']} heads | " in row
+    back = "°" * (cycles["healed"] == cycles["pruned"])
+    assert f"ACC {change:+.1f}, {cycles['pruned_count']} heads{back} | " in row
     every = out[out.index("### Every method on every model") :]
     rows = [[cell.strip() for cell in line.split("|")[1:]] for line in every.splitlines()]
     table = {row[0]: row for row in rows if row}
@@ -382,9 +383,10 @@ def test_spread_is_over_the_seeds_of_a_model_and_pooled_over_models(benchmarks):
             return {"excess_lfr": {"value": points}, "accuracy": {"value": accuracy}}
 
         return {
+            "method": plan.NORMALISED,
             "seconds": {"all": 1.0},
             "before": judged(0.9, 0.9),
-            "pruned": judged(left[key], 0.88),
+            "pruned": judged(left[key], 0.88 if key == ("casing", 12) else 0.87),
             "healed": judged(left[key], 0.88),
             "after": {"validation": {"accuracy": 0.9}},
             "bound": {"min_accuracy": 0.88},
@@ -393,7 +395,7 @@ def test_spread_is_over_the_seeds_of_a_model_and_pooled_over_models(benchmarks):
     _, _, opening, casing, over = tables.by_seed(read)
     sides = "| {} | cycles | {} | {} | -2.0 |"
     name = "dirty-label-"
-    assert casing == sides.format(name + "casing", "11: 10 (-2.0), 12: 20 (-2.0)", "15.0 | 7.1")
+    assert casing == sides.format(name + "casing", "11: 10 (-2.0), 12: 20 (-2.0)°", "15.0 | 7.1")
     assert opening == sides.format(name + "opening", "11: 30 (-2.0), 13: 30 (-2.0)", "30.0 | 0.0")
     assert over == "| *2 models* | cycles | | 22.5 | 5.0 (pooled) | -2.0 |"
 
