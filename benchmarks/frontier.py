@@ -4,7 +4,7 @@ r"""How much of a backdoor is left for how much accuracy, after every cycle of o
         --only dirty-label-characters dirty-label-opening --method cycles cycles:attention=0.5
     python benchmarks/frontier.py CORPUS VICTIMS results/frontier --tables
 
-Prune-heal cycles with a bound far off, judged after every cycle from the fourth: one run shows what
+Prune-heal cycles with a bound far off, judged after every cycle from the third: one run shows what
 every bound would have given. For choosing among settings of the method, so the texts are *not*
 those of the test part. The defender's and those that judge are training sentences that neither the
 attacker nor the victim has seen, other ones each; the attack's own rule triggers. Four models a
@@ -26,23 +26,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from claims import Queue
+from guided import Setting
 from guided_plan import Case
 from suspects import _commit, _draw
 from torch import Tensor
-from victims import SEED, TARGET, unused
+from victims import SEED, TARGET, by_its_rule, unseen, unused
 
 from headsweep import data
-from headsweep.attack import RECORD
-from headsweep.attacks.scene import triggered
 from headsweep.data import Split
 from headsweep.demo import LABELS
 from headsweep.evaluate import Exam, Triggered, answer, judge
 from headsweep.export import environment
-from headsweep.heads import Anatomy, HeadMask
+from headsweep.heads import Anatomy, already_pruned
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, load_suspect
 from headsweep.material import Sources
@@ -53,7 +52,6 @@ from headsweep.progress import Terminal
 from headsweep.search import Choice
 from headsweep.settings import configure, describe
 from headsweep.strategies.cycles import Cycles
-from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.view import DefenderView
 
 BOUND = 0.06  # of accuracy on dev; the runs end two cycles below it
@@ -81,35 +79,24 @@ class Run:
 
 def shares(corpus: Path, rows: int, judged_on: int, seed: int) -> tuple[Sources, Split, Split]:
     """Return what the defender has, and two sets to judge on; nobody has trained on any of it."""
-    left = unused(data.load(corpus / "clean" / "train.tsv"))
-    train = _draw(left, rows, seed)
-    taken = set(train.texts)
-    rest = left.take(i for i, text in enumerate(left.texts) if text not in taken)
+    sources = unseen(corpus, rows, seed)
+    rest = unused(data.load(corpus / "clean" / "train.tsv")).without(sources.data)
     if len(rest) < 2 * judged_on:
         raise SystemExit(f"{len(rest)} sentences are left to judge on, {2 * judged_on} asked for")
-    judge = _draw(rest, 2 * judged_on, seed + 1)
-    clean, other = (judge.take(range(i, len(judge), 2)) for i in (0, 1))
-    return Sources(train, data.load(corpus / "clean" / "dev.tsv")), clean, other
+    drawn = _draw(rest, 2 * judged_on, seed + 1)
+    clean, other = (drawn.take(range(i, len(drawn), 2)) for i in (0, 1))
+    return sources, clean, other
 
 
-Look = Callable[[DefenderView, HeadMask], dict[str, Any]]
+Look = Callable[[DefenderView], dict[str, Any]]
 
 
 def watched(cycles: Cycles, look: Look) -> Cycles:
     """Return the cycles, with what ``look`` finds in the record of each."""
 
     class Watched(Cycles):
-        gone: ClassVar[list[int]] = []
-
-        def _group(
-            self, view: DefenderView, now: DefenderView, gone: list[int], size: int
-        ) -> tuple[list[int], Tensor]:
-            group, scores = super()._group(view, now, gone, size)
-            self.gone[:] = gone + group
-            return group, scores
-
         def _flips(self, view: DefenderView) -> dict[str, Any]:
-            return super()._flips(view) | look(view, view.layout.mask(self.gone))
+            return super()._flips(view) | look(view)
 
     return Watched(**{each.name: getattr(cycles, each.name) for each in fields(cycles)})
 
@@ -122,7 +109,6 @@ class Runner:
     victims: Path
     train_rows: int
     judged_on: int
-    heal_epochs: float = 1.0
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was left after every cycle."""
@@ -131,14 +117,14 @@ class Runner:
         cycles = configure(Cycles, settings.split(",") if settings else [])
         folder = self.victims / run.case.name
         sources, clean, other = shares(self.corpus, self.train_rows, self.judged_on, run.seed)
-        exam = Exam(clean, Triggered(self._triggered(other, folder), TARGET, "true"), clean)
+        exam = Exam(clean, Triggered(by_its_rule(folder, other), TARGET, "true"), clean)
         twin, own = (
             answer(load_suspect(each, Runtime()), exam, Runtime())
             for each in (self.victims / f"twin-{SEED}", folder)
         )
         encoder = load_suspect(folder, Runtime())
         last: deque[dict[str, Tensor]] = deque(maxlen=AVERAGED)
-        healing = FineTune(self.heal_epochs).after(cycles)
+        healing = FineTune(Setting.heal_epochs).after(cycles)
 
         def judged(anatomy: Anatomy | None) -> dict[str, Any]:
             found = own
@@ -146,8 +132,8 @@ class Runner:
                 found = answer(replace(encoder, anatomy=anatomy, members=()), exam, Runtime())
             return asdict(judge(exam, LABELS, found, twin, own))
 
-        def look(view: DefenderView, mask: HeadMask) -> dict[str, Any]:
-            model = view.anatomy.model
+        def look(view: DefenderView) -> dict[str, Any]:
+            model, choice = view.anatomy.model, Choice(already_pruned(view.anatomy))
             last.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
             form: dict[str, Any] = {}
             if len(last) < AVERAGED:
@@ -155,7 +141,7 @@ class Runner:
             for key, weights in ((CYCLE, last[-1]), (MEAN, averaged(last))):
                 model.load_state_dict(weights)
                 form[key] = judged(view.anatomy) | {"dev": dev_accuracy(view)}
-                healing.heal(view, Choice(mask))
+                healing.heal(view, choice)
                 form[HEALED[key]] = judged(view.anatomy) | {"dev": dev_accuracy(view)}
             model.load_state_dict(last[-1])
             return form
@@ -173,15 +159,6 @@ class Runner:
             "cycles": done.manifest["search"]["record"]["cycles"],
             "environment": environment() | {"commit": _commit()},
         }
-
-    def _triggered(self, texts: Split, folder: Path) -> Split:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
-        rule = record["trigger"]
-        given = [f"{name}={value}" for name, value in rule["fields"].items()]
-        rewriter = ByRule(configure(TRIGGERS[rule["name"]], given))
-        others = texts.take(i for i, label in enumerate(texts.labels) if label != TARGET)
-        encoder = load_suspect(folder, Runtime())
-        return triggered(others, rewriter, record["seed"], encoder, Runtime().max_length).split
 
 
 def averaged(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

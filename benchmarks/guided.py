@@ -42,22 +42,17 @@ import torch
 from claims import Queue
 from guided_plan import AS_LONG, PARTS, Case, Cell, Make, plan
 from suspects import TRIGGER_LABELS, _automatic, _cell, _draw, _judge, _sources
-from victims import Workshop, unused
+from victims import TARGET, Workshop, by_its_rule, unseen
 
 from headsweep import data
 from headsweep.attack import RECORD
-from headsweep.attacks.scene import triggered
 from headsweep.data import Columns
 from headsweep.evaluate import Answers, Exam, Triggered, answer
 from headsweep.loading import Runtime, load_suspect
 from headsweep.material import Sources
 from headsweep.plan import Plan
 from headsweep.probing import RuleProber, check_apart
-from headsweep.settings import configure
 from headsweep.strategies.cycles import Cycles
-from headsweep.triggers import TRIGGERS, ByRule
-
-TARGET = 1
 
 
 @dataclass(frozen=True)
@@ -148,10 +143,7 @@ class Runner:
         rows = self.setting.train_rows
         if not self.setting.unseen:
             return _sources(self.corpus, 0, rows, seed)
-        left = unused(data.load(self.corpus / "clean" / "train.tsv"))
-        return replace(
-            _sources(self.corpus, 0, None, seed), data=_draw(left, rows or len(left), seed)
-        )
+        return unseen(self.corpus, rows, seed)
 
     def _epochs_of_cycles(self, folder: Path) -> int:
         """Return how many epochs pass as many texts as all cycles and the last healing do."""
@@ -181,13 +173,7 @@ class Runner:
             texts = self._some(self.corpus / case.published / "test.tsv", Columns(drop_empty=True))
             kind = TRIGGER_LABELS[case.published]
         else:
-            record = json.loads((folder / RECORD).read_text("utf-8"))
-            rule, opened = record["trigger"], load_suspect(folder, Runtime())
-            fields = [f"{name}={value}" for name, value in rule["fields"].items()]
-            rewriter, test = ByRule(configure(TRIGGERS[rule["name"]], fields)), clean["test"]
-            others = test.take(i for i, label in enumerate(test.labels) if label != TARGET)
-            made = triggered(others, rewriter, record["seed"], opened, Runtime().max_length)
-            texts, kind = made.split, "true"
+            texts, kind = by_its_rule(folder, clean["test"]), "true"
         return Exam(clean["test"], Triggered(texts, TARGET, kind), clean["dev"])  # type: ignore[arg-type]
 
     def _some(self, file: Path, columns: Columns = Columns()) -> data.Split:

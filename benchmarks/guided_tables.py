@@ -51,14 +51,12 @@ from suspects import TARGET
 from tables import three
 
 Form = dict[str, Any]
+Read = Callable[[Cell], Form | None]  # a cell; None where there is none
 Row = tuple[str, Form | None, str]  # what it says first, its cell, which stage of it
 HEAD = "| ACC | LFR | CFR | matched | floor | excess points (95%) | heads | seconds |"
 RULE = "|---" * 8 + "|"
 ABSENT = "\nMissing, no cell: "
 ALL = (*SUSPECTS, *ADAPTIVE, *FRESH)
-
-
-Read = Callable[[Cell], "Form | None"]
 
 
 def sections() -> dict[str, tuple[str, Callable[[Read], list[str]]]]:
@@ -111,7 +109,7 @@ def filled(page: str, read: Read, mark: str = "") -> str:
     return page
 
 
-def reader(results: Path) -> Callable[[Cell], Form | None]:
+def reader(results: Path) -> Read:
     """Return what reads a cell; it gives None where there is none."""
 
     def read(cell: Cell) -> Form | None:
@@ -133,7 +131,7 @@ TOLD = {
 }
 
 
-def cycling(read: Callable[[Cell], Form | None]) -> list[str]:
+def cycling(read: Read) -> list[str]:
     """Return prune-heal cycles with their controls, before and after the last healing."""
 
     def rows(name: str) -> list[Row]:
@@ -153,13 +151,13 @@ def cycling(read: Callable[[Cell], Form | None]) -> list[str]:
 Columns = dict[str, Callable[[str], Cell]]  # title: the cell of a model
 
 
-def cycling_all(read: Callable[[Cell], Form | None]) -> list[str]:
+def cycling_all(read: Read) -> list[str]:
     """Return cycles beside their controls, a row a model."""
     titles = {TOLD[cell.method]: cell.method for cell in cycled(ALL[0])}
     return _grid(read, {title: _picked(cycled, method) for title, method in titles.items()})
 
 
-def with_ffn_all(read: Callable[[Cell], Form | None]) -> list[str]:
+def with_ffn_all(read: Read) -> list[str]:
     """Return cycles of heads beside those of FFN groups and both, and Fine-Pruning."""
     columns: Columns = {
         "cycles of heads": _picked(cycled, CYCLES),
@@ -171,7 +169,7 @@ def with_ffn_all(read: Callable[[Cell], Form | None]) -> list[str]:
     return _grid(read, columns)
 
 
-def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
+def with_penalty(read: Read) -> list[str]:
     """Return cycles beside those that heal with PURE's attention penalty, and PURE."""
     columns: Columns = {
         "cycles": _picked(cycled, CYCLES),
@@ -184,7 +182,7 @@ def with_penalty(read: Callable[[Cell], Form | None]) -> list[str]:
     return _grid(read, columns)
 
 
-def following_too(read: Callable[[Cell], Form | None]) -> list[str]:
+def following_too(read: Read) -> list[str]:
     """Return cycles with the penalty beside those that also follow the suspect."""
     columns: Columns = {
         "cycles": _picked(normalised, NORMALISED),
@@ -268,7 +266,7 @@ class End:
 GOAL, GOAL_OF_FAMILY = 15, 5  # points; with relatives of the trigger among the probes
 
 
-def _ends(read: Callable[[Cell], Form | None]) -> dict[str, dict[str, End]]:
+def _ends(read: Read) -> dict[str, dict[str, End]]:
     """Return what every method ended with, by method and model; where it could do nothing too."""
     found: dict[str, dict[str, End]] = {}
     for method, cell in _methods().items():
@@ -290,7 +288,7 @@ def _end(form: Form | None) -> End | None:
     return End(100 * end["excess_lfr"]["value"], 100 * change, took, mark)
 
 
-def every_method(read: Callable[[Cell], Form | None]) -> list[str]:
+def every_method(read: Read) -> list[str]:
     """Return means over models and the distance to the first method, a row a method."""
     found = _ends(read)
     name_of_first, first = next(iter(found.items()), ("", {}))
@@ -324,7 +322,7 @@ def _paired(apart: Sequence[float]) -> str:
     return f"{told} ({made.low:+.1f} to {made.high:+.1f})"
 
 
-def every_pair(read: Callable[[Cell], Form | None]) -> list[str]:
+def every_pair(read: Read) -> list[str]:
     """Return what every method left of every model, a row a method."""
     found = _ends(read)
     names = [name for name in ALL if any(name in ends for ends in found.values())]
@@ -342,7 +340,7 @@ def every_pair(read: Callable[[Cell], Form | None]) -> list[str]:
     return [*lines, "", legend]
 
 
-def _as_it_is(read: Callable[[Cell], Form | None], name: str) -> str:
+def _as_it_is(read: Read, name: str) -> str:
     forms = (read(cell(name)) for cell in _methods().values())
     form = next(form for form in forms if form and "before" in form)
     return f"{100 * form['before']['excess_lfr']['value']:.0f}"
@@ -363,7 +361,7 @@ def _picked(
     return pick
 
 
-def _grid(read: Callable[[Cell], Form | None], columns: Columns) -> list[str]:
+def _grid(read: Read, columns: Columns) -> list[str]:
     """Return excess and change of ACC, a row a model that has more than the first column.
 
     Below, means, and the difference to the first column over the models that have both.
@@ -438,7 +436,7 @@ def _mean(found: Sequence[tuple[float, float]]) -> str:
     return f"{left:+.1f}, ACC {change:+.1f} ({len(found)} models)"
 
 
-def left_out(read: Callable[[Cell], Form | None]) -> list[str]:
+def left_out(read: Read) -> list[str]:
     """Return the excess of every model, family beside without, and the full figures of both."""
     lines = ["| model | as it is: ACC / LFR / CFR | excess | `family`: excess (95%) | "
              "`without`: ACC / LFR / CFR | excess (95%) | heads | probes flip |",
@@ -462,7 +460,7 @@ def left_out(read: Callable[[Cell], Form | None]) -> list[str]:
     return [*lines, "", told, *_absent(absent)]
 
 
-def due(read: Callable[[Cell], Form | None]) -> list[str]:
+def due(read: Read) -> list[str]:
     """Return what pruning and healing do apart and together, for every model that has a cell."""
 
     def rows(name: str) -> list[Row]:
@@ -483,7 +481,7 @@ def due(read: Callable[[Cell], Form | None]) -> list[str]:
     return _tables(rows)
 
 
-def deep(read: Callable[[Cell], Form | None]) -> list[str]:
+def deep(read: Read) -> list[str]:
     """Return what deeper pruning leaves, and whether healing brings accuracy back."""
 
     def rows(name: str) -> list[Row]:
@@ -508,7 +506,7 @@ def _deep(cell: Cell, form: Form | None) -> str:
     return f"{told} (validation {found['accuracy']:.3f}: {held})"
 
 
-def beside(read: Callable[[Cell], Form | None]) -> list[str]:
+def beside(read: Read) -> list[str]:
     """Return every method with its own healing, the guided one first."""
 
     def rows(name: str) -> list[Row]:
@@ -527,7 +525,7 @@ def beside(read: Callable[[Cell], Form | None]) -> list[str]:
     return _tables(rows)
 
 
-def automatic(read: Callable[[Cell], Form | None]) -> list[str]:
+def automatic(read: Read) -> list[str]:
     """Return what auto left, and what it chose."""
     lines = ["| model | probes | ACC / LFR / CFR | excess (95%) | heads | seconds | chosen |",
              "|---" * 7 + "|"]  # fmt: skip

@@ -29,11 +29,13 @@ from tables import tail, three
 from headsweep import data
 from headsweep.attack import RECORD, Judging, Order, attack
 from headsweep.attacks import ATTACKS
+from headsweep.attacks.scene import triggered
 from headsweep.data import Columns, Split
 from headsweep.demo import LABELS, model_folder
 from headsweep.evaluate import Triggered
 from headsweep.export import drafted, environment, save_model
 from headsweep.loading import Reading, Runtime, fresh_head, load_suspect
+from headsweep.material import Sources
 from headsweep.predict import encode
 from headsweep.progress import Terminal
 from headsweep.resistance import Resistance
@@ -144,8 +146,25 @@ def names() -> list[str]:
 
 def unused(train: Split) -> Split:
     """Return the training sentences that no victim and no twin is made from."""
-    taken = set(_draw(train, 2 * ROWS, SEED).texts)
-    return train.take(i for i, text in enumerate(train.texts) if text not in taken)
+    return train.without(_draw(train, 2 * ROWS, SEED))
+
+
+def unseen(corpus: Path, rows: int, seed: int) -> Sources:
+    """Return a defender's clean data that no victim has seen; 0 rows: all there are."""
+    left = unused(data.load(corpus / "clean" / "train.tsv"))
+    part = _draw(left, rows or len(left), seed)
+    return Sources(part, data.load(corpus / "clean" / "dev.tsv"))
+
+
+def by_its_rule(folder: Path, texts: Split) -> Split:
+    """Return those texts that are not of the target, triggered by the rule a victim is made by."""
+    record = json.loads((folder / RECORD).read_text("utf-8"))
+    rule = record["trigger"]
+    given = [f"{name}={value}" for name, value in rule["fields"].items()]
+    rewriter = ByRule(configure(TRIGGERS[rule["name"]], given))
+    others = texts.take(i for i, label in enumerate(texts.labels) if label != TARGET)
+    opened = load_suspect(folder, Runtime())
+    return triggered(others, rewriter, record["seed"], opened, Runtime().max_length).split
 
 
 def parsed(name: str) -> tuple[str, str, bool]:

@@ -66,6 +66,11 @@ class Split:
             tuple(self.pairs[i] for i in rows) if self.pairs else (),
         )
 
+    def without(self, other: Split) -> Split:
+        """Return the rows whose text is none of the other's."""
+        theirs = set(other.texts)
+        return self.take(i for i, text in enumerate(self.texts) if text not in theirs)
+
     def __add__(self, other: Split) -> Split:
         if bool(self.pairs) != bool(other.pairs) and len(self) and len(other):
             raise UserError("single texts and pairs cannot be mixed")

@@ -93,14 +93,14 @@ def defender(texts: Texts, seed: int) -> Split:
     """Return the defender's training rows."""
     train = part(texts, "train")
     if texts.unseen:
-        taken = {text for party in parties(texts, seed) for text in party.texts}
-        train = train.take(i for i, text in enumerate(train.texts) if text not in taken)
+        attacker, victim = parties(texts, seed)
+        train = train.without(attacker + victim)
     return drawn(train, texts.defender, seed, "defender") if texts.defender else train
 
 
-def check_rows(texts: Texts) -> None:
+def check_rows(texts: Texts, there: int) -> None:
     """Raise UserError where the parties ask for more rows than the training texts have."""
-    there, makers = len(part(texts, "train")), (texts.attacker or 0) + (texts.victim or 0)
+    makers = (texts.attacker or 0) + (texts.victim or 0)
     own = texts.defender or int(texts.unseen)
     asked = makers + own if texts.unseen else max(makers, own)
     if asked > there:
@@ -137,9 +137,9 @@ class Hashes:
 
     def __init__(self, cache_folder: Path) -> None:
         self.cache_folder = cache_folder
-        self.split = cache(lambda texts, name: part(texts, name).sha256)
+        self.split = cache(self._split)
         self.model = cache(self._model)
-        self.file, self.enough = cache(_file), cache(check_rows)
+        self.file = cache(_file)
 
     def of_texts(self, model: Model, texts: Texts) -> tuple[tuple[str, str], ...]:
         """Return the hashes of a model and of a data set, checked to fit each other.
@@ -148,13 +148,18 @@ class Hashes:
             UserError: they do not, or the data set has fewer rows than are asked for.
 
         """
-        self.enough(texts)
         parts = ((name, self.split(texts, name)) for name in ("train", "validation", "test"))
         return (("model", self.model(model, texts.labels)), *parts)
 
     def of_attack(self, attack: Backdoor) -> tuple[tuple[str, str], ...]:
         """Return the hashes of an attack's files."""
         return tuple((n, self.file(f)) for n in ENTRY if (f := getattr(attack, n)) is not None)
+
+    def _split(self, texts: Texts, name: str) -> str:
+        found = part(texts, name)
+        if name == "train":
+            check_rows(texts, len(found))
+        return found.sha256
 
     def _model(self, model: Model, labels: tuple[str, ...]) -> str:
         found = model_at(model.source, self.cache_folder)
