@@ -36,11 +36,13 @@ NORMALISED = "cycles:attention=0.15"
 FOLLOWING = "cycles:attention=0.15,distill=0.5"
 BY_VARIANCE = "cycles:rank=variance,attention=0.15"
 SEEDS = (12, 13)  # beside 11
+HOT_PLAIN = "defend:ft:epochs=4,lr=1.5e-4"  # the default's healing without the penalty
 PARTS = (
     "cycles",
     "normalised",
     "followed",
     "seeds",
+    "hot",
     "leave-out",
     "ablation",
     "depth",
@@ -132,7 +134,8 @@ class Cell:
         method: a strategy, ``none``, ``auto``, ``defend:NAME``, ``healing-as-long``, each with
             ``:field=value,...`` or without; or ``random``: as many heads as ``like`` removed
             (without it, as many as the bound allows).
-        on: what healing is on.
+        on: what healing is on, ``clean`` or ``probes``; ``hot``: on clean texts, as ``purify``
+            heals unasked.
         probes: which probes there are: ``family``, ``without`` or ``no-probes``.
         part: what it is for.
         consistency: weight of probe and text being answered alike.
@@ -158,11 +161,8 @@ class Cell:
         """Of its file."""
         plain = self.method.removeprefix("defend:").replace(":", "-").replace(",", "-")
         said = [self.case.name, plain + UNITS[self.units][0]]
-        if self.on == "probes" and self.method == "random":
-            said.append("heal-probes")
-        elif self.method not in ("auto", "random", AS_LONG) and not self.method.startswith(
-            "defend:"
-        ):
+        own = ("auto", AS_LONG, *(("random",) if self.on == "clean" else ()))  # of its healing
+        if self.method not in own and not self.method.startswith("defend:"):
             said.append(f"heal-{self.on}")
         said += [f"consistency={self.consistency:g}"] if self.consistency else []
         said += [f"prune-drop={self.prune_drop:g}"] if self.prune_drop is not None else []
@@ -257,6 +257,15 @@ def reseeded(name: str) -> Iterator[Cell]:
         yield replace(first, method="defend:pure", seed=seed)
 
 
+def hot(name: str, seed: int = SEED) -> Iterator[Cell]:
+    """Yield the default, its healing alone and after random pruning, and that without penalty."""
+    first = Cell(Case(name), "gradient", "hot", "no-probes", "hot", seed=seed)
+    yield first
+    yield replace(first, method="none")
+    yield replace(first, method="random", like=first.name)
+    yield replace(first, method=HOT_PLAIN, on="clean")
+
+
 def cycled_ffn(name: str) -> Iterator[Cell]:
     """Yield cycles that prune FFN groups beside heads or alone, and controls."""
     first = Cell(Case(name), CYCLES, "clean", "no-probes", "ffn", units=BOTH)
@@ -277,6 +286,12 @@ def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
 def cells() -> Iterator[Cell]:
     """Yield every cell, the most telling first."""
     first = Cell(Case(""), "probe-guided", "probes", "without", "ablation")
+    for which in range(4):
+        for name in (*SUSPECTS, *FRESH, ADAPTIVE[0]):
+            yield list(hot(name))[which]
+    for seed in SEEDS:
+        for name in (*SUSPECTS, *FRESH, ADAPTIVE[0]):
+            yield from list(hot(name, seed))[:2]
     for name in SUSPECTS:
         yield from cycled(name)
     for name in FRESH:

@@ -36,11 +36,11 @@ from headsweep.errors import NothingPruned, UserError
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
 from headsweep.heads import HEADS, Anatomy, Units
-from headsweep.healing import FineTune
+from headsweep.healing import FineTune, cooler_of
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import purify
-from headsweep.plan import Plan
+from headsweep.plan import Plan, usual_healing
 from headsweep.probing import RuleProber, apart_from, check_apart, without
 from headsweep.progress import Terminal
 from headsweep.search import Choice
@@ -135,7 +135,10 @@ def _prober(method: str, kind: str, args: argparse.Namespace) -> RuleProber | No
 def _recipe(method: str, args: argparse.Namespace) -> Recipe:
     name, _, settings = method.removeprefix("defend:").partition(":")
     fields = settings.split(",") if settings else []
-    heal = FineTune(args.heal_epochs, on=args.heal_on, consistency=args.consistency)
+    if args.heal_on == HOTTEST:
+        heal = usual_healing(Plan(), None)
+    else:
+        heal = FineTune(args.heal_epochs, on=args.heal_on, consistency=args.consistency)
     units = UNITS[args.units][1]
     if name in ("none", "auto"):
         return Recipe(None, heal, units)
@@ -185,9 +188,14 @@ class JudgedBetween:
 
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Judge, then heal."""
-        if choice.mask.pruned:
+        if choice.mask.pruned and self.found is None:
             self.found = self.judged(view)
         return self.healing.heal(view, choice)
+
+    def cooler(self) -> JudgedBetween | None:
+        """Return the same with the cooler healing; what was judged stays."""
+        cooler = cooler_of(self.healing)
+        return None if cooler is None else replace(self, healing=cooler)
 
 
 def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any:
@@ -200,7 +208,8 @@ def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any
     return judged
 
 
-RECORDED = ("layer_weights", "put_back")  # of healing
+HOTTEST = "hot"  # healed as ``purify`` does unasked
+RECORDED = ("layer_weights", "put_back", "lr", "tried")  # of healing
 
 
 def _cell(

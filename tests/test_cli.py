@@ -46,7 +46,7 @@ def purify(run, model, data, out, *more):
 @pytest.mark.parametrize(
     ("more", "name"),
     [
-        (("--set", "most=1", "--set", "lr=1e-4", "--max-drop", "0.4"), "cycles"),
+        (("--max-drop", "0.4"), "gradient"),
         (("--prune-drop", "0.4", "--max-drop", "0.5"), "gradient"),
         (("--start", "encoder", "--max-drop", "0.6"), "gradient"),
     ],
@@ -57,7 +57,25 @@ def test_the_strategy_without_being_asked(run, suspect, csv_file, tmp_path, more
     code, text, err = run("purify", suspect, "--data", csv_file, *asked)
     assert code in (0, 1), err
     assert json.loads(text)["strategy"]["name"] == name
-    assert not out.with_name("out.cycles.safetensors").exists()
+
+
+def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp_path):
+    out = tmp_path / "out"
+    asked = ("purify", suspect, "--data", csv_file, "--out", out, *FAST, "--strategy", "none")
+    code, text, err = run(*asked, "--max-drop", "0.4")
+    assert code == 0, err
+    made = json.loads((out / "headsweep.json").read_text())
+    assert made["pruned_units"] == []
+    assert made["bound"]["binds"]
+    assert made["heal"]["fields"]["attention"] == 0.15
+    assert made["heal"]["tried"]
+    assert "validation accuracy is at least" in text
+    for wrong, told in (
+        (("--set", "step=2"), "no fields"),
+        (("--heal-epochs", "0"), "nothing to do"),
+    ):
+        code, _, err = run(*asked, "--overwrite", *wrong)
+        assert (code, told in err) == (2, True)
 
 
 def test_interrupted_cycles_go_on_by_the_same_command(
@@ -76,7 +94,16 @@ def test_interrupted_cycles_go_on_by_the_same_command(
     monkeypatch.setattr(cycles, "_judged", stopping)
     out = tmp_path / "out"
     asked = ("purify", suspect, "--data", csv_file, "--out", out, *FAST, "--set", "step=2")
-    asked += ("--set", "lr=1e-4", "--max-drop", "0.4", "--heal-epochs", "0.2")
+    asked += (
+        "--strategy",
+        "cycles",
+        "--set",
+        "lr=1e-4",
+        "--max-drop",
+        "0.4",
+        "--heal-epochs",
+        "0.2",
+    )
     code, _, err = run(*asked)
     kept = out.with_name("out.cycles.safetensors")
     assert code == 130
@@ -106,7 +133,8 @@ def test_other_strategies_refuse_to_write_beside_interrupted_cycles(
 
 
 def test_cycles_that_end_with_nothing_leave_nothing_behind(run, suspect, csv_file, tmp_path):
-    asked = ("--set", "lr=0.9", "--set", "step=2", "--max-drop", "0.01")  # healing wrecks it
+    asked = ("--strategy", "cycles", "--set", "lr=0.9", "--set", "step=2")  # healing wrecks it
+    asked += ("--max-drop", "0.01")
     code, _, err = run(
         "purify", suspect, "--data", csv_file, "--out", tmp_path / "out", *FAST, *asked
     )
@@ -740,7 +768,7 @@ def test_what_cycles_heal_with_is_of_the_last_healing_too(
     run, suspect, csv_file, tmp_path, option, field
 ):
     asked = ("purify", suspect, "--data", csv_file, *FAST, "--max-drop", "0.4", option, "0.2")
-    own = ("--set", "step=2", "--set", "rank=variance")
+    own = ("--strategy", "cycles", "--set", "step=2", "--set", "rank=variance")
     code, _, err = run(*asked, "--out", tmp_path / "out", *own)
     assert code == 0, err
     made = json.loads((tmp_path / "out" / "headsweep.json").read_text())

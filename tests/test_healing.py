@@ -9,8 +9,12 @@ from conftest import CPU, sentences
 from headsweep.compact import cut, cuts
 from headsweep.defenses.pure import AttentionNormalised
 from headsweep.errors import UserError
+from headsweep.export import fingerprint
 from headsweep.heads import Units, already_pruned, locate, pieces, remove
 from headsweep.healing import FineTune
+from headsweep.material import Sources
+from headsweep.pipeline import purify
+from headsweep.plan import Plan
 from headsweep.predict import encode, logits
 from headsweep.search import Choice
 from headsweep.strategies.cycles import Cycles
@@ -167,3 +171,24 @@ def test_the_last_healing_has_the_penalty_of_the_strategy_unless_it_says_its_own
     assert FineTune().after(Gradient()) == FineTune().after(None) == FineTune()
     mixed = FineTune(on="probes", consistency=1)
     assert mixed.after(own) == mixed
+
+
+def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):
+    data = Sources(sentences(40), sentences(40, seed=5))
+    hot = Plan(max_drop=0.3, heal=FineTune(1, 0.5, halvings=12), runtime=CPU)
+    done = purify(trained_folder, data, Gradient(step=2), hot)
+    tried = done.manifest["heal"]["tried"]
+    bound = done.manifest["bound"]["min_accuracy"]
+    assert len(tried) > 1
+    assert [one["lr"] for one in tried] == [0.5 / 2**k for k in range(len(tried))]
+    assert all(one["accuracy"] < bound for one in tried[:-1])
+    assert tried[-1]["accuracy"] >= bound
+    assert done.manifest["after"]["validation"]["accuracy"] == tried[-1]["accuracy"]
+    assert done.manifest["heal"]["lr"] == tried[-1]["lr"]
+    assert len(done.manifest["notes"]) >= len(tried) - 1
+    cool = replace(hot, heal=FineTune(1, tried[-1]["lr"]))
+    again = purify(trained_folder, data, Gradient(step=2), cool)
+    assert fingerprint(again.model).equal(fingerprint(done.model))  # as if begun there
+    assert FineTune(0, halvings=3).cooler() is None
+    with pytest.raises(UserError, match="halvings"):
+        FineTune(halvings=-1)

@@ -17,7 +17,7 @@ from headsweep.export import fingerprint, model_card, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect, prepare
 from headsweep.normalisation import PENALTY
-from headsweep.plan import usual_strategy
+from headsweep.plan import HOT, usual_healing
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
 from headsweep.strategies.cycles import Cycles
@@ -340,12 +340,13 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
     assert "Not held" not in held
 
 
-def test_the_strategy_of_a_plan_without_being_asked():
-    mask = HeadMask(((True,),))
-    for plan in (replace(PLAN, start="encoder"), replace(PLAN, prune_drop=0.1),
-                 replace(PLAN, mask=mask)):  # fmt: skip
-        assert usual_strategy(plan) is Gradient
-    assert usual_strategy(PLAN) is Cycles
+def test_the_usual_healing_is_hot_for_a_classifier_and_the_papers_for_an_encoder():
+    assert usual_healing(PLAN, Gradient()) == HOT == Plan().healing
+    assert HOT.attention == PENALTY
+    assert HOT.halvings
+    assert usual_healing(PLAN, Cycles(attention=0.3)) == replace(HOT, attention=0.3)
+    paper = usual_healing(replace(PLAN, start="encoder"), Gradient())
+    assert (paper.epochs, paper.lr, paper.attention, paper.halvings) == (3, 2e-5, None, 0)
 
 
 def test_only_what_can_be_foreseen_is_forecast(trained_folder):

@@ -43,14 +43,17 @@ class Candidate:
     def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
         """Return its healing: the usual one on its own texts, so long if epochs are given."""
         epochs = usual.epochs if epochs is None else epochs
+        penalty = self.attention
+        if penalty is None and not self.consistency:
+            penalty = getattr(self.strategy, "attention", usual.attention)
         return replace(
             usual,
             epochs=epochs,
             on=self.on,
             consistency=self.consistency,
-            attention=self.attention,
+            attention=penalty,
             distill=0.0,
-        ).after(self.strategy)
+        )
 
     @property
     def told(self) -> str:

@@ -80,6 +80,9 @@ class FineTune:
             healing (``after``), where it has one, else none.
         distill: how much of the loss is that of the suspect's own predictions for the clean texts
             (``distillation``), 0 to 1.
+        halvings: how often the pipeline may begin again, from the same weights, at half the
+            learning rate, when healing ends below min accuracy: a hot healing forgets more of a
+            backdoor, and of the task.
         freeze_embeddings: leave token, position and type embeddings as they are: less to compute
             and to keep, and nothing learnt there.
         compact: leave out the work of pruned heads where the architecture allows.
@@ -94,6 +97,7 @@ class FineTune:
     consistency: float = 0.0
     attention: float | None = None
     distill: float = 0.0
+    halvings: int = 0
     freeze_embeddings: bool = False
     compact: bool = True
 
@@ -113,6 +117,8 @@ class FineTune:
             raise UserError("attention penalty and consistency do not go together", "choose one")
         if not 0 <= self.distill <= 1:
             raise UserError(f"a weight of distillation of {self.distill}", "give 0 to 1")
+        if self.halvings < 0:
+            raise UserError(f"{self.halvings} halvings of the learning rate", "give 0 or more")
 
     def after(self, strategy: object) -> FineTune:
         """Return it as the last healing after a strategy, with the penalty of its own if any."""
@@ -120,6 +126,12 @@ class FineTune:
         if own is None or self.attention is not None or self.consistency:
             return self
         return replace(self, attention=own)
+
+    def cooler(self) -> FineTune | None:
+        """Return the healing to try when this one has lost too much; None: there is none."""
+        if not (self.halvings and self.epochs):
+            return None
+        return replace(self, lr=self.lr / 2, halvings=self.halvings - 1)
 
     @property
     def follows(self) -> bool:
@@ -170,7 +182,7 @@ class FineTune:
             if self.freeze_embeddings:
                 stack.enter_context(frozen_embeddings(anatomy))
             losses = train(anatomy.model, texts, job, view.runtime, view.progress)
-        return record | {"losses": losses, "compact": bool(made)}
+        return record | {"losses": losses, "compact": bool(made), "lr": self.lr}
 
     def _mix(self, view: DefenderView) -> tuple[Encoded, Tensor, int]:
         """Return as many copies of the training texts as epochs, each with probes of its own.
@@ -184,6 +196,15 @@ class FineTune:
         ]
         texts = joined([encoded for encoded, _ in made])
         return texts, torch.cat([which for _, which in made]), copies
+
+
+def cooler_of(healing: Healing) -> Healing | None:
+    """Return what to try when a healing has lost too much accuracy; None: there is nothing.
+
+    A ``cooler()`` is a healing's own to have; what it heals with records its ``lr``.
+    """
+    cooler: Healing | None = getattr(healing, "cooler", lambda: None)()
+    return cooler
 
 
 def cuttable(view: DefenderView, mask: HeadMask) -> list[Cut]:

@@ -40,11 +40,11 @@ from headsweep.export import (
     write_json,
 )
 from headsweep.heads import HeadMask, already_pruned, remove
-from headsweep.healing import FineTune
+from headsweep.healing import FineTune, cooler_of
 from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
-from headsweep.plan import PAPER, USUAL, Found, Plan, Usual, usual_strategy
+from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual, usual_healing
 from headsweep.predict import logits, needed
 from headsweep.probes import Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
@@ -140,7 +140,7 @@ def purify(
         data: clean labelled examples: a Split, anything ``headsweep.data.load`` reads, or
             ``Sources`` to name validation and test data and columns.
         strategy: how to choose the heads; None: prune nothing, only heal (a baseline). Not given:
-            ``usual_strategy(plan)``.
+            ``USUAL_STRATEGY``.
         plan: the bound, healing, seed and the rest.
         tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to; silent by default.
@@ -158,7 +158,7 @@ def purify(
     """
     clock, progress = Clock(), progress or Silent()
     if isinstance(strategy, Usual):
-        strategy = usual_strategy(plan)()
+        strategy = USUAL_STRATEGY()
     plan.check_for(strategy)
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units)
@@ -175,9 +175,8 @@ def purify(
         probes = _probes(material, plan, progress)
         flips = {"before": _flips(material, probes)}
     notes = [*material.suspect.notes, *_taken_up(plan)]
-    if isinstance(strategy, Cycles) and plan.mask is None:
-        strategy, plan, told = _penalised(strategy, plan, material.suspect)
-        notes += told
+    strategy, plan, told = _penalised(strategy, plan, material.suspect)
+    notes += told
     view = _view(material, plan, before, progress, probes)
     notes += [*evidence.doubts(material, before), *_gaps(probes)]
     for note in notes:
@@ -196,7 +195,8 @@ def purify(
     with clock("measure"):
         flips["after"] = _flips(material, probes)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, gone)]
-    binds = choice.bounded and (strategy is not None or plan.mask is not None)
+    limited = strategy is not None or plan.mask is not None or cooler_of(plan.healing) is not None
+    binds = choice.bounded and limited
     if binds:
         checks.append(_check_bound(plan, before, after))
     bound = {"min_accuracy": max(plan.bound(before["validation"]), 0.0), "binds": binds}
@@ -251,15 +251,20 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
     return made | {"validation": held}
 
 
-def _penalised(strategy: Cycles, plan: Plan, suspect: Suspect) -> tuple[Cycles, Plan, list[str]]:
-    """Return cycles and plan, the last healing with the cycles' attention penalty.
+def _penalised(
+    strategy: Strategy | None, plan: Plan, suspect: Suspect
+) -> tuple[Strategy | None, Plan, list[str]]:
+    """Return strategy and plan, with the healing that is theirs and its attention penalty.
 
-    Without it, and a note, where the model gives no attention weights.
+    Without the penalty, and a note, where the model gives no attention weights.
     """
+    own = strategy if plan.mask is None else None
+    heal = plan.heal or usual_healing(plan, own)
+    heal = heal.after(own) if isinstance(heal, FineTune) else heal
     told: list[str] = []
-    heal = plan.healing.after(strategy) if isinstance(plan.healing, FineTune) else plan.healing
-    if strategy.attention and not gives_attention(suspect.anatomy):
-        strategy = replace(strategy, attention=0.0)
+    penalty = getattr(own, "attention", 0) or getattr(heal, "attention", 0)
+    if penalty and not gives_attention(suspect.anatomy):
+        strategy = replace(own, attention=0.0) if isinstance(own, Cycles) else strategy
         heal = replace(heal, attention=0.0) if isinstance(heal, FineTune) else heal
         told = ["this model gives no attention weights: healed without the attention penalty"]
     return strategy, replace(plan, heal=heal), told
@@ -441,23 +446,51 @@ def _heal(
     before: dict[str, Any],
     clock: Clock,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Heal, and undo that where it lost what a strategy that heals had kept.
+    """Heal, cooler while accuracy ends below the bound and the healing may be, or undo it.
+
+    Undone is what lost the accuracy that a strategy that heals had kept.
 
     Returns:
-        The healing's record, accuracy after it, and a note if it was undone.
+        The healing's record, accuracy after it, and notes of what was done again or undone.
 
     """
-    with clock("heal"):
-        healed = plan.healing.heal(view, choice)
-    round_weights(material.suspect.model, material.suspect.precision)
+    model, precision = material.suspect.model, material.suspect.precision
+    healing = plan.healing
+    told: list[str] = []
+    tried: list[dict[str, float]] = []
+    again = cooler_of(healing) is not None
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()} if again else {}
+    while True:
+        with clock("heal"):
+            healed = healing.heal(view, choice)
+        round_weights(model, precision)
+        with clock("measure"):
+            after = material.figures(*choice.members)
+        held = _check_bound(plan, before, after).passed
+        if again:
+            tried.append({"lr": healed["lr"], "accuracy": after["validation"]["accuracy"]})
+        cooler = None if held else cooler_of(healing)
+        if cooler is None:
+            break
+        told.append(_cooled(healed["lr"], after["validation"]))
+        view.progress.say(f"note: {told[-1]}")
+        model.load_state_dict(first)
+        healing = cooler
+    healed |= {"tried": tried} if tried else {}
+    trained = choice.weights is not None and getattr(healing, "epochs", 1) > 0
+    if held or not trained:
+        return healed, after, told
     with clock("measure"):
-        after = material.figures(*choice.members)
-        trained = choice.weights is not None and getattr(plan.healing, "epochs", 1) > 0
-        if not trained or _check_bound(plan, before, after).passed:
-            return healed, after, []
-        note = _put_back(material, choice.weights or {}, after["validation"])
-        view.progress.say(f"note: {note}")
-        return healed | {"put_back": True}, material.figures(), [note]
+        told.append(_put_back(material, choice.weights or {}, after["validation"]))
+        view.progress.say(f"note: {told[-1]}")
+        return healed | {"put_back": True}, material.figures(), told
+
+
+def _cooled(lr: float, healed: Mapping[str, Any]) -> str:
+    return (
+        f"healing at a learning rate of {lr:g} took validation accuracy to "
+        f"{healed['accuracy']:.4f}, below the bound: again at half of it"
+    )
 
 
 def _put_back(material: Material, weights: dict[str, Tensor], healed: Mapping[str, Any]) -> str:

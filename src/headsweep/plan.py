@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from headsweep.checkpoint import Checkpoint
@@ -13,16 +13,18 @@ from headsweep.families import Adapter
 from headsweep.heads import HEADS, HeadMask, Units
 from headsweep.healing import FineTune, Healing
 from headsweep.loading import Runtime
+from headsweep.normalisation import PENALTY
 from headsweep.predict import needed
 from headsweep.probes import Prober
 from headsweep.scorecache import ScoreCache
 from headsweep.strategies import Strategy
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 from headsweep.training import Schedule
 
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
 PAPER = Schedule(epochs=3, lr=2e-5)
+HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=2)
+"""The usual healing of a classifier: as hot as min accuracy allows (docs/guided.md)."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ class Plan:
         prune_drop: how far it may fall while heads are chosen, for healing to bring it back within
             the other two; None: these hold there too.
         start: ``classifier`` or ``encoder`` (docstring of ``pipeline``).
-        heal: fine-tuning after pruning; None: 2 epochs at 3e-5, or the paper's 3 at 2e-5 when
-            starting from the encoder. ``FineTune(epochs=0)``: none.
+        heal: fine-tuning after pruning; None: ``usual_healing``. ``FineTune(epochs=0)``: none.
         seed: decides everything random.
         mask: a head mask to apply instead of searching.
         found: how an interrupted run found that mask (``Found.of`` a kept file); None: not known.
@@ -157,19 +158,23 @@ class Plan:
 
     @property
     def healing(self) -> Healing:
-        """How the pruned model is fine-tuned."""
-        paper = FineTune(epochs=PAPER.epochs, lr=PAPER.lr)
-        return self.heal or (paper if self.start == "encoder" else FineTune())
+        """How the pruned model is fine-tuned, where no strategy has a say in it."""
+        return self.heal or usual_healing(self, None)
 
 
 class Usual:
-    """Stands for the strategy that a plan has without being asked: ``usual_strategy``."""
+    """Stands for the strategy that is taken without being asked: ``USUAL_STRATEGY``."""
 
 
 USUAL = Usual()
+USUAL_STRATEGY = Gradient
 
 
-def usual_strategy(plan: Plan) -> type[Cycles] | type[Gradient]:
-    """Return the default: ``Cycles``; ``Gradient`` where a strategy that heals cannot serve."""
-    once = plan.start == "encoder" or plan.prune_drop is not None or plan.mask is not None
-    return Gradient if once else Cycles
+def usual_healing(plan: Plan, strategy: object) -> FineTune:
+    """Return the default after a strategy: ``HOT``, or the paper's when starting from the encoder.
+
+    Its attention penalty is the strategy's own, where that has one.
+    """
+    if plan.start == "encoder":
+        return FineTune(PAPER.epochs, PAPER.lr)
+    return replace(HOT, attention=getattr(strategy, "attention", HOT.attention))

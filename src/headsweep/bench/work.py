@@ -33,7 +33,7 @@ from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.export import environment, save_model, weights_hash, write_json
 from headsweep.heads import Anatomy
-from headsweep.healing import Healing
+from headsweep.healing import Healing, cooler_of
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import Purified, purify
@@ -222,9 +222,14 @@ class Judge:
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Take the pruned model's answers, then heal it."""
         fresh = self.order.defending.start == "encoder"  # its classifier is not trained yet
-        if not fresh and (choice.mask.pruned or choice.members):
+        if not fresh and self.pruned is None and (choice.mask.pruned or choice.members):
             self.pruned = self.answers(view.anatomy, choice)
         return self.healing.heal(view, choice)
+
+    def cooler(self) -> Judge | None:
+        """Return the same with the cooler healing, if it has one."""
+        cooler = cooler_of(self.healing)
+        return None if cooler is None else replace(self, healing=cooler)
 
     def answers(self, anatomy: Anatomy, choice: Choice) -> Answers:
         """Return the answers of the model that the view holds."""

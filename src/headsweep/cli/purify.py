@@ -70,8 +70,7 @@ def purify(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="See `headsweep strategies`; auto: chosen by trying. Default: cycles; with "
-            "--start encoder, --prune-drop or --mask gradient."
+            help="See `headsweep strategies` (gradient); auto: chosen by trying; none: heal only."
         ),
     ] = None,
     settings: Annotated[
@@ -99,13 +98,15 @@ def purify(
         typer.Option(
             min=0,
             rich_help_panel=HEALING,
-            help="Fine-tuning after pruning (2; from the encoder 3); 0: none.",
+            help="Fine-tuning after pruning (4; from the encoder 3); 0: none.",
         ),
     ] = None,
     heal_lr: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=HEALING, help="Its learning rate (3e-5; from the encoder 2e-5)."
+            rich_help_panel=HEALING,
+            help="Its learning rate (1.5e-4, halved once or twice where accuracy ends below the "
+            "bound; from the encoder 2e-5).",
         ),
     ] = None,
     heal_with: Annotated[
@@ -128,8 +129,8 @@ def purify(
         typer.Option(
             min=0,
             rich_help_panel=HEALING,
-            help="Weight of PURE's penalty on attention to few tokens (cycles: 0.15, in all of "
-            "their healing; else 0).",
+            help="Weight of PURE's penalty on attention to few tokens (0.15; from the encoder and "
+            "with --consistency 0).",
         ),
     ] = None,
     distill: Annotated[
@@ -190,7 +191,7 @@ def purify(
     from headsweep.heads import HeadMask
     from headsweep.healing import FineTune
     from headsweep.material import Sources
-    from headsweep.plan import Found, Plan, usual_strategy
+    from headsweep.plan import USUAL_STRATEGY, Found, Plan, usual_healing
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
@@ -251,8 +252,13 @@ def purify(
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
     )
-    method = usual_strategy(plan).name if asked.method is None else asked.method
-    chosen = configure(lookup(method, table, "strategy"), asked.fields)
+    method = USUAL_STRATEGY.name if asked.method is None else asked.method
+    if method == "none":
+        if asked.fields:
+            raise UserError("--strategy none has no fields", "leave out --set")
+        chosen = None
+    else:
+        chosen = configure(lookup(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
         for field, value, given in (
             ("attention", asked.attention_penalty, attention_penalty),
@@ -269,23 +275,27 @@ def purify(
             f"{cycles}: is there already, from interrupted cycles to the same --out",
             "go on from it with the same command as then, or remove it",
         )
-    usual = plan.healing
-    assert isinstance(usual, FineTune)
+    usual = usual_healing(plan, chosen if plan.mask is None else None)
     epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs
-    lr = usual.lr if asked.heal_lr is None else asked.heal_lr
     on = one_of(asked.heal_with or "clean", ("clean", "probes"), "--heal-with")
+    penalty = asked.attention_penalty
+    if penalty is None and not asked.consistency:
+        penalty = usual.attention
     heal = FineTune(
         epochs,
-        lr,
+        usual.lr if asked.heal_lr is None else asked.heal_lr,
         on,
         consistency=asked.consistency or 0.0,
-        attention=asked.attention_penalty,
+        attention=penalty,
         distill=asked.distill or 0.0,
+        halvings=usual.halvings if asked.heal_lr is None else 0,
         freeze_embeddings=freeze_embeddings,
     )
     last = heal.consistency or freeze_embeddings or on == "probes"
     if not isinstance(chosen, Cycles) or plan.mask is not None:  # else of the cycles' healing too
-        last = last or heal.attention or heal.distill
+        last = last or asked.attention_penalty or heal.distill
+    if chosen is None and not epochs:
+        raise UserError("nothing to do: no strategy and no healing", "leave out --heal-epochs 0")
     if not epochs and last:
         raise UserError(
             "there is no last healing for --heal-with, --consistency, --attention-penalty, "
@@ -293,7 +303,7 @@ def purify(
             "leave out --heal-epochs 0, or these",
         )
     if isinstance(chosen, Auto):
-        own = heal.consistency or heal.attention is not None or heal.distill
+        own = heal.consistency or asked.attention_penalty is not None or heal.distill
         if heal.on != "clean" or own:
             raise UserError(
                 "auto tries healings itself",
@@ -311,7 +321,8 @@ def purify(
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
-    done = _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, kept, probed)
+    keep = None if chosen is None else kept
+    done = _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, keep, probed)
     if report is not None:
         page.write(report, page.of_purification(done.manifest))
         if not as_json:
