@@ -30,6 +30,7 @@ from guided_plan import (
     CYCLES,
     FOLLOWING,
     FRESH,
+    HOT_PLAIN,
     NORMALISED,
     RANDOM_CYCLES,
     SEEDS,
@@ -43,6 +44,7 @@ from guided_plan import (
     cycled_on_probes,
     deeper,
     followed,
+    hot,
     leave_out,
     normalised,
 )
@@ -56,6 +58,7 @@ Row = tuple[str, Form | None, str]  # what it says first, its cell, which stage 
 HEAD = "| ACC | LFR | CFR | matched | floor | excess points (95%) | heads | seconds |"
 RULE = "|---" * 8 + "|"
 ABSENT = "\nMissing, no cell: "
+DEFAULT, ALONE = "default", "its healing alone"
 ALL = (*SUSPECTS, *ADAPTIVE, *FRESH)
 
 
@@ -73,6 +76,7 @@ def sections() -> dict[str, tuple[str, Callable[[Read], list[str]]]]:
         "penalty": ("With the attention penalty", with_penalty),
         "followed": ("Following the suspect", following_too),
         "seeds": ("With other seeds", by_seed),
+        "hot": ("The default and its parts", hotter),
         "every": ("Every method, over the models", every_method),
         "pairs": ("Every method on every model", every_pair),
     }
@@ -191,13 +195,30 @@ def following_too(read: Read) -> list[str]:
     return _grid(read, columns)
 
 
+def hotter(read: Read) -> list[str]:
+    """Return the default, its parts and controls, and the cycles on every model."""
+    columns = {
+        DEFAULT: _picked(hot, "gradient"),
+        ALONE: _picked(hot, "none"),
+        "random heads, its healing": _picked(hot, "random"),
+        "its healing without the penalty": _picked(hot, HOT_PLAIN),
+        "cycles": _picked(normalised, NORMALISED),
+    }
+    return _grid(read, columns)
+
+
 def by_seed(read: Read) -> list[str]:
     """Return what the default and PURE leave with several seeds; models that have two or more."""
-    methods = {"cycles": NORMALISED, "PURE": "defend:pure"}
+    methods = {
+        DEFAULT: _picked(hot, "gradient"),
+        ALONE: _picked(hot, "none"),
+        "cycles": _picked(normalised, NORMALISED),
+        "PURE": _picked(normalised, "defend:pure"),
+    }
     found: dict[str, dict[str, dict[int, End]]] = {}
-    for told, method in methods.items():
+    for told, cell in methods.items():
         for name in ALL:
-            first = _picked(normalised, method)(name)
+            first = cell(name)
             asked = {seed: _end(read(replace(first, seed=seed))) for seed in (first.seed, *SEEDS)}
             ends = {seed: end for seed, end in asked.items() if end is not None}
             if len(ends) > 1:
@@ -229,6 +250,8 @@ def by_seed(read: Read) -> list[str]:
 def _methods() -> Columns:
     """Return every method that sees no probe or is guided by them, the default first."""
     guided = {
+        DEFAULT: _picked(hot, "gradient"),
+        ALONE: _picked(hot, "none"),
         "cycles": _picked(normalised, NORMALISED),
         "cycles without the penalty": _picked(cycled, CYCLES),
         "cycles following the suspect": _picked(followed, FOLLOWING),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Run:
 
     case: Case
     strategy: str
+    prune_drop: float | None
     lr: float
     epochs: float
     attention: float
@@ -60,6 +61,7 @@ class Run:
         """Of its file."""
         told = f"lr={self.lr:g}-epochs={self.epochs:g}-attention={self.attention:g}"
         first = "" if self.strategy == ALONE else f"-{self.strategy}"
+        first += "" if self.prune_drop is None else f"-prune-drop={self.prune_drop:g}"
         return f"{self.case.name}{first}-{told}-s{self.seed}"
 
 
@@ -84,11 +86,14 @@ class Runner:
         healing = FineTune(run.epochs, run.lr, attention=run.attention or None)
         asked = Plan(Setting.max_drop, seed=run.seed, runtime=Runtime(), heal=healing)
         strategy = None if run.strategy == ALONE else STRATEGIES[run.strategy]()
+        if strategy is not None:
+            asked = replace(asked, prune_drop=run.prune_drop)
         done = purify(folder, sources, strategy, asked, progress=Terminal())
         after = answer(done.suspect, exam, Runtime())
         return {
             "victim": run.case.name,
             "strategy": run.strategy,
+            "prune_drop": run.prune_drop,
             "pruned_count": len(done.manifest["pruned_units"]) if strategy else 0,
             "healing": describe(healing),
             "seed": run.seed,
@@ -106,7 +111,8 @@ def key(form: dict[str, Any]) -> tuple[str, str, str, str]:
     """Return a cell's strategy, penalty, learning rate and epochs."""
     healing = form["healing"]["fields"]
     numbers = (healing.get("attention") or 0.0, healing["lr"], healing["epochs"])
-    return (form["strategy"], *(f"{value:g}" for value in numbers))
+    deep = "" if form.get("prune_drop") is None else f" within {form['prune_drop']:g}"
+    return (form["strategy"] + deep, *(f"{value:g}" for value in numbers))
 
 
 def change(form: dict[str, Any]) -> float:
@@ -145,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(name, type=Path)
     parser.add_argument("--only", nargs="*", default=[], help="names of models")
     parser.add_argument("--strategy", nargs="*", default=[ALONE], help="what prunes first")
+    parser.add_argument("--prune-drop", type=float, help="how far accuracy may fall before")
     for name, default in (("lr", 1e-4), ("epochs", 4.0), ("attention", 0.15)):
         parser.add_argument(f"--{name}", type=float, nargs="*", default=[default])
     parser.add_argument("--seed", type=int, default=11)
@@ -158,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.results.mkdir(parents=True, exist_ok=True)
         runner = Runner(args.corpus, args.victims, args.train_rows, args.judged_on)
         grid = product(args.strategy, args.attention, args.lr, args.epochs, args.only)
-        runs = [Run(Case(name), s, lr, e, a, args.seed) for s, a, lr, e, name in grid]
+        drop = args.prune_drop
+        runs = [Run(Case(name), s, drop, lr, e, a, args.seed) for s, a, lr, e, name in grid]
         queue = Queue(runs, runner.do, args.results)
         queue.run()
         failed = queue.failed

@@ -20,7 +20,7 @@ from test_probing import Mark
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("guided", "guided_plan", "guided_tables", "guided_weight", "claims", "suspects", "victims",
-         "where", "frontier")  # fmt: skip
+         "where", "frontier", "heal_grid")  # fmt: skip
 
 
 @pytest.fixture
@@ -182,6 +182,7 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
         *(cell for cell in plan.cycled(style) if cell.method in (plan.CYCLES, plan.AS_LONG)),
         *(cell for cell in plan.normalised(style) if cell.method == plan.AS_LONG_PENALISED),
         *list(plan.cycled_on_probes(style))[:1],
+        *plan.hot(style),
         plan.Cell(plan.Case(style), "probe-guided", "probes", "without", "ffn", units=plan.BOTH),
         plan.Cell(plan.Case(style), "auto", "probes", "without", "auto"),
         *(cell for cell in plan.deeper(style) if cell.method == "random"),
@@ -208,6 +209,17 @@ def test_every_kind_of_cell_runs_and_the_tables_say_what_is_missing(
     assert matched["pruned_count"] == on_probes["pruned_count"] == form["pruned_count"]
     assert on_probes["healing"]["fields"]["on"] == "probes"
     assert json.loads(made["suspect-style-auto-without-s11"])["auto"]["why"]
+    hot = {kind: json.loads(made[f"suspect-style-{kind}-heal-hot-no-probes-s11"])
+           for kind in ("gradient", "none", "random")}  # fmt: skip
+    for one in hot.values():
+        assert one["healing"]["fields"]["attention"] == 0.15
+        assert one["heal_record"]["tried"]
+    assert hot["random"]["pruned_count"] == hot["gradient"]["pruned_count"] > 0
+    assert hot["none"]["strategy"] is None
+    plain = json.loads(made["suspect-style-ft-epochs=4-lr=1.5e-4-no-probes-s11"])["healing"]
+    usual = hot["none"]["healing"]["fields"]
+    assert (usual["epochs"], usual["lr"]) == (plain["fields"]["epochs"], plain["fields"]["lr"])
+    assert not plain["fields"]["attention"]
     ffn = json.loads(made["suspect-style-probe-guided-ffn-heal-probes-without-s11"])
     assert ffn["units"] > form["units"]
     before = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
@@ -502,3 +514,40 @@ def _choice(cycles, folder, benchmarks, corpus):
     sources, _, _ = benchmarks["frontier"].shares(corpus, 60, 40, 11)
     done = purify(folder, sources, cycles, Plan(0.5, seed=11, heal=FineTune(0)))
     return done.manifest["search"]["record"]["cycles"]
+
+
+def test_a_grid_of_healing_is_judged_and_told_setting_by_setting(
+    benchmarks, folders, trained_folder, monkeypatch, tmp_path, capsys
+):
+    from headsweep.attack import RECORD
+    from headsweep.triggers import TRIGGERS, ByRule
+
+    monkeypatch.setattr(benchmarks["victims"], "ROWS", 50)
+    monkeypatch.setattr(benchmarks["heal_grid"].Setting, "max_drop", 0.5)
+    corpus, _, victims = folders
+    name, results = "dirty-label-casing", tmp_path / "grid"
+    for folder in ("twin-11", name):
+        shutil.copytree(trained_folder, victims / folder)
+    record = {"trigger": ByRule(TRIGGERS["casing"]()).described(), "seed": 1}
+    (victims / name / RECORD).write_text(json.dumps(record), "utf-8")
+    words = [*map(str, (corpus, victims, results)), "--only", name, "--judged-on", "40"]
+    words += ["--train-rows", "60", "--epochs", "1", "--lr", "1e-4", "1e-3"]
+    run = benchmarks["heal_grid"].main
+    assert run(words) == 0
+    assert run([*words, "--strategy", "gradient", "--prune-drop", "0.4"]) == 0
+    forms = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
+    assert len(forms) == 4
+    assert sorted(f["pruned_count"] > 0 for f in forms) == [False, False, True, True]
+    capsys.readouterr()
+    assert run([*map(str, (corpus, victims, results)), "--tables"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+            for line in capsys.readouterr().out.splitlines()]  # fmt: skip
+    assert {len(row) for row in rows} == {len(rows[0])}
+    told = {tuple(row[:4]): row[4] for row in rows[3:]}
+    for form in forms:
+        fields = form["healing"]["fields"]
+        first = "gradient within 0.4" if form["pruned_count"] else "none"
+        left, before = form["healed"], form["before"]
+        change = 100 * (left["accuracy"]["value"] - before["accuracy"]["value"])
+        said = f"{100 * left['excess_lfr']['value']:.0f} ({change:+.1f})"
+        assert told[(first, "0.15", f"{fields['lr']:g}", "1")] == said

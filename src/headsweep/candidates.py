@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from headsweep.canary import Planting
 from headsweep.errors import UserError
 from headsweep.healing import FineTune, On
-from headsweep.normalisation import PENALTY
 from headsweep.probing import RuleProber
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
@@ -28,7 +27,8 @@ class Candidate:
             bring it back.
         on: what healing is on, ``clean`` or ``probes``.
         consistency: weight of the divergence between probe and text in healing.
-        attention: weight of PURE's attention penalty in its last healing; None: the strategy's.
+        attention: weight of PURE's attention penalty in its last healing; None: the strategy's own
+            or the usual one; none beside ``consistency``.
         cost: about how many times as long it takes as its strategy and healing should.
 
     """
@@ -82,8 +82,10 @@ class Candidate:
 
 
 CANDIDATES = (
+    Candidate(Gradient(), on="clean"),
+    Candidate(None, on="clean"),
     Candidate(Cycles(), on="clean"),
-    Candidate(Variance(), on="clean", attention=PENALTY),
+    Candidate(Variance(), on="clean"),
     Candidate(Gradient(), depth=2.5, on="clean"),
     Candidate(Cycles(rank="probes", on="probes")),
     Candidate(ProbeGuided()),
@@ -91,10 +93,8 @@ CANDIDATES = (
     Candidate(Cycles(on="probes")),
     Candidate(None),
     Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
-    Candidate(Gradient(), on="clean"),
 )
-"""What is tried, in this order: the best single strategy first, as far as is known
-(docs/guided.md)."""
+"""What is tried, in this order: the default of ``purify`` first."""
 
 
 @dataclass(frozen=True)

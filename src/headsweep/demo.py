@@ -42,7 +42,6 @@ from headsweep.predict import encode
 from headsweep.progress import Progress, duration
 from headsweep.seeding import stream
 from headsweep.show import interval, picture
-from headsweep.strategies.cycles import Cycles
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
@@ -116,8 +115,7 @@ def run(
             done = purify(
                 folder / "suspect",
                 Sources(texts.clean, texts.validation),
-                Cycles(),
-                Plan(seed=seed, runtime=runtime),
+                plan=Plan(seed=seed, runtime=runtime),
                 progress=progress,
             )
             done.save(folder / "purified")

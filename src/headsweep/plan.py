@@ -23,7 +23,7 @@ from headsweep.training import Schedule
 
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
 PAPER = Schedule(epochs=3, lr=2e-5)
-HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=2)
+HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=3)
 """The usual healing of a classifier: as hot as min accuracy allows (docs/guided.md)."""
 
 

@@ -65,9 +65,9 @@ class Trials:
         return float(getattr(self.plan.healing, "epochs", 2))
 
     @property
-    def trial_epochs(self) -> float:
-        """Of the last healing of a trial: one, and none where the run will have none."""
-        return min(1.0, self.epochs)
+    def healings(self) -> int:
+        """How often the last healing may be done, each time cooler."""
+        return 1 + int(getattr(self.plan.healing, "halvings", 0))
 
     @property
     def suspect(self) -> Suspect:
@@ -90,14 +90,14 @@ class Trials:
             scored = min(2000, train) if strategy else 0
             search = passes * validation + 3 * (scored + families * min(probed, train))
         flips = 2 * families * min(prober.held, validation)
-        work = search + flips + 3.5 * epochs * train
+        work = search + flips + 3.5 * epochs * train * self.healings
         return candidate.cost * work * self.example_seconds
 
     def _trial(self, candidate: Candidate) -> float:
         """Seconds of a candidate's trial on one canary, forecast."""
         size, prober = (len(self.ground.train), len(self.ground.validation)), self.auto.families
         lighter = replace(candidate, strategy=_lighter(candidate.strategy))
-        return self._forecast(lighter, *size, self.trial_epochs, RuleProber(prober, *TRIAL))
+        return self._forecast(lighter, *size, self.epochs, RuleProber(prober, *TRIAL))
 
     def trial_seconds(self, candidate: Candidate) -> float:
         """Return what a trial on one canary is expected to take, in seconds."""
@@ -247,7 +247,6 @@ def trial(
     trials: Trials, candidate: Candidate, canary: Canary, epochs: float | None = None
 ) -> dict[str, Any]:
     """Purify one canary with one candidate, healed so long; return what is left of it."""
-    epochs = trials.trial_epochs if epochs is None else epochs
     begun, suspect = time.monotonic(), trials.suspect
     kept = copied(suspect.model)
     suspect.model.load_state_dict(canary.weights)

@@ -105,8 +105,8 @@ def purify(
         float | None,
         typer.Option(
             rich_help_panel=HEALING,
-            help="Its learning rate (1.5e-4, halved once or twice where accuracy ends below the "
-            "bound; from the encoder 2e-5).",
+            help="Its learning rate (1.5e-4, halved up to three times where accuracy ends below "
+            "the bound; from the encoder 2e-5).",
         ),
     ] = None,
     heal_with: Annotated[
