@@ -9,7 +9,7 @@ from conftest import CPU, sentences
 from headsweep.compact import cut, cuts
 from headsweep.defenses.pure import AttentionNormalised
 from headsweep.errors import UserError
-from headsweep.export import fingerprint
+from headsweep.export import fingerprint, model_card
 from headsweep.heads import Units, already_pruned, locate, pieces, remove
 from headsweep.healing import FineTune
 from headsweep.material import Sources
@@ -186,6 +186,7 @@ def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):
     assert done.manifest["after"]["validation"]["accuracy"] == tried[-1]["accuracy"]
     assert done.manifest["heal"]["lr"] == tried[-1]["lr"]
     assert len(done.manifest["notes"]) >= len(tried) - 1
+    assert f"begun anew at lr {tried[-1]['lr']:g} for accuracy" in model_card(done.manifest)
     cool = replace(hot, heal=FineTune(1, tried[-1]["lr"]))
     again = purify(trained_folder, data, Gradient(step=2), cool)
     assert fingerprint(again.model).equal(fingerprint(done.model))  # as if begun there

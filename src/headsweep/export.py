@@ -371,7 +371,9 @@ def _healed(manifest: Mapping[str, Any]) -> str:
         return "it was not fine-tuned afterwards"
     told = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
     texts = "clean data and probes of it" if fields.get("on") == "probes" else "clean data"
-    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told})"
+    tried = manifest["heal"].get("tried", [])
+    cooled = f", begun anew at lr {tried[-1]['lr']:g} for accuracy" if len(tried) > 1 else ""
+    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"
 
 
 def command_line() -> str:
