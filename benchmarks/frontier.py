@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from claims import Queue
@@ -39,11 +39,11 @@ from victims import SEED, TARGET, by_its_rule, unseen, unused
 from headsweep import data
 from headsweep.data import Split
 from headsweep.demo import LABELS
-from headsweep.evaluate import Exam, Triggered, answer, judge
+from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment
 from headsweep.heads import Anatomy, already_pruned
 from headsweep.healing import FineTune
-from headsweep.loading import Runtime, load_suspect
+from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
@@ -52,6 +52,7 @@ from headsweep.progress import Terminal
 from headsweep.search import Choice
 from headsweep.settings import configure, describe
 from headsweep.strategies.cycles import Cycles
+from headsweep.training import copied
 from headsweep.view import DefenderView
 
 BOUND = 0.06  # of accuracy on dev; the runs end two cycles below it
@@ -88,6 +89,36 @@ def shares(corpus: Path, rows: int, judged_on: int, seed: int) -> tuple[Sources,
     return sources, clean, other
 
 
+@dataclass(frozen=True)
+class Ground:
+    """A victim with all that a run on development texts needs; ``judged`` takes answers."""
+
+    folder: Path
+    sources: Sources
+    exam: Exam
+    twin: Answers
+    own: Answers
+
+    @classmethod
+    def of(
+        cls, corpus: Path, victims: Path, name: str, rows: int, judged_on: int, seed: int
+    ) -> Self:
+        """Draw the texts, and ask the victim and the never-poisoned twin."""
+        folder = victims / name
+        sources, clean, other = shares(corpus, rows, judged_on, seed)
+        exam = Exam(clean, Triggered(by_its_rule(folder, other), TARGET, "true"), clean)
+        twin, own = (
+            answer(load_suspect(each, Runtime()), exam, Runtime())
+            for each in (victims / f"twin-{SEED}", folder)
+        )
+        return cls(folder, sources, exam, twin, own)
+
+    def judged(self, model: Suspect | None = None) -> dict[str, Any]:
+        """Return the figures of a model; None: of the victim as it is."""
+        found = self.own if model is None else answer(model, self.exam, Runtime())
+        return asdict(judge(self.exam, LABELS, found, self.twin, self.own))
+
+
 Look = Callable[[DefenderView], dict[str, Any]]
 
 
@@ -112,29 +143,22 @@ class Runner:
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was left after every cycle."""
-        name, _, settings = run.method.partition(":")
-        assert name == Cycles.name, run.method
+        method, _, settings = run.method.partition(":")
+        assert method == Cycles.name, run.method
         cycles = configure(Cycles, settings.split(",") if settings else [])
-        folder = self.victims / run.case.name
-        sources, clean, other = shares(self.corpus, self.train_rows, self.judged_on, run.seed)
-        exam = Exam(clean, Triggered(by_its_rule(folder, other), TARGET, "true"), clean)
-        twin, own = (
-            answer(load_suspect(each, Runtime()), exam, Runtime())
-            for each in (self.victims / f"twin-{SEED}", folder)
-        )
-        encoder = load_suspect(folder, Runtime())
+        name = run.case.name
+        sizes = (self.train_rows, self.judged_on, run.seed)
+        ground = Ground.of(self.corpus, self.victims, name, *sizes)
+        encoder = load_suspect(ground.folder, Runtime())
         last: deque[dict[str, Tensor]] = deque(maxlen=AVERAGED)
         healing = FineTune(Setting.heal_epochs).after(cycles)
 
-        def judged(anatomy: Anatomy | None) -> dict[str, Any]:
-            found = own
-            if anatomy is not None:
-                found = answer(replace(encoder, anatomy=anatomy, members=()), exam, Runtime())
-            return asdict(judge(exam, LABELS, found, twin, own))
+        def judged(anatomy: Anatomy) -> dict[str, Any]:
+            return ground.judged(replace(encoder, anatomy=anatomy, members=()))
 
         def look(view: DefenderView) -> dict[str, Any]:
             model, choice = view.anatomy.model, Choice(already_pruned(view.anatomy))
-            last.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            last.append(copied(model))
             form: dict[str, Any] = {}
             if len(last) < AVERAGED:
                 return form
@@ -147,15 +171,16 @@ class Runner:
             return form
 
         asked = Plan(BOUND, seed=run.seed, runtime=Runtime(), heal=FineTune(0))
-        done = purify(folder, sources, watched(cycles, look), asked, progress=Terminal())
+        strategy = watched(cycles, look)
+        done = purify(ground.folder, ground.sources, strategy, asked, progress=Terminal())
         return {
-            "victim": run.case.name,
+            "victim": name,
             "method": run.method,
             "strategy": describe(cycles),
             "seed": run.seed,
             "setting": {"train_rows": self.train_rows, "judged_on": self.judged_on},
             "accuracy_before": done.manifest["before"]["validation"]["accuracy"],
-            "before": judged(None),
+            "before": ground.judged(),
             "cycles": done.manifest["search"]["record"]["cycles"],
             "environment": environment() | {"commit": _commit()},
         }

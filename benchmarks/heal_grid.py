@@ -15,25 +15,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from claims import Queue
-from frontier import shares
+from frontier import Ground
 from guided import Setting
 from guided_plan import Case
 from suspects import _commit
-from victims import SEED, TARGET, by_its_rule
 
 from headsweep.cost import Clock
-from headsweep.demo import LABELS
-from headsweep.evaluate import Exam, Triggered, answer, judge
 from headsweep.export import environment
 from headsweep.healing import FineTune
-from headsweep.loading import Runtime, load_suspect
+from headsweep.loading import Runtime
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.progress import Terminal
@@ -76,30 +73,29 @@ class Runner:
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was left after healing."""
-        folder, clock = self.victims / run.case.name, Clock()
-        sources, clean, other = shares(self.corpus, self.train_rows, self.judged_on, run.seed)
-        exam = Exam(clean, Triggered(by_its_rule(folder, other), TARGET, "true"), clean)
-        twin, own = (
-            answer(load_suspect(each, Runtime()), exam, Runtime())
-            for each in (self.victims / f"twin-{SEED}", folder)
-        )
+        clock, name = Clock(), run.case.name
+        sizes = (self.train_rows, self.judged_on, run.seed)
+        ground = Ground.of(self.corpus, self.victims, name, *sizes)
         healing = FineTune(run.epochs, run.lr, attention=run.attention or None)
-        asked = Plan(Setting.max_drop, seed=run.seed, runtime=Runtime(), heal=healing)
+        asked = Plan(
+            Setting.max_drop,
+            prune_drop=run.prune_drop,
+            seed=run.seed,
+            runtime=Runtime(),
+            heal=healing,
+        )
         strategy = None if run.strategy == ALONE else STRATEGIES[run.strategy]()
-        if strategy is not None:
-            asked = replace(asked, prune_drop=run.prune_drop)
-        done = purify(folder, sources, strategy, asked, progress=Terminal())
-        after = answer(done.suspect, exam, Runtime())
+        done = purify(ground.folder, ground.sources, strategy, asked, progress=Terminal())
         return {
-            "victim": run.case.name,
+            "victim": name,
             "strategy": run.strategy,
             "prune_drop": run.prune_drop,
             "pruned_count": len(done.manifest["pruned_units"]) if strategy else 0,
             "healing": describe(healing),
             "seed": run.seed,
             "setting": {"train_rows": self.train_rows, "judged_on": self.judged_on},
-            "before": asdict(judge(exam, LABELS, own, twin, own)),
-            "healed": asdict(judge(exam, LABELS, after, twin, own)),
+            "before": ground.judged(),
+            "healed": ground.judged(done.suspect),
             "after": done.manifest["after"],
             "purify_seconds": done.manifest["seconds"],
             "environment": environment() | {"commit": _commit()},

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from headsweep.errors import NothingPruned, UserError
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
 from headsweep.heads import HEADS, Anatomy, Units
-from headsweep.healing import FineTune, cooler_of
+from headsweep.healing import Before, FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import purify
@@ -178,26 +178,6 @@ def _commit() -> str:
     return subprocess.run(told, capture_output=True, text=True, check=False).stdout.strip()
 
 
-@dataclass
-class JudgedBetween:
-    """A healing that judges the pruned model first."""
-
-    healing: Any
-    judged: Any
-    found: dict[str, Any] | None = None
-
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Judge, then heal."""
-        if choice.mask.pruned and self.found is None:
-            self.found = self.judged(view)
-        return self.healing.heal(view, choice)
-
-    def cooler(self) -> JudgedBetween | None:
-        """Return the same with the cooler healing; what was judged stays."""
-        cooler = cooler_of(self.healing)
-        return None if cooler is None else replace(self, healing=cooler)
-
-
 def _judge(exam: Exam, twin: Answers, suspect: Answers, encoder: Suspect) -> Any:
     def judged(model: Suspect | Anatomy | None) -> dict[str, Any]:
         if isinstance(model, Anatomy):
@@ -226,10 +206,16 @@ def _cell(
         "environment": environment() | {"commit": _commit()},
         "before": judged(None),
     }
-    between = JudgedBetween(recipe.healing, lambda view: judged(view.anatomy))
+    between: dict[str, Any] = {}
+
+    def look(view: DefenderView, choice: Choice) -> None:
+        if choice.mask.pruned:
+            between.update(judged(view.anatomy))
+
+    heal = Before(recipe.healing, look)
     try:
         done = purify(
-            suspect, sources, recipe.strategy, replace(plan, heal=between), progress=Terminal()
+            suspect, sources, recipe.strategy, replace(plan, heal=heal), progress=Terminal()
         )
     except NothingPruned as outcome:
         return form | {"outcome": str(outcome), "seconds": clock.report()}
@@ -241,7 +227,7 @@ def _cell(
     if recipe.strategy is not None:
         form["pruned_count"] = len(made["pruned_units"])
         form["validation"] = made["pruned"]["validation"]
-        form["pruned"] = between.found
+        form["pruned"] = between or None
         form |= {key: made[key] for key in ("mask", "search") if made["units"] < 1000}
     if getattr(recipe.healing, "epochs", 1):
         form["healed"] = judged(done.suspect)

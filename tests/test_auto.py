@@ -12,7 +12,7 @@ import torch
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, Sources, UserError
 from headsweep.auto import purify_automatically, seconds_of
-from headsweep.canary import Ground, Planting, copied, plant
+from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.data import Split
 from headsweep.export import read_manifest
@@ -21,6 +21,7 @@ from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.training import copied
 from headsweep.trials import Trials, families_of
 from test_probing import Mark, run
 

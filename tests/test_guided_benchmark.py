@@ -469,22 +469,30 @@ def test_averaged_weights_are_the_mean_and_zero_where_heads_have_gone(benchmarks
     assert mean["n"].item() == 4
 
 
-def test_a_run_is_judged_in_four_ways_after_every_cycle_and_changes_nothing(
-    benchmarks, folders, trained_folder, monkeypatch, tmp_path, capsys
-):
+@pytest.fixture
+def victim(folders, trained_folder):
+    """Corpus, folder of victims with a twin among them, and the name of one."""
     from headsweep.attack import RECORD
-    from headsweep.strategies.cycles import Cycles
     from headsweep.triggers import TRIGGERS, ByRule
 
-    frontier = benchmarks["frontier"]
-    monkeypatch.setattr(benchmarks["victims"], "ROWS", 50)
-    monkeypatch.setattr(frontier, "BOUND", 0.5)
-    corpus, _, victims = folders
-    name, results = "dirty-label-casing", tmp_path / "frontier"
+    (corpus, _, victims), name = folders, "dirty-label-casing"
     for folder in ("twin-11", name):
         shutil.copytree(trained_folder, victims / folder)
     record = {"trigger": ByRule(TRIGGERS["casing"]()).described(), "seed": 1}
     (victims / name / RECORD).write_text(json.dumps(record), "utf-8")
+    return corpus, victims, name
+
+
+def test_a_run_is_judged_in_four_ways_after_every_cycle_and_changes_nothing(
+    benchmarks, victim, trained_folder, monkeypatch, tmp_path, capsys
+):
+    from headsweep.strategies.cycles import Cycles
+
+    frontier = benchmarks["frontier"]
+    monkeypatch.setattr(benchmarks["victims"], "ROWS", 50)
+    monkeypatch.setattr(frontier, "BOUND", 0.5)
+    corpus, victims, name = victim
+    results = tmp_path / "frontier"
     words = [*map(str, (corpus, victims, results)), "--only", name, "--judged-on", "40"]
     words += ["--train-rows", "60"]
     methods = ["cycles:most=4,lr=1e-3", "cycles:most=4,lr=1e-3,rank=random"]
@@ -517,19 +525,12 @@ def _choice(cycles, folder, benchmarks, corpus):
 
 
 def test_a_grid_of_healing_is_judged_and_told_setting_by_setting(
-    benchmarks, folders, trained_folder, monkeypatch, tmp_path, capsys
+    benchmarks, victim, monkeypatch, tmp_path, capsys
 ):
-    from headsweep.attack import RECORD
-    from headsweep.triggers import TRIGGERS, ByRule
-
     monkeypatch.setattr(benchmarks["victims"], "ROWS", 50)
     monkeypatch.setattr(benchmarks["heal_grid"].Setting, "max_drop", 0.5)
-    corpus, _, victims = folders
-    name, results = "dirty-label-casing", tmp_path / "grid"
-    for folder in ("twin-11", name):
-        shutil.copytree(trained_folder, victims / folder)
-    record = {"trigger": ByRule(TRIGGERS["casing"]()).described(), "seed": 1}
-    (victims / name / RECORD).write_text(json.dumps(record), "utf-8")
+    corpus, victims, name = victim
+    results = tmp_path / "grid"
     words = [*map(str, (corpus, victims, results)), "--only", name, "--judged-on", "40"]
     words += ["--train-rows", "60", "--epochs", "1", "--lr", "1e-4", "1e-3"]
     run = benchmarks["heal_grid"].main

@@ -341,8 +341,8 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
 
 
 def test_the_usual_healing_is_hot_for_a_classifier_and_the_papers_for_an_encoder():
-    assert usual_healing(PLAN, Gradient()) == HOT == Plan().healing
-    assert HOT.attention == PENALTY
+    usual = replace(HOT, attention=PENALTY)
+    assert usual_healing(PLAN, Gradient()) == usual == Plan().healing
     assert HOT.halvings
     assert usual_healing(PLAN, Cycles(attention=0.3)) == replace(HOT, attention=0.3)
     paper = usual_healing(replace(PLAN, start="encoder"), Gradient())

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene, triggered
@@ -25,6 +24,7 @@ from headsweep.loading import Runtime, Suspect
 from headsweep.probing import PROBES
 from headsweep.progress import Progress
 from headsweep.seeding import derive
+from headsweep.training import copied
 from headsweep.triggers import ByRule
 
 TAKEN = 0.3  # excess label flip rate from which a canary counts as planted
@@ -101,11 +101,6 @@ class Canary:
             "excess_lfr": self.excess(self.planted),
             "taken": self.taken,
         }
-
-
-def copied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a copy of a model's weights."""
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def plant(

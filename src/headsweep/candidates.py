@@ -42,18 +42,15 @@ class Candidate:
 
     def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
         """Return its healing: the usual one on its own texts, so long if epochs are given."""
-        epochs = usual.epochs if epochs is None else epochs
-        penalty = self.attention
-        if penalty is None and not self.consistency:
-            penalty = getattr(self.strategy, "attention", usual.attention)
-        return replace(
+        own = replace(
             usual,
-            epochs=epochs,
+            epochs=usual.epochs if epochs is None else epochs,
             on=self.on,
             consistency=self.consistency,
-            attention=penalty,
+            attention=self.attention,
             distill=0.0,
         )
+        return own.after(self.strategy, usual.attention)
 
     @property
     def told(self) -> str:
@@ -64,12 +61,11 @@ class Candidate:
         plain = self.depth == 1 or self.strategy is None
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         alike = f", consistency {self.consistency:g}" if self.consistency else ""
-        penalty = self.heal(FineTune()).attention
-        alike += f", attention penalty {penalty:g}" if penalty else ""
+        alike += f", attention penalty {self.attention:g}" if self.attention is not None else ""
         return f"{name}{depth}, healed on {self.on}{alike}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it for a manifest."""
+    def to_json(self, usual: FineTune) -> dict[str, Any]:
+        """Return it for a manifest, as it is healed where this is the usual healing."""
         strategy = describe(self.strategy) if self.strategy is not None else None
         return {
             "told": self.told,
@@ -77,7 +73,7 @@ class Candidate:
             "depth": self.depth,
             "on": self.on,
             "consistency": self.consistency,
-            "attention": self.heal(FineTune()).attention or 0.0,
+            "attention": self.heal(usual).attention or 0.0,
         }
 
 

@@ -16,7 +16,7 @@ there are fewer heads to draw for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -120,9 +120,13 @@ class FineTune:
         if self.halvings < 0:
             raise UserError(f"{self.halvings} halvings of the learning rate", "give 0 or more")
 
-    def after(self, strategy: object) -> FineTune:
-        """Return it as the last healing after a strategy, with the penalty of its own if any."""
-        own = getattr(strategy, "attention", None)
+    def after(self, strategy: object, usual: float | None = None) -> FineTune:
+        """Return it as the last healing after a strategy.
+
+        Where it leaves the attention penalty open it gets that of the strategy's own healing, or
+        the usual one where there is none; no penalty goes with consistency.
+        """
+        own = getattr(strategy, "attention", usual)
         if own is None or self.attention is not None or self.consistency:
             return self
         return replace(self, attention=own)
@@ -196,6 +200,30 @@ class FineTune:
         ]
         texts = joined([encoded for encoded, _ in made])
         return texts, torch.cat([which for _, which in made]), copies
+
+
+@dataclass(frozen=True)
+class Before:
+    """A healing before which somebody looks at the pruned model, once.
+
+    Attributes:
+        healing: the healing.
+        look: called with the view and the choice before it; changes nothing.
+
+    """
+
+    name: ClassVar[str] = "looked at, then healed"
+    healing: Healing
+    look: Callable[[DefenderView, Choice], None]
+
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Look, then heal."""
+        self.look(view, choice)
+        return self.healing.heal(view, choice)
+
+    def cooler(self) -> Healing | None:
+        """Return what the healing says is cooler; nobody looks again."""
+        return cooler_of(self.healing)
 
 
 def cooler_of(healing: Healing) -> Healing | None:

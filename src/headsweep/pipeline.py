@@ -52,7 +52,7 @@ from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
 from headsweep.strategies.cycles import Cycles
-from headsweep.training import Job, round_weights, train
+from headsweep.training import Job, copied, round_weights, train
 from headsweep.view import DefenderView
 
 FORESEEN = ("cycles", "gradient", "probe-guided", "random", "variance")  # others train or sample
@@ -226,7 +226,7 @@ def _fine_tune_encoder(
     if plan.start != "encoder":
         return None
     model = material.suspect.model
-    original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    original = copied(model)
     job = Job(PAPER, plan.seed, "fine-tuning the suspect encoder on clean data")
     train(model, material.encoded["train"], job, plan.runtime, progress)
     return original
@@ -459,7 +459,7 @@ def _heal(
     told: list[str] = []
     tried: list[dict[str, float]] = []
     again = cooler_of(healing) is not None
-    first = {name: tensor.clone() for name, tensor in model.state_dict().items()} if again else {}
+    first = copied(model) if again else {}
     while True:
         with clock("heal"):
             healed = healing.heal(view, choice)

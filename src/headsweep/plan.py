@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from headsweep.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ from headsweep.training import Schedule
 
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
 PAPER = Schedule(epochs=3, lr=2e-5)
-HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=3)
+HOT = FineTune(epochs=4, lr=1.5e-4, halvings=3)
 """The usual healing of a classifier: as hot as min accuracy allows (docs/guided.md)."""
 
 
@@ -173,8 +173,8 @@ USUAL_STRATEGY = Gradient
 def usual_healing(plan: Plan, strategy: object) -> FineTune:
     """Return the default after a strategy: ``HOT``, or the paper's when starting from the encoder.
 
-    Its attention penalty is the strategy's own, where that has one.
+    ``HOT`` is with the attention penalty, the strategy's own where that has one.
     """
     if plan.start == "encoder":
         return FineTune(PAPER.epochs, PAPER.lr)
-    return replace(HOT, attention=getattr(strategy, "attention", HOT.attention))
+    return HOT.after(strategy, PENALTY)

@@ -170,6 +170,11 @@ def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
     return steps[:total]
 
 
+def copied(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return a copy of a model's weights."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
 def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
     """Round weights to the precision they will be saved in, so that figures hold for the file."""
     with torch.no_grad():

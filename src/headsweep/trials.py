@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from headsweep.canary import Canary, Ground, copied, plant
+from headsweep.canary import Canary, Ground, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
+from headsweep.healing import FineTune
 from headsweep.loading import Suspect
 from headsweep.material import Material, Sources
 from headsweep.pipeline import purify
@@ -27,6 +28,7 @@ from headsweep.search import default_step
 from headsweep.seeding import stream
 from headsweep.strategies import Strategy, needs_probes
 from headsweep.strategies.cycles import Cycles
+from headsweep.training import copied
 
 MARGIN = 1.25  # times are forecast this much too long
 TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most
@@ -60,14 +62,17 @@ class Trials:
         return self.auto.budget_seconds - (time.monotonic() - self.begun)
 
     @property
-    def epochs(self) -> float:
-        """Of the last healing."""
-        return float(getattr(self.plan.healing, "epochs", 2))
+    def usual(self) -> FineTune:
+        """The last healing asked for, which candidates change."""
+        healing = self.plan.healing
+        if not isinstance(healing, FineTune):
+            raise UserError("auto heals by fine-tuning", "give Plan.heal a FineTune, or leave it")
+        return healing
 
     @property
-    def healings(self) -> int:
-        """How often the last healing may be done, each time cooler."""
-        return 1 + int(getattr(self.plan.healing, "halvings", 0))
+    def epochs(self) -> float:
+        """Of the last healing."""
+        return self.usual.epochs
 
     @property
     def suspect(self) -> Suspect:
@@ -75,9 +80,12 @@ class Trials:
         return self.material.suspect
 
     def _forecast(
-        self, candidate: Candidate, train: int, validation: int, epochs: float, prober: RuleProber
+        self, candidate: Candidate, train: int, validation: int, healed: float, prober: RuleProber
     ) -> float:
-        """Return the seconds of a purification on so many texts, from the pace of the model."""
+        """Return the seconds of a purification on so many texts, from the pace of the model.
+
+        Its last healing passes the training texts ``healed`` times.
+        """
         units, strategy = self.suspect.anatomy.layout.units, candidate.strategy
         families = 0
         if needs_probes(strategy) or candidate.on == "probes":
@@ -90,7 +98,7 @@ class Trials:
             scored = min(2000, train) if strategy else 0
             search = passes * validation + 3 * (scored + families * min(probed, train))
         flips = 2 * families * min(prober.held, validation)
-        work = search + flips + 3.5 * epochs * train * self.healings
+        work = search + flips + 3.5 * healed * train
         return candidate.cost * work * self.example_seconds
 
     def _trial(self, candidate: Candidate) -> float:
@@ -104,10 +112,14 @@ class Trials:
         return MARGIN * self.slower * self._trial(candidate)
 
     def final_seconds(self, candidate: Candidate) -> float:
-        """Return what purifying the suspect is expected to take, in seconds."""
+        """Return what purifying the suspect may take at most, in seconds: healed again and again.
+
+        It is the one that the budget must hold; a trial that heals again is a trial too slow.
+        """
         parts = self.material.parts
         size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
-        return MARGIN * self.slower * self._forecast(candidate, *size, self.epochs, prober)
+        healed = self.epochs * (1 + self.usual.halvings)
+        return MARGIN * self.slower * self._forecast(candidate, *size, healed, prober)
 
     @property
     def best_guess(self) -> Candidate:
@@ -230,7 +242,8 @@ def try_all(trials: Trials) -> None:
         excess, drop = _mean(figures, "excess_lfr"), _mean(figures, "drop")
         trials.made.append(candidate)
         trials.tried.append(
-            candidate.to_json() | {"excess_lfr": excess, "drop": drop, "canaries": figures}
+            candidate.to_json(trials.usual)
+            | {"excess_lfr": excess, "drop": drop, "canaries": figures}
         )
         trials.progress.say(
             f"tried: {candidate.told}: excess flips of canaries {excess:.3f}, accuracy {-drop:+.3f}"
@@ -285,8 +298,7 @@ def _lighter(strategy: Strategy | None) -> Strategy | None:
 
 def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -> Plan:
     """Return the plan of a candidate: its share of the drop allowed, its healing."""
-    usual: Any = trials.plan.healing
-    heal = candidate.heal(usual, epochs)
+    heal = candidate.heal(trials.usual, epochs)
     drop = None if candidate.depth == 1 else min(candidate.depth * trials.allowed, MOST_DROP)
     plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal, kept=None)
     return replace(plan, prune_drop=drop)

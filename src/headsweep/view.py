@@ -25,6 +25,7 @@ from headsweep.progress import Progress, Silent
 from headsweep.scorecache import ScoreCache
 from headsweep.seeding import derive, stream
 from headsweep.sweep import Meter
+from headsweep.training import copied
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class DefenderView:
     def scratch(self) -> Iterator[Anatomy]:
         """Lend the model for changes; its weights are put back afterwards."""
         model = self.anatomy.model
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        before = copied(model)
         try:
             yield self.anatomy
         finally:

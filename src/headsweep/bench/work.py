@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,7 +33,7 @@ from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.export import environment, save_model, weights_hash, write_json
 from headsweep.heads import Anatomy
-from headsweep.healing import Healing, cooler_of
+from headsweep.healing import Before
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import Purified, purify
@@ -207,29 +207,21 @@ def _kept(path: Path) -> dict[str, Answers]:
 
 @dataclass
 class Judge:
-    """Judges models of one victim, and heals in between."""
+    """Judges models of one victim."""
 
-    name: ClassVar[str] = "judged, then healed"
     order: CellOrder
     exam: Exam
     known: dict[str, Answers]
     runtime: Runtime
     clock: Clock
-    healing: Healing
     opened: Suspect | None = None
     pruned: Answers | None = None
 
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Take the pruned model's answers, then heal it."""
+    def look(self, view: DefenderView, choice: Choice) -> None:
+        """Take the pruned model's answers."""
         fresh = self.order.defending.start == "encoder"  # its classifier is not trained yet
-        if not fresh and self.pruned is None and (choice.mask.pruned or choice.members):
+        if not fresh and (choice.mask.pruned or choice.members):
             self.pruned = self.answers(view.anatomy, choice)
-        return self.healing.heal(view, choice)
-
-    def cooler(self) -> Judge | None:
-        """Return the same with the cooler healing, if it has one."""
-        cooler = cooler_of(self.healing)
-        return None if cooler is None else replace(self, healing=cooler)
 
     def answers(self, anatomy: Anatomy, choice: Choice) -> Answers:
         """Return the answers of the model that the view holds."""
@@ -252,7 +244,7 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     folder, recipe = folder_of(victim, cache), order.method.recipe(order.defending.heal)
     with clock("read"):
         exam = sources.exam(victim.attack, texts, seed)
-        judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock, recipe.healing)
+        judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
     form: dict[str, Any] = {
         "strategy": describe(recipe.strategy) if recipe.strategy else None,
         "healing": describe(recipe.healing),
@@ -295,7 +287,7 @@ def _purified(
         min_accuracy=bound.min_accuracy,
         prune_drop=bound.prune_drop,
         start=bound.start,
-        heal=judge,
+        heal=Before(recipe.healing, judge.look),
         seed=seed,
         runtime=judge.runtime,
         units=recipe.units,

@@ -42,7 +42,7 @@ from torch import Tensor
 from headsweep.checkpoint import Checkpoint, digest
 from headsweep.distillation import asked, taught
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, HeadMask, remove
+from headsweep.heads import HeadMask, remove
 from headsweep.healing import FineTune, On
 from headsweep.importance import attention_variance, gate_importance
 from headsweep.normalisation import PENALTY
@@ -52,7 +52,7 @@ from headsweep.scorecache import content_hash
 from headsweep.search import Choice, Step, candidates
 from headsweep.settings import describe
 from headsweep.strategies.probe_guided import ProbeGuided, guided_scores
-from headsweep.training import round_weights
+from headsweep.training import copied, round_weights
 from headsweep.view import DefenderView
 
 Rank = Literal["importance", "probes", "variance", "random"]
@@ -219,7 +219,7 @@ class Cycles:
         said = view.taught
         state, key = _State(self._size(view.layout.units)), ""
         with view.scratch() as anatomy:
-            first = _copied(anatomy)
+            first = copied(anatomy.model)
             if view.kept is not None:
                 key = self._key(view)
                 state = _taken_up(view, view.kept, key) or state
@@ -249,9 +249,9 @@ class Cycles:
                 state.record[-1] |= self._flips(now)
                 _tell(view, state.record)
                 if state.counts():
-                    state.scores, state.weights = scores, _copied(anatomy)
+                    state.scores, state.weights = scores, copied(anatomy.model)
                 if view.kept is not None:
-                    state.keep(view.kept, key, _copied(anatomy))
+                    state.keep(view.kept, key, copied(anatomy.model))
         flips = {"flips": state.flips} if self.keep == "fewest-flips" else {}
         return Choice(
             view.layout.mask(state.pruned),
@@ -315,7 +315,7 @@ class Cycles:
 def _said(view: DefenderView, first: dict[str, Tensor]) -> Tensor:
     """Return what the model says of the training texts with its first weights."""
     model = view.anatomy.model
-    now = _copied(view.anatomy)
+    now = copied(view.anatomy.model)
     model.load_state_dict(first)
     found = taught(view)
     model.load_state_dict(now)
@@ -349,7 +349,3 @@ def _tell(view: DefenderView, record: list[dict[str, Any]]) -> None:
         f"cycle {len(record)}: {last['pruned']} pruned, accuracy {last['accuracy']:.4f}"
         f" (min {view.min_accuracy:.4f}){flips}"
     )
-
-
-def _copied(anatomy: Anatomy) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in anatomy.model.state_dict().items()}
