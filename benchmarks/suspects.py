@@ -196,7 +196,8 @@ def _cell(
     suspect: Path, sources: Sources, plan: Plan, judged: Any, args: Any, method: str
 ) -> dict[str, Any]:
     clock, recipe = Clock(), _recipe(method, args)
-    plan = replace(plan, units=recipe.units)
+    searched = recipe.strategy is not None or not method.startswith("defend:")
+    plan = replace(plan, units=recipe.units, bounded=searched)
     form: dict[str, Any] = {
         "method": method,
         "strategy": describe(recipe.strategy) if recipe.strategy else None,

@@ -16,13 +16,14 @@ from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.data import Split
 from headsweep.export import read_manifest
-from headsweep.loading import load_suspect
+from headsweep.loading import Reading, load_suspect
+from headsweep.material import gather
 from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.training import copied
-from headsweep.trials import Trials, families_of
+from headsweep.trials import Trials, families_of, prepared
 from test_probing import Mark, run
 
 PLANTING = Planting(0.5, 6, 2e-3)
@@ -178,6 +179,17 @@ def test_the_suspect_must_have_room(trained_folder):
         purify_automatically(trained_folder, data, AUTO, replace(PLAN, min_accuracy=1.0))
     with pytest.raises(UserError, match="start classifier"):
         purify_automatically(trained_folder, sources(), AUTO, replace(PLAN, start="encoder"))
+    with pytest.raises(UserError, match="heals by fine-tuning"):
+        purify_automatically(trained_folder, sources(), AUTO, replace(PLAN, heal=Untouched()))
+
+
+class Untouched:
+    """A healing that does nothing."""
+
+    name = "untouched"
+
+    def heal(self, view, choice):
+        return {}
 
 
 def test_no_canary_where_its_kin_are_all_the_families(trained_folder):
@@ -194,6 +206,19 @@ def test_forecasts_learn_from_the_first_trial_and_then_from_slower_ones_only():
         Trials.took(trials, Candidate(Gradient()), seconds)
         learnt.append(trials.slower)
     assert learnt == [0.5, 2.0, 2.0]
+
+
+def test_the_budget_must_hold_a_last_healing_done_again_and_trials_done_once(trained_folder):
+    def seconds(halvings):
+        plan = replace(PLAN, heal=FineTune(2, halvings=halvings))
+        material = gather(trained_folder, sources(), Reading(), CPU)
+        made = replace(prepared(material, AUTO, plan, Silent(), 0.0), example_seconds=0.01)
+        alone = Candidate(None, on="clean")
+        return made.trial_seconds(alone), made.final_seconds(alone)
+
+    once, thrice = seconds(0), seconds(2)
+    assert thrice[0] == once[0]
+    assert thrice[1] == pytest.approx(3 * once[1])
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,19 @@ def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp
     for wrong, told in (
         (("--set", "step=2"), "no fields"),
         (("--heal-epochs", "0"), "nothing to do"),
+        (("--prune-drop", "0.1"), "nothing is pruned"),
+        (("--start", "encoder", "--heal-halvings", "1"), "fresh classifier"),
     ):
         code, _, err = run(*asked, "--overwrite", *wrong)
         assert (code, told in err) == (2, True)
+    rash = ("--heal-lr", "0.5", "--max-drop", "0.1", "--overwrite", "--json")
+    for more, fields in (((), (0.5, 0)), (("--heal-halvings", "1"), (0.5, 1))):
+        code, text, _ = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
+        made = json.loads(text)
+        assert (code, made["bound"]["binds"], made["verified"]) == (1, True, False)
+        found = made["heal"]["fields"]
+        assert (found["lr"], found["halvings"]) == fields
+        assert len(made["heal"].get("tried", [])) == (2 if fields[1] else 0)
 
 
 def test_interrupted_cycles_go_on_by_the_same_command(
@@ -460,6 +470,21 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     assert code == 0, err
     made = json.loads((out / "headsweep.json").read_text())
     assert made["strategy"]["name"] == "gradient"
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
+    from headsweep.candidates import Auto
+    from headsweep.cli.purify import _go_on
+    from headsweep.healing import FineTune
+    from headsweep.plan import Found
+    from headsweep.settings import describe
+
+    healing = describe(FineTune(attention=penalty))
+    found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify")
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps(found.to_json()))
+    assert f"--attention-penalty {penalty:g} in place of" in _go_on(kept, Auto())
 
 
 @pytest.mark.parametrize(

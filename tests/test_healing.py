@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from headsweep.errors import UserError
 from headsweep.export import fingerprint, model_card
 from headsweep.heads import Units, already_pruned, locate, pieces, remove
 from headsweep.healing import FineTune
+from headsweep.loading import load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
@@ -19,6 +21,7 @@ from headsweep.predict import encode, logits
 from headsweep.search import Choice
 from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
+from headsweep.strategies.random import Random
 from headsweep.training import cross_entropy
 from headsweep.view import DefenderView
 
@@ -193,3 +196,81 @@ def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):
     assert FineTune(0, halvings=3).cooler() is None
     with pytest.raises(UserError, match="halvings"):
         FineTune(halvings=-1)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A healing that adds to the first label's bias, first this, then what comes next."""
+
+    name: ClassVar[str] = "shift"
+    by: tuple[float, ...]
+
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        with torch.no_grad():
+            view.anatomy.model.classifier.bias[0] += self.by[0]
+        return {"lr": self.by[0]}
+
+    def cooler(self) -> Shift | None:
+        return Shift(self.by[1:]) if self.by[1:] else None
+
+
+def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder):
+    data = Sources(sentences(40), sentences(40, seed=5))
+    plan = Plan(max_drop=0.3, runtime=CPU)
+    model = load_suspect(trained_folder, CPU)
+    said = logits(model.anatomy, encode(data.validation, model, 24), CPU)
+    over = (said[:, 1] - said[:, 0])[torch.tensor(data.validation.labels) == 1]
+    half = float(over.median()) + 1e-3  # moves half of those with label 1
+    alone = [
+        purify(trained_folder, data, None, replace(plan, heal=Shift((by,)))) for by in (90, half)
+    ]
+    worse, better = (one.manifest["after"]["validation"]["accuracy"] for one in alone)
+    assert worse < better < alone[0].manifest["before"]["validation"]["accuracy"]
+    narrow = replace(plan, min_accuracy=better + 0.01, heal=Shift((90, half, 60)))
+    done = purify(trained_folder, data, None, narrow)
+    assert [one["lr"] for one in done.manifest["heal"]["tried"]] == [90, half, 60]
+    assert not done.verified
+    assert done.manifest["heal"]["lr"] == half
+    assert done.manifest["after"] == alone[1].manifest["after"]
+    assert fingerprint(done.model).equal(fingerprint(alone[1].model))
+    assert any("the best of them" in note for note in done.manifest["notes"])
+
+
+def test_nothing_is_tried_cooler_where_accuracy_was_not_above_the_bound_before(trained_folder):
+    data = Sources(sentences(40), sentences(40, seed=5))
+
+    class Costly(Gradient):
+        """Takes accuracy with the heads, as pruning for healing to bring back does."""
+
+        def choose(self, view):
+            Shift((90,)).heal(view, choice := super().choose(view))
+            return choice
+
+    below = Plan(max_drop=0.0, prune_drop=0.6, heal=Shift((0.0, 0.0)), runtime=CPU)
+    done = purify(trained_folder, data, Costly(step=2), below)
+    assert not done.verified
+    assert (
+        done.manifest["pruned"]["validation"]["accuracy"] < done.manifest["bound"]["min_accuracy"]
+    )
+    assert "tried" not in done.manifest["heal"]
+    hot = FineTune(1, 0.5, halvings=3)
+    free = replace(below, max_drop=0.1, prune_drop=None, heal=hot)
+    done = purify(trained_folder, data, Random(count=3), free)  # a control: no bound holds it
+    assert done.manifest["after"]["validation"]["accuracy"] < 0.7
+    assert done.manifest["heal"]["lr"] == hot.lr
+    assert "tried" not in done.manifest["heal"]
+    with pytest.raises(UserError, match="fresh classifier"):
+        purify(trained_folder, data, Gradient(), replace(free, start="encoder"))
+
+
+def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_folder):
+    data = Sources(sentences(40), sentences(40, seed=5))
+    plan = Plan(max_drop=0.1, heal=FineTune(1, 0.5), runtime=CPU)
+    held = purify(trained_folder, data, None, plan)
+    free = purify(trained_folder, data, None, replace(plan, bounded=False))
+    assert held.manifest["bound"]["binds"]
+    assert not held.verified
+    assert not free.manifest["bound"]["binds"]
+    assert free.verified
+    with pytest.raises(UserError, match="prune drop"):
+        purify(trained_folder, data, None, replace(plan, prune_drop=0.2))

@@ -10,7 +10,8 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.recipe import Asked, read_recipe
+from headsweep.plan import USUAL_STRATEGY, Plan, usual_healing
+from headsweep.recipe import HEAL, Asked, read_recipe
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
 DEFAULTS = Asked("gradient", (), 0.02, None, 0, "classifier", "heads", None, None, None)
@@ -119,4 +120,11 @@ def test_purify_and_defend_take_a_recipe(run, trained_folder, csv_file, written,
 
 def test_the_example_recipe_is_one():
     path = Path(__file__).parents[1] / "recipes" / "gradient.toml"
-    assert read_recipe(path, "strategy").method == "gradient"
+    asked = read_recipe(path, "strategy")
+    assert asked.method == USUAL_STRATEGY.name
+    usual = usual_healing(Plan(), USUAL_STRATEGY())
+    for field, (option, _) in HEAL.items():
+        found = getattr(asked, option)
+        assert found is None or found == getattr(usual, field)
+    assert asked.heal_epochs
+    assert asked.heal_halvings

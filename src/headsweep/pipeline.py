@@ -191,12 +191,12 @@ def purify(
     if keep_mask is not None:
         _keep(keep_mask, choice, view, strategy, plan)
     zeroed = _remove(material, choice.mask, original)
-    healed, after, put_back = _heal(material, view, choice, plan, before, clock)
+    binds = choice.bounded and plan.bounded
+    cools = binds and _check_bound(plan, before, pruned).passed
+    healed, after, put_back = _heal(material, view, choice, plan, before, cools, clock)
     with clock("measure"):
         flips["after"] = _flips(material, probes)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, gone)]
-    limited = strategy is not None or plan.mask is not None or cooler_of(plan.healing) is not None
-    binds = choice.bounded and limited
     if binds:
         checks.append(_check_bound(plan, before, after))
     bound = {"min_accuracy": max(plan.bound(before["validation"]), 0.0), "binds": binds}
@@ -333,6 +333,8 @@ def _estimate(
     if not known:
         return f"a search of unknown length, then about {duration(heal)} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
+    times = 1 + int(getattr(healing, "halvings", 0))
+    told += f", again and cooler if it loses too much, {times} times at most" * (times > 1)
     return f"about {duration(search + heal)} to go: {told} {of}"
 
 
@@ -438,50 +440,74 @@ def _keep(
         write_json(file, choice.mask.to_json() | found.to_json())
 
 
+@dataclass
+class _Healed:
+    """A model healed once: the record, its accuracy, its weights where they may be wanted."""
+
+    record: dict[str, Any]
+    after: dict[str, Any]
+    held: bool
+    weights: dict[str, Tensor]
+
+    @property
+    def right(self) -> int:
+        """How many validation examples it answers right."""
+        return int(self.after["validation"]["right"])
+
+
 def _heal(
     material: Material,
     view: DefenderView,
     choice: Choice,
     plan: Plan,
     before: dict[str, Any],
+    cools: bool,
     clock: Clock,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Heal, cooler while accuracy ends below the bound and the healing may be, or undo it.
+    """Heal; with ``cools`` cooler while accuracy ends below the bound and the healing may be.
 
-    Undone is what lost the accuracy that a strategy that heals had kept.
+    Where no healing holds the bound the best stays; undone is what lost the accuracy that a
+    strategy that heals had kept.
 
     Returns:
         The healing's record, accuracy after it, and notes of what was done again or undone.
 
     """
-    model, precision = material.suspect.model, material.suspect.precision
-    healing = plan.healing
+    model, healing = material.suspect.model, plan.healing
     told: list[str] = []
     tried: list[dict[str, float]] = []
-    again = cooler_of(healing) is not None
+    cooler = cooler_of(healing) if cools else None
+    again = cooler is not None
     first = copied(model) if again else {}
+    best: _Healed | None = None
     while True:
         with clock("heal"):
-            healed = healing.heal(view, choice)
-        round_weights(model, precision)
+            record = healing.heal(view, choice)
+        round_weights(model, material.suspect.precision)
         with clock("measure"):
             after = material.figures(*choice.members)
         held = _check_bound(plan, before, after).passed
+        now = _Healed(record, after, held, copied(model) if again and not held else {})
         if again:
-            tried.append({"lr": healed["lr"], "accuracy": after["validation"]["accuracy"]})
-        cooler = None if held else cooler_of(healing)
-        if cooler is None:
+            tried.append({"lr": record["lr"], "accuracy": after["validation"]["accuracy"]})
+        best = now if best is None or held or now.right > best.right else best
+        if held or cooler is None:
             break
-        told.append(_cooled(healed["lr"], after["validation"]))
+        told.append(_cooled(record["lr"], after["validation"]))
         view.progress.say(f"note: {told[-1]}")
         model.load_state_dict(first)
-        healing = cooler
-    healed |= {"tried": tried} if tried else {}
+        healing, cooler = cooler, cooler_of(cooler)
     trained = choice.weights is not None and getattr(healing, "epochs", 1) > 0
-    if held or not trained:
-        return healed, after, told
+    if best is not now and not trained:
+        model.load_state_dict(best.weights)
+        rate = f"at a learning rate of {best.record['lr']:g}"
+        told.append(f"no healing held the bound: the weights are of the best of them, {rate}")
+        view.progress.say(f"note: {told[-1]}")
+    healed = best.record | ({"tried": tried} if tried else {})
+    if best.held or not trained:
+        return healed, best.after, told
     with clock("measure"):
-        told.append(_put_back(material, choice.weights or {}, after["validation"]))
+        told.append(_put_back(material, choice.weights or {}, best.after["validation"]))
         view.progress.say(f"note: {told[-1]}")
         return healed | {"put_back": True}, material.figures(), told
 

@@ -11,7 +11,7 @@ from headsweep.checkpoint import Checkpoint
 from headsweep.errors import UserError
 from headsweep.families import Adapter
 from headsweep.heads import HEADS, HeadMask, Units
-from headsweep.healing import FineTune, Healing
+from headsweep.healing import FineTune, Healing, cooler_of
 from headsweep.loading import Runtime
 from headsweep.normalisation import PENALTY
 from headsweep.predict import needed
@@ -82,6 +82,7 @@ class Plan:
         units: what may be pruned: heads, FFN groups, or both.
         prober: makes the probes that the view carries; None: it carries none.
         scores: keeps scores between purifications of one suspect; None: nothing is kept.
+        bounded: False: a baseline that no bound on accuracy holds, such as fine-tuning alone.
         kept: a file in which a strategy that heals as it prunes keeps how far it has come, so that
             the same purification goes on from there; it stays until the caller removes it. None:
             nothing is kept.
@@ -102,6 +103,7 @@ class Plan:
     prober: Prober | None = None
     scores: ScoreCache | None = None
     kept: Checkpoint | None = None
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -149,6 +151,13 @@ class Plan:
             raise UserError(
                 "this strategy heals as it prunes: what it chooses has been healed already",
                 "leave out --prune-drop, or take a strategy that does not, such as gradient",
+            )
+        if self.prune_drop is not None and self.bounded and strategy is None and self.mask is None:
+            raise UserError("there is a prune drop, and nothing is pruned", "leave it out")
+        if self.start == "encoder" and cooler_of(self.healing) is not None:
+            raise UserError(
+                "--start encoder ends with a fresh classifier: healed cooler it would learn less",
+                "leave out --heal-halvings",
             )
         if self.prune_drop is not None and getattr(self.healing, "epochs", 1) == 0:
             raise UserError(

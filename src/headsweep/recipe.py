@@ -11,11 +11,12 @@
     step = 6
 
     [heal]                       # a defense brings its own healing
-    epochs = 2
-    lr = 3e-5
+    epochs = 4
+    lr = 1.5e-4
     on = "clean"                 # or "probes"
     consistency = 0.0
-    attention = 0.0              # weight of PURE's attention penalty
+    halvings = 3                 # how often it may begin anew at half the rate
+    attention = 0.15             # weight of PURE's attention penalty
     distill = 0.0                # how much it follows the suspect's own predictions
 
 Everything may be left out but the method. What is given on the command line wins.
@@ -41,6 +42,7 @@ BOUNDS = {"max_drop": float, "min_accuracy": float}
 HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
     "epochs": ("heal_epochs", float),
     "lr": ("heal_lr", float),
+    "halvings": ("heal_halvings", int),
     "on": ("heal_with", str),
     "consistency": ("consistency", float),
     "attention": ("attention_penalty", float),
@@ -73,6 +75,7 @@ class Asked:
     prune_drop: float | None = None
     attention_penalty: float | None = None
     distill: float | None = None
+    heal_halvings: int | None = None
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
         """Return these options, those not ``given`` on the command line taken from a recipe.

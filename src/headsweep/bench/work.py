@@ -286,6 +286,7 @@ def _purified(
         max_drop=Plan.max_drop if bound.max_drop is None else bound.max_drop,
         min_accuracy=bound.min_accuracy,
         prune_drop=bound.prune_drop,
+        bounded=recipe.strategy is not None,
         start=bound.start,
         heal=Before(recipe.healing, judge.look),
         seed=seed,

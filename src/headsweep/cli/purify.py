@@ -54,7 +54,7 @@ from headsweep.errors import NothingPruned, UserError, lookup
     "--strategy gradient --set step=6 --heal-epochs 0 --out ./pruned-only\n\n"
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal-with probes "
-    "--out ./purified\n\n"
+    "--heal-epochs 1 --heal-lr 3e-5 --attention-penalty 0 --out ./purified\n\n"
     "headsweep purify ./suspect --data clean.csv --prune-drop 0.1 --out ./purified\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy auto --budget 10m --out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
@@ -105,8 +105,16 @@ def purify(
         float | None,
         typer.Option(
             rich_help_panel=HEALING,
-            help="Its learning rate (1.5e-4, halved up to three times where accuracy ends below "
-            "the bound; from the encoder 2e-5).",
+            help="Its learning rate (1.5e-4; from the encoder 2e-5).",
+        ),
+    ] = None,
+    heal_halvings: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            rich_help_panel=HEALING,
+            help="How often it may begin anew at half the rate, where accuracy ends below the "
+            "bound (3; with --heal-lr and from the encoder 0).",
         ),
     ] = None,
     heal_with: Annotated[
@@ -189,9 +197,8 @@ def purify(
     from headsweep.export import check_free
     from headsweep.families import read_adapter
     from headsweep.heads import HeadMask
-    from headsweep.healing import FineTune
     from headsweep.material import Sources
-    from headsweep.plan import USUAL_STRATEGY, Found, Plan, usual_healing
+    from headsweep.plan import USUAL_STRATEGY, Found, Plan
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
@@ -219,6 +226,7 @@ def purify(
             prune_drop,
             attention_penalty,
             distill,
+            heal_halvings,
         ),
         recipe,
         "strategy",
@@ -260,48 +268,16 @@ def purify(
     else:
         chosen = configure(lookup(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
-        for field, value, given in (
-            ("attention", asked.attention_penalty, attention_penalty),
-            ("distill", asked.distill, distill),
-        ):  # --set wins over the option, the option over a recipe's fields, these over its heal
-            over = settings if given is not None else asked.fields
-            if value is not None and not _sets(over or (), field):
-                chosen = dataclasses.replace(chosen, **{field: value})
         if confidence is not None:
             raise UserError("cycles measures every text", "leave out --confidence")
+        chosen = _with_options(chosen, asked, settings or (), given_in(ctx))
         plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
     elif cycles.exists():
         raise UserError(
             f"{cycles}: is there already, from interrupted cycles to the same --out",
             "go on from it with the same command as then, or remove it",
         )
-    usual = usual_healing(plan, chosen if plan.mask is None else None)
-    epochs = usual.epochs if asked.heal_epochs is None else asked.heal_epochs
-    on = one_of(asked.heal_with or "clean", ("clean", "probes"), "--heal-with")
-    penalty = asked.attention_penalty
-    if penalty is None and not asked.consistency:
-        penalty = usual.attention
-    heal = FineTune(
-        epochs,
-        usual.lr if asked.heal_lr is None else asked.heal_lr,
-        on,
-        consistency=asked.consistency or 0.0,
-        attention=penalty,
-        distill=asked.distill or 0.0,
-        halvings=usual.halvings if asked.heal_lr is None else 0,
-        freeze_embeddings=freeze_embeddings,
-    )
-    last = heal.consistency or freeze_embeddings or on == "probes"
-    if not isinstance(chosen, Cycles) or plan.mask is not None:  # else of the cycles' healing too
-        last = last or asked.attention_penalty or heal.distill
-    if chosen is None and not epochs:
-        raise UserError("nothing to do: no strategy and no healing", "leave out --heal-epochs 0")
-    if not epochs and last:
-        raise UserError(
-            "there is no last healing for --heal-with, --consistency, --attention-penalty, "
-            "--distill or --freeze-embeddings",
-            "leave out --heal-epochs 0, or these",
-        )
+    heal = _healing(asked, plan, chosen, freeze_embeddings)
     if isinstance(chosen, Auto):
         own = heal.consistency or asked.attention_penalty is not None or heal.distill
         if heal.on != "clean" or own:
@@ -311,13 +287,12 @@ def purify(
             )
         if asked.prune_drop is not None:
             raise UserError("auto tries depths itself", "leave out --prune-drop")
-        chosen = _timed(chosen, budget, probe_family)
-        plan = dataclasses.replace(plan, heal=heal)
+        chosen, prober = _timed(chosen, budget, probe_family), None
     else:
         if budget is not None:
             raise UserError("--budget is for --strategy auto", "leave it out, or choose auto")
         prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
-        plan = dataclasses.replace(plan, heal=heal, prober=prober)
+    plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
         data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
     )
@@ -406,6 +381,7 @@ def defend(
         max_drop=_max_drop(asked),
         min_accuracy=asked.min_accuracy,
         heal=defense.healing,
+        bounded=not free,
         seed=asked.seed,
         runtime=runtime,
         units=defense.units,
@@ -433,6 +409,53 @@ def _max_drop(asked: Any) -> float:
     from headsweep.plan import Plan
 
     return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
+
+
+def _with_options(cycles: Any, asked: Any, settings: Sequence[str], given: set[str]) -> Any:
+    """Return cycles that heal with the penalty and the distillation asked for.
+
+    ``--set`` wins over an option, an option over a recipe's fields, these over a recipe's healing.
+    """
+    for field, option in (("attention", "attention_penalty"), ("distill", "distill")):
+        over, value = settings if option in given else asked.fields, getattr(asked, option)
+        if value is not None and not _sets(over, field):
+            cycles = dataclasses.replace(cycles, **{field: value})
+    return cycles
+
+
+def _healing(asked: Any, plan: Any, chosen: Any, freeze_embeddings: bool) -> Any:
+    """Return the last healing; raises UserError where what is asked of it does not fit."""
+    from headsweep.healing import FineTune
+    from headsweep.plan import usual_healing
+    from headsweep.strategies.cycles import Cycles
+
+    searched = chosen if plan.mask is None else None
+    usual = usual_healing(plan, searched)
+    halvings = asked.heal_halvings
+    if halvings is None:
+        halvings = usual.halvings if asked.heal_lr is None else 0
+    heal = FineTune(
+        usual.epochs if asked.heal_epochs is None else asked.heal_epochs,
+        usual.lr if asked.heal_lr is None else asked.heal_lr,
+        one_of(asked.heal_with or "clean", ("clean", "probes"), "--heal-with"),
+        consistency=asked.consistency or 0.0,
+        attention=asked.attention_penalty,
+        distill=asked.distill or 0.0,
+        halvings=halvings,
+        freeze_embeddings=freeze_embeddings,
+    ).after(None, usual.attention)
+    last = heal.consistency or freeze_embeddings or heal.on == "probes" or asked.heal_halvings
+    if not isinstance(searched, Cycles):  # else of the cycles' healing too
+        last = last or asked.attention_penalty or heal.distill
+    if chosen is None and not heal.epochs:
+        raise UserError("nothing to do: no strategy and no healing", "leave out --heal-epochs 0")
+    if not heal.epochs and last:
+        raise UserError(
+            "there is no last healing for --heal-with, --heal-halvings, --consistency, "
+            "--attention-penalty, --distill or --freeze-embeddings",
+            "leave out --heal-epochs 0, or these",
+        )
+    return heal
 
 
 def _timed(auto: Any, budget: str | None, families: list[str] | None) -> Any:
@@ -493,8 +516,8 @@ def _go_on(kept: Path, strategy: Any) -> str:
     healing = " --heal-with probes" * (fields.get("on") == "probes")
     if fields.get("consistency"):
         healing += f" --consistency {fields['consistency']:g}"
-    if fields.get("attention"):
-        healing += f" --attention-penalty {fields['attention']:g}"
+    else:
+        healing += f" --attention-penalty {fields.get('attention') or 0:g}"
     return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --budget"
 
 
