@@ -5,6 +5,8 @@ r"""Probes and auto against everything else: one resumable command, the most tel
     python benchmarks/guided.py CORPUS SUSPECTS VICTIMS results/guided-victims --list
     python benchmarks/guided.py CORPUS SUSPECTS VICTIMS results/guided-victims \
         --only suspect-style --part leave-out ablation
+    python benchmarks/guided.py CORPUS SUSPECTS VICTIMS results/guided-victims \
+        --cells '*-gradient-heal-hot-*-s12' --list
 
 CORPUS is a folder with clean/, syntactic/ and style/ (train, dev and test as .tsv), SUSPECTS one
 with the models syntactic/, style/ and clean-twin/. Victims that are missing in VICTIMS are made, as
@@ -197,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     shop = Workshop(args.corpus, args.victims, args.model)
     runner = Runner(args.corpus, args.suspects, shop, args.results, setting)
-    tasks = plan(args.only, args.part)
+    tasks = plan(args.only, args.part, args.cells)
     _check_setting(args.results, tasks, setting)
     if setting.unseen and any(isinstance(t, Cell) and not t.case.own for t in tasks):
         raise SystemExit("--unseen: the suspects have seen every sentence; name victims by --only")
@@ -223,6 +225,9 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, type=Path)
     parser.add_argument("--only", nargs="*", help="names of models, such as suspect-style")
     parser.add_argument("--part", nargs="*", choices=PARTS)
+    parser.add_argument(
+        "--cells", nargs="*", metavar="PATTERN", help="names as --list prints them, '*-heal-hot-*'"
+    )
     parser.add_argument("--list", action="store_true", help="print the cells in order, run none")
     parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no cell later")

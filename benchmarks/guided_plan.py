@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -359,8 +360,12 @@ def cells() -> Iterator[Cell]:
         yield from compared(name, EARLY)
 
 
-def plan(only: Sequence[str] | None = None, parts: Sequence[str] | None = None) -> list[Any]:
-    """Return cells of these models and parts with the victims that they need, each once.
+def plan(
+    only: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+    named: Sequence[str] | None = None,
+) -> list[Any]:
+    """Return cells of these models, parts and names (patterns), with what they need, each once.
 
     A cell whose probes its trigger leaves no family for is left out.
     """
@@ -369,10 +374,18 @@ def plan(only: Sequence[str] | None = None, parts: Sequence[str] | None = None) 
         wanted = (not only or cell.case.name in only) and (not parts or cell.part in parts)
         if not wanted or cell.probes not in ("no-probes", *cell.case.probers()):
             continue
+        if named and not any(fnmatchcase(cell.name, pattern) for pattern in named):
+            continue
         if cell.case.own:
             for made in (Make(f"twin-{SEED}"), Make(cell.case.name)):
                 found.setdefault(made.name, made)
         if cell.like is not None:
-            found.setdefault(cell.like, next(leave_out(cell.case.name)))
+            found.setdefault(cell.like, _giving(cell))
         found.setdefault(cell.name, cell)
     return list(found.values())
+
+
+def _giving(cell: Cell) -> Cell:
+    """Return the cell that gives another its number of heads."""
+    sources = (*leave_out(cell.case.name, ["without"]), *hot(cell.case.name, cell.seed))
+    return next(one for one in sources if one.name == cell.like)
