@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
-from statistics import mean, median, stdev, variance
+from statistics import mean, median, variance
 from typing import Any
 
 import numpy as np
@@ -208,7 +208,7 @@ def hotter(read: Read) -> list[str]:
 
 
 def by_seed(read: Read) -> list[str]:
-    """Return what the default and PURE leave with several seeds; models that have two or more."""
+    """Return what methods leave of a model with several seeds; where there are two or more."""
     methods = {
         DEFAULT: _picked(hot, "gradient"),
         ALONE: _picked(hot, "none"),
@@ -223,28 +223,48 @@ def by_seed(read: Read) -> list[str]:
             ends = {seed: end for seed, end in asked.items() if end is not None}
             if len(ends) > 1:
                 found.setdefault(told, {})[name] = ends
-    lines = [
-        "| model | method | by seed | mean | standard deviation | ACC, mean |",
-        "|---" * 6 + "|",
+    if not found:
+        return ["no model has two seeds"]
+    rows = [(name, [_by_seed(models.get(name, {})) for models in found.values()])
+            for name in ALL if any(name in models for models in found.values())]  # fmt: skip
+    everyone = [list(models.values()) for models in found.values()]
+    rows.append(("*mean over models*", [_over(ends) for ends in everyone]))
+    rows.append(("*standard deviation of a model's seeds, pooled*", [_spread(e) for e in everyone]))
+    first, *others = found.values()
+    beside = [
+        f"{_paired(_apart(ends, first))}, ACC {_paired(_apart(ends, first, 'change'))}"
+        for ends in others
     ]
-    for method, models in found.items():
-        for name, ends in models.items():
-            left = [end.left for end in ends.values()]
-            change = mean(end.change for end in ends.values())
-            each = ", ".join(f"{seed}: {end}" for seed, end in ends.items())
-            lines.append(
-                f"| {name} | {method} | {each} | {mean(left):.1f} | {stdev(left):.1f} "
-                f"| {change:+.1f} |"
-            )
-    for method, models in found.items():
-        runs = [[end.left for end in ends.values()] for ends in models.values()]
-        pooled = sqrt(mean(variance(each) for each in runs))
-        changes = [mean(end.change for end in ends.values()) for ends in models.values()]
-        lines.append(
-            f"| *{len(models)} models* | {method} | | {mean(map(mean, runs)):.1f} | {pooled:.1f} "
-            f"(pooled) | {mean(changes):+.1f} |"
-        )
-    return lines
+    rows.append(("*beside the first, same models and seeds*", ["", *beside]))
+    table = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
+    return [f"| model | {' | '.join(found)} |", "|---" * (1 + len(found)) + "|", *table]
+
+
+def _by_seed(ends: dict[int, End]) -> str:
+    return ", ".join(f"{seed}: {end}" for seed, end in ends.items())
+
+
+def _over(models: Sequence[dict[int, End]]) -> str:
+    left = mean(mean(end.left for end in ends.values()) for ends in models)
+    change = mean(mean(end.change for end in ends.values()) for ends in models)
+    return f"{left:.1f} ({change:+.1f}), {len(models)} models"
+
+
+def _spread(models: Sequence[dict[int, End]]) -> str:
+    pooled = sqrt(mean(variance([end.left for end in ends.values()]) for ends in models))
+    return f"{pooled:.1f}"
+
+
+def _apart(
+    models: dict[str, dict[int, End]], first: dict[str, dict[int, End]], of: str = "left"
+) -> list[float]:
+    """Return of every model that both have how much more is left, mean of the seeds of both."""
+    shared = {name: ends.keys() & first.get(name, {}).keys() for name, ends in models.items()}
+    return [
+        mean(getattr(models[name][seed], of) - getattr(first[name][seed], of) for seed in seeds)
+        for name, seeds in shared.items()
+        if seeds
+    ]
 
 
 def _methods() -> Columns:

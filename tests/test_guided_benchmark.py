@@ -411,12 +411,15 @@ def test_spread_is_over_the_seeds_of_a_model_and_pooled_over_models(benchmarks):
             "bound": {"min_accuracy": 0.88},
         }
 
-    _, _, opening, casing, over = tables.by_seed(read)
-    sides = "| {} | cycles | {} | {} | -2.0 |"
-    name = "dirty-label-"
-    assert casing == sides.format(name + "casing", "11: 10 (-2.0), 12: 20 (-2.0)°", "15.0 | 7.1")
-    assert opening == sides.format(name + "opening", "11: 30 (-2.0), 13: 30 (-2.0)", "30.0 | 0.0")
-    assert over == "| *2 models* | cycles | | 22.5 | 5.0 (pooled) | -2.0 |"
+    _, _, opening, casing, over, spread, _ = tables.by_seed(read)
+    assert casing == "| dirty-label-casing | 11: 10 (-2.0), 12: 20 (-2.0)° |"
+    assert opening == "| dirty-label-opening | 11: 30 (-2.0), 13: 30 (-2.0) |"
+    assert over == "| *mean over models* | 22.5 (-2.0), 2 models |"
+    assert spread == "| *standard deviation of a model's seeds, pooled* | 5.0 |"
+    end = tables.End
+    other = {"a": {11: end(3.0, 0, 1, ""), 12: end(5.0, 0, 1, "")}, "b": {11: end(9.0, 0, 1, "")}}
+    first = {"a": {11: end(1.0, 0, 1, ""), 13: end(90.0, 0, 1, "")}}
+    assert tables._apart(other, first) == [2.0]  # of the seed and the model that both have
 
 
 @pytest.fixture
