@@ -38,6 +38,7 @@ FOLLOWING = "cycles:attention=0.15,distill=0.5"
 BY_VARIANCE = "cycles:rank=variance,attention=0.15"
 SEEDS = (12, 13)  # beside 11
 HOT_PLAIN = "defend:ft:epochs=4,lr=1.5e-4"  # the default's healing without the penalty
+HOTTER = "defend:ft:epochs=4,lr=2e-4,attention=0.15"  # and, without pruning, hotter
 PARTS = (
     "cycles",
     "normalised",
@@ -259,12 +260,13 @@ def reseeded(name: str) -> Iterator[Cell]:
 
 
 def hot(name: str, seed: int = SEED) -> Iterator[Cell]:
-    """Yield the default, its healing alone and after random pruning, and that without penalty."""
+    """Yield the default, its healing alone, after random heads, without penalty, and hotter."""
     first = Cell(Case(name), "gradient", "hot", "no-probes", "hot", seed=seed)
     yield first
     yield replace(first, method="none")
     yield replace(first, method="random", like=first.name)
     yield replace(first, method=HOT_PLAIN, on="clean")
+    yield replace(first, method=HOTTER, on="clean")
 
 
 def cycled_ffn(name: str) -> Iterator[Cell]:
@@ -287,7 +289,7 @@ def compared(name: str, methods: Sequence[str]) -> Iterator[Cell]:
 def cells() -> Iterator[Cell]:
     """Yield every cell, the most telling first."""
     first = Cell(Case(""), "probe-guided", "probes", "without", "ablation")
-    for which in range(4):
+    for which in range(5):
         for name in (*SUSPECTS, *FRESH, ADAPTIVE[0]):
             yield list(hot(name))[which]
     for seed in SEEDS:

@@ -31,6 +31,7 @@ from guided_plan import (
     FOLLOWING,
     FRESH,
     HOT_PLAIN,
+    HOTTER,
     NORMALISED,
     RANDOM_CYCLES,
     SEEDS,
@@ -201,6 +202,7 @@ def hotter(read: Read) -> list[str]:
         DEFAULT: _picked(hot, "gradient"),
         ALONE: _picked(hot, "none"),
         "random heads, its healing": _picked(hot, "random"),
+        "no pruning, healed at 2e-4": _picked(hot, HOTTER),
         "its healing without the penalty": _picked(hot, HOT_PLAIN),
         "cycles": _picked(normalised, NORMALISED),
     }
@@ -272,6 +274,8 @@ def _methods() -> Columns:
     guided = {
         DEFAULT: _picked(hot, "gradient"),
         ALONE: _picked(hot, "none"),
+        "no pruning, healed at 2e-4": _picked(hot, HOTTER),
+        "random heads, its healing": _picked(hot, "random"),
         "cycles": _picked(normalised, NORMALISED),
         "cycles without the penalty": _picked(cycled, CYCLES),
         "cycles following the suspect": _picked(followed, FOLLOWING),
