@@ -1,7 +1,8 @@
-"""Print the Markdown tables of docs/guided.md from the cells of ``guided.py``.
+"""Print the Markdown tables of docs/guided.md and docs/cycles.md from the cells of ``guided.py``.
 
 python benchmarks/guided_tables.py results/guided-victims
 python benchmarks/guided_tables.py results/guided-victims --fill docs/guided.md
+python benchmarks/guided_tables.py results/guided-victims --fill docs/cycles.md
 
 A cell of the plan that is not there is printed as ``missing``; models without any cell are left out
 and named below the table.
