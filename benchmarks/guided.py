@@ -200,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shop = Workshop(args.corpus, args.victims, args.model)
     runner = Runner(args.corpus, args.suspects, shop, args.results, setting)
     tasks = plan(args.only, args.part, args.cells)
+    if not tasks:
+        raise SystemExit("no cell of the plan is of these models, parts and names; see --list")
     _check_setting(args.results, tasks, setting)
     if setting.unseen and any(isinstance(t, Cell) and not t.case.own for t in tasks):
         raise SystemExit("--unseen: the suspects have seen every sentence; name victims by --only")

@@ -200,12 +200,14 @@ def test_no_canary_where_its_kin_are_all_the_families(trained_folder):
 
 def test_forecasts_learn_from_the_first_trial_and_then_from_slower_ones_only():
     """Else a quick canary after a slow one makes the time for the rest look longer than it is."""
-    trials = SimpleNamespace(slower=1.0, timed=False, _trial=lambda _: 10.0)
+    trials = SimpleNamespace(slower=1.0, timed=False, _trial=lambda _, healings: 10.0 * healings)
     learnt = []
     for seconds in (5.0, 20.0, 10.0):
         Trials.took(trials, Candidate(Gradient()), seconds)
         learnt.append(trials.slower)
     assert learnt == [0.5, 2.0, 2.0]
+    Trials.took(trials, Candidate(Gradient()), 60.0, healings=4)  # slow for healing again only
+    assert trials.slower == 2.0
 
 
 def test_the_budget_must_hold_a_last_healing_done_again_and_trials_done_once(trained_folder):

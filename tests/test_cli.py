@@ -484,7 +484,10 @@ def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
     found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify")
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(found.to_json()))
-    assert f"--attention-penalty {penalty:g} in place of" in _go_on(kept, Auto())
+    told = f"--attention-penalty {penalty:g} in place of --strategy and --budget (and --probe-fam"
+    assert told in _go_on(kept, Auto())
+    kept.write_text(json.dumps(found.to_json() | {"prune_drop": 0.05}))
+    assert f"--attention-penalty {penalty:g} --prune-drop 0.05 in place of" in _go_on(kept, Auto())
 
 
 @pytest.mark.parametrize(
@@ -529,6 +532,15 @@ def test_baselines_that_search_nothing_have_no_bound(run, suspect, csv_file, tmp
     made = json.loads((out / "headsweep.json").read_text())
     assert made["bound"]["binds"] is False
     assert "No bound on accuracy held this method" in (out / "README.md").read_text()
+
+
+def test_a_given_number_of_random_heads_says_that_nothing_bounds_it(
+    run, suspect, csv_file, tmp_path
+):
+    asked = ("purify", suspect, "--data", csv_file, "--out", tmp_path / "out", *FAST)
+    code, text, _ = run(*asked, "--strategy", "random", "--set", "count=3", "--json")
+    assert code == 0
+    assert any("nothing bounds" in note for note in json.loads(text)["notes"])
 
 
 def test_attack_replaces_its_own_folder_only_when_asked(run, trained_folder, csv_file, tmp_path):

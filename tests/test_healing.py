@@ -189,7 +189,7 @@ def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):
     assert done.manifest["after"]["validation"]["accuracy"] == tried[-1]["accuracy"]
     assert done.manifest["heal"]["lr"] == tried[-1]["lr"]
     assert len(done.manifest["notes"]) >= len(tried) - 1
-    assert f"begun anew at lr {tried[-1]['lr']:g} for accuracy" in model_card(done.manifest)
+    assert f"begun anew for accuracy, kept: lr {tried[-1]['lr']:g}" in model_card(done.manifest)
     cool = replace(hot, heal=FineTune(1, tried[-1]["lr"]))
     again = purify(trained_folder, data, Gradient(step=2), cool)
     assert fingerprint(again.model).equal(fingerprint(done.model))  # as if begun there
@@ -234,11 +234,22 @@ def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder)
     assert done.manifest["after"] == alone[1].manifest["after"]
     assert fingerprint(done.model).equal(fingerprint(alone[1].model))
     assert any("the best of them" in note for note in done.manifest["notes"])
+    assert f"kept: lr {half:g}" in model_card(done.manifest)
 
 
-def test_nothing_is_tried_cooler_where_accuracy_was_not_above_the_bound_before(trained_folder):
+def test_a_control_that_nothing_bounds_is_not_healed_cooler(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
+    hot = FineTune(1, 0.5, halvings=3)
+    free = Plan(max_drop=0.1, heal=hot, runtime=CPU)
+    done = purify(trained_folder, data, Random(count=3), free)
+    assert done.manifest["after"]["validation"]["accuracy"] < 0.7
+    assert done.manifest["heal"]["lr"] == hot.lr
+    assert "tried" not in done.manifest["heal"]
+    with pytest.raises(UserError, match="fresh classifier"):
+        purify(trained_folder, data, Gradient(), replace(free, start="encoder"))
 
+
+def test_what_pruning_left_below_the_bound_may_be_healed_cooler_too(trained_folder):
     class Costly(Gradient):
         """Takes accuracy with the heads, as pruning for healing to bring back does."""
 
@@ -246,21 +257,13 @@ def test_nothing_is_tried_cooler_where_accuracy_was_not_above_the_bound_before(t
             Shift((90,)).heal(view, choice := super().choose(view))
             return choice
 
-    below = Plan(max_drop=0.0, prune_drop=0.6, heal=Shift((0.0, 0.0)), runtime=CPU)
+    data = Sources(sentences(40), sentences(40, seed=5))
+    below = Plan(max_drop=0.0, prune_drop=0.6, heal=Shift((0, -90)), runtime=CPU)
     done = purify(trained_folder, data, Costly(step=2), below)
-    assert not done.verified
-    assert (
-        done.manifest["pruned"]["validation"]["accuracy"] < done.manifest["bound"]["min_accuracy"]
-    )
-    assert "tried" not in done.manifest["heal"]
-    hot = FineTune(1, 0.5, halvings=3)
-    free = replace(below, max_drop=0.1, prune_drop=None, heal=hot)
-    done = purify(trained_folder, data, Random(count=3), free)  # a control: no bound holds it
-    assert done.manifest["after"]["validation"]["accuracy"] < 0.7
-    assert done.manifest["heal"]["lr"] == hot.lr
-    assert "tried" not in done.manifest["heal"]
-    with pytest.raises(UserError, match="fresh classifier"):
-        purify(trained_folder, data, Gradient(), replace(free, start="encoder"))
+    found = done.manifest
+    assert found["pruned"]["validation"]["accuracy"] < found["bound"]["min_accuracy"]
+    assert [one["lr"] for one in found["heal"]["tried"]] == [0, -90]
+    assert done.verified
 
 
 def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_folder):
@@ -272,5 +275,8 @@ def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_fold
     assert not held.verified
     assert not free.manifest["bound"]["binds"]
     assert free.verified
+    strict = replace(plan, min_accuracy=1.0, bounded=False)
+    wrong = Sources(sentences(40), data.validation.take(range(39)))
+    assert purify(trained_folder, wrong, None, strict).manifest["bound"]["min_accuracy"] == 0
     with pytest.raises(UserError, match="prune drop"):
         purify(trained_folder, data, None, replace(plan, prune_drop=0.2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,24 @@ def test_purify_and_defend_take_a_recipe(run, trained_folder, csv_file, written,
     recipe = written('defense = "random"\nmax_drop = 0.5\n[fields]\ncount = 3\nepochs = 0\n')
     assert run("defend", trained_folder, "--recipe", recipe, *base, "--overwrite")[0] == 0
     assert len(json.loads((out / "headsweep.json").read_text())["pruned_units"]) == 3
+
+
+def test_what_does_not_hold_of_a_recipes_healing_is_left_out(written):
+    path = written('strategy = "gradient"\n[heal]\nepochs = 4\nlr = 1e-4\nhalvings = 3\n'
+                   "attention = 0.15\n")  # fmt: skip
+    recipe = read_recipe(path, "strategy")
+
+    def left(given, **changes):
+        asked = replace(DEFAULTS, **changes).over(recipe, given)
+        return {field for field, (option, _) in HEAL.items() if getattr(asked, option) is not None}
+
+    assert left(set()) == {"epochs", "lr", "halvings", "attention"}
+    assert left({"heal_lr"}, heal_lr=3e-5) == {"epochs", "lr", "attention"}
+    assert left({"consistency"}, consistency=1.0) == {"epochs", "lr", "halvings", "consistency"}
+    assert left({"start"}, start="encoder") == set()
+    assert left({"start"}, start="classifier") == {"epochs", "lr", "halvings", "attention"}
+    assert left({"method"}, method="auto") == set()
+    assert left({"heal_epochs"}, heal_epochs=0.0) == {"epochs"}
 
 
 def test_the_example_recipe_is_one():

@@ -372,8 +372,10 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     told = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
     texts = "clean data and probes of it" if fields.get("on") == "probes" else "clean data"
     tried = manifest["heal"].get("tried", [])
-    cooled = f", begun anew at lr {tried[-1]['lr']:g} for accuracy" if len(tried) > 1 else ""
-    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"
+    lr = manifest["heal"].get("lr", 0)
+    cooled = f", begun anew for accuracy, kept: lr {lr:g}" if len(tried) > 1 else ""
+    undone = ", and that was undone" if manifest["heal"].get("put_back") else ""
+    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled}){undone}"
 
 
 def command_line() -> str:

@@ -188,12 +188,14 @@ def purify(
             view = replace(view, taught=taught(view))
     gone = already_pruned(view.anatomy).pruned
     choice, pruned = _chosen(material, view, strategy, plan, clock)
+    if not choice.bounded:
+        notes.append("nothing bounds what this choice of heads and its healing cost of accuracy")
+        progress.say(f"note: {notes[-1]}")
     if keep_mask is not None:
         _keep(keep_mask, choice, view, strategy, plan)
     zeroed = _remove(material, choice.mask, original)
     binds = choice.bounded and plan.bounded
-    cools = binds and _check_bound(plan, before, pruned).passed
-    healed, after, put_back = _heal(material, view, choice, plan, before, cools, clock)
+    healed, after, put_back = _heal(material, view, choice, plan, before, binds, clock)
     with clock("measure"):
         flips["after"] = _flips(material, probes)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, gone)]
@@ -333,8 +335,8 @@ def _estimate(
     if not known:
         return f"a search of unknown length, then about {duration(heal)} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
-    times = 1 + int(getattr(healing, "halvings", 0))
-    told += f", again and cooler if it loses too much, {times} times at most" * (times > 1)
+    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and plan.bounded else 0
+    told += f", up to {more} times again and cooler if it loses too much" * (more > 0)
     return f"about {duration(search + heal)} to go: {told} {of}"
 
 
@@ -436,7 +438,8 @@ def _keep(
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
         steps, scores = evidence.steps(choice, view.layout), evidence.scores(choice, view.layout)
         healing = describe(plan.healing)
-        found = Found(_described(strategy), steps, scores, healing, command_line())
+        described, told = _described(strategy), command_line()
+        found = Found(described, steps, scores, healing, told, plan.prune_drop)
         write_json(file, choice.mask.to_json() | found.to_json())
 
 
@@ -461,10 +464,10 @@ def _heal(
     choice: Choice,
     plan: Plan,
     before: dict[str, Any],
-    cools: bool,
+    binds: bool,
     clock: Clock,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Heal; with ``cools`` cooler while accuracy ends below the bound and the healing may be.
+    """Heal; where the bound binds cooler while accuracy ends below it and the healing may be.
 
     Where no healing holds the bound the best stays; undone is what lost the accuracy that a
     strategy that heals had kept.
@@ -476,7 +479,7 @@ def _heal(
     model, healing = material.suspect.model, plan.healing
     told: list[str] = []
     tried: list[dict[str, float]] = []
-    cooler = cooler_of(healing) if cools else None
+    cooler = cooler_of(healing) if binds else None
     again = cooler is not None
     first = copied(model) if again else {}
     best: _Healed | None = None
@@ -487,10 +490,11 @@ def _heal(
         with clock("measure"):
             after = material.figures(*choice.members)
         held = _check_bound(plan, before, after).passed
-        now = _Healed(record, after, held, copied(model) if again and not held else {})
+        now = _Healed(record, after, held, {})
         if again:
             tried.append({"lr": record["lr"], "accuracy": after["validation"]["accuracy"]})
-        best = now if best is None or held or now.right > best.right else best
+        if best is None or held or now.right > best.right:
+            best = now if held or not again else replace(now, weights=copied(model))
         if held or cooler is None:
             break
         told.append(_cooled(record["lr"], after["validation"]))
@@ -498,7 +502,7 @@ def _heal(
         model.load_state_dict(first)
         healing, cooler = cooler, cooler_of(cooler)
     trained = choice.weights is not None and getattr(healing, "epochs", 1) > 0
-    if best is not now and not trained:
+    if tried and not trained and best.record is not now.record:
         model.load_state_dict(best.weights)
         rate = f"at a learning rate of {best.record['lr']:g}"
         told.append(f"no healing held the bound: the weights are of the best of them, {rate}")

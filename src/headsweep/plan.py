@@ -36,6 +36,7 @@ class Found:
     scores: list[list[float]] | None
     heal: dict[str, Any]
     command: str
+    prune_drop: float | None = None
 
     @classmethod
     def of(cls, text: str) -> Found | None:
@@ -46,7 +47,12 @@ class Found:
         try:
             search = form["search"]
             made = cls(
-                form["strategy"], search["steps"], search["scores"], form["heal"], form[KEPT]
+                form["strategy"],
+                search["steps"],
+                search["scores"],
+                form["heal"],
+                form[KEPT],
+                form.get("prune_drop"),
             )
             made.strategy["name"], made.heal["name"], made.heal["fields"]
         except (KeyError, TypeError) as error:
@@ -60,7 +66,7 @@ class Found:
         """Return the form that ``of`` reads, beside the mask's own."""
         search = {"steps": self.steps, "scores": self.scores}
         own = {"strategy": self.strategy, "search": search, "heal": self.heal}
-        return {KEPT: self.command} | own
+        return {KEPT: self.command, "prune_drop": self.prune_drop} | own
 
 
 @dataclass(frozen=True)
@@ -118,13 +124,15 @@ class Plan:
             raise UserError(f"unknown start '{self.start}'", "use classifier or encoder")
 
     def bound(self, before: Mapping[str, Any]) -> float:
-        """Return the lowest validation accuracy allowed, from that before pruning.
+        """Return the lowest validation accuracy allowed, from that before pruning; unbounded: 0.
 
         Raises:
             UserError: the suspect itself is below it.
 
         """
         own = float(before["accuracy"])
+        if not self.bounded:
+            return 0.0
         bound = own - self.max_drop if self.min_accuracy is None else self.min_accuracy
         if needed(bound, before["examples"]) > before["right"]:
             raise UserError(

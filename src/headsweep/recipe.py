@@ -88,6 +88,7 @@ class Asked:
             for name, value in vars(recipe).items()
             if value is not None and name not in given and name != "fields"
         }
+        left = {name: x for name, x in left.items() if name not in self._unhealed(recipe, given)}
         if set(BOUNDS) & set(given):
             left = {name: value for name, value in left.items() if name not in BOUNDS}
         elif recipe.min_accuracy is not None or recipe.max_drop is not None:
@@ -96,6 +97,16 @@ class Asked:
         before = {f.partition("=")[0].strip(): f for f in (recipe.fields if same else ())}
         own = {f.partition("=")[0].strip(): f for f in self.fields}
         return replace(self, **left, fields=tuple((before | own).values()))
+
+    def _unhealed(self, recipe: Asked, given: Collection[str]) -> set[str]:
+        """Return what does not hold of a recipe's healing beside the options given."""
+        options = {option for option, _ in HEAL.values()}
+        other = "start" in given and self.start != (recipe.start or "classifier")
+        itself = "method" in given and self.method == "auto"  # auto tries healings
+        if other or itself or ("heal_epochs" in given and self.heal_epochs == 0):
+            return options
+        left = {"heal_halvings"} if "heal_lr" in given else set()
+        return left | ({"attention_penalty"} if "consistency" in given else set())
 
 
 def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) -> Asked:

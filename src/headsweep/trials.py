@@ -101,21 +101,18 @@ class Trials:
         work = search + flips + 3.5 * healed * train
         return candidate.cost * work * self.example_seconds
 
-    def _trial(self, candidate: Candidate) -> float:
-        """Seconds of a candidate's trial on one canary, forecast."""
+    def _trial(self, candidate: Candidate, healings: int = 1) -> float:
+        """Seconds of a candidate's trial on one canary, healed so often, forecast."""
         size, prober = (len(self.ground.train), len(self.ground.validation)), self.auto.families
         lighter = replace(candidate, strategy=_lighter(candidate.strategy))
-        return self._forecast(lighter, *size, self.epochs, RuleProber(prober, *TRIAL))
+        return self._forecast(lighter, *size, self.epochs * healings, RuleProber(prober, *TRIAL))
 
     def trial_seconds(self, candidate: Candidate) -> float:
         """Return what a trial on one canary is expected to take, in seconds."""
         return MARGIN * self.slower * self._trial(candidate)
 
     def final_seconds(self, candidate: Candidate) -> float:
-        """Return what purifying the suspect may take at most, in seconds: healed again and again.
-
-        It is the one that the budget must hold; a trial that heals again is a trial too slow.
-        """
+        """Return what purifying the suspect may take, in seconds, if healed again and again."""
         parts = self.material.parts
         size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
         healed = self.epochs * (1 + self.usual.halvings)
@@ -140,9 +137,9 @@ class Trials:
             return known
         return [one for one in known if one.depth <= 1 and one.strategy is not None] or known
 
-    def took(self, candidate: Candidate, seconds: float) -> None:
-        """Learn from how long a trial took."""
-        ratio = seconds / self._trial(candidate)
+    def took(self, candidate: Candidate, seconds: float, healings: int = 1) -> None:
+        """Learn from how long a trial took that healed so often."""
+        ratio = seconds / self._trial(candidate, healings)
         if isinstance(candidate.strategy, Cycles):
             ratio = max(1.0, ratio)  # it may have ended early, which says nothing of the next
         self.slower, self.timed = max(self.slower, ratio) if self.timed else ratio, True
@@ -269,9 +266,10 @@ def trial(
     if needs_probes(candidate.strategy) or candidate.on == "probes":
         plan = replace(plan, prober=RuleProber(tuple(families), *TRIAL))
     sources = Sources(trials.ground.train, trials.ground.validation)
-    outcome = ""
+    outcome, healings = "", 1
     try:
-        purify(suspect, sources, _lighter(candidate.strategy), plan)
+        done = purify(suspect, sources, _lighter(candidate.strategy), plan)
+        healings = max(1, len(done.manifest["heal"].get("tried", ())))
     except (NothingPruned, UserError) as error:
         outcome = str(error)
     else:
@@ -280,7 +278,7 @@ def trial(
         found = canary.judge(suspect, plan.runtime)
         suspect.model.load_state_dict(kept)
     seconds = time.monotonic() - begun
-    trials.took(candidate, seconds)
+    trials.took(candidate, seconds, healings)
     return {
         "family": canary.family,
         "outcome": outcome,

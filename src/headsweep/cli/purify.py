@@ -447,7 +447,7 @@ def _healing(asked: Any, plan: Any, chosen: Any, freeze_embeddings: bool) -> Any
     last = heal.consistency or freeze_embeddings or heal.on == "probes" or asked.heal_halvings
     if not isinstance(searched, Cycles):  # else of the cycles' healing too
         last = last or asked.attention_penalty or heal.distill
-    if chosen is None and not heal.epochs:
+    if chosen is None and plan.mask is None and not heal.epochs:
         raise UserError("nothing to do: no strategy and no healing", "leave out --heal-epochs 0")
     if not heal.epochs and last:
         raise UserError(
@@ -518,7 +518,12 @@ def _go_on(kept: Path, strategy: Any) -> str:
         healing += f" --consistency {fields['consistency']:g}"
     else:
         healing += f" --attention-penalty {fields.get('attention') or 0:g}"
-    return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --budget"
+    if found.prune_drop is not None:
+        healing += f" --prune-drop {found.prune_drop:g}"
+    left = "--strategy and --budget"
+    if fields.get("on") != "probes":
+        left += " (and --probe-family)"
+    return f"to go on, run it with --mask {kept}{healing} in place of {left}"
 
 
 def _run(
