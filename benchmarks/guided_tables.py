@@ -234,10 +234,7 @@ def by_seed(read: Read) -> list[str]:
     rows.append(("*mean over models*", [_over(ends) for ends in everyone]))
     rows.append(("*standard deviation of a model's seeds, pooled*", [_spread(e) for e in everyone]))
     first, *others = found.values()
-    beside = [
-        f"{_paired(_apart(ends, first))}, ACC {_paired(_apart(ends, first, 'change'))}"
-        for ends in others
-    ]
+    beside = [_beside(ends, first) for ends in others]
     rows.append(("*beside the first, same models and seeds*", ["", *beside]))
     table = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     return [f"| model | {' | '.join(found)} |", "|---" * (1 + len(found)) + "|", *table]
@@ -256,6 +253,11 @@ def _over(models: Sequence[dict[int, End]]) -> str:
 def _spread(models: Sequence[dict[int, End]]) -> str:
     pooled = sqrt(mean(variance([end.left for end in ends.values()]) for ends in models))
     return f"{pooled:.1f}"
+
+
+def _beside(models: dict[str, dict[int, End]], first: dict[str, dict[int, End]]) -> str:
+    left, change = _apart(models, first), _apart(models, first, "change")
+    return f"{_paired(left)}, ACC {_paired(change)}" if left else ""
 
 
 def _apart(
