@@ -137,6 +137,16 @@ def test_what_does_not_hold_of_a_recipes_healing_is_left_out(written):
     assert left({"heal_epochs"}, heal_epochs=0.0) == {"epochs"}
 
 
+def test_a_recipe_may_be_of_healing_alone(run, trained_folder, csv_file, written, tmp_path):  # noqa: F811
+    recipe = written('strategy = "none"\nmax_drop = 0.5\n[heal]\nepochs = 1\nlr = 1e-3\n')
+    out = tmp_path / "out"
+    fast = ("--max-length", "24", "--precision", "fp32", "--device", "cpu")
+    assert run("purify", trained_folder, "--recipe", recipe, "--data", csv_file, "--out", out,
+               *fast)[0] == 0  # fmt: skip
+    made = json.loads((out / "headsweep.json").read_text())
+    assert (made["strategy"]["name"], made["heal"]["fields"]["epochs"]) == ("none", 1)
+
+
 def test_the_example_recipe_is_one():
     path = Path(__file__).parents[1] / "recipes" / "gradient.toml"
     asked = read_recipe(path, "strategy")

@@ -36,7 +36,16 @@ from headsweep.healing import FineTune
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 
-METHODS: dict[str, dict[str, Any]] = {"strategy": STRATEGIES, "defense": DEFENSES}
+
+@dataclass(frozen=True)
+class Nothing:
+    """No strategy: what ``none`` names, healing alone."""
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "strategy": STRATEGIES | {"none": Nothing},
+    "defense": DEFENSES,
+}
 COMMANDS = {"strategy": "purify", "defense": "defend"}
 BOUNDS = {"max_drop": float, "min_accuracy": float}
 HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
