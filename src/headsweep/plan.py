@@ -161,7 +161,7 @@ class Plan:
                 "leave out --prune-drop, or take a strategy that does not, such as gradient",
             )
         if self.prune_drop is not None and self.bounded and strategy is None and self.mask is None:
-            raise UserError("there is a prune drop, and nothing is pruned", "leave it out")
+            raise UserError("--prune-drop is for pruning, and nothing is pruned", "leave it out")
         if self.start == "encoder" and cooler_of(self.healing) is not None:
             raise UserError(
                 "--start encoder ends with a fresh classifier: healed cooler it would learn less",
