@@ -163,12 +163,12 @@ def test_the_budget_is_kept(trained_folder):
     purify_automatically(
         trained_folder, sources(), replace(AUTO, candidates=AUTO.candidates[1:2]), PLAN
     )
-    budget = 2 * (time.monotonic() - begun)
-    auto = replace(AUTO, budget_seconds=budget, candidates=AUTO.candidates[1:2] * 40)
+    budget = 4 * (time.monotonic() - begun)  # a busy moment makes forecasts longer
+    auto = replace(AUTO, budget_seconds=budget, candidates=AUTO.candidates[1:2] * 400)
     begun = time.monotonic()
     done = purify_automatically(trained_folder, sources(), auto, PLAN)
     assert time.monotonic() - begun <= 1.2 * budget
-    assert 1 <= len(done.manifest["auto"]["tried"]) < 40
+    assert 1 <= len(done.manifest["auto"]["tried"]) < 400
 
 
 def test_the_suspect_must_have_room(trained_folder):
