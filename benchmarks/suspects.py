@@ -36,7 +36,7 @@ from headsweep.errors import NothingPruned, UserError
 from headsweep.evaluate import Answers, Exam, Triggered, answer, judge
 from headsweep.export import environment, write_json
 from headsweep.heads import HEADS, Anatomy, Units
-from headsweep.healing import Before, FineTune
+from headsweep.healing import FineTune
 from headsweep.loading import Runtime, Suspect, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import purify
@@ -213,11 +213,9 @@ def _cell(
         if choice.mask.pruned:
             between.update(judged(view.anatomy))
 
-    heal = Before(recipe.healing, look)
+    plan = replace(plan, heal=recipe.healing)
     try:
-        done = purify(
-            suspect, sources, recipe.strategy, replace(plan, heal=heal), progress=Terminal()
-        )
+        done = purify(suspect, sources, recipe.strategy, plan, progress=Terminal(), look=look)
     except NothingPruned as outcome:
         return form | {"outcome": str(outcome), "seconds": clock.report()}
     made = done.manifest

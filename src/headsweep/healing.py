@@ -16,7 +16,7 @@ there are fewer heads to draw for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -200,30 +200,6 @@ class FineTune:
         ]
         texts = joined([encoded for encoded, _ in made])
         return texts, torch.cat([which for _, which in made]), copies
-
-
-@dataclass(frozen=True)
-class Before:
-    """A healing before which somebody looks at the pruned model, once.
-
-    Attributes:
-        healing: the healing.
-        look: called with the view and the choice before it; changes nothing.
-
-    """
-
-    name: ClassVar[str] = "looked at, then healed"
-    healing: Healing
-    look: Callable[[DefenderView, Choice], None]
-
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Look, then heal."""
-        self.look(view, choice)
-        return self.healing.heal(view, choice)
-
-    def cooler(self) -> Healing | None:
-        """Return what the healing says is cooler; nobody looks again."""
-        return cooler_of(self.healing)
 
 
 def cooler_of(healing: Healing) -> Healing | None:

@@ -13,7 +13,7 @@ Two starts, as in the paper's protocol and for its user:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def purify(
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
     keep_mask: Path | None = None,
+    look: Callable[[DefenderView, Choice], None] | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier on clean data, and heal it.
 
@@ -147,6 +148,7 @@ def purify(
         keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
             healing can be taken up again with ``Plan(mask=...)``. Not written for a choice that
             a mask and the bound do not make whole (ensembles, controls at a given count, cycles).
+        look: called with the pruned model before it is healed; changes nothing.
 
     Returns:
         The purified model with its manifest; call ``.save(folder)``.
@@ -194,6 +196,8 @@ def purify(
     if keep_mask is not None:
         _keep(keep_mask, choice, view, strategy, plan)
     zeroed = _remove(material, choice.mask, original)
+    if look is not None:
+        look(view, choice)
     binds = choice.bounded and plan.bounded
     healed, after, put_back = _heal(material, view, choice, plan, before, binds, clock)
     with clock("measure"):

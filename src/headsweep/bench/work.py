@@ -33,7 +33,6 @@ from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.export import environment, save_model, weights_hash, write_json
 from headsweep.heads import Anatomy
-from headsweep.healing import Before
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import Purified, purify
@@ -288,7 +287,7 @@ def _purified(
         prune_drop=bound.prune_drop,
         bounded=recipe.strategy is not None,
         start=bound.start,
-        heal=Before(recipe.healing, judge.look),
+        heal=recipe.healing,
         seed=seed,
         runtime=judge.runtime,
         units=recipe.units,
@@ -297,7 +296,7 @@ def _purified(
     clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
-        return purify(folder, clean, recipe.strategy, plan, progress=Silent())
+        return purify(folder, clean, recipe.strategy, plan, progress=Silent(), look=judge.look)
 
 
 def _made(done: Purified, recipe: Recipe) -> dict[str, Any]:
