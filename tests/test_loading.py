@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForTokenClassification,
+)
 
 from conftest import CPU, sentences, tiny_model
 from headsweep.errors import UserError
@@ -125,3 +134,101 @@ def test_runtime_checks_its_fields():
             Runtime(**wrong)
     with pytest.raises(UserError, match="cannot be used"):
         _ = Runtime(device="nowhere").torch_device
+
+
+def altered(folder, out, change=lambda tensors: tensors, **config):
+    """Copy a model folder with other tensors and configuration entries."""
+    shutil.copytree(folder, out)
+    save_file(change(load_file(folder / "model.safetensors")), out / "model.safetensors")
+    entries = json.loads((folder / "config.json").read_text()) | config
+    (out / "config.json").write_text(json.dumps(entries))
+    return out
+
+
+def cut_heads(tensors):
+    """What transformers 4 saved of a model whose layer 0 lost its first head (8 wide)."""
+    cut = dict(tensors)
+    for name in ("query", "key", "value"):
+        for kind in ("weight", "bias"):
+            key = f"bert.encoder.layer.0.attention.self.{name}.{kind}"
+            cut[key] = cut[key][8:].clone()
+    key = "bert.encoder.layer.0.attention.output.dense.weight"
+    cut[key] = cut[key][:, 8:].clone()
+    return cut
+
+
+FRESH = Reading(("bad", "good"))
+
+
+@pytest.mark.parametrize("reading", [Reading(), FRESH], ids=["classifier", "encoder"])
+@pytest.mark.parametrize(
+    ("change", "config", "tensor", "shapes", "fix"),
+    [
+        (cut_heads, {"pruned_heads": {"0": [0]}}, "layer.0.attention", "[24]", "cut heads out"),
+        (dict, {"vocab_size": 130}, "word_embeddings", "[120, 32] in the file and [130, 32]", ""),
+        (dict, {"max_position_embeddings": 40}, "position_embeddings", "[48, 32]", "config.json"),
+        (dict, {"intermediate_size": 96}, "intermediate.dense", "[64, 32]", ""),
+    ],
+    ids=["pruned heads", "vocabulary", "positions", "ffn"],
+)
+def test_no_tensor_of_another_shape_is_invented(
+    trained_folder, tmp_path, reading, change, config, tensor, shapes, fix
+):
+    folder = altered(trained_folder, tmp_path / "other", change, **config)
+    with pytest.raises(UserError) as caught:
+        load_suspect(folder, CPU, reading)
+    assert tensor in caught.value.what
+    assert fix in caught.value.fix
+    text = str(caught.value)
+    assert shapes in text or "more tensors" in text
+    assert "by the configuration" in text
+
+
+@pytest.mark.parametrize("reading", [Reading(), FRESH], ids=["classifier", "encoder"])
+def test_a_missing_pooler_is_not_invented(trained_folder, tmp_path, reading):
+    def without(tensors):
+        return {key: x for key, x in tensors.items() if "pooler" not in key}
+
+    folder = altered(trained_folder, tmp_path / "other", without)
+    with pytest.raises(UserError, match=r"lacks bert\.pooler\.dense\.bias, which this arch"):
+        load_suspect(folder, CPU, reading)
+
+
+def test_a_token_classifier_is_refused(tokenizer, tmp_path):
+    config = tiny_model("bert").config
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="pooler"):
+        load_suspect(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("reading", [Reading(), FRESH], ids=["classifier", "encoder"])
+def test_layers_that_the_configuration_leaves_out_are_noticed(trained_folder, tmp_path, reading):
+    folder = altered(trained_folder, tmp_path / "other", num_hidden_layers=1)
+    with pytest.raises(UserError, match=r"holds 16 tensors that the configuration leaves out"):
+        load_suspect(folder, CPU, reading)
+
+
+@pytest.mark.parametrize(
+    ("auto", "family"),
+    [
+        (AutoModelForPreTraining, "bert"),
+        (AutoModel, "bert"),
+        (AutoModel, "roberta"),  # with a pooler that its classifier does not run
+        (AutoModelForMaskedLM, "roberta"),
+        (AutoModelForMaskedLM, "deberta-v2"),
+        (AutoModelForCausalLM, "gpt2"),
+        (AutoModelForCausalLM, "llama"),
+    ],
+)
+def test_a_fresh_head_leaves_every_tensor_of_the_file_as_it_is(auto, family, tokenizer, tmp_path):
+    auto.from_config(tiny_model(family).config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load_suspect(tmp_path, CPU, FRESH).model
+    own = model.base_model.state_dict()
+    prefix = model.base_model_prefix + "."
+    file = {
+        key.removeprefix(prefix): x for key, x in load_file(tmp_path / "model.safetensors").items()
+    }
+    assert own.keys() <= file.keys()
+    assert all(torch.equal(x, file[key]) for key, x in own.items())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, Layout, gates
+from headsweep.heads import Anatomy, Layout, gates, read_places
 from headsweep.loading import probe_inputs
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.view import DefenderView
@@ -183,10 +183,8 @@ def gives_attention(anatomy: Anatomy) -> bool:
 
 def read_rows(anatomy: Anatomy, batch: Batch, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return of every layer the row that the classifier reads, [batch, head, token]."""
-    if not anatomy.adapter.reads_last:
-        return tuple(layer[:, :, 0] for layer in found)
-    last = batch.inputs["attention_mask"].sum(-1) - 1  # right padding
-    return tuple(layer[torch.arange(len(last)), :, last] for layer in found)
+    place = read_places(anatomy, batch.inputs["input_ids"])
+    return tuple(layer[torch.arange(len(place)), :, place] for layer in found)
 
 
 @contextmanager

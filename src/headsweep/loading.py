@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +155,18 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """The token number that fills a batch, and whether it had to be chosen for the model.
+
+    A classifier that reads the last token finds it by this number, so a text that ends in a
+    chosen number would be read one token too early (``predict.encode`` refuses it).
+    """
+
+    number: int
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class Suspect:
     """A loaded classifier with its heads found and its gates checked.
 
@@ -162,6 +174,7 @@ class Suspect:
         anatomy: the model (float32, in eval mode) and its units.
         tokenizer: its tokenizer, with a padding token.
         labels: the names of the classes.
+        padding: what fills its batches.
         precision: the precision of the checkpoint, for saving.
         source: where it came from.
         fresh_head: True when its classifier is a new one.
@@ -173,6 +186,7 @@ class Suspect:
     anatomy: Anatomy
     tokenizer: PreTrainedTokenizerBase
     labels: Labels
+    padding: Padding
     precision: torch.dtype
     source: str
     fresh_head: bool = False
@@ -257,15 +271,16 @@ def prepare(
 ) -> Suspect:
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
     _check_kind(model.config)
-    notes = _padding(model, tokenizer)
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
+    padding, notes = _padding(model, tokenizer, anatomy.adapter.reads_last)
     check_gates(anatomy, probe_inputs(model))
     return Suspect(
         anatomy,
         tokenizer,
         Labels.of(model.config.id2label),
+        padding,
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
@@ -340,9 +355,19 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 def position_limit(model: PreTrainedModel, adapter: Adapter) -> int:
     """Return how many tokens the model can read."""
     limit = int(getattr(model.config, "max_position_embeddings", 1 << 30))
-    if adapter.offset_positions:
-        limit -= int(model.config.pad_token_id or 0) + 1
-    return limit
+    return limit - _first_position(model) if adapter.offset_positions else limit
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    """Return the position of the first token, as the module that numbers positions has it.
+
+    The configuration is no witness: MPNet's module has a number of its own.
+    """
+    for module in model.base_model.modules():
+        offset = getattr(module, "padding_idx", None)
+        if hasattr(module, "position_embeddings") and isinstance(offset, int):
+            return offset + 1
+    return int(model.config.pad_token_id or 0) + 1
 
 
 def _check_kind(config: Any) -> None:
@@ -353,18 +378,72 @@ def _check_kind(config: Any) -> None:
         raise UserError("this model has a regression head (one output)", "a classifier is needed")
 
 
-def _padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+def _padding(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reads_last: bool
+) -> tuple[Padding, tuple[str, ...]]:
+    """Return what to pad with, and notes on what had to be set for it.
+
+    What the model answers must be what it answers to one text at a time. A decoder finds its last
+    token by the configuration's number, so that one is used. An encoder's padding is hidden
+    from it, and its configuration is never changed: RoBERTa's positions count from that number.
+
+    Raises:
+        UserError: the tokenizer or the configuration names a number without an embedding.
+
+    """
+    theirs = tokenizer.pad_token_id
+    own = model.config.get_text_config().pad_token_id
+    own = None if own is None or own < 0 else int(own)  # early Llamas say -1 for none
+    vocabulary = vocabulary_size(model)
+    for number in (own, theirs):
+        if number is not None and number >= vocabulary:
+            raise UserError(
+                f"the padding token has number {number}, the model has {vocabulary} embeddings",
+                "call model.resize_token_embeddings(len(tokenizer)) and save the model again",
+            )
+    named = own if reads_last or theirs is None else theirs
+    if named is not None:
+        padding = Padding(named)
+    else:
+        padding = Padding(_spare_token(tokenizer, vocabulary), chosen=True)
+    notes = _set_padding(model, tokenizer, padding, reads_last)
+    if reads_last and theirs not in (None, padding.number):
+        notes.append(
+            f"the tokenizer pads with {theirs}, the configuration with {padding.number}, which is "
+            "used: in batches padded by the tokenizer this model reads the wrong token"
+        )
+    return padding, tuple(notes)
+
+
+def _set_padding(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    padding: Padding,
+    reads_last: bool,
+) -> list[str]:
+    """Set what is missing for batches to work, in place; return a note of each."""
     notes = []
-    if tokenizer.pad_token_id is None:
-        token = tokenizer.eos_token or tokenizer.unk_token
-        if token is None:
-            raise UserError("the tokenizer has no padding token", "set tokenizer.pad_token")
-        tokenizer.pad_token = token
-        notes.append(f"padding token set to {token}")
-    if model.config.pad_token_id != tokenizer.pad_token_id:
-        model.config.pad_token_id = tokenizer.pad_token_id
-        notes.append(f"config.pad_token_id set to {tokenizer.pad_token_id}")
-    return tuple(notes)
+    if tokenizer.pad_token_id is None or (padding.chosen and reads_last):
+        token = str(tokenizer.convert_ids_to_tokens(padding.number))
+        if tokenizer.pad_token != token:
+            tokenizer.pad_token = token
+            notes.append(f"padding token set to {token}")
+    if reads_last and padding.chosen:
+        model.config.get_text_config().pad_token_id = padding.number
+        notes.append(f"config.pad_token_id set to {padding.number}")
+    return notes
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
+    """Return the number of a token that no text ends in, special tokens first."""
+    last = tokenizer("a", verbose=False)["input_ids"][-1:]
+    unknown = tokenizer.unk_token_id  # words that the tokenizer does not know end texts
+    special = [number for number in tokenizer.all_special_ids if number != unknown]
+    known = range(min(vocabulary, len(tokenizer)))
+    for number in (tokenizer.pad_token_id, tokenizer.eos_token_id, *special, unknown, *known):
+        if number is not None and number < vocabulary and number not in last:
+            return int(number)
+    raise UserError("the tokenizer has no token to pad with", "set tokenizer.pad_token")
 
 
 def _config(name: str) -> Any:
@@ -412,6 +491,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, bool]:
+    fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
     if reading.fresh_for is None:
         _check_kind(config)
@@ -422,36 +502,95 @@ def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, b
             "label2id": {label: i for i, label in enumerate(names)},
             "num_labels": len(names),
             "problem_type": "single_label_classification",
-            "ignore_mismatched_sizes": True,
         }
     try:
         with fence(reading.seed), quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                name, use_safetensors=True, output_loading_info=True, **extra
+                name,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name and shape
+                **extra,
             )
     except Exception as error:  # transformers raises many kinds; all are about this checkpoint
         raise unreadable(name, "weights", error) from error
-    missing = set(info["missing_keys"])
-    head = {key for key in missing if not key.startswith(model.base_model_prefix + ".")}
-    body = sorted(key for key in missing - head if "pooler" not in key)
-    if body:
-        raise UserError(
-            f"{name}: the weights lack {len(body)} tensors of the model, first {body[0]}",
-            "the checkpoint is not complete, or not of the architecture its config names",
-        )
-    if head and reading.fresh_for is None:
-        raise UserError(
-            f"{name}: the checkpoint has no classifier (its head would be random)",
-            "start from the encoder: --start encoder fine-tunes a fresh head on your data first",
-        )
-    if reading.fresh_for is not None:
+    _check_shapes(name, model, info["mismatched_keys"], fresh)
+    _check_keys(name, model, set(info["missing_keys"]), set(info["unexpected_keys"]), fresh)
+    if fresh:
         fresh_head(model, reading.seed)
     bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
     if bad:
         raise UserError(
             f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
         )
-    return model, reading.fresh_for is not None
+    return model, fresh
+
+
+def _check_shapes(
+    name: str, model: PreTrainedModel, misfits: Iterable[tuple[str, Any, Any]], fresh: bool
+) -> None:
+    """Refuse tensors of another shape than the configuration's: random numbers stand for them.
+
+    Those of a classifier that is replaced do not matter.
+    """
+    wrong = sorted(m for m in misfits if not fresh or _in_body(model, m[0]))
+    if not wrong:
+        return
+    tensor, in_file, in_config = wrong[0]
+    more = f", and {len(wrong) - 1} more tensors do not fit" if len(wrong) > 1 else ""
+    fix = (
+        "mend config.json, or get the model again: weights and configuration do not belong together"
+    )
+    if getattr(model.config, "pruned_heads", None):
+        fix = (
+            "config.json lists pruned_heads: transformers 4 cut heads out of this model, and "
+            "transformers 5 cannot load that: get the model as it was before they were cut"
+        )
+    raise UserError(
+        f"{name}: {tensor} has the shape {list(in_file)} in the file and {list(in_config)} by the "
+        f"configuration{more}",
+        fix,
+    )
+
+
+def _check_keys(
+    name: str, model: PreTrainedModel, missing: set[str], unexpected: set[str], fresh: bool
+) -> None:
+    """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs."""
+    head = {key for key in missing if not _in_body(model, key)}
+    pooler = sorted(key for key in missing - head if "pooler" in key)
+    body = sorted(missing - head - set(pooler))
+    if body:
+        raise UserError(
+            f"{name}: the weights lack {len(body)} tensors of the model, first {body[0]}",
+            "the checkpoint is not complete, or not of the architecture its config names",
+        )
+    if head and not fresh:
+        raise UserError(
+            f"{name}: the checkpoint has no classifier (its head would be random)",
+            "start from the encoder: --start encoder fine-tunes a fresh head on your data first",
+        )
+    if pooler:
+        raise UserError(
+            f"{name}: the checkpoint lacks {pooler[0]}, which this architecture runs before its "
+            "classifier (it would be random)",
+            "this is no trained text classifier; of an encoder without a pooler make one: load it "
+            "with AutoModelForSequenceClassification and save that, then --start encoder",
+        )
+    extra = sorted(k for k in unexpected if _in_body(model, k) and "pooler" not in k)
+    if extra:
+        raise UserError(
+            f"{name}: the file holds {len(extra)} tensors that the configuration leaves out, first "
+            f"{extra[0]}: what would run is not the model in the file",
+            "mend config.json (its number of layers, its biases), or get the model again",
+        )
+
+
+def _in_body(model: PreTrainedModel, key: str) -> bool:
+    """Tell whether a tensor belongs to the base model; files of encoders leave its prefix out."""
+    prefix = model.base_model_prefix
+    parts = {prefix, *(child for child, _ in model.base_model.named_children())}
+    return key.split(".")[0] in parts
 
 
 def _fresh_labels(config: Any, values: Sequence[object]) -> Labels:

@@ -102,7 +102,7 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     tokenizer, model = suspect.tokenizer, suspect.model
     limit = min(max_length, position_limit(model, suspect.anatomy.adapter))
     if not len(split):
-        return Encoded((), (), (), int(tokenizer.pad_token_id or 0))
+        return Encoded((), (), (), suspect.padding.number)
     texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
     made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
     ids = tuple(map(tuple, made["input_ids"]))
@@ -110,16 +110,33 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     if max(map(max, ids)) >= vocabulary:
         raise UserError(
             f"the tokenizer makes token numbers beyond the model's {vocabulary} embeddings",
-            "the tokenizer in the folder is another model's",
+            "the tokenizer in the folder is another model's, or tokens were added to it: then call "
+            "model.resize_token_embeddings(len(tokenizer)) and save the model again",
         )
+    _check_ends(ids, suspect)
     whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
     return Encoded(
         ids,
         tuple(map(tuple, made["token_type_ids"])) if _takes_kinds(made, model) else (),
         split.labels,
-        int(tokenizer.pad_token_id),
+        suspect.padding.number,
         sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
     )
+
+
+def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:
+    """Refuse texts that would be read at the wrong token; raises UserError."""
+    padding = suspect.padding
+    if not (padding.chosen and suspect.anatomy.adapter.reads_last):
+        return
+    ends = sum(row[-1] == padding.number for row in ids)
+    if ends:
+        raise UserError(
+            f"{ends} texts end in the token that batches are padded with "
+            f"({suspect.tokenizer.pad_token}), since the model names no padding token",
+            "set pad_token in the tokenizer and pad_token_id in config.json to a token that no "
+            "text holds",
+        )
 
 
 def _takes_kinds(made: Mapping[str, Any], model: PreTrainedModel) -> bool:

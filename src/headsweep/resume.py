@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headsweep.heads import Anatomy, HeadMask
+from headsweep.heads import Anatomy, HeadMask, read_places
 
 
 def layers_of(anatomy: Anatomy) -> list[nn.Module]:
@@ -83,22 +83,12 @@ class OneToken:
     def __init__(self, anatomy: Anatomy) -> None:
         last, adapter = layers_of(anatomy)[-1], anatomy.adapter
         self.modules = [last.get_submodule(path) for path in (adapter.output, *adapter.up)]
-        self.pad = anatomy.model.config.pad_token_id
-        self.reads_last = adapter.reads_last
-
-    def place(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the place of that token in each example, [batch]."""
-        ids = inputs["input_ids"]
-        if not self.reads_last:
-            return torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        places = torch.arange(ids.shape[1], device=ids.device)
-        found: Tensor = (places * (ids != self.pad)).argmax(-1)
-        return found
+        self.anatomy = anatomy
 
     @contextmanager
     def only(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
         """Run a batch for this token only, inside this context."""
-        place = self.place(inputs)
+        place = read_places(self.anatomy, inputs["input_ids"])
         rows = torch.arange(len(place), device=place.device)
 
         def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
+from headsweep.heads import read_places
 from headsweep.loading import Suspect
 from headsweep.predict import Batch
 from headsweep.seeding import fence
@@ -56,13 +57,11 @@ class Layerwise:
         return record
 
     def _loss(self, suspect: Suspect) -> Any:
-        reads_last = suspect.anatomy.adapter.reads_last
-
         def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
             found = model(**batch.inputs, output_hidden_states=True)
             answer = nn.functional.cross_entropy(found.logits.float(), batch.labels)
             rows = torch.arange(len(batch.labels), device=batch.labels.device)
-            at = batch.inputs["attention_mask"].sum(-1) - 1 if reads_last else 0 * rows
+            at = read_places(suspect.anatomy, batch.inputs["input_ids"])
             read = getattr(model, READOUTS)
             layers = zip(read, found.hidden_states[1:], strict=True)
             each = [
