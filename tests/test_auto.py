@@ -256,14 +256,13 @@ def test_the_command_line(trained_folder, csv_file, tmp_path, capsys):
 
 
 def test_without_a_last_healing_no_trial_heals_and_something_is_pruned(trained_folder):
-    plan = replace(PLAN, heal=FineTune(0, freeze_embeddings=True))
+    plan = replace(PLAN, heal=FineTune(0))
     done = purify_automatically(trained_folder, sources(), AUTO, plan)
     told = [row["told"] for row in done.manifest["auto"]["tried"]]
     assert told == ["gradient, healed on probes", "probe-guided to 0.5 times the drop allowed, "
                     "healed on probes"]  # fmt: skip
     assert done.mask.pruned
     assert done.manifest["heal"]["losses"] == []
-    assert done.manifest["heal"]["fields"]["freeze_embeddings"] is True
 
 
 def test_candidates_are_told_apart():

@@ -73,11 +73,6 @@ CASES = [
         "no probe family",
     ),
     ("few", ("--strategy", "probe-guided"), "30% of --data"),
-    (
-        "chinese",
-        ("--strategy", "cycles", "--set", "keep=fewest-flips"),
-        "judged by probes of the validation texts",
-    ),
 ]
 
 

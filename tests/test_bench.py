@@ -492,16 +492,3 @@ def test_more_rows_than_there_are_is_said_before_any_work(bench, tmp_path, old, 
     said = " ".join(err.split())
     assert f"data 'sentences': {told}, made:sentences has 600" in said
     assert not list((tmp_path / "results").rglob("*.json"))
-
-
-def test_cycles_of_a_grid_are_healed_with_their_own_penalty():
-    from headsweep import FineTune
-    from headsweep.bench.grid import Method
-
-    made = {
-        name: Method(name, "strategy", name).recipe(FineTune()) for name in ("cycles", "gradient")
-    }
-    assert made["cycles"].healing.attention == made["cycles"].strategy.attention > 0
-    assert made["gradient"].healing == FineTune()
-    plain = Method("plain", "strategy", "cycles", ("attention=0",)).recipe(FineTune())
-    assert plain.healing.attention == 0

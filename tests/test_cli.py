@@ -88,71 +88,6 @@ def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp
         assert len(made["heal"].get("tried", [])) == (2 if fields[1] else 0)
 
 
-def test_interrupted_cycles_go_on_by_the_same_command(
-    run, suspect, csv_file, tmp_path, monkeypatch
-):
-    from headsweep.strategies import cycles
-
-    real, calls = cycles._judged, []
-
-    def stopping(*args):
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(cycles, "_judged", stopping)
-    out = tmp_path / "out"
-    asked = ("purify", suspect, "--data", csv_file, "--out", out, *FAST, "--set", "step=2")
-    asked += (
-        "--strategy",
-        "cycles",
-        "--set",
-        "lr=1e-4",
-        "--max-drop",
-        "0.4",
-        "--heal-epochs",
-        "0.2",
-    )
-    code, _, err = run(*asked)
-    kept = out.with_name("out.cycles.safetensors")
-    assert code == 130
-    assert "run the same command to go on" in " ".join(err.split())
-    assert kept.exists()
-    assert not out.exists()
-    code, _, err = run(*asked, "--seed", "5")
-    assert code == 2
-    assert "other settings, data or model" in " ".join(err.split())
-    code, _, err = run(*(word for word in asked if word != "--quiet"))
-    assert code == 0
-    assert "going on after cycle 1" in " ".join(err.split())
-    search = json.loads((out / "headsweep.json").read_text())["search"]
-    assert search["masks_measured"] == len(search["steps"]) - 1  # one was measured before
-    assert not kept.exists()
-
-
-def test_other_strategies_refuse_to_write_beside_interrupted_cycles(
-    run, suspect, csv_file, tmp_path
-):
-    kept = tmp_path / "out.cycles.safetensors"
-    kept.write_bytes(b"of another run")
-    code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
-    assert (code, "interrupted cycles" in err) == (2, True)
-    assert kept.read_bytes() == b"of another run"
-    assert not (tmp_path / "out").exists()
-
-
-def test_cycles_that_end_with_nothing_leave_nothing_behind(run, suspect, csv_file, tmp_path):
-    asked = ("--strategy", "cycles", "--set", "lr=0.9", "--set", "step=2")  # healing wrecks it
-    asked += ("--max-drop", "0.01")
-    code, _, err = run(
-        "purify", suspect, "--data", csv_file, "--out", tmp_path / "out", *FAST, *asked
-    )
-    assert code in (1, 2)
-    assert "no head could be removed" in err
-    assert not list(tmp_path.glob("out*"))
-
-
 def test_purify_verify_inspect_evaluate(run, suspect, csv_file, tmp_path):
     out = tmp_path / "purified"
     code, text, _ = purify(run, suspect, csv_file, out)
@@ -444,12 +379,12 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     from headsweep import FineTune, auto, candidates
     from headsweep.strategies.gradient import Gradient
 
-    choice = candidates.Candidate(Gradient(), on="probes", consistency=0.5)
+    choice = candidates.Candidate(Gradient(), on="probes")
     monkeypatch.setattr(auto, "_chosen", lambda trials, why: (choice, "for the test"))
     plain = FineTune.heal
 
     def interrupted(self, view, made):
-        if self.consistency:  # the last run's, not a trial's
+        if self.on == "probes":  # the last run's, not a canary's
             raise KeyboardInterrupt
         return plain(self, view, made)
 
@@ -461,10 +396,10 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     kept = tmp_path / "out.head-mask.json"
     assert (code, kept.exists()) == (130, True)
     said = " ".join(err.split())
-    told = f"--mask {kept} --heal-with probes --consistency 0.5 in place of --strategy and --budget"
+    told = f"--mask {kept} --heal-with probes --attention-penalty 0.15 in place of --strategy and"
     assert told.replace(" ", "") in said.replace(" ", "")
     monkeypatch.undo()
-    words = ("--mask", kept, "--heal-with", "probes", "--consistency", "0.5")
+    words = ("--mask", kept, "--heal-with", "probes", "--attention-penalty", "0.15")
     rest = ("--probe-family", "casing", "--max-drop", "0.5", "-q")
     code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *words, *rest)
     assert code == 0, err
@@ -495,8 +430,7 @@ def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
     [
         (("--max-drop", "0.3", "--min-accuracy", "0.1"), "there is one bound"),
         (("--ffn-groups", "3"), "not among the units"),
-        (("--strategy", "cycles", "--confidence", "0.9"), "measures every text"),
-        (("--heal-epochs", "0", "--freeze-embeddings"), "no last healing"),
+        (("--heal-epochs", "0", "--heal-halvings", "2"), "no healing for"),
         (("--report", "out"), "a folder"),
     ],
 )
@@ -788,7 +722,6 @@ def test_trigger_behind_the_limit_names_the_row(run, trained_folder, tmp_path):
     ("option", "value", "message"),
     [
         ("--cache-mib", "999999999", "does not fit"),
-        ("--confidence", "1.5", "not a fraction"),
         ("--measure-in", "fp8", "unknown precision"),
     ],
 )
@@ -796,58 +729,3 @@ def test_how_to_measure_is_checked_before_any_work(run, tmp_path, option, value,
     code, _, err = run("purify", "none", "--data", "n.csv", "--out", tmp_path / "o", option, value)
     assert code == 2
     assert message in err
-
-
-@pytest.mark.parametrize(
-    ("option", "field"), [("--attention-penalty", "attention"), ("--distill", "distill")]
-)
-def test_what_cycles_heal_with_is_of_the_last_healing_too(
-    run, suspect, csv_file, tmp_path, option, field
-):
-    asked = ("purify", suspect, "--data", csv_file, *FAST, "--max-drop", "0.4", option, "0.2")
-    own = ("--strategy", "cycles", "--set", "step=2", "--set", "rank=variance")
-    code, _, err = run(*asked, "--out", tmp_path / "out", *own)
-    assert code == 0, err
-    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
-    assert made["strategy"]["fields"][field] == 0.2
-    assert made["strategy"]["fields"]["rank"] == "variance"
-    assert made["heal"]["fields"][field] == 0.2
-    assert len(made["heal"]["layer_weights"]) == 2
-    recipe = tmp_path / "own.toml"
-    recipe.write_text(f'strategy = "gradient"\n[heal]\n{field} = 0.3\n')
-    words = ("--recipe", recipe, "--out", tmp_path / "second")
-    code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
-    assert code == 0, err
-    again = json.loads((tmp_path / "second" / "headsweep.json").read_text())
-    assert again["heal"]["fields"][field] == 0.3
-    code, _, err = run(*asked, "--out", tmp_path / "o", "--strategy", "auto")
-    assert (code, option in err) == (2, True)
-    mask = tmp_path / "mask.json"
-    mask.write_text(json.dumps(made["mask"]))
-    for no_cycles in (("--strategy", "gradient"), ("--mask", mask, "--strategy", "cycles")):
-        more = (*no_cycles, "--heal-epochs", "0")
-        code, _, err = run(*asked, "--out", tmp_path / "o", *more)
-        assert (code, "no last healing" in err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("more", "cycles", "last"),
-    [
-        ((), 0.3, 0.4),  # [fields] are of the cycles, [heal] is of the last healing
-        (("--distill", "0.7"), 0.7, 0.7),
-        (("--distill", "0.7", "--set", "distill=0.1"), 0.1, 0.7),
-        (("--set", "distill=0.1"), 0.1, 0.4),
-    ],
-)
-def test_the_command_line_wins_over_a_recipe(run, suspect, csv_file, tmp_path, more, cycles, last):
-    recipe = tmp_path / "own.toml"
-    recipe.write_text(
-        'strategy = "cycles"\nmax_drop = 0.4\n'
-        "[fields]\nstep = 2\nmost = 1\ndistill = 0.3\n[heal]\ndistill = 0.4\n"
-    )
-    words = ("--recipe", recipe, "--out", tmp_path / "out", *more)
-    code, _, err = run("purify", suspect, "--data", csv_file, *FAST, *words)
-    assert code == 0, err
-    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
-    assert made["strategy"]["fields"]["distill"] == cycles
-    assert made["heal"]["fields"]["distill"] == last

@@ -8,13 +8,12 @@ from torch import nn
 
 import headsweep.defenses as package
 from conftest import CPU, sentences
-from headsweep import NothingPruned, Plan, Sources, load, purify
+from headsweep import NothingPruned, Plan, Sources, purify
 from headsweep.defenses import DEFENSES
 from headsweep.defenses.fine_tuning import _negative_entropy
 from headsweep.errors import UserError
-from headsweep.evaluate import Exam, answer
 from headsweep.export import verify
-from headsweep.heads import already_pruned, masked
+from headsweep.heads import already_pruned
 from headsweep.loading import load_suspect
 from headsweep.predict import encode, logits
 from headsweep.settings import configure
@@ -77,7 +76,7 @@ def test_entropy_is_maximised_by_its_loss(tiny):
 
 def test_pure_penalty_by_hand(tiny, monkeypatch):
     """Its loss on a pruned model against the formula written out in loops over heads that stay."""
-    import headsweep.defenses.pure as module
+    import headsweep.healing as module
     from headsweep.heads import remove
     from headsweep.search import Choice
 
@@ -90,7 +89,7 @@ def test_pure_penalty_by_hand(tiny, monkeypatch):
     monkeypatch.setattr(
         module, "train", lambda model, data, job, *_: caught.update(loss=job.loss) or []
     )
-    module.AttentionNormalised(strength=0.15).heal(view, Choice(mask))
+    DEFENSES["pure"]().recipe().healing.heal(view, Choice(mask))
     batch = train.batch(range(8))
     suspect.model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -130,20 +129,6 @@ def test_meft_maximises_entropy_before_it_fine_tunes(trained_folder):
     assert certainty(EntropyFirst(entropy_epochs=8, epochs=0, lr=3e-3)) < before - 0.1
 
 
-def test_an_ensemble_is_judged_but_not_pruned_again(trained_folder, tmp_path):
-    from headsweep import FineTune
-    from headsweep.heads import Units
-    from headsweep.strategies.ensemble import Ensemble
-
-    plan = Plan(max_drop=0.5, heal=FineTune(0), runtime=CPU, seed=2, units=Units(ffn=True))
-    strategy = Ensemble(size=3, per_layer=1, combine="average")
-    purify(trained_folder, data(), strategy, plan).save(tmp_path / "out")
-    suspect = load_suspect(tmp_path / "out", CPU)  # FFN groups are found from the masks
-    assert suspect.members[0].fits(suspect.anatomy.layout)
-    with pytest.raises(UserError, match="is an ensemble of"):
-        purify(tmp_path / "out", data(), None, Plan(runtime=CPU))
-
-
 def test_controls_are_not_held_to_the_bound(trained_folder):
     """Random heads at a count that ruins accuracy: measured, verified as written, not failed."""
     from headsweep import FineTune
@@ -153,41 +138,6 @@ def test_controls_are_not_held_to_the_bound(trained_folder):
     done = purify(trained_folder, data(), Random(count=6), weak)
     assert done.verified
     assert not any("validation accuracy" in check.what for check in done.checks)
-
-
-def test_averaged_predictions_are_saved_loaded_and_judged_as_such(trained_folder, tmp_path):
-    from headsweep.strategies.ensemble import Ensemble
-
-    strategy = Ensemble(size=3, per_layer=1, combine="average")
-    from headsweep import FineTune
-
-    plan = Plan(max_drop=0.5, heal=FineTune(1, 1e-3), runtime=CPU, seed=2)
-    done = purify(trained_folder, data(), strategy, plan)
-    done.save(tmp_path / "out")
-    assert "headsweep.load" in (tmp_path / "out" / "README.md").read_text()
-    assert done.verified
-    members = done.suspect.members
-    assert len(members) >= 2
-    model = load(tmp_path / "out", CPU)
-    suspect = load_suspect(tmp_path / "out", CPU)
-    assert suspect.members == members
-    test = sentences(30, seed=8)
-    encoded = encode(test, suspect, 24)
-    by_hand = torch.stack(
-        [logits(suspect.anatomy, encoded, CPU, mask).softmax(-1) for mask in members]
-    ).mean(0)
-    batch = encoded.batch(range(30))
-    with torch.no_grad():
-        called = model(**batch.inputs).logits.exp()
-        with masked(suspect.anatomy, members[0]):
-            one = suspect.model(**batch.inputs).logits.softmax(-1)
-    assert torch.allclose(called, by_hand, atol=1e-5)
-    assert torch.allclose(answer(suspect, Exam(test), CPU).clean.exp(), by_hand, atol=1e-5)
-    assert not torch.equal(called, one)
-
-
-def test_an_ordinary_folder_loads_as_a_plain_model(trained_folder):
-    assert type(load(trained_folder, CPU)).__name__ == "BertForSequenceClassification"
 
 
 def test_controls_out_of_range(trained_folder):

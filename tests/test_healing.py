@@ -8,10 +8,9 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.compact import cut, cuts
-from headsweep.defenses.pure import AttentionNormalised
 from headsweep.errors import UserError
 from headsweep.export import fingerprint, model_card
-from headsweep.heads import Units, already_pruned, locate, pieces, remove
+from headsweep.heads import Units, locate, pieces, remove
 from headsweep.healing import FineTune
 from headsweep.loading import load_suspect
 from headsweep.material import Sources
@@ -19,7 +18,6 @@ from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.predict import encode, logits
 from headsweep.search import Choice
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.random import Random
 from headsweep.training import cross_entropy
@@ -94,19 +92,6 @@ def test_what_cannot_be_cut_heals_as_ever(tiny, family, gone):
     assert not any(piece.any() for piece in pieces(view.anatomy, mask))
 
 
-def test_frozen_embeddings_stay_and_the_rest_learns(tiny):
-    view, mask = pruned_view(tiny)
-    model = view.anatomy.model
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    FineTune(1, 1e-2, freeze_embeddings=True).heal(view, Choice(mask))
-    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
-    tables = {n for n in before if "embeddings." in n and "LayerNorm" not in n}
-    assert len(tables) == 3
-    assert not moved & tables
-    assert "bert.encoder.layer.1.intermediate.dense.weight" in moved
-    assert all(p.requires_grad for p in model.parameters())
-
-
 def test_an_interrupted_healing_leaves_a_whole_model(tiny, monkeypatch):
     view, mask = pruned_view(tiny)
     shapes = {n: p.shape for n, p in view.anatomy.model.named_parameters()}
@@ -116,7 +101,7 @@ def test_an_interrupted_healing_leaves_a_whole_model(tiny, monkeypatch):
 
     monkeypatch.setattr("headsweep.training._after", stop)
     with pytest.raises(KeyboardInterrupt):
-        FineTune(1, 1e-3, freeze_embeddings=True).heal(view, Choice(mask))
+        FineTune(1, 1e-3).heal(view, Choice(mask))
     assert {n: p.shape for n, p in view.anatomy.model.named_parameters()} == shapes
     assert not any(piece.any() for piece in pieces(view.anatomy, mask))
 
@@ -130,30 +115,7 @@ def test_same_seed_same_bytes(tiny):
     assert once(3) == once(3) != once(4)
 
 
-def test_the_attention_penalty_is_what_pure_heals_with(tiny):
-    """Same seed, same mask: the same weights as PURE's own healing, pruned heads at zero."""
-    found = []
-    for healing in (FineTune(1, 1e-3, attention=0.3), AttentionNormalised(0.3, 1, 1e-3)):
-        suspect = tiny("bert", num_hidden_layers=3)
-        mask = suspect.anatomy.layout.mask([0, 1, 2, 9])
-        remove(suspect.anatomy, mask)
-        train = encode(sentences(40), suspect, 24)
-        view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
-        record = healing.heal(view, Choice(mask))
-        assert len(record["layer_weights"]) == 3
-        assert already_pruned(suspect.anatomy) == mask
-        found.append({n: t.clone() for n, t in suspect.model.state_dict().items()})
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
-    plain = tiny("bert", num_hidden_layers=3)
-    remove(plain.anatomy, mask)
-    view = DefenderView(plain.anatomy, train, train, 0.0, 0, CPU)
-    FineTune(1, 1e-3, compact=False).heal(view, Choice(mask))
-    assert any(not torch.equal(found[0][n], t) for n, t in plain.model.state_dict().items())
-
-
 def test_the_attention_penalty_says_what_it_cannot_do(tiny):
-    with pytest.raises(UserError, match="do not go together"):
-        FineTune(on="probes", consistency=1, attention=0.1)
     with pytest.raises(UserError, match="0 or more"):
         FineTune(attention=-1)
 
@@ -165,15 +127,6 @@ def test_the_attention_penalty_is_of_all_heads_whatever_the_units(tiny, units):
     view = DefenderView(suspect.anatomy, train, train, 0.0, 0, CPU)
     record = FineTune(1, attention=0.1).heal(view, Choice(view.layout.everything()))
     assert len(record["layer_weights"]) == 2
-
-
-def test_the_last_healing_has_the_penalty_of_the_strategy_unless_it_says_its_own():
-    own = Cycles(attention=0.2)
-    assert FineTune().after(own).attention == 0.2
-    assert FineTune(attention=0.0).after(own).attention == 0
-    assert FineTune().after(Gradient()) == FineTune().after(None) == FineTune()
-    mixed = FineTune(on="probes", consistency=1)
-    assert mixed.after(own) == mixed
 
 
 def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):

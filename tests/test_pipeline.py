@@ -17,10 +17,8 @@ from headsweep.export import fingerprint, model_card, read_manifest, verify
 from headsweep.heads import HeadMask, already_pruned, locate
 from headsweep.loading import load_suspect
 from headsweep.normalisation import PENALTY
-from headsweep.plan import HOT, usual_healing
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.reinforce import Reinforce
 
 PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
@@ -312,8 +310,6 @@ def test_pruning_may_go_further_than_what_healing_leaves(trained_folder):
 def test_bad_prune_drops(trained_folder):
     with pytest.raises(UserError, match="not a fraction"):
         replace(PLAN, prune_drop=1.5)
-    with pytest.raises(UserError, match="leave out --prune-drop"):
-        purify(trained_folder, sources(), Cycles(), replace(PLAN, prune_drop=0.1))
     unhealed = replace(PLAN, prune_drop=0.4, heal=FineTune(0))
     with pytest.raises(UserError, match="leaves it to healing"):
         purify(trained_folder, sources(), Gradient(), unhealed)
@@ -332,12 +328,11 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
 
 
 def test_the_usual_healing_is_hot_for_a_classifier_and_the_papers_for_an_encoder():
-    usual = replace(HOT, attention=PENALTY)
-    assert usual_healing(PLAN, Gradient()) == usual == Plan().healing
-    assert HOT.halvings
-    assert usual_healing(PLAN, Cycles(attention=0.3)) == replace(HOT, attention=0.3)
-    paper = usual_healing(replace(PLAN, start="encoder"), Gradient())
-    assert (paper.epochs, paper.lr, paper.attention, paper.halvings) == (3, 2e-5, None, 0)
+    usual = Plan().healing
+    assert (usual.epochs, usual.lr, usual.attention) == (4, 1.5e-4, PENALTY)
+    assert usual.halvings
+    paper = Plan(start="encoder").healing
+    assert (paper.epochs, paper.lr, paper.attention, paper.halvings) == (3, 2e-5, 0, 0)
 
 
 def test_only_what_can_be_foreseen_is_forecast(trained_folder):
@@ -362,10 +357,10 @@ def test_only_what_can_be_foreseen_is_forecast(trained_folder):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_usual_strategy_runs_with_its_penalty_on_every_family(family, tokenizer):
-    done = purify(tiny_model(family), sources(), Cycles(step=2, most=1, epochs=0.2, lr=1e-5),
-                  Plan(max_drop=0.5, runtime=CPU), tokenizer=tokenizer)  # fmt: skip
+    heal = replace(Plan().healing, epochs=0.2)
+    plan = Plan(max_drop=0.5, heal=heal, runtime=CPU)
+    done = purify(tiny_model(family), sources(), Gradient(step=2), plan, tokenizer=tokenizer)
     assert done.mask.pruned
-    assert done.manifest["strategy"]["fields"]["attention"] == PENALTY
     assert done.manifest["heal"]["fields"]["attention"] == PENALTY
     assert len(done.manifest["heal"]["layer_weights"]) == 2
     assert done.verified
@@ -377,7 +372,6 @@ def test_a_model_without_attention_weights_is_healed_without_the_penalty(
     import headsweep.pipeline as module
 
     monkeypatch.setattr(module, "gives_attention", lambda anatomy: False)
-    done = purify(trained_folder, sources(), Cycles(step=2, most=1), Plan(0.5, runtime=CPU))
+    done = purify(trained_folder, sources(), Gradient(step=2), Plan(0.5, runtime=CPU))
     assert done.manifest["heal"]["fields"]["attention"] == 0
-    assert done.manifest["strategy"]["fields"]["attention"] == 0
     assert any("without the attention penalty" in note for note in done.manifest["notes"])

@@ -190,7 +190,7 @@ def main(path: str) -> None:
             )
             runtime = Runtime("cpu", 32, 64, "fp32")
             suspect = load_suspect(folder, runtime)
-            job = Job(Schedule(epochs=3, lr=1e-3), 0)
+            job = Job(Schedule(epochs=8, lr=2e-3), 0)
             train(suspect.model, encode(shown, suspect, 64), job, runtime)
             suspect.model.save_pretrained(folder)
             plain = plainly(folder, rest, 64)

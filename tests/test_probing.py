@@ -7,21 +7,18 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import nn
 
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
 from headsweep.data import Split
 from headsweep.flips import Flips
-from headsweep.healing import consistent
 from headsweep.loading import load_suspect
 from headsweep.predict import encode, forward
 from headsweep.probes import Family, Probes, flip_rates, mixed, worst_flips
 from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, without
 from headsweep.progress import Silent
 from headsweep.seeding import stream
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.probe_guided import ProbeGuided, combined, sure
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, ByRule
@@ -190,20 +187,6 @@ def test_the_mix_turns_its_share_and_no_row_without_a_probe(tiny):
             assert not (which[row] and row % 2)
 
 
-def test_consistency_by_hand(tiny):
-    suspect = tiny()
-    clean, probes = pair(suspect)
-    made, which = mixed(clean, probes, 0.5, stream(0, "x"))
-    batch = made.batch([3, 4, 6, 8])
-    with torch.no_grad():
-        found = consistent(clean, which, 2.0)(suspect.model, batch)
-        said = forward(suspect.model, batch)
-        wanted = forward(suspect.model, clean.batch([3, 4, 6, 8])).softmax(-1)
-    apart = (wanted * (wanted.log() - said.log_softmax(-1))).sum(-1)  # 0 for a row left clean
-    expected = nn.functional.cross_entropy(said, batch.labels) + 2.0 * apart.mean()
-    assert torch.allclose(found, expected, atol=1e-5)
-
-
 def test_flip_rates_by_hand(tiny):
     suspect = tiny()
     _, probes = pair(suspect, 40)
@@ -263,10 +246,7 @@ def backdoored(trained_folder, tokenizer, tmp_path):
     return tmp_path / "suspect"
 
 
-@pytest.mark.parametrize("consistency", [0.0, 1.0])
-def test_healing_on_probes_teaches_that_they_mean_nothing(
-    crude, backdoored, monkeypatch, consistency
-):
+def test_healing_on_probes_teaches_that_they_mean_nothing(crude, backdoored, monkeypatch):
     """The probe is the trigger here, so that the effect is sure: the flips must fall from nearly
     all to few, which the same healing on clean texts does not do.
     """
@@ -274,7 +254,7 @@ def test_healing_on_probes_teaches_that_they_mean_nothing(
     plan = Plan(max_drop=0.3, runtime=CPU, prober=RuleProber(("mark",)))
     flips = {}
     for on in ("clean", "probes"):
-        heal = FineTune(3, 5e-4, on, consistency=consistency if on == "probes" else 0.0)
+        heal = FineTune(3, 5e-4, on)
         done = purify(backdoored, sources(), None, replace(plan, heal=heal))
         held = RuleProber(("mark",)).make(done.suspect, sentences(60, seed=8), CPU, Silent())
         flips[on] = worst_flips(flip_rates(done.suspect.anatomy, held, CPU))
@@ -294,48 +274,6 @@ def test_a_guided_run_records_its_probes(crude, backdoored, tmp_path):
     done.save(tmp_path / "out")
     with pytest.raises(UserError, match="needs probes"):
         purify(backdoored, sources(), ProbeGuided(), replace(plan, prober=None))
-
-
-def test_the_pipeline_goes_on_from_the_weights_of_cycles(crude, backdoored, tmp_path):
-    """Without healing of its own it saves the very weights that the cycles ended with."""
-    kept = {}
-
-    @dataclass(frozen=True)
-    class Watched(Cycles):
-        def choose(self, view):
-            choice = super().choose(view)
-            kept.update({name: tensor.clone() for name, tensor in choice.weights.items()})
-            return choice
-
-    plan = Plan(max_drop=0.3, heal=FineTune(0), runtime=CPU, prober=RuleProber())
-    done = purify(
-        backdoored, sources(), Watched(step=1, most=3, lr=1e-3, on="probes", rank="probes"), plan
-    )
-    assert done.mask.pruned
-    assert done.verified
-    after = done.model.state_dict()
-    assert all(torch.equal(after[name], kept[name]) for name in kept)
-    assert not done.manifest["zero_before"]
-    done.save(tmp_path / "out")
-    with pytest.raises(UserError, match="start encoder would throw that away"):
-        purify(backdoored, sources(), Cycles(), replace(plan, start="encoder"))
-
-
-def test_a_last_healing_that_loses_the_bound_is_put_back(backdoored):
-    """Healing at 0.9 wrecks the model; what is saved is what the cycles ended with."""
-    plan = Plan(max_drop=0.3, heal=FineTune(1, 0.9), runtime=CPU)
-    done = purify(backdoored, sources(), Cycles(step=1, most=2, lr=1e-4), plan)
-    assert done.verified
-    assert done.manifest["heal"]["put_back"]
-    assert any("those before it" in note for note in done.manifest["notes"])
-    pruned, after = (done.manifest[stage]["validation"] for stage in ("pruned", "after"))
-    assert after["right"] == pruned["right"]
-    kept = purify(
-        backdoored, sources(), Cycles(step=1, most=2, lr=1e-4), replace(plan, heal=FineTune(0))
-    )
-    assert "put_back" not in kept.manifest["heal"]
-    one, other = (each.model.state_dict() for each in (done, kept))
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def run(*words):
@@ -359,13 +297,12 @@ def test_the_command_line(crude, trained_folder, csv_file, tmp_path, capsys):
         "1",
     )
     guided = (*common, "--out", tmp_path / "a", "--strategy", "probe-guided", "--set", "step=2")
-    assert run(*guided, "--heal-with", "probes", "--consistency", "1", "--json") == 0
-    assert '"consistency": 1.0' in capsys.readouterr().out
+    assert run(*guided, "--heal-with", "probes", "--json") == 0
+    assert '"on": "probes"' in capsys.readouterr().out
     bad = [
         (("--probe-family", "mark"), "nothing asked for uses probes"),
         (("--heal-with", "probes", "--probe-family", "marc"), "did you mean 'mark'"),
         (("--heal-with", "probs"), "did you mean 'probes'"),
-        (("--consistency", "1"), "consistency compares texts with their probes"),
         (("--heal-with", "probes", "--probe-family", "nothing"), "no probe family changes"),
     ]
     for words, said in bad:

@@ -80,11 +80,11 @@ def test_places_in_arrays_of_tables():
 
 
 def test_healing_on_probes_comes_from_a_recipe(written):
-    path = written('strategy = "gradient"\n[heal]\non = "probes"\nconsistency = 1\n')
+    path = written('strategy = "gradient"\n[heal]\non = "probes"\nattention = 0\n')
     asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
-    assert (asked.heal_with, asked.consistency) == ("probes", 1.0)
+    assert (asked.heal_with, asked.attention_penalty) == ("probes", 0.0)
     asked = DEFAULTS.over(read_recipe(path, "strategy"), {"heal_with"})
-    assert (asked.heal_with, asked.consistency) == (None, 1.0)
+    assert (asked.heal_with, asked.attention_penalty) == (None, 0.0)
 
 
 def test_a_defense_brings_its_own_healing(written):
@@ -130,7 +130,6 @@ def test_what_does_not_hold_of_a_recipes_healing_is_left_out(written):
 
     assert left(set()) == {"epochs", "lr", "halvings", "attention"}
     assert left({"heal_lr"}, heal_lr=3e-5) == {"epochs", "lr", "attention"}
-    assert left({"consistency"}, consistency=1.0) == {"epochs", "lr", "halvings", "consistency"}
     assert left({"start"}, start="encoder") == set()
     assert left({"start"}, start="classifier") == {"epochs", "lr", "halvings", "attention"}
     assert left({"method"}, method="auto") == set()

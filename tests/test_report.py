@@ -188,7 +188,7 @@ def test_trials_stand_at_the_end_of_their_range_nearest_to_the_bound():
     steps = [
         ["prune", 1, 0.91, 1.0, True],
         ["prune", 2, 0.05, 0.89, False],  # given up as soon as it could not reach the bound
-        ["prune", 3, 0.5, 0.97, True],  # a sequential test decided these two
+        ["prune", 3, 0.5, 0.97, True],  # an older version decided these two early
         ["prune", 4, 0.6, 0.95, False],
     ]
     drawn = charts.path(steps, 0.9)["data"]

@@ -15,7 +15,6 @@ from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts
 from headsweep.heads import Units
 from headsweep.loading import Runtime, computes_bf16
 from headsweep.predict import Measured, encode, logits
-from headsweep.sequential import decided
 from headsweep.sweep import ENOUGH, Guard, Meter
 
 ALL = ShortCuts()
@@ -428,50 +427,6 @@ def test_bf16_asked_for_in_vain(monkeypatch):
     assert not Runtime("cpu").measures_in_bf16()
     with pytest.raises(UserError, match="unknown precision"):
         Runtime(measure_in="fp8")
-
-
-@pytest.mark.parametrize("share", [0.80, 0.849, 0.851, 0.90])
-def test_the_sequential_test_errs_less_often_than_it_says(share):
-    """500 random orders of 1,000 examples a share; the error allowed is 5%."""
-    total, error, trials = 1000, 0.05, 500
-    need, hits = 850, round(1000 * share)
-    draw = random.Random(1)
-    answers = [True] * hits + [False] * (total - hits)
-    wrong, looked = 0, 0
-    for _ in range(trials):
-        draw.shuffle(answers)
-        right = 0
-        for seen, one in enumerate(answers, start=1):
-            right += one
-            if seen % 20 and seen < total:
-                continue
-            found = decided(right, seen - right, total, need, error)
-            if found is not None:
-                break
-        wrong += found != (hits >= need)
-        looked += seen
-    assert wrong / trials <= error
-    if share in (0.80, 0.90):
-        assert looked / trials < 0.6 * total  # far from the bound it pays
-
-
-def test_confidence_decides_masks_sooner_and_confirms_exactly(tiny):
-    suspect = tiny()
-    encoded = encode(sentences(400), suspect, 24)
-    mask = suspect.anatomy.layout.mask([1, 5])
-    hits = int(right(suspect, encoded, mask).sum())
-    runtime = replace(CPU, confidence=0.99, batch_size=8)
-    meter = Meter(suspect.anatomy, encoded, runtime)
-    need = hits - 80
-    found = meter.decide(mask, need)
-    assert found.holds(need) is True
-    assert found.likely is True
-    assert found.right < need
-    exact = meter.confirm(mask, need)
-    assert exact.right >= need
-    assert exact.likely is None
-    with pytest.raises(UserError, match="not a fraction"):
-        Runtime(confidence=1.0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from headsweep.data import Columns, Split
 from headsweep.defenses import DEFENSES
-from headsweep.ensemble import load
 from headsweep.errors import NothingPruned, UserError
 from headsweep.families import Adapter
 from headsweep.heads import HeadMask
@@ -15,7 +14,6 @@ from headsweep.pipeline import Purified, purify
 from headsweep.plan import Plan
 from headsweep.probing import RuleProber
 from headsweep.strategies import STRATEGIES
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 
 __version__ = "0.1.0.dev0"
@@ -24,7 +22,6 @@ __all__ = [
     "STRATEGIES",
     "Adapter",
     "Columns",
-    "Cycles",
     "FineTune",
     "Gradient",
     "HeadMask",
@@ -37,6 +34,5 @@ __all__ = [
     "Split",
     "UserError",
     "__version__",
-    "load",
     "purify",
 ]

@@ -142,8 +142,6 @@ def attack(
     progress = progress or Silent()
     reading = Reading(values, order.seed, order.adapter)
     suspect = load_suspect(model, order.runtime, reading)
-    if suspect.members:
-        raise UserError(f"{model}: is an ensemble of head masks", "attack an ordinary model")
     target = suspect.labels.index(order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
     beside, resisted = order.resist.make(

@@ -96,7 +96,7 @@ def purify_automatically(
         "canaries": [one.to_json(material.suspect.labels.names) for one in trials.canaries],
         "texts": {"train": len(trials.ground.train), "held": len(trials.ground.validation)},
         "tried": trials.tried,
-        "chosen": chosen.to_json(trials.usual),
+        "chosen": chosen.to_json(),
         "why": reason,
     }
     return done

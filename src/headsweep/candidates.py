@@ -11,7 +11,6 @@ from headsweep.healing import FineTune, On
 from headsweep.probing import RuleProber
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
 from headsweep.strategies.variance import Variance
@@ -26,69 +25,44 @@ class Candidate:
         depth: how much of the accuracy allowed pruning may use, a multiple: above 1 healing is to
             bring it back.
         on: what healing is on, ``clean`` or ``probes``.
-        consistency: weight of the divergence between probe and text in healing.
-        attention: weight of PURE's attention penalty in its last healing; None: the strategy's own
-            or the usual one; none beside ``consistency``.
-        cost: about how many times as long it takes as its strategy and healing should.
 
     """
 
     strategy: Strategy | None
     depth: float = 1.0
     on: On = "probes"
-    consistency: float = 0.0
-    attention: float | None = None
-    cost: float = 1.0
 
     def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
         """Return its healing: the usual one on its own texts, so long if epochs are given."""
-        own = replace(
-            usual,
-            epochs=usual.epochs if epochs is None else epochs,
-            on=self.on,
-            consistency=self.consistency,
-            attention=self.attention,
-            distill=0.0,
-        )
-        return own.after(self.strategy, usual.attention)
+        return replace(usual, epochs=usual.epochs if epochs is None else epochs, on=self.on)
 
     @property
     def told(self) -> str:
         """What it is, in a line."""
         name = "no pruning" if self.strategy is None else self.strategy.name
-        rank = getattr(self.strategy, "rank", "importance")
-        name += f" ranked by {rank}" * (rank != "importance")
         plain = self.depth == 1 or self.strategy is None
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
-        alike = f", consistency {self.consistency:g}" if self.consistency else ""
-        alike += f", attention penalty {self.attention:g}" if self.attention is not None else ""
-        return f"{name}{depth}, healed on {self.on}{alike}"
+        return f"{name}{depth}, healed on {self.on}"
 
-    def to_json(self, usual: FineTune) -> dict[str, Any]:
-        """Return it for a manifest, as it is healed where this is the usual healing."""
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
         strategy = describe(self.strategy) if self.strategy is not None else None
         return {
             "told": self.told,
             "strategy": strategy,
             "depth": self.depth,
             "on": self.on,
-            "consistency": self.consistency,
-            "attention": self.heal(usual).attention or 0.0,
         }
 
 
 CANDIDATES = (
     Candidate(Gradient(), on="clean"),
     Candidate(None, on="clean"),
-    Candidate(Cycles(), on="clean"),
     Candidate(Variance(), on="clean"),
     Candidate(Gradient(), depth=2.5, on="clean"),
-    Candidate(Cycles(rank="probes", on="probes")),
     Candidate(ProbeGuided()),
     Candidate(Gradient(), depth=5.0),
-    Candidate(Cycles(on="probes")),
     Candidate(None),
-    Candidate(ProbeGuided(), consistency=1.0, cost=1.2),
 )
 """What is tried, in this order: the default of ``purify`` first."""
 

@@ -27,7 +27,7 @@ from headsweep.data import Columns, Labels, Split
 from headsweep.errors import UserError
 from headsweep.families import Adapter
 from headsweep.loading import Reading, Runtime, Suspect, load_suspect
-from headsweep.predict import answers, encode
+from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
 
@@ -125,7 +125,7 @@ def answer(suspect: Suspect, exam: Exam, runtime: Runtime) -> Answers:
     def run(split: Split | None) -> Tensor | None:
         if split is None:
             return None
-        return answers(suspect, encode(split, suspect, runtime.max_length), runtime)
+        return logits(suspect.anatomy, encode(split, suspect, runtime.max_length), runtime)
 
     clean = run(exam.clean)
     assert clean is not None

@@ -82,7 +82,6 @@ def manifest(
         "units": layout.units,
         "pruned_units": [layout.name(unit) for unit in choice.mask.pruned],
         "mask": choice.mask.to_json(),
-        "members": [mask.to_json() for mask in choice.members],
         "adapter": asdict(plan.adapter) if plan.adapter else None,
         "search": {
             "scores": found.scores if found else scores(choice, layout),

@@ -300,7 +300,6 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
         f"{_healed(manifest)}.",
         "",
-        *_ensemble_note(manifest),
         "| clean data | before | after |",
         "|---|---|---|",
     ]
@@ -354,17 +353,6 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
     return [*lines, f"**Not held: {'; '.join(failed)}.**", ""] if failed else lines
 
 
-def _ensemble_note(manifest: Mapping[str, Any]) -> list[str]:
-    if not manifest["members"]:
-        return []
-    return [
-        f"This is an ensemble of {len(manifest['members'])} head masks over shared weights: "
-        "`headsweep.load(folder)` averages their predictions. Plain `from_pretrained` loads the "
-        "shared weights and averages nothing.",
-        "",
-    ]
-
-
 def _healed(manifest: Mapping[str, Any]) -> str:
     fields = manifest["heal"]["fields"]
     if fields.get("epochs") == 0:
@@ -374,8 +362,7 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     tried = manifest["heal"].get("tried", [])
     lr = manifest["heal"].get("lr", 0)
     cooled = f", begun anew for accuracy, kept: lr {lr:g}" if len(tried) > 1 else ""
-    undone = ", and that was undone" if manifest["heal"].get("put_back") else ""
-    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled}){undone}"
+    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"
 
 
 def command_line() -> str:

@@ -61,8 +61,6 @@ class Runtime:
             could have changed are taken again in fp32; ``auto``: bf16 where training is.
         cache_mib: memory for hidden states that masks share, in MiB; 0: none; None: a quarter of
             what is free.
-        confidence: decide masks by a sequential test that is right at least this often, a
-            fraction; None: exactly.
 
     """
 
@@ -72,7 +70,6 @@ class Runtime:
     precision: str = "auto"
     measure_in: str = "auto"
     cache_mib: int | None = None
-    confidence: float | None = None
 
     def __post_init__(self) -> None:
         for precision in (self.precision, self.measure_in):
@@ -80,11 +77,6 @@ class Runtime:
                 raise UserError(f"unknown precision '{precision}'", "use auto, fp32 or bf16")
         if self.cache_mib is not None and self.cache_mib < 0:
             raise UserError(f"a cache of {self.cache_mib} MiB", "use 0 for none")
-        if self.confidence is not None and not 0.5 <= self.confidence < 1:
-            raise UserError(
-                f"a confidence of {self.confidence} is not a fraction from 0.5 to below 1",
-                "for example 0.999; leave it out to decide exactly",
-            )
         if self.batch_size < 1 or self.max_length < 3:
             raise UserError("--batch-size must be at least 1 and --max-length at least 3")
 
@@ -179,7 +171,6 @@ class Suspect:
         source: where it came from.
         fresh_head: True when its classifier is a new one.
         notes: what was added to make it usable.
-        members: masks whose predictions are averaged, where it is an ensemble.
 
     """
 
@@ -191,7 +182,6 @@ class Suspect:
     source: str
     fresh_head: bool = False
     notes: tuple[str, ...] = ()
-    members: tuple[HeadMask, ...] = ()
 
     @property
     def model(self) -> PreTrainedModel:
@@ -235,10 +225,13 @@ def load_suspect(
     name = str(source)
     config = _config(name)
     noted = _noted(name)
+    if noted.get("members"):
+        raise UserError(
+            f"{name}: an ensemble of head masks, whose predictions an older version averaged",
+            "purify its suspect again: this version writes one mask",
+        )
     if reading.adapter is None:
         reading = replace(reading, adapter=described_adapter(noted))
-    for member in noted.get("members", [])[:1]:
-        reading = replace(reading, units=HeadMask.from_json(member).units)
     if reading.adapter is None:
         adapter_for(config.model_type)
     model, fresh = _model(name, config, reading)
@@ -285,7 +278,6 @@ def prepare(
         origin.source,
         origin.fresh_head,
         notes,
-        tuple(map(HeadMask.from_json, _noted(origin.source).get("members", []))),
     )
 
 

@@ -15,7 +15,7 @@ from headsweep.data import Columns, Split, check_for_training, stratified
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask
 from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
-from headsweep.predict import Encoded, averaged, encode, logits
+from headsweep.predict import Encoded, encode, logits
 
 Source = Split | str | Path
 
@@ -78,17 +78,14 @@ class Material:
         limit = self.runtime.max_length
         return {name: encode(p, self.suspect, limit) for name, p in self.parts.named().items()}
 
-    def figures(self, *masks: HeadMask) -> dict[str, dict[str, Any]]:
-        """Return accuracy on validation and test data under a mask, or averaged over several."""
+    def figures(self, mask: HeadMask | None = None) -> dict[str, dict[str, Any]]:
+        """Return accuracy on validation and test data, under a mask where one is given."""
         found: dict[str, dict[str, Any]] = {}
         for name in ("validation", "test"):
             if name in self.encoded:
                 part = self.encoded[name]
                 anatomy, runtime = self.suspect.anatomy, self.runtime
-                if len(masks) > 1:
-                    made = averaged(anatomy, part, runtime, masks).argmax(-1)
-                else:
-                    made = logits(anatomy, part, runtime, *masks).argmax(-1)
+                made = logits(anatomy, part, runtime, mask).argmax(-1)
                 right = sum(int(p) == y for p, y in zip(made, part.labels, strict=True))
                 found[name] = {
                     "examples": len(part),
@@ -189,9 +186,4 @@ def _open(
         opened = prepare(widened, tokenizer, reading, origin)
     else:
         opened = load_suspect(suspect, runtime, reading)
-    if opened.members:
-        raise UserError(
-            f"{opened.source}: is an ensemble of {len(opened.members)} head masks",
-            "it can be evaluated and loaded, but to prune again start from its suspect",
-        )
     return opened

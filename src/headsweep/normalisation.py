@@ -15,22 +15,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headsweep.heads import HeadMask
 from headsweep.importance import read_rows, variance_by_layer
 from headsweep.predict import Batch
-from headsweep.training import Criterion, Loss, on_labels
+from headsweep.training import Loss
 from headsweep.view import DefenderView
 
 PENALTY = 0.15  # the paper's strength
 EXAMPLES = 500  # whose attention variance weighs the layers
 
 
-def normalising(
-    view: DefenderView, mask: HeadMask, strength: float, criterion: Criterion = on_labels
-) -> tuple[Loss, Tensor]:
+def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Loss, Tensor]:
     """Return a loss plus the penalty, for a pruned model; and the weights c_l, [layer].
 
     Use the loss inside ``importance.eager``, with the pruned heads in place (not cut out).
@@ -46,7 +44,7 @@ def normalising(
 
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         found = model(**batch.inputs, output_attentions=True)
-        plain = criterion(found.logits.float(), batch)
+        plain = nn.functional.cross_entropy(found.logits.float(), batch.labels)
         rows = read_rows(anatomy, batch, tuple(found.attentions))
         norms = [
             row[:, kept].float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum()

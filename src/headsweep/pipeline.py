@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep import evidence
 from headsweep.cost import Clock
 from headsweep.data import Split
-from headsweep.distillation import asked, taught
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -44,18 +43,17 @@ from headsweep.healing import FineTune, cooler_of
 from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
-from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual, usual_healing
+from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
 from headsweep.predict import logits, needed
 from headsweep.probes import Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
-from headsweep.strategies.cycles import Cycles
 from headsweep.training import Job, copied, round_weights, train
 from headsweep.view import DefenderView
 
-FORESEEN = ("cycles", "gradient", "probe-guided", "random", "variance")  # others train or sample
+FORESEEN = ("gradient", "probe-guided", "random", "variance")  # others train or sample
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
 
 
@@ -147,7 +145,7 @@ def purify(
         progress: where to report to; silent by default.
         keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
             healing can be taken up again with ``Plan(mask=...)``. Not written for a choice that
-            a mask and the bound do not make whole (ensembles, controls at a given count, cycles).
+            a mask and the bound do not make whole (controls at a given count).
         look: called with the pruned model before it is healed; changes nothing.
 
     Returns:
@@ -177,7 +175,7 @@ def purify(
         probes = _probes(material, plan, progress)
         flips = {"before": _flips(material, probes)}
     notes = [*material.suspect.notes, *_taken_up(plan)]
-    strategy, plan, told = _penalised(strategy, plan, material.suspect)
+    plan, told = _penalised(plan, material.suspect)
     notes += told
     view = _view(material, plan, before, progress, probes)
     notes += [*evidence.doubts(material, before), *_gaps(probes)]
@@ -185,9 +183,6 @@ def purify(
         progress.say(f"note: {note}")
     pace = clock.seconds["measure"] / _measured(before)
     progress.say(_estimate(view, strategy, plan, pace))
-    if getattr(plan.healing, "follows", False):
-        with clock("measure"):
-            view = replace(view, taught=taught(view))
     gone = already_pruned(view.anatomy).pruned
     choice, pruned = _chosen(material, view, strategy, plan, clock)
     if not choice.bounded:
@@ -199,7 +194,7 @@ def purify(
     if look is not None:
         look(view, choice)
     binds = choice.bounded and plan.bounded
-    healed, after, put_back = _heal(material, view, choice, plan, before, binds, clock)
+    healed, after, again = _heal(material, view, choice, plan, before, binds, clock)
     with clock("measure"):
         flips["after"] = _flips(material, probes)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, gone)]
@@ -214,15 +209,14 @@ def purify(
         "after": after,
         "heal": describe(plan.healing) | healed,
         "seconds": clock.report(),
-        "notes": notes + put_back,
+        "notes": notes + again,
         "probes": _probe_record(plan, probes, flips),
         "zero_before": [view.layout.name(unit) for unit in gone],
         "checks": [asdict(check) for check in checks],
         "verified": all(check.passed for check in checks),
     }
-    suspect_now = replace(material.suspect, members=choice.members)
     held = material.parts.test or material.parts.validation
-    return Purified(suspect_now, choice.mask, manifest, checks, held)
+    return Purified(material.suspect, choice.mask, manifest, checks, held)
 
 
 def _fine_tune_encoder(
@@ -257,23 +251,17 @@ def _probes(material: Material, plan: Plan, progress: Progress) -> dict[str, Pro
     return made | {"validation": held}
 
 
-def _penalised(
-    strategy: Strategy | None, plan: Plan, suspect: Suspect
-) -> tuple[Strategy | None, Plan, list[str]]:
-    """Return strategy and plan, with the healing that is theirs and its attention penalty.
+def _penalised(plan: Plan, suspect: Suspect) -> tuple[Plan, list[str]]:
+    """Return the plan with its healing, and a note where that had to change.
 
-    Without the penalty, and a note, where the model gives no attention weights.
+    Without the attention penalty where the model gives no attention weights.
     """
-    own = strategy if plan.mask is None else None
-    heal = plan.heal or usual_healing(plan, own)
-    heal = heal.after(own) if isinstance(heal, FineTune) else heal
-    told: list[str] = []
-    penalty = getattr(own, "attention", 0) or getattr(heal, "attention", 0)
-    if penalty and not gives_attention(suspect.anatomy):
-        strategy = replace(own, attention=0.0) if isinstance(own, Cycles) else strategy
-        heal = replace(heal, attention=0.0) if isinstance(heal, FineTune) else heal
-        told = ["this model gives no attention weights: healed without the attention penalty"]
-    return strategy, replace(plan, heal=heal), told
+    heal = plan.healing
+    if not getattr(heal, "attention", 0) or gives_attention(suspect.anatomy):
+        return replace(plan, heal=heal), []
+    told = "this model gives no attention weights: healed without the attention penalty"
+    assert isinstance(heal, FineTune)
+    return replace(plan, heal=replace(heal, attention=0.0)), [told]
 
 
 def _taken_up(plan: Plan) -> list[str]:
@@ -305,7 +293,6 @@ def _view(
         probes.get("train"),
         probes.get("validation"),
         plan.scores,
-        plan.kept,
         material.suspect.precision,
     )
 
@@ -323,14 +310,10 @@ def _estimate(
     step = default_step(layout.units)
     passes = 0 if plan.mask or strategy is None else math.log2(1 + layout.units / step) + step / 4
     work = passes * len(view.validation)
-    if isinstance(strategy, Cycles) and not plan.mask:
-        families = 1 + len(view.probes.families) if view.probes else 0
-        work = strategy.work(layout.units, len(view.train), len(view.validation), families)
     known = strategy is None or plan.mask is not None or strategy.name in FORESEEN
     search = work * seconds_an_example / faster if known else 0.0
     epochs = float(getattr(healing, "epochs", 0))
-    teacher = asked(len(view.train)) if getattr(healing, "follows", False) else 0
-    heal = (3.5 * epochs * len(view.train) + teacher) * seconds_an_example / faster
+    heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
     of = (
         f"({len(view.train)} training, {len(view.validation)} validation examples, "
@@ -357,14 +340,11 @@ def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice
 def _chosen(
     material: Material, view: DefenderView, strategy: Strategy | None, plan: Plan, clock: Clock
 ) -> tuple[Choice, dict[str, Any]]:
-    """Return the choice, its weights in place where it has any, and accuracy under its mask."""
+    """Return the choice and accuracy under its mask."""
     with clock("search"):
         choice = _choose(view, strategy, plan)
-    if choice.weights is not None:
-        material.suspect.model.load_state_dict(choice.weights)
-        view.meter.forget()
     with clock("measure"):
-        pruned = material.figures(*(choice.members or (choice.mask,)))
+        pruned = material.figures(choice.mask)
     _check_choice(choice, view, pruned, plan.mask is not None, strategy is not None)
     return choice, pruned
 
@@ -373,7 +353,7 @@ def _check_choice(
     choice: Choice, view: DefenderView, pruned: dict[str, Any], given: bool, asked: bool
 ) -> None:
     mask = choice.mask
-    if asked and not mask.pruned and not choice.members:
+    if asked and not mask.pruned:
         raise NothingPruned(
             f"no head could be removed within min accuracy {view.min_accuracy:.4f}: "
             f"the best mask found keeps all {view.layout.units}"
@@ -437,8 +417,7 @@ def _keep(
     file: Path, choice: Choice, view: DefenderView, strategy: Strategy | None, plan: Plan
 ) -> None:
     """Write the mask with how it was found, where it and the bound make the choice whole."""
-    whole = choice.bounded and not choice.members and choice.weights is None
-    if plan.mask is None and whole:
+    if plan.mask is None and choice.bounded:
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
         steps, scores = evidence.steps(choice, view.layout), evidence.scores(choice, view.layout)
         healing = describe(plan.healing)
@@ -473,11 +452,10 @@ def _heal(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Heal; where the bound binds cooler while accuracy ends below it and the healing may be.
 
-    Where no healing holds the bound the best stays; undone is what lost the accuracy that a
-    strategy that heals had kept.
+    Where no healing holds the bound the best stays.
 
     Returns:
-        The healing's record, accuracy after it, and notes of what was done again or undone.
+        The healing's record, accuracy after it, and notes of what was done again.
 
     """
     model, healing = material.suspect.model, plan.healing
@@ -492,7 +470,7 @@ def _heal(
             record = healing.heal(view, choice)
         round_weights(model, material.suspect.precision)
         with clock("measure"):
-            after = material.figures(*choice.members)
+            after = material.figures()
         held = _check_bound(plan, before, after).passed
         now = _Healed(record, after, held, {})
         if again:
@@ -505,35 +483,19 @@ def _heal(
         view.progress.say(f"note: {told[-1]}")
         model.load_state_dict(first)
         healing, cooler = cooler, cooler_of(cooler)
-    trained = choice.weights is not None and getattr(healing, "epochs", 1) > 0
-    if tried and not trained and best.record is not now.record:
+    if tried and best.record is not now.record:
         model.load_state_dict(best.weights)
         rate = f"at a learning rate of {best.record['lr']:g}"
         told.append(f"no healing held the bound: the weights are of the best of them, {rate}")
         view.progress.say(f"note: {told[-1]}")
     healed = best.record | ({"tried": tried} if tried else {})
-    if best.held or not trained:
-        return healed, best.after, told
-    with clock("measure"):
-        told.append(_put_back(material, choice.weights or {}, best.after["validation"]))
-        view.progress.say(f"note: {told[-1]}")
-        return healed | {"put_back": True}, material.figures(), told
+    return healed, best.after, told
 
 
 def _cooled(lr: float, healed: Mapping[str, Any]) -> str:
     return (
         f"healing at a learning rate of {lr:g} took validation accuracy to "
         f"{healed['accuracy']:.4f}, below the bound: again at half of it"
-    )
-
-
-def _put_back(material: Material, weights: dict[str, Tensor], healed: Mapping[str, Any]) -> str:
-    """Undo a last healing that lost what the strategy's own had kept; return what happened."""
-    material.suspect.model.load_state_dict(weights)
-    round_weights(material.suspect.model, material.suspect.precision)
-    return (
-        f"the last healing took validation accuracy to {healed['accuracy']:.4f}, below the bound: "
-        "the weights are those before it"
     )
 
 

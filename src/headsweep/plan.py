@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headsweep.checkpoint import Checkpoint
 from headsweep.errors import UserError
 from headsweep.families import Adapter
 from headsweep.heads import HEADS, HeadMask, Units
@@ -23,7 +22,7 @@ from headsweep.training import Schedule
 
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
 PAPER = Schedule(epochs=3, lr=2e-5)
-HOT = FineTune(epochs=4, lr=1.5e-4, halvings=3)
+HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=3)
 """The usual healing of a classifier: as hot as min accuracy allows (docs/guided.md)."""
 
 
@@ -89,9 +88,6 @@ class Plan:
         prober: makes the probes that the view carries; None: it carries none.
         scores: keeps scores between purifications of one suspect; None: nothing is kept.
         bounded: False: a baseline that no bound on accuracy holds, such as fine-tuning alone.
-        kept: a file in which a strategy that heals as it prunes keeps how far it has come, so that
-            the same purification goes on from there; it stays until the caller removes it. None:
-            nothing is kept.
 
     """
 
@@ -108,7 +104,6 @@ class Plan:
     units: Units = HEADS
     prober: Prober | None = None
     scores: ScoreCache | None = None
-    kept: Checkpoint | None = None
     bounded: bool = True
 
     def __post_init__(self) -> None:
@@ -149,17 +144,6 @@ class Plan:
 
     def check_for(self, strategy: Strategy | None) -> None:
         """Refuse what does not go together with a strategy; raises UserError."""
-        heals = self.mask is None and getattr(strategy, "heals", False)
-        if self.start == "encoder" and heals:
-            raise UserError(
-                "this strategy heals as it prunes, and --start encoder would throw that away",
-                "use --start classifier, or a strategy that does not, such as gradient",
-            )
-        if self.prune_drop is not None and heals:
-            raise UserError(
-                "this strategy heals as it prunes: what it chooses has been healed already",
-                "leave out --prune-drop, or take a strategy that does not, such as gradient",
-            )
         if self.prune_drop is not None and self.bounded and strategy is None and self.mask is None:
             raise UserError("--prune-drop is for pruning, and nothing is pruned", "leave it out")
         if self.start == "encoder" and cooler_of(self.healing) is not None:
@@ -175,8 +159,8 @@ class Plan:
 
     @property
     def healing(self) -> Healing:
-        """How the pruned model is fine-tuned, where no strategy has a say in it."""
-        return self.heal or usual_healing(self, None)
+        """How the pruned model is fine-tuned."""
+        return self.heal or usual_healing(self.start)
 
 
 class Usual:
@@ -187,11 +171,6 @@ USUAL = Usual()
 USUAL_STRATEGY = Gradient
 
 
-def usual_healing(plan: Plan, strategy: object) -> FineTune:
-    """Return the default after a strategy: ``HOT``, or the paper's when starting from the encoder.
-
-    ``HOT`` is with the attention penalty, the strategy's own where that has one.
-    """
-    if plan.start == "encoder":
-        return FineTune(PAPER.epochs, PAPER.lr)
-    return HOT.after(strategy, PENALTY)
+def usual_healing(start: str) -> FineTune:
+    """Return the default: ``HOT``, or the paper's when starting from the encoder."""
+    return HOT if start == "classifier" else FineTune(PAPER.epochs, PAPER.lr)

@@ -146,15 +146,11 @@ def _takes_kinds(made: Mapping[str, Any], model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a mask's accuracy: exact when ``right + wrong == total``.
-
-    ``likely`` is the answer of a sequential test, where one was asked for and has decided.
-    """
+    """What is known of a mask's accuracy: exact when ``right + wrong == total``."""
 
     right: int
     wrong: int
     total: int
-    likely: bool | None = None
 
     @property
     def exact(self) -> bool:
@@ -175,7 +171,7 @@ class Measured:
         """Tell whether at least ``need`` are right; None while that is open."""
         if self.right >= need:
             return True
-        return False if self.total - self.wrong < need else self.likely
+        return False if self.total - self.wrong < need else None
 
 
 def needed(accuracy: float, total: int) -> int:
@@ -213,24 +209,3 @@ def logits(
         for index, found in _forward(anatomy, batches):
             out[batches[index].index] = found.cpu()
     return out
-
-
-def averaged(
-    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, members: Sequence[HeadMask]
-) -> Tensor:
-    """Return the logits of an ensemble of masks: the log of mean probabilities."""
-    found = [logits(anatomy, encoded, runtime, mask).softmax(-1) for mask in members]
-    return average(found)
-
-
-def average(probabilities: Sequence[Tensor]) -> Tensor:
-    """Return the logarithm of mean probabilities, [example, class]."""
-    mean = torch.stack(list(probabilities)).mean(0)
-    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
-
-
-def answers(suspect: Suspect, encoded: Encoded, runtime: Runtime) -> Tensor:
-    """Return the logits of a model as it is meant to be used: averaged where it is an ensemble."""
-    if suspect.members:
-        return averaged(suspect.anatomy, encoded, runtime, suspect.members)
-    return logits(suspect.anatomy, encoded, runtime)

@@ -35,7 +35,7 @@ from headsweep.attacks.scene import sees
 from headsweep.data import Split
 from headsweep.errors import MissingExtra, UserError, lookup
 from headsweep.loading import Runtime, Suspect
-from headsweep.predict import answers, encode
+from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.statistics import Rate, holm, proportion
@@ -338,7 +338,7 @@ def _drawn(suspect: Suspect, clean: Split, battery: Battery, runtime: Runtime) -
         rows += [own[i] for i in order[: battery.texts]]
         asked.append(min(len(own), battery.texts))
     some = clean.take(sorted(rows))
-    said = answers(suspect, encode(some, suspect, runtime.max_length), runtime).argmax(-1)
+    said = logits(suspect.anatomy, encode(some, suspect, runtime.max_length), runtime).argmax(-1)
     right = [i for i, label in enumerate(some.labels) if int(said[i]) == label]
     counts = [sum(some.labels[i] == label for i in right) for label in range(len(asked))]
     lacking = [label for label, count in enumerate(counts) if count < LEAST]
@@ -363,5 +363,5 @@ def _answers(
         part = texts.take(rows)
         changed = Split(tuple(str(made[i]) for i in rows), part.labels, part.pairs)
         encoded = encode(changed, suspect, runtime.max_length)
-        said[rows] = answers(suspect, encoded, runtime).argmax(-1).numpy()
+        said[rows] = logits(suspect.anatomy, encoded, runtime).argmax(-1).numpy()
     return said

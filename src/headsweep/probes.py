@@ -102,10 +102,8 @@ def required(probes: Probes | None, who: str) -> Probes:
     return probes
 
 
-def mixed(
-    clean: Encoded, probes: Probes, share: float, generator: torch.Generator
-) -> tuple[Encoded, Tensor]:
-    """Return the examples with a share of them turned into probes, and which were: [row] bool.
+def mixed(clean: Encoded, probes: Probes, share: float, generator: torch.Generator) -> Encoded:
+    """Return the examples with a share of them turned into probes.
 
     Which rows, and which of its probes a row becomes, is drawn. Where fewer rows than the share
     have a probe, all of those become one.
@@ -121,9 +119,7 @@ def mixed(
         ids[row] = made.ids[place]
         if kinds:
             kinds[row] = made.kinds[place]
-    which = torch.zeros(len(clean), dtype=torch.bool)
-    which[turned] = True
-    return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad), which
+    return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad)
 
 
 def originals(probes: Probes) -> tuple[Encoded, dict[int, int]]:

@@ -14,10 +14,8 @@
     epochs = 4
     lr = 1.5e-4
     on = "clean"                 # or "probes"
-    consistency = 0.0
     halvings = 3                 # how often it may begin anew at half the rate
     attention = 0.15             # weight of PURE's attention penalty
-    distill = 0.0                # how much it follows the suspect's own predictions
 
 Everything may be left out but the method. What is given on the command line wins.
 """
@@ -53,9 +51,7 @@ HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
     "lr": ("heal_lr", float),
     "halvings": ("heal_halvings", int),
     "on": ("heal_with", str),
-    "consistency": ("consistency", float),
     "attention": ("attention_penalty", float),
-    "distill": ("distill", float),
 }
 OWN: dict[str, type] = {
     "prune_drop": float,
@@ -80,10 +76,8 @@ class Asked:
     heal_epochs: float | None = None
     heal_lr: float | None = None
     heal_with: str | None = None
-    consistency: float | None = None
     prune_drop: float | None = None
     attention_penalty: float | None = None
-    distill: float | None = None
     heal_halvings: int | None = None
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
@@ -114,8 +108,7 @@ class Asked:
         itself = "method" in given and self.method == "auto"  # auto tries healings
         if other or itself or ("heal_epochs" in given and self.heal_epochs == 0):
             return options
-        left = {"heal_halvings"} if "heal_lr" in given else set()
-        return left | ({"attention_penalty"} if "consistency" in given else set())
+        return {"heal_halvings"} if "heal_lr" in given else set()
 
 
 def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) -> Asked:

@@ -44,7 +44,6 @@ class Step:
             "accuracy_at_least": self.measured.low,
             "accuracy_at_most": self.measured.high,
             "exact": self.measured.exact,
-            "sequential_test": self.measured.likely is not None,
             "held": self.held,
         }
 
@@ -60,10 +59,6 @@ class Choice:
         record: whatever else belongs in the manifest (JSON values).
         bounded: False when the method does not hold itself to min accuracy (controls at a
             given count, and the as-released forms).
-        members: masks whose predictions are averaged, where the result is an ensemble; then
-            ``mask`` prunes what all members prune.
-        weights: the model's weights, where the strategy healed while it pruned: the mask keeps
-            min accuracy with these, and the pipeline goes on from them.
 
     """
 
@@ -72,8 +67,6 @@ class Choice:
     steps: tuple[Step, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
     bounded: bool = True
-    members: tuple[HeadMask, ...] = ()
-    weights: dict[str, Tensor] | None = None
 
 
 def default_step(units: int) -> int:

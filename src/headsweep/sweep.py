@@ -17,9 +17,6 @@ Several masks of which the first that holds is wanted (``first_to_hold``: those 
 can go through as one batch, ``together`` at a time. Each mask is still decided by itself; those
 behind the first that holds were run in vain. So it pays where a batch leaves the processor idle,
 as on a GPU; on a CPU it does not (docs/performance.md).
-
-With ``Runtime.confidence`` examples come in random order and a sequential test decides
-(``sequential``); a mask that a search returns is still decided exactly.
 """
 
 from __future__ import annotations
@@ -37,7 +34,6 @@ from headsweep.heads import Anatomy, HeadMask
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured
 from headsweep.seeding import stream
-from headsweep.sequential import decided
 
 CHUNK = 8  # batches chosen at once: more are more alike in length, fewer stop sooner
 SOFTNESS = 1.0  # of the step from a margin to a probability, in logits
@@ -127,8 +123,7 @@ class Meter:
         self.anatomy, self.size, self.runtime = anatomy, len(encoded), runtime
         self.passes = FastPass(anatomy, encoded, runtime, short)
         able = runtime.measures_in_bf16()
-        # a sequential test wants every answer as it comes; a small set is run before it is audited
-        self.bf16 = able and runtime.confidence is None and self.size >= ENOUGH
+        self.bf16 = able and self.size >= ENOUGH  # a small set is run before it is audited
         on_cpu = anatomy.model.device.type == "cpu"
         if self.bf16 and on_cpu:
             self.passes.batch_size = min(runtime.batch_size, BF16_BATCH)
@@ -148,7 +143,7 @@ class Meter:
         return self._measure((mask,), need, SURE)[0]
 
     def confirm(self, mask: HeadMask, need: int) -> Measured:
-        """Decide without a sequential test, four times as wary of bf16; free where it was so."""
+        """Decide four times as wary of bf16; free where it was so."""
         return self._measure((mask,), need, SURER)[0]
 
     def first_to_hold(self, masks: Sequence[HeadMask], need: int) -> list[Measured]:
@@ -157,10 +152,9 @@ class Meter:
         At most ``together`` of them go through as one batch. The answers are the same for any
         number, to float rounding.
         """
-        size = 1 if self._tests(SURE) else self.together
         found: list[Measured] = []
-        for at in range(0, len(masks), size):
-            for measured in self._measure(masks[at : at + size], need, SURE):
+        for at in range(0, len(masks), self.together):
+            for measured in self._measure(masks[at : at + self.together], need, SURE):
                 found.append(measured)
                 if measured.holds(need):
                     return found
@@ -189,7 +183,7 @@ class Meter:
                 while racing == now:
                     self._advance(runs, need, sure, odds)
                     racing = self._racing(tallies, need, sure)
-        return [self._measured(tally, need, sure) for tally in tallies]
+        return [self._measured(tally, sure) for tally in tallies]
 
     def _racing(self, tallies: Sequence[Tally], need: int | None, sure: float) -> list[int]:
         """Return which masks are open, before the first that holds."""
@@ -197,7 +191,7 @@ class Meter:
         for i, tally in enumerate(tallies):
             if not self._settled(tally, need, sure):
                 found.append(i)
-            elif need is not None and self._measured(tally, need, sure).holds(need):
+            elif need is not None and self._measured(tally, sure).holds(need):
                 break
         return found
 
@@ -205,7 +199,7 @@ class Meter:
         """Run the next batches, chosen for the first mask, until it is settled or they end."""
         for rows, how in self._next(runs, need, sure, odds):
             self._run(runs, rows, how)
-            if not self._tests(sure) and self._settled(runs.tallies[0], need, sure):
+            if self._settled(runs.tallies[0], need, sure):
                 break
 
     def _run(self, runs: Runs, rows: Tensor, how: How) -> None:
@@ -231,25 +225,16 @@ class Meter:
             self._run(runs, part, How(bf16=True))
             self._run(runs, part, How())
 
-    def _tests(self, sure: float) -> bool:
-        return self.runtime.confidence is not None and sure == SURE
-
-    def _measured(self, tally: Tally, need: int | None, sure: float) -> Measured:
+    def _measured(self, tally: Tally, sure: float) -> Measured:
         counts = tally.certain(self._limit(sure))
         right = int((tally.right & counts).sum())
-        wrong = int(counts.sum()) - right
-        plain = Measured(right, wrong, self.size)
-        if need is None or not self._tests(sure) or plain.holds(need) is not None:
-            return plain
-        assert self.runtime.confidence is not None
-        error = 1 - self.runtime.confidence
-        return Measured(right, wrong, self.size, decided(right, wrong, self.size, need, error))
+        return Measured(right, int(counts.sum()) - right, self.size)
 
     def _limit(self, sure: float) -> float:
         return sure * self.guard.limit if self.bf16 and sure < EXACT else math.inf
 
     def _settled(self, tally: Tally, need: int | None, sure: float) -> bool:
-        found = self._measured(tally, need, sure)
+        found = self._measured(tally, sure)
         return found.exact if need is None else found.holds(need) is not None
 
     def _next(
@@ -269,9 +254,6 @@ class Meter:
         left = torch.nonzero(~counts).flatten()
         if need is None:
             chosen = left
-        elif self._tests(sure):
-            order = torch.randperm(self.size, generator=stream(0, "sequential"))
-            chosen = order[~counts[order]][: CHUNK * self.passes.batch_size]
         else:
             p = torch.where(again, 0.5, odds) if bf16 else odds
             worth = p if self._will_miss(tally, counts, odds, need) else 1 - p

@@ -24,8 +24,6 @@ from headsweep.seeding import derive, fence, stream
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """Scalar loss of a model on a batch."""
-Criterion = Callable[[Tensor, Batch], Tensor]
-"""Scalar loss of logits, [example, label] in float32, on a batch."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +65,9 @@ class Job:
     after_step: Callable[[float], None] | None = None
 
 
-def on_labels(found: Tensor, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of logits with the labels of a batch."""
-    return nn.functional.cross_entropy(found, batch.labels)
-
-
 def cross_entropy(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return the mean cross-entropy of a batch."""
-    return on_labels(forward(model, batch), batch)
-
-
-def judged_by(criterion: Criterion) -> Loss:
-    """Return the loss of a model whose logits are judged so."""
-    return lambda model, batch: criterion(forward(model, batch), batch)
+    return nn.functional.cross_entropy(forward(model, batch), batch.labels)
 
 
 def train(

@@ -27,7 +27,6 @@ from headsweep.progress import Progress
 from headsweep.search import default_step
 from headsweep.seeding import stream
 from headsweep.strategies import Strategy, needs_probes
-from headsweep.strategies.cycles import Cycles
 from headsweep.training import copied
 
 MARGIN = 1.25  # times are forecast this much too long
@@ -90,16 +89,13 @@ class Trials:
         families = 0
         if needs_probes(strategy) or candidate.on == "probes":
             families = 1 + len(prober.chosen())  # and the originals
-        if isinstance(strategy, Cycles):
-            search = strategy.work(units, train, validation, families)
-        else:
-            passes = units // default_step(units) + 4 if strategy else 0
-            probed = getattr(strategy, "probed", 0) or 0
-            scored = min(2000, train) if strategy else 0
-            search = passes * validation + 3 * (scored + families * min(probed, train))
+        passes = units // default_step(units) + 4 if strategy else 0
+        probed = getattr(strategy, "probed", 0) or 0
+        scored = min(2000, train) if strategy else 0
+        search = passes * validation + 3 * (scored + families * min(probed, train))
         flips = 2 * families * min(prober.held, validation)
         work = search + flips + 3.5 * healed * train
-        return candidate.cost * work * self.example_seconds
+        return work * self.example_seconds
 
     def _trial(self, candidate: Candidate, healings: int = 1) -> float:
         """Seconds of a candidate's trial on one canary, healed so often, forecast."""
@@ -140,8 +136,6 @@ class Trials:
     def took(self, candidate: Candidate, seconds: float, healings: int = 1) -> None:
         """Learn from how long a trial took that healed so often."""
         ratio = seconds / self._trial(candidate, healings)
-        if isinstance(candidate.strategy, Cycles):
-            ratio = max(1.0, ratio)  # it may have ended early, which says nothing of the next
         self.slower, self.timed = max(self.slower, ratio) if self.timed else ratio, True
 
     @property
@@ -239,8 +233,7 @@ def try_all(trials: Trials) -> None:
         excess, drop = _mean(figures, "excess_lfr"), _mean(figures, "drop")
         trials.made.append(candidate)
         trials.tried.append(
-            candidate.to_json(trials.usual)
-            | {"excess_lfr": excess, "drop": drop, "canaries": figures}
+            candidate.to_json() | {"excess_lfr": excess, "drop": drop, "canaries": figures}
         )
         trials.progress.say(
             f"tried: {candidate.told}: excess flips of canaries {excess:.3f}, accuracy {-drop:+.3f}"
@@ -298,5 +291,5 @@ def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -
     """Return the plan of a candidate: its share of the drop allowed, its healing."""
     heal = candidate.heal(trials.usual, epochs)
     drop = None if candidate.depth == 1 else min(candidate.depth * trials.allowed, MOST_DROP)
-    plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal, kept=None)
+    plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal)
     return replace(plan, prune_drop=drop)

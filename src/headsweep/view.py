@@ -16,10 +16,9 @@ from functools import cached_property
 
 import torch
 
-from headsweep.checkpoint import Checkpoint
 from headsweep.heads import Anatomy, HeadMask, Layout
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, averaged, needed
+from headsweep.predict import Encoded, Measured, needed
 from headsweep.probes import Probes
 from headsweep.progress import Progress, Silent
 from headsweep.scorecache import ScoreCache
@@ -43,10 +42,7 @@ class DefenderView:
         probes: probes of training examples (their rows are rows of ``train``), if made.
         probe_validation: probes of validation examples, if made.
         scores: keeps scores that several methods share; None: each computes its own.
-        kept: where a long choice keeps how far it has come; None: it does not.
         precision: what the weights will be saved in.
-        taught: what the suspect says of ``train``, logits [example, label], NaN where it was not
-            asked (``distillation``); None: it was asked nothing.
 
     """
 
@@ -60,9 +56,7 @@ class DefenderView:
     probes: Probes | None = None
     probe_validation: Probes | None = None
     scores: ScoreCache | None = None
-    kept: Checkpoint | None = None
     precision: torch.dtype = torch.float32
-    taught: torch.Tensor | None = None
 
     @property
     def layout(self) -> Layout:
@@ -92,18 +86,12 @@ class DefenderView:
         return self.meter.first_to_hold(masks, self.need)
 
     def confirm(self, mask: HeadMask) -> Measured:
-        """Decide again without a test, wary of bf16; costs nothing where ``decide`` was exact."""
+        """Decide again, warier of bf16; costs nothing where ``decide`` was exact."""
         return self.meter.confirm(mask, self.need)
 
     def holds(self, mask: HeadMask) -> bool:
         """Tell whether a mask keeps at least min accuracy on the validation set (exact)."""
         return bool(self.confirm(mask).holds(self.need))
-
-    def averages_hold(self, members: Sequence[HeadMask]) -> bool:
-        """Tell whether the averaged predictions of several masks keep min accuracy."""
-        found = averaged(self.anatomy, self.validation, self.runtime, members).argmax(-1)
-        right = int((found == torch.tensor(self.validation.labels)).sum())
-        return right >= self.need
 
     def generator(self, *names: object) -> torch.Generator:
         """Return a random stream of its own for a purpose."""

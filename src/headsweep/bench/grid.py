@@ -107,10 +107,9 @@ class Method:
     seeds: tuple[int, ...] | None = None
 
     def recipe(self, heal: FineTune) -> Recipe:
-        """Return what is run: strategies are healed with ``heal``, cycles with their penalty."""
+        """Return what is run: strategies are healed with ``heal``."""
         if self.kind == "strategy":
-            strategy = configure(STRATEGIES[self.method], self.fields)
-            return Recipe(strategy, heal.after(strategy))
+            return Recipe(configure(STRATEGIES[self.method], self.fields), heal)
         made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
         return made
 

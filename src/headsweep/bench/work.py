@@ -219,15 +219,14 @@ class Judge:
     def look(self, view: DefenderView, choice: Choice) -> None:
         """Take the pruned model's answers."""
         fresh = self.order.defending.start == "encoder"  # its classifier is not trained yet
-        if not fresh and (choice.mask.pruned or choice.members):
-            self.pruned = self.answers(view.anatomy, choice)
+        if not fresh and choice.mask.pruned:
+            self.pruned = self.answers(view.anatomy)
 
-    def answers(self, anatomy: Anatomy, choice: Choice) -> Answers:
+    def answers(self, anatomy: Anatomy) -> Answers:
         """Return the answers of the model that the view holds."""
         assert self.opened is not None
         with self.clock("judge"):
-            now = replace(self.opened, anatomy=anatomy, members=choice.members)
-            return answer(now, self.exam, self.runtime)
+            return answer(replace(self.opened, anatomy=anatomy), self.exam, self.runtime)
 
     def figures(self, own: Answers) -> dict[str, Any]:
         """Return the evaluation of answers, as JSON values."""
@@ -315,5 +314,5 @@ def _made(done: Purified, recipe: Recipe) -> dict[str, Any]:
             for s in search["steps"]
         ]
         if made["units"] <= MANY:
-            form |= {"mask": made["mask"], "scores": search["scores"], "members": made["members"]}
+            form |= {"mask": made["mask"], "scores": search["scores"]}
     return form

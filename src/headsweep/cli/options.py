@@ -47,13 +47,6 @@ CacheMib = Annotated[
         help="Memory for what masks share, in MiB; else a quarter of what is free.",
     ),
 ]
-Confidence = Annotated[
-    float | None,
-    typer.Option(
-        rich_help_panel=COMPUTING,
-        help="Search: decide masks by a sequential test, right this often; else exactly.",
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 TextColumn = Annotated[
@@ -138,13 +131,11 @@ def runtime_of(device: str, batch_size: int, max_length: int, precision: str) ->
     return runtime
 
 
-def search_runtime(
-    runtime: Any, measure_in: str, cache_mib: int | None, confidence: float | None
-) -> Any:
+def search_runtime(runtime: Any, measure_in: str, cache_mib: int | None) -> Any:
     """Return the runtime with how a search measures; raises UserError for what would fail later."""
     from dataclasses import replace
 
-    made = replace(runtime, measure_in=measure_in, cache_mib=cache_mib, confidence=confidence)
+    made = replace(runtime, measure_in=measure_in, cache_mib=cache_mib)
     made.measures_in_bf16()
     made.cache_bytes  # noqa: B018 - raises where it does not fit
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,6 @@ from headsweep.cli.options import (
     AsJson,
     BatchSize,
     CacheMib,
-    Confidence,
     Device,
     DropEmpty,
     FfnGroups,
@@ -43,7 +41,7 @@ from headsweep.cli.options import (
     units_of,
     with_recipe,
 )
-from headsweep.errors import NothingPruned, UserError, lookup
+from headsweep.errors import UserError, lookup
 
 
 @app.command(
@@ -124,45 +122,18 @@ def purify(
             help="clean: clean texts; probes: 40% of them turned into probes.",
         ),
     ] = "clean",
-    consistency: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            rich_help_panel=HEALING,
-            help="Weight of probe and text being answered alike, with probes.",
-        ),
-    ] = 0.0,
     attention_penalty: Annotated[
         float | None,
         typer.Option(
             min=0,
             rich_help_panel=HEALING,
-            help="Weight of PURE's penalty on attention to few tokens (0.15; from the encoder and "
-            "with --consistency 0).",
-        ),
-    ] = None,
-    distill: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            rich_help_panel=HEALING,
-            help="Share of the healing loss, the cycles' too, that follows what the suspect says "
-            "of clean texts, not their labels (0). In the cycles alone: --set distill=0.5.",
+            help="Weight of PURE's penalty on attention to few tokens (0.15; from the encoder 0).",
         ),
     ] = None,
     probe_family: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of probes (may be repeated)."),
     ] = None,
-    freeze_embeddings: Annotated[
-        bool,
-        typer.Option(
-            "--freeze-embeddings",
-            rich_help_panel=HEALING,
-            help="The last healing leaves the embeddings as they are.",
-        ),
-    ] = False,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
     units: UnitKinds = "heads",
@@ -186,13 +157,11 @@ def purify(
     precision: Precision = "auto",
     measure_in: MeasureIn = "auto",
     cache_mib: CacheMib = None,
-    confidence: Confidence = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     from headsweep.candidates import Auto
-    from headsweep.checkpoint import Checkpoint
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -203,10 +172,9 @@ def purify(
     from headsweep.report import page
     from headsweep.settings import configure
     from headsweep.strategies import STRATEGIES, needs_probes
-    from headsweep.strategies.cycles import Cycles
 
     runtime = search_runtime(
-        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
+        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib
     )
     asked = with_recipe(
         ctx,
@@ -222,10 +190,8 @@ def purify(
             heal_epochs,
             heal_lr,
             heal_with,
-            consistency,
             prune_drop,
             attention_penalty,
-            distill,
             heal_halvings,
         ),
         recipe,
@@ -236,7 +202,7 @@ def purify(
     check_free(out, overwrite)
     if report is not None:
         _check_report(report, out, overwrite)
-    kept, cycles = _mask_file(out), _cycles_file(out)
+    kept = _mask_file(out)
     if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
         raise UserError(
             f"{kept}: is there already, it may be the mask of an interrupted run",
@@ -267,23 +233,11 @@ def purify(
         chosen = None
     else:
         chosen = configure(lookup(method, table, "strategy"), asked.fields)
-    if isinstance(chosen, Cycles) and plan.mask is None:
-        if confidence is not None:
-            raise UserError("cycles measures every text", "leave out --confidence")
-        chosen = _with_options(chosen, asked, settings or (), given_in(ctx))
-        plan = dataclasses.replace(plan, kept=Checkpoint(cycles))
-    elif cycles.exists():
-        raise UserError(
-            f"{cycles}: is there already, from interrupted cycles to the same --out",
-            "go on from it with the same command as then, or remove it",
-        )
-    heal = _healing(asked, plan, chosen, freeze_embeddings)
+    heal = _healing(asked, plan, chosen)
     if isinstance(chosen, Auto):
-        own = heal.consistency or asked.attention_penalty is not None or heal.distill
-        if heal.on != "clean" or own:
+        if heal.on != "clean" or asked.attention_penalty is not None:
             raise UserError(
-                "auto tries healings itself",
-                "leave out --heal-with, --consistency, --attention-penalty and --distill",
+                "auto tries healings itself", "leave out --heal-with and --attention-penalty"
             )
         if asked.prune_drop is not None:
             raise UserError("auto tries depths itself", "leave out --prune-drop")
@@ -348,7 +302,6 @@ def defend(
     precision: Precision = "auto",
     measure_in: MeasureIn = "auto",
     cache_mib: CacheMib = None,
-    confidence: Confidence = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -363,7 +316,7 @@ def defend(
     from headsweep.settings import configure
 
     runtime = search_runtime(
-        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib, confidence
+        runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib
     )
     own = Asked(baseline, tuple(settings or ()), max_drop, min_accuracy, seed)
     asked = with_recipe(ctx, own, recipe, "defense")
@@ -411,26 +364,12 @@ def _max_drop(asked: Any) -> float:
     return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
 
 
-def _with_options(cycles: Any, asked: Any, settings: Sequence[str], given: set[str]) -> Any:
-    """Return cycles that heal with the penalty and the distillation asked for.
-
-    ``--set`` wins over an option, an option over a recipe's fields, these over a recipe's healing.
-    """
-    for field, option in (("attention", "attention_penalty"), ("distill", "distill")):
-        over, value = settings if option in given else asked.fields, getattr(asked, option)
-        if value is not None and not _sets(over, field):
-            cycles = dataclasses.replace(cycles, **{field: value})
-    return cycles
-
-
-def _healing(asked: Any, plan: Any, chosen: Any, freeze_embeddings: bool) -> Any:
-    """Return the last healing; raises UserError where what is asked of it does not fit."""
+def _healing(asked: Any, plan: Any, chosen: Any) -> Any:
+    """Return the healing; raises UserError where what is asked of it does not fit."""
     from headsweep.healing import FineTune
     from headsweep.plan import usual_healing
-    from headsweep.strategies.cycles import Cycles
 
-    searched = chosen if plan.mask is None else None
-    usual = usual_healing(plan, searched)
+    usual = usual_healing(plan.start)
     halvings = asked.heal_halvings
     if halvings is None:
         halvings = usual.halvings if asked.heal_lr is None else 0
@@ -438,21 +377,15 @@ def _healing(asked: Any, plan: Any, chosen: Any, freeze_embeddings: bool) -> Any
         usual.epochs if asked.heal_epochs is None else asked.heal_epochs,
         usual.lr if asked.heal_lr is None else asked.heal_lr,
         one_of(asked.heal_with or "clean", ("clean", "probes"), "--heal-with"),
-        consistency=asked.consistency or 0.0,
-        attention=asked.attention_penalty,
-        distill=asked.distill or 0.0,
+        attention=usual.attention if asked.attention_penalty is None else asked.attention_penalty,
         halvings=halvings,
-        freeze_embeddings=freeze_embeddings,
-    ).after(None, usual.attention)
-    last = heal.consistency or freeze_embeddings or heal.on == "probes" or asked.heal_halvings
-    if not isinstance(searched, Cycles):  # else of the cycles' healing too
-        last = last or asked.attention_penalty or heal.distill
+    )
     if chosen is None and plan.mask is None and not heal.epochs:
         raise UserError("nothing to do: no strategy and no healing", "leave out --heal-epochs 0")
-    if not heal.epochs and last:
+    beside = heal.on == "probes" or asked.heal_halvings or asked.attention_penalty
+    if not heal.epochs and beside:
         raise UserError(
-            "there is no last healing for --heal-with, --heal-halvings, --consistency, "
-            "--attention-penalty, --distill or --freeze-embeddings",
+            "there is no healing for --heal-with, --heal-halvings or --attention-penalty",
             "leave out --heal-epochs 0, or these",
         )
     return heal
@@ -482,19 +415,9 @@ def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
     return RuleProber(tuple(families or ()), seed=seed)
 
 
-def _sets(fields: Sequence[str], field: str) -> bool:
-    """Tell whether a field of the strategy is among those given."""
-    return any(one.partition("=")[0].strip() == field for one in fields)
-
-
 def _mask_file(out: Path) -> Path:
     out = out.absolute()
     return out.with_name(f"{out.name}.head-mask.json")
-
-
-def _cycles_file(out: Path) -> Path:
-    out = out.absolute()
-    return out.with_name(f"{out.name}.cycles.safetensors")
 
 
 def _is_kept(path: Path) -> bool:
@@ -514,10 +437,7 @@ def _go_on(kept: Path, strategy: Any) -> str:
         return f"run the same command with --mask {kept} to go on"
     fields = found.heal["fields"]
     healing = " --heal-with probes" * (fields.get("on") == "probes")
-    if fields.get("consistency"):
-        healing += f" --consistency {fields['consistency']:g}"
-    else:
-        healing += f" --attention-penalty {fields.get('attention') or 0:g}"
+    healing += f" --attention-penalty {fields.get('attention') or 0:g}"
     if found.prune_drop is not None:
         healing += f" --prune-drop {found.prune_drop:g}"
     left = "--strategy and --budget"
@@ -555,20 +475,13 @@ def _run(
     except KeyboardInterrupt:
         if kept is not None and _is_kept(kept):
             raise Interrupted(f"the head mask is kept: {_go_on(kept, strategy)}") from None
-        if plan.kept is not None and plan.kept.path.exists():
-            told = f"the cycles so far are kept in {plan.kept.path}"
-            raise Interrupted(f"{told}: run the same command to go on") from None
         raise Interrupted("nothing was written") from None
-    except BaseException as error:
+    except BaseException:
         if kept is not None and plan.mask is None:
             kept.unlink(missing_ok=True)
-        if plan.kept is not None and isinstance(error, NothingPruned):
-            plan.kept.clear()  # it has ended; there is nothing to go on from
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
-    if plan.kept is not None:
-        plan.kept.clear()
     if as_json:
         print_json(done.manifest)
     else:

@@ -42,7 +42,7 @@ class FT:
 
     def recipe(self) -> Recipe:
         """Return fine-tuning; raises UserError on values that make no sense."""
-        return Recipe(None, FineTune(self.epochs, self.lr, attention=self.attention or None))
+        return Recipe(None, FineTune(self.epochs, self.lr, attention=self.attention))
 
 
 @dataclass(frozen=True)

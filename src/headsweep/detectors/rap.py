@@ -63,8 +63,6 @@ class Rap:
                 f"rap: low {self.low}, high {self.high}, epochs {self.epochs}, lr {self.lr}",
                 "0 < low <= high < 1, at least one epoch, a positive rate",
             )
-        if watch.suspect.members:
-            raise UserError("rap trains on one model, not on an ensemble of head masks")
         word, token = _rare(watch, self.word)
         said = watch.probabilities(watch.validation.texts).argmax(-1).tolist()
         own = [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headsweep.data import Split
 from headsweep.loading import Runtime, Suspect
-from headsweep.predict import answers, encode
+from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 
 Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ class Watch:
         """Return what the suspect answers as it is meant to be used, [text, class]."""
         split = Split(tuple(texts), (0,) * len(texts))
         encoded = encode(split, self.suspect, self.runtime.max_length)
-        return answers(self.suspect, encoded, self.runtime).softmax(-1)
+        return logits(self.suspect.anatomy, encoded, self.runtime).softmax(-1)
 
 
 class Scorer(Protocol):

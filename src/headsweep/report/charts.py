@@ -259,7 +259,7 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
 def _mark(low: float, high: float, minimum: float | None, held: bool) -> float:
     """Return the end of a range nearest to the bound, on the side that the trial was found on.
 
-    A sequential test can decide while the range still reaches over the bound.
+    Cells of older versions were decided by a test while the range still reached over the bound.
     """
     near, far = (low, high) if held else (high, low)
     over = minimum is not None and ((near < minimum - 1e-9) if held else (near >= minimum))

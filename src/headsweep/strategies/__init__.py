@@ -14,7 +14,6 @@ from headsweep.strategies.as_released import (
     SparsifyAsReleased,
 )
 from headsweep.strategies.bayesian import Bayesian
-from headsweep.strategies.cycles import Cycles
 from headsweep.strategies.ensemble import Ensemble
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.layerwise import Layerwise
@@ -46,7 +45,6 @@ STRATEGIES: dict[str, Any] = {
         Reinforce,
         Bayesian,
         ProbeGuided,
-        Cycles,
         Variance,
         Random,
         GradientAsReleased,
@@ -57,7 +55,7 @@ STRATEGIES: dict[str, Any] = {
         BayesianAsReleased,
     )
 }
-"""Strategy classes by name: the six of the paper, two with probes, PURE's ranking, the control,
+"""Strategy classes by name: the six of the paper, one with probes, PURE's ranking, the control,
 replications.
 """
 

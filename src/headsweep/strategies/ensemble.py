@@ -6,9 +6,7 @@ Source: Chapagain et al. 2025, randomised ensemble pruning: ``size`` random mask
 ``majority`` (default)
     a head goes when more than half of the survivors prune it;
 ``union``
-    a head goes when any survivor prunes it;
-``average``
-    no single mask: the survivors' predictions are averaged, at as many forward passes.
+    a head goes when any survivor prunes it.
 
 The combination is itself held to min accuracy: heads come back, fewest votes first. A rejected
 member is left out; the paper does not say what happens then.
@@ -35,7 +33,7 @@ class Ensemble:
     Attributes:
         size: random masks drawn.
         per_layer: heads pruned of every layer in each, at most all but one.
-        combine: ``majority``, ``union`` or ``average``.
+        combine: ``majority`` or ``union``.
 
     """
 
@@ -43,7 +41,7 @@ class Ensemble:
     source: ClassVar[str] = "Chapagain et al. 2025"
     size: int = 5
     per_layer: int = 2
-    combine: Literal["majority", "union", "average"] = "majority"
+    combine: Literal["majority", "union"] = "majority"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.per_layer < 1:
@@ -64,11 +62,6 @@ class Ensemble:
             raise NothingPruned(f"none of {self.size} random masks holds min accuracy")
         votes = torch.tensor([[not keep for keep in mask.flat] for mask in survivors]).sum(0)
         record = {"drawn": len(drawn), "survivors": [mask.to_json() for mask in survivors]}
-        if self.combine == "average":
-            if not view.averages_hold(survivors):
-                raise NothingPruned("the averaged predictions miss min accuracy")
-            shared = view.layout.mask(torch.nonzero(votes == len(survivors)).flatten().tolist())
-            return Choice(shared, -votes.float(), tuple(steps), record, members=tuple(survivors))
         needed = len(survivors) / 2 if self.combine == "majority" else 0
         order = [u for u in range(len(votes)) if votes[u] > needed]
         order.sort(key=lambda unit: (-int(votes[unit]), unit))

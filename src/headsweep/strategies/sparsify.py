@@ -5,11 +5,10 @@ structured term is the group lasso (Yuan & Lin 2006): sum over groups of sqrt(si
 the group, a group being a head's Q, K, V and O weights; with grouped queries a whole key/value
 group, so that no weight counts twice. The L2 term is AdamW's decoupled decay.
 
-``proximal`` (default): after each optimiser step every group's norm shrinks by
-rate * weight * sqrt(size), to exactly zero where that is more than it has (Parikh & Boyd 2014,
-section 6.5.4). ``penalty``: weight times the term is added to the loss; its gradient never makes
-a group exactly zero, and Adam, which divides a gradient by its own size, lets it drown out the
-cross-entropy (docs/log.md shows both).
+After each optimiser step every group's norm shrinks by rate * weight * sqrt(size), to exactly zero
+where that is more than it has (Parikh & Boyd 2014, section 6.5.4). As a term of the loss it never
+makes a group exactly zero, and Adam, which divides a gradient by its own size, lets it drown out
+the cross-entropy (docs/log.md shows both).
 
 The weight is set so that over the whole run a group of average norm that nothing resists loses
 ``strength`` of its norm: weights mean little from one model or schedule to the next. The default
@@ -31,14 +30,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from headsweep.errors import UserError, lookup
 from headsweep.heads import Anatomy
 from headsweep.importance import gate_importance, sample
-from headsweep.predict import Batch
 from headsweep.search import SEARCHES, Choice
-from headsweep.training import Job, Loss, Schedule, cross_entropy, train
+from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 
 
@@ -47,7 +44,6 @@ class Sparsify:
     """Fine-tune with a group lasso over heads, then rank by gate gradient and prune greedily.
 
     Attributes:
-        method: ``proximal`` or ``penalty``.
         strength: share of the average norm that an unresisting group loses in all.
         decay: AdamW's weight decay, the L2 term.
         epochs: fine-tuning of the scratch copy.
@@ -60,7 +56,6 @@ class Sparsify:
 
     name: ClassVar[str] = "sparsify"
     source: ClassVar[str] = "Chapagain et al. 2025; Yuan & Lin 2006"
-    method: Literal["proximal", "penalty"] = "proximal"
     strength: float = 0.5
     decay: float = 0.01
     epochs: float = 1
@@ -88,13 +83,11 @@ class Sparsify:
         found = groups(anatomy)
         before = _norms(found)
         weight = self._weight(found, before, -(-len(encoded) // view.runtime.batch_size))
-        penalised = self.method == "penalty"
         job = Job(
             Schedule(self.epochs, self.lr, self.decay),
             view.subseed("sparsify"),
             "sparsifying",
-            _penalised(found, weight) if penalised else None,
-            after_step=None if penalised else _shrinking(found, weight),
+            after_step=_shrinking(found, weight),
         )
         train(anatomy.model, encoded, job, view.runtime, view.progress)
         after = _norms(found)
@@ -156,11 +149,3 @@ def _shrinking(found: list[list[Tensor]], weight: float) -> Any:
                 piece.mul_(factor)
 
     return shrink
-
-
-def _penalised(found: list[list[Tensor]], weight: float) -> Loss:
-    def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-        term = torch.stack([_size(g) ** 0.5 * (norm(g) + 1e-12) for g in found]).sum()
-        return cross_entropy(model, batch) + weight * term
-
-    return loss
