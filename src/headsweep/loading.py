@@ -31,7 +31,7 @@ from transformers.utils import logging as hf_logging
 
 from headsweep.data import Labels
 from headsweep.errors import UserError
-from headsweep.families import Adapter, adapter_for
+from headsweep.families import Adapter, adapter_for, check_one_stack
 from headsweep.heads import HEADS, Anatomy, HeadMask, Units, check_gates, locate
 from headsweep.seeding import fence
 
@@ -225,6 +225,7 @@ def load_suspect(
         reading = replace(reading, adapter=described_adapter(noted))
     for member in noted.get("members", [])[:1]:
         reading = replace(reading, units=HeadMask.from_json(member).units)
+    check_one_stack(config)
     if reading.adapter is None:
         adapter_for(config.model_type)
     model, fresh = _model(name, config, reading)
@@ -269,7 +270,7 @@ def prepare(
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
-        notes,
+        notes + anatomy.notes,
         tuple(map(HeadMask.from_json, _noted(origin.source).get("members", []))),
     )
 
