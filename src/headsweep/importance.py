@@ -152,7 +152,8 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
     ):
         for batch in batches(view, encoded):
             rows = read_rows(anatomy, batch, attentions(anatomy, batch))
-            found = [_variance(row, batch, columns).sum(0).float() for row in rows]
+            wide = [row.cpu().double() for row in rows]  # Apple's GPUs have no float64
+            found = [_variance(row, batch, columns).sum(0).float() for row in wide]
             totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
             tick(len(batch.labels), "")
     return [total / len(encoded) for total in totals]
@@ -160,7 +161,6 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
 
 def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
     """Return the variance over real tokens, [batch, head], of attention [batch, head, token]."""
-    row = row.cpu().double()  # on the CPU: Apple's GPUs have no float64
     real = batch.inputs["attention_mask"].cpu().unsqueeze(1)  # [batch, 1, token]
     count = real.sum(-1) if columns is None else torch.full_like(real.sum(-1), columns)
     mean = (row * real).sum(-1) / count
