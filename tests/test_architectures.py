@@ -283,6 +283,13 @@ def test_a_configuration_without_heads_is_an_error():
         locate(model, BERT)
 
 
+def test_a_model_without_token_embeddings_is_an_error(tokenizer):
+    """CANINE hashes characters instead."""
+    model = odd("canine", {name: PLAIN[name] for name in PLAIN if name != "vocab_size"})
+    with pytest.raises(UserError, match="no table of token embeddings"):
+        prepare(model, tokenizer, Reading(adapter=BERT))
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, *WORKING])
 def test_bf16_autocast_reads_padded_texts(family, tokenizer):
     """Masking fills with the lowest number of some precision: it must fit bf16."""

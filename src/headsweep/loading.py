@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -333,9 +333,16 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dic
 
 def vocabulary_size(model: PreTrainedModel) -> int:
     """Return how many tokens the model has embeddings for."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[0])
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # CANINE hashes characters
+        table = None
+    if not isinstance(table, nn.Embedding):
+        raise UserError(
+            f"{type(model).__name__} has no table of token embeddings",
+            "only classifiers that read token numbers are supported",
+        )
+    return int(table.weight.shape[0])
 
 
 def position_limit(model: PreTrainedModel, adapter: Adapter) -> int:
