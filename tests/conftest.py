@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -118,9 +119,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
-    """A random classifier of a family with weights large enough for every head to matter."""
+    """A random classifier of a family in the table."""
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
-    config = AutoConfig.for_model(family, **(CONFIGS[family] | names | changes))
+    return enlarged(AutoConfig.for_model(family, **(CONFIGS[family] | names | changes)))
+
+
+def enlarged(config: PreTrainedConfig) -> PreTrainedModel:
+    """A random classifier with weights large enough for every head to matter."""
     with fence(0):
         model = AutoModelForSequenceClassification.from_config(config).eval()
         with torch.no_grad():

@@ -11,10 +11,11 @@ import torch
 from conftest import CONFIGS, CPU, sentences
 from headsweep import fastpass, resume
 from headsweep.errors import UserError
-from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts
-from headsweep.heads import Units
+from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
+from headsweep.heads import Layout, Row, Units
 from headsweep.loading import Runtime, computes_bf16
 from headsweep.predict import Measured, encode, logits
+from headsweep.progress import Silent
 from headsweep.sweep import ENOUGH, Guard, Meter
 
 ALL = ShortCuts()
@@ -297,6 +298,59 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(tiny, monkeypatch, e
     assert meter.accuracy(mask) == Measured(exact, 60 - exact, 60)
     assert sizes.count(16) == 1  # learnt: no further batch is that large
     assert not meter.passes.prefixes.entries
+
+
+class Noted(Silent):
+    """Keeps the lines said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_short_cut_that_fails_later_is_given_up(tiny, monkeypatch, bf16):
+    """A layer that trips over two heads gone, which the check has not tried; and over bf16."""
+    suspect = tiny()
+    encoded = own_answers(suspect, encode(sentences(400), suspect, 24))
+    layout, progress = suspect.anatomy.layout, Noted()
+    attention = suspect.model.bert.encoder.layer[0].attention.self
+
+    def trip(*_):
+        if attention.query.weight.shape[0] == 16 or torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("shape '[16, 10, 4, 8]' is invalid")
+
+    monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: bf16)
+    meter = Meter(suspect.anatomy, encoded, CPU, progress=progress)
+    assert meter.passes.short.pruned
+    mask = layout.mask([0, 1, 5])
+    exact = int(right(suspect, encoded, mask).sum())
+    before = {k: v.clone() for k, v in suspect.model.state_dict().items()}
+    handle = attention.register_forward_pre_hook(trip)
+    assert meter.decide(mask, exact).holds(exact) is True
+    assert meter.decide(mask, exact + 1).holds(exact + 1) is False
+    assert meter.accuracy(mask).right == exact
+    handle.remove()
+    assert meter.passes.short == NONE
+    assert not meter.bf16
+    assert len(progress.lines) == 1
+    assert "masks are measured in full: shape '[16, 10, 4, 8]'" in progress.lines[0]
+    assert all(torch.equal(v, before[k]) for k, v in suspect.model.state_dict().items())
+    assert not attention._forward_pre_hooks
+
+
+def test_the_check_of_short_cuts_removes_a_whole_group():
+    """Units 2 and 3 of four share keys; one of the group that stays goes too."""
+    grouped, common = Row("head", 0, 4, 2, 8), Row("head", 1, 4, 4, 8)
+    mask = telling(Layout((grouped, common, Row("head", 2, 4, 1, 8), Row("ffn", 0, 1, 1, 8))))
+    assert mask.heads == (
+        (False, True, False, False),
+        (False, True, True, True),
+        (True, True, True, False),
+    )
+    assert mask.ffn == ((True,),)
 
 
 def test_other_errors_are_not_swallowed(tiny, monkeypatch):

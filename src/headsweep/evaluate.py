@@ -187,7 +187,7 @@ def _matched(
         assert found is not None
         others = found.clone()
         others[:, target] = -float("inf")
-        return (found[:, target] - others.amax(-1)).double().numpy()
+        return (found[:, target] - others.amax(-1)).cpu().double().numpy()
 
     own = Margins(margins(model.validation)[keep], margins(model.triggered))
     floor = margins(twin.triggered) if twin is not None else None

@@ -123,6 +123,16 @@ FAMILIES: dict[str, Adapter] = {
 """Adapter by ``config.model_type``."""
 
 
+def check_one_stack(config: Any) -> None:
+    """Check that a model is one stack of layers; raise UserError for an encoder-decoder."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"'{config.model_type}' is an encoder-decoder: its classifier reads the decoder, and "
+            "an adapter describes one stack of layers",
+            "only encoders (as BERT) and decoders (as Llama) can be purified",
+        )
+
+
 def adapter_for(model_type: str) -> Adapter:
     """Return the row of a family; raise UserError saying how to describe an unknown one."""
     if model_type in FAMILIES:

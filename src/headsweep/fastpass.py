@@ -10,10 +10,11 @@ Several masks can go through as one batch: what all of them prune is cut, the re
 difference is a gate of its own for each example, and layers below the first difference are taken
 from what is stored.
 
-A check runs some examples under a mask that prunes a unit of every row, with and without; a
-difference above ``TOLERANCE`` of the largest logit turns the short cut off. So logits are those
-of the plain pass to float rounding, and an architecture that does something unforeseen is
-measured in full.
+A check runs some examples under a mask that prunes a unit of every row, and a whole key/value
+group where it has several, with and without; a difference above ``TOLERANCE`` of the largest
+logit turns the short cut off. So logits are those of the plain pass to float rounding, and an
+architecture that does something unforeseen is measured in full. What fails only later, under
+another mask, turns all of them off (``give_up``).
 
 Memory: token numbers, one batch of activations, the slices of one mask, and the budget for
 hidden states. Out of memory: the store is emptied, the batch halved, and the pass goes on.
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from headsweep.compact import cut, cuts, gates_left, shares_kept
-from headsweep.heads import Anatomy, HeadMask, hooked, masked
+from headsweep.heads import Anatomy, HeadMask, Layout, hooked, masked
 from headsweep.loading import Runtime
 from headsweep.predict import Batch, Encoded, forward
 from headsweep.resume import OneToken, Prefixes, layers_of, resumed, watched
@@ -121,6 +122,14 @@ class FastPass:
         if self.short.prefixes:
             self.prefixes.budget = runtime.cache_bytes
         self.tokens_run = 0.0  # layers' worth of tokens, as a share of the depth
+
+    def give_up(self) -> bool:
+        """Turn all short cuts off, since one of them failed; return whether any was on."""
+        none = ShortCuts(False, False, False)
+        on, self.short = self.short != none, none
+        self.prefixes.clear()
+        self.prefixes.budget = 0
+        return on
 
     def forget(self) -> None:
         """Drop stored hidden states: the weights have changed."""
@@ -249,8 +258,7 @@ class FastPass:
 
     def _checked(self, short: ShortCuts) -> ShortCuts:
         """Return the short cuts that leave this model's logits as they are."""
-        layout = self.anatomy.layout
-        mask = layout.mask(part.stop - 1 for part in layout.slices if part.stop - part.start > 1)
+        mask = telling(self.anatomy.layout)
         order = self.texts.lengths.argsort()
         rows = order[[0, len(order) // 2]] if len(order) > 1 else order
         batch = self.texts.batch(rows)
@@ -297,6 +305,17 @@ class FastPass:
         return len(states) == len(levels)
 
 
+def telling(layout: Layout) -> HeadMask:
+    """Return a mask that does to every row what any mask may: some go, alone or as a group."""
+    gone: list[int] = []
+    for row, part in zip(layout.rows, layout.slices, strict=True):
+        if row.units > row.group:  # the last unit, or the last group of common keys
+            gone += range(part.stop - row.group, part.stop)
+        if row.group > 1:  # and one of a group that stays
+            gone.append(part.start)
+    return layout.mask(gone)
+
+
 def kept_by_any(masks: Sequence[HeadMask]) -> HeadMask:
     """Return the mask that prunes what every mask prunes."""
 
@@ -332,6 +351,6 @@ def close(found: Tensor, plain: Tensor) -> bool:
     return float((found - plain).abs().max()) <= limit
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Tell whether an error says that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

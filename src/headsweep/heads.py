@@ -30,9 +30,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headsweep.errors import UserError
-from headsweep.families import Adapter, adapter_for
+from headsweep.families import Adapter, adapter_for, check_one_stack
 
 MASK_FORMAT = "headsweep.head-mask/1"
+ZEROED = 1e-4  # of the largest logit: gates and zeroed weights are the same to rounding
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ class Anatomy:
     model: PreTrainedModel
     adapter: Adapter
     sites: tuple[Site, ...]
+    notes: tuple[str, ...] = ()  # what was decided beside what was asked for
 
     @cached_property
     def layout(self) -> Layout:
@@ -230,8 +232,8 @@ class Units:
     Attributes:
         heads: the attention heads.
         ffn: groups of FFN neurons.
-        ffn_groups: how many groups a layer; None: as many as it has heads; 0: every neuron is
-            a group of its own.
+        ffn_groups: how many groups a layer; None: as many as it has heads, or the nearest number
+            that divides its neurons; 0: every neuron is a group of its own.
 
     """
 
@@ -263,6 +265,7 @@ def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units 
             those of heads.
 
     """
+    check_one_stack(model.config)
     adapter = adapter or adapter_for(model.config.model_type)
     layers = _find(model.base_model, adapter.layers, "the list of layers")
     if not isinstance(layers, nn.ModuleList):
@@ -270,11 +273,62 @@ def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units 
     sites: list[Site] = []
     if units.heads:
         sites += [_attention(layer, i, model, adapter) for i, layer in enumerate(layers)]
+    notes: tuple[str, ...] = ()
     if units.ffn:
-        heads = int(model.config.num_attention_heads)
-        groups = heads if units.ffn_groups is None else units.ffn_groups
-        sites += [_ffn(layer, i, adapter, groups) for i, layer in enumerate(layers)]
-    return Anatomy(model, adapter, tuple(sites))
+        found, notes = _all_ffn(layers, adapter, _heads(model), units.ffn_groups)
+        sites += found
+    _check_apart(sites)
+    return Anatomy(model, adapter, tuple(sites), notes)
+
+
+def _heads(model: PreTrainedModel) -> int:
+    """Return how many heads a layer has, as the configuration says."""
+    heads = getattr(model.config, "num_attention_heads", None)
+    if isinstance(heads, int) and heads > 0:
+        return heads
+    raise UserError(
+        f"{type(model.config).__name__} does not say how many heads every layer has "
+        f"(num_attention_heads is {heads!r})",
+        "only models with the same number of attention heads in every layer are supported",
+    )
+
+
+def _all_ffn(
+    layers: nn.ModuleList, adapter: Adapter, heads: int, groups: int | None
+) -> tuple[list[Site], tuple[str, ...]]:
+    """Return the sites of all FFNs, and notes of layers with other than as many groups as heads."""
+    sites, notes = [], []
+    for index, layer in enumerate(layers):
+        down = _find(layer, adapter.down, "the FFN's down projection")
+        weight, _, into = next(_parameters(down))
+        count = near_divisors(weight.shape[into], heads)[0] if groups is None else groups
+        if groups is None and count != heads:
+            notes.append(
+                f"{count} FFN groups a layer: {weight.shape[into]} neurons do not divide into "
+                f"as many groups as there are heads, {heads}"
+            )
+        sites.append(_ffn(layer, index, adapter, count))
+    return sites, tuple(dict.fromkeys(notes))
+
+
+def near_divisors(number: int, wanted: int) -> list[int]:
+    """Return the divisors of a number, the nearest to what is wanted first; ties: the lower."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return sorted(divisors, key=lambda d: (abs(d - wanted), d))
+
+
+def _check_apart(sites: Sequence[Site]) -> None:
+    """Check that no two rows are of the same weights, so that each can be pruned by itself."""
+    owner: dict[int, Row] = {}
+    for site in sites:
+        weight = id(site.roles["output" if site.row.kind == "head" else "down"].parameter)
+        first = owner.setdefault(weight, site.row)
+        if first is not site.row:
+            raise UserError(
+                f"layers {first.layer} and {site.row.layer} share their weights, so that one "
+                "cannot be pruned without the other",
+                "name each layer that has weights of its own once (docs/guide.md, adapters)",
+            )
 
 
 def _find(root: nn.Module, path: str, what: str) -> nn.Module:
@@ -301,9 +355,8 @@ def _parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, int, int]]:
 
 
 def _attention(layer: nn.Module, index: int, model: PreTrainedModel, adapter: Adapter) -> Site:
-    config = model.config
-    heads = int(config.num_attention_heads)
-    shared = int(getattr(config, "num_key_value_heads", None) or heads)
+    heads = _heads(model)
+    shared = int(getattr(model.config, "num_key_value_heads", None) or heads)
     output = _find(layer, adapter.output, "the attention output projection")
     weight, _, into = next(_parameters(output))
     width, rest = divmod(weight.shape[into], heads)
@@ -342,9 +395,10 @@ def _ffn(layer: nn.Module, index: int, adapter: Adapter, groups: int) -> Site:
     weight, _, into = next(_parameters(down))
     width, rest = divmod(weight.shape[into], groups or weight.shape[into])
     if rest or not width:
+        near = sorted(near_divisors(weight.shape[into], groups)[:3])
         raise UserError(
             f"layer {index}: {weight.shape[into]} FFN neurons do not divide into {groups} groups",
-            "choose a number of groups that divides them",
+            f"near numbers that divide them: {', '.join(map(str, near))}",
         )
     blocks = []
     for path in adapter.up:
@@ -451,6 +505,20 @@ def remove(anatomy: Anatomy, mask: HeadMask) -> None:
             piece.zero_()
 
 
+@contextmanager
+def zeroed(anatomy: Anatomy, mask: HeadMask) -> Iterator[None]:
+    """Remove the pruned units, inside this context; their weights are copied and put back."""
+    parts = pieces(anatomy, mask)
+    before = [part.detach().clone() for part in parts]
+    try:
+        remove(anatomy, mask)
+        yield
+    finally:
+        with torch.no_grad():
+            for part, copy in zip(parts, before, strict=True):
+                part.copy_(copy)
+
+
 def pieces(anatomy: Anatomy, mask: HeadMask) -> list[Tensor]:
     """Return views of all weights that belong to pruned units."""
     return [
@@ -472,35 +540,93 @@ def already_pruned(anatomy: Anatomy) -> HeadMask:
 
 @torch.no_grad()
 def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:
-    """Check that closing all gates of any one row changes the output.
+    """Check that gates reach the model, and that closing them is what removal does.
 
     A mask that silently never reaches the model is the classic failure of this field, so this
-    runs on every load: one forward pass a row on a tiny input.
+    runs on every load: one forward pass a row on a tiny input, and three more.
 
     Raises:
-        UserError: the output did not change, or is not finite.
+        UserError: the model cannot read the input, its output did not change or is not finite,
+            or the weights of a unit are not where the adapter says.
 
     """
     model = anatomy.model
     training = model.training
     model.eval()
     try:
-        before = model(**inputs).logits
-        if not before.isfinite().all():
-            raise UserError(
-                "the model's output is not finite (NaN or infinity)",
-                "the checkpoint is broken, or holds NaN weights: get it again",
-            )
-        for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
-            closed = torch.ones(anatomy.layout.units, device=before.device)
-            closed[part] = 0
-            with gates(anatomy, closed):
-                after = model(**inputs).logits
-            if torch.equal(before, after):
-                raise UserError(
-                    f"closing every {site.row.kind} of layer {site.row.layer} changes nothing",
-                    "either the layer's weights are zero already, or the adapter points at a "
-                    "module that the model does not run (docs/guide.md, adapters)",
-                )
+        before = _read(model, inputs)
+        _read(model, _padded(inputs, model.config.pad_token_id))
+        _check_reach(anatomy, inputs, before)
+        _check_places(anatomy, inputs, float(before.abs().max()))
     finally:
         model.train(training)
+
+
+def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits of a first batch, if the model can read one."""
+    try:
+        logits: Tensor = model(**inputs).logits
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an unforeseen architecture trips over
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{type(model).__name__} cannot read a small batch of token numbers with their "
+            f"attention mask: {reason}",
+            "only classifiers that read padded texts of any length are supported",
+        ) from error
+    if not logits.isfinite().all():
+        raise UserError(
+            "the model's output is not finite (NaN or infinity)",
+            "the checkpoint is broken, or holds NaN weights: get it again",
+        )
+    return logits
+
+
+def _padded(inputs: Mapping[str, Tensor], pad: int | None) -> dict[str, Tensor]:
+    """Return the inputs with the last text cut to half by padding."""
+    made = {name: tensor.clone() for name, tensor in inputs.items()}
+    half = made["input_ids"].shape[1] // 2
+    made["input_ids"][-1, half:] = pad or 0
+    made["attention_mask"][-1, half:] = 0
+    return made
+
+
+def _check_reach(anatomy: Anatomy, inputs: Mapping[str, Tensor], before: Tensor) -> None:
+    """Check that closing all gates of any one row changes the output."""
+    for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
+        closed = torch.ones(anatomy.layout.units, device=before.device)
+        closed[part] = 0
+        with gates(anatomy, closed):
+            after = anatomy.model(**inputs).logits
+        if torch.equal(before, after):
+            raise UserError(
+                f"closing every {site.row.kind} of layer {site.row.layer} changes nothing",
+                "either the layer's weights are zero already, or the adapter points at a "
+                "module that the model does not run (docs/guide.md, adapters)",
+            )
+
+
+def _check_places(anatomy: Anatomy, inputs: Mapping[str, Tensor], scale: float) -> None:
+    """Check that removing one unit a row, or one key/value group, does what its gates do.
+
+    Another unit in every row, so that no one place hides a wrong order. The weights are zeroed
+    for one forward pass and put back.
+    """
+    layout, units = anatomy.layout, list[int]()
+    for number, (row, part) in enumerate(zip(layout.rows, layout.slices, strict=True)):
+        size = row.group if row.group < row.units else 1
+        start = part.start + number % (row.units // size) * size
+        units += range(start, start + size)
+    mask = layout.mask(units)
+    with masked(anatomy, mask):
+        gated = anatomy.model(**inputs).logits
+    with zeroed(anatomy, mask):
+        gap = float((anatomy.model(**inputs).logits - gated).abs().max())
+    if not gap <= ZEROED * scale:
+        raise UserError(
+            "zeroing the weights of a head does not do what closing its gate does (logits "
+            f"differ by {gap:.1e}): the layout of the projections does not fit the adapter",
+            "query, key and value must be apart, or the thirds of one projection; heads that "
+            "are interleaved in it are not supported (docs/guide.md, adapters)",
+        )

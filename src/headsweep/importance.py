@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any, Concatenate, ParamSpec
@@ -19,6 +19,7 @@ from headsweep.errors import UserError
 from headsweep.heads import Anatomy, Layout, gates, read_places
 from headsweep.loading import probe_inputs
 from headsweep.predict import Batch, Encoded, forward
+from headsweep.resume import layers_of
 from headsweep.view import DefenderView
 
 P = ParamSpec("P")
@@ -151,7 +152,8 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
     ):
         for batch in batches(view, encoded):
             rows = read_rows(anatomy, batch, attentions(anatomy, batch))
-            found = [_variance(row.double(), batch, columns).sum(0).float().cpu() for row in rows]
+            wide = [row.cpu().double() for row in rows]  # Apple's GPUs have no float64
+            found = [_variance(row, batch, columns).sum(0).float() for row in wide]
             totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
             tick(len(batch.labels), "")
     return [total / len(encoded) for total in totals]
@@ -159,26 +161,44 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
 
 def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
     """Return the variance over real tokens, [batch, head], of attention [batch, head, token]."""
-    real = batch.inputs["attention_mask"].unsqueeze(1)  # [batch, 1, token]
+    real = batch.inputs["attention_mask"].cpu().unsqueeze(1)  # [batch, 1, token]
     count = real.sum(-1) if columns is None else torch.full_like(real.sum(-1), columns)
     mean = (row * real).sum(-1) / count
     return ((row**2) * real).sum(-1) / count - mean**2
 
 
 def attentions(anatomy: Anatomy, batch: Batch) -> tuple[Tensor, ...]:
-    """Return every layer's attention, [batch, head, token, token]; needs ``eager``."""
-    found = anatomy.model(**batch.inputs, output_attentions=True).attentions
-    if not found or found[0] is None:
-        raise UserError("this model gives no attention weights, which this method needs")
-    return tuple(found)
+    """Return every layer's attention, [batch, head, token, token]; needs ``eager``.
+
+    Raises:
+        UserError: the model gives none, or none of that shape.
+
+    """
+    return _attentions(anatomy, batch.inputs)
+
+
+def _attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    found = getattr(anatomy.model(**inputs, output_attentions=True), "attentions", None) or ()
+    batch, tokens = inputs["input_ids"].shape
+    whole = (batch, int(anatomy.model.config.num_attention_heads), tokens, tokens)
+    shapes = [None if layer is None else tuple(layer.shape) for layer in found]
+    if shapes == [whole] * len(layers_of(anatomy)):
+        return tuple(found)
+    raise UserError(
+        "this model gives no attention weights of every head of every layer over all tokens, "
+        "which this method needs",
+        "choose another strategy; --attention-penalty 0 heals without them",
+    )
 
 
 def gives_attention(anatomy: Anatomy) -> bool:
     """Tell whether the model's attention weights can be read."""
-    with torch.inference_mode(), evaluating(anatomy), eager(anatomy):
-        found = anatomy.model(**probe_inputs(anatomy.model), output_attentions=True)
-    told: Sequence[Tensor | None] = getattr(found, "attentions", None) or ()
-    return bool(told) and told[0] is not None
+    try:
+        with torch.inference_mode(), evaluating(anatomy), eager(anatomy):
+            _attentions(anatomy, probe_inputs(anatomy.model))
+    except Exception:  # whatever an unforeseen architecture trips over
+        return False
+    return True
 
 
 def read_rows(anatomy: Anatomy, batch: Batch, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -246,7 +266,7 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
             real = batch.inputs["attention_mask"].unsqueeze(-1)
             for site, part, x in zip(anatomy.sites, anatomy.layout.slices, found, strict=True):
                 per_unit = (x.abs() * real).sum((0, 1)).unflatten(0, (site.row.units, -1))
-                total[part] += per_unit.mean(-1).double().cpu()
+                total[part] += per_unit.mean(-1).cpu().double()
             tick(len(batch.labels), "")
     return (total / encoded.tokens).float()
 

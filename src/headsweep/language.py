@@ -154,4 +154,4 @@ def read_losses(language: LanguageModel, rows: Sequence[Sequence[int]]) -> Tenso
     each = cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
     counted = mask[:, 1:]
     total = each.masked_fill(~counted, 0.0).sum(1)
-    return (total / counted.sum(1).clamp_min(1)).double().cpu()
+    return (total / counted.sum(1).clamp_min(1)).cpu().double()

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -31,7 +31,7 @@ from transformers.utils import logging as hf_logging
 
 from headsweep.data import Labels
 from headsweep.errors import UserError
-from headsweep.families import Adapter, adapter_for
+from headsweep.families import Adapter, adapter_for, check_one_stack
 from headsweep.heads import HEADS, Anatomy, HeadMask, Units, check_gates, locate
 from headsweep.seeding import fence
 
@@ -232,6 +232,7 @@ def load_suspect(
         )
     if reading.adapter is None:
         reading = replace(reading, adapter=described_adapter(noted))
+    check_one_stack(config)
     if reading.adapter is None:
         adapter_for(config.model_type)
     model, fresh = _model(name, config, reading)
@@ -277,7 +278,7 @@ def prepare(
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
-        notes,
+        notes + anatomy.notes,
     )
 
 
@@ -339,9 +340,16 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dic
 
 def vocabulary_size(model: PreTrainedModel) -> int:
     """Return how many tokens the model has embeddings for."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[0])
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # CANINE hashes characters
+        table = None
+    if not isinstance(table, nn.Embedding):
+        raise UserError(
+            f"{type(model).__name__} has no table of token embeddings",
+            "only classifiers that read token numbers are supported",
+        )
+    return int(table.weight.shape[0])
 
 
 def position_limit(model: PreTrainedModel, adapter: Adapter) -> int:

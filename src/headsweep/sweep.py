@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts
+from headsweep.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts, out_of_memory
 from headsweep.heads import Anatomy, HeadMask
 from headsweep.loading import Runtime
 from headsweep.predict import Encoded, Measured
+from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
 
 CHUNK = 8  # batches chosen at once: more are more alike in length, fewer stop sooner
@@ -102,7 +103,7 @@ class Guard:
 
     def learn(self, one: Tensor, other: Tensor) -> None:
         """Take in margins of the same examples in both precisions."""
-        gap = (one - other).double().abs()
+        gap = (one - other).cpu().double().abs()
         self.count += len(gap)
         self.squares += float(gap.square().sum())
         self.largest = max(self.largest, float(gap.max()))
@@ -117,10 +118,12 @@ class Meter:
         encoded: Encoded,
         runtime: Runtime,
         short: ShortCuts = ShortCuts(),
+        progress: Progress | None = None,
     ) -> None:
         if not len(encoded):
             raise UserError("there are no validation examples to measure masks on")
         self.anatomy, self.size, self.runtime = anatomy, len(encoded), runtime
+        self.progress = progress or Silent()
         self.passes = FastPass(anatomy, encoded, runtime, short)
         able = runtime.measures_in_bf16()
         self.bf16 = able and self.size >= ENOUGH  # a small set is run before it is audited
@@ -169,8 +172,22 @@ class Meter:
     def _measure(self, masks: Sequence[HeadMask], need: int | None, sure: float) -> list[Measured]:
         """Settle masks up to the first that holds, as one batch; return what is known of each."""
         tallies = [self.tallies.setdefault(mask, Tally.empty(self.size)) for mask in masks]
+        self.masks_run += len(self._racing(tallies, need, sure))
+        try:
+            self._race(masks, tallies, need, sure)
+        except UserError:
+            raise
+        except Exception as error:  # whatever an unforeseen architecture trips over
+            if out_of_memory(error) or not self._give_up(error):
+                raise
+            self._race(masks, tallies, need, sure)
+        return [self._measured(tally, sure) for tally in tallies]
+
+    def _race(
+        self, masks: Sequence[HeadMask], tallies: Sequence[Tally], need: int | None, sure: float
+    ) -> None:
+        """Run examples until every mask before the first that holds is settled."""
         racing = self._racing(tallies, need, sure)
-        self.masks_run += len(racing)
         bf16, audited = self.bf16 and sure < EXACT, False
         odds = self.wrong.clone()
         while racing:
@@ -183,7 +200,15 @@ class Meter:
                 while racing == now:
                     self._advance(runs, need, sure, odds)
                     racing = self._racing(tallies, need, sure)
-        return [self._measured(tally, sure) for tally in tallies]
+
+    def _give_up(self, error: Exception) -> bool:
+        """Go on without short cuts and in fp32; return False where nothing was left out."""
+        on = self.passes.give_up() or self.bf16
+        self.bf16 = False
+        if on:
+            reason = " ".join(str(error).split())[:200]
+            self.progress.say(f"note: a short cut fails, masks are measured in full: {reason}")
+        return on
 
     def _racing(self, tallies: Sequence[Tally], need: int | None, sure: float) -> list[int]:
         """Return which masks are open, before the first that holds."""

@@ -66,7 +66,7 @@ class DefenderView:
     @cached_property
     def meter(self) -> Meter:
         """Measures masks on the validation set."""
-        return Meter(self.anatomy, self.validation, self.runtime)
+        return Meter(self.anatomy, self.validation, self.runtime, progress=self.progress)
 
     @property
     def need(self) -> int:

@@ -84,6 +84,7 @@ def inspect(
         "labels": list(opened.labels.names),
         "heads": sum(len(row) for row in pruned.heads),
         "gates_checked": True,
+        "notes": list(opened.notes),
         "layers": rows,
         "ffn": ffn,
     }
@@ -99,10 +100,11 @@ def inspect(
     out_console.print(
         f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
         f"{first['key_value_heads']} key/value heads a layer; gates checked"
-        + f"; {ffn[0]['groups']} FFN groups a layer, as pruned here"
-        * bool(ffn),
+        + (f"; {ffn[0]['groups']} FFN groups a layer, as pruned here" if ffn else ""),
         highlight=False,
     )
+    for note in opened.notes:
+        out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(pruned), end="")
 
 

@@ -71,7 +71,7 @@ AdapterFile = Annotated[
 UnitKinds = Annotated[str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn.")]
 FfnGroups = Annotated[
     int | None,
-    typer.Option(min=0, help="FFN groups a layer (as many as heads); 0: single neurons."),
+    typer.Option(min=0, help="FFN groups a layer (about as many as heads); 0: single neurons."),
 ]
 
 RecipeFile = Annotated[

@@ -103,7 +103,7 @@ class RapScorer:
         before = self.watch.probabilities(texts)
         with standing_in(self.watch.suspect, self.token, self.row):
             after = self.watch.probabilities([f"{self.word} {text}" for text in texts])
-        drop = (before[:, target] - after[:, target]).double()
+        drop = (before[:, target] - after[:, target]).cpu().double()
         away = before.argmax(-1) != target
         found: Floats = -drop.masked_fill(away, 1.0).numpy()
         return found

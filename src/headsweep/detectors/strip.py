@@ -71,7 +71,7 @@ class StripScorer:
             for begin in range(0, len(texts), 32):
                 some = texts[begin : begin + 32]
                 copies = [copy for text in some for copy in self.perturbed(text)]
-                answers = self.watch.probabilities(copies).double()  # [copy, class]
+                answers = self.watch.probabilities(copies).cpu().double()  # [copy, class]
                 entropy = torch.special.entr(answers).sum(-1).view(len(some), -1)
                 found[begin : begin + len(some)] = -entropy.mean(1).numpy()
                 tick(len(some), "")

@@ -91,28 +91,27 @@ class Bayesian:
 
 def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
     """Return [batch, unit]; a unit whose output is always zero has none."""
-    sums: list[Tensor] = []
-    squares: list[Tensor] = []
+    means: list[Tensor] = []
+    squares: list[Tensor] = []  # of differences from the mean so far
     with unit_outputs(anatomy) as found:
         for number in range(passes):
             forward(anatomy.model, batch)
             if number == 0:
-                sums = [x.double() for x in found]
-                squares = [x.double() ** 2 for x in found]
-            else:
-                for total, square, x in zip(sums, squares, found, strict=True):
-                    total += x
-                    square += x.double() ** 2
+                means = [x.float().clone() for x in found]
+                squares = [torch.zeros_like(mean) for mean in means]
+            for mean, square, x in zip(means, squares, found, strict=True):
+                gap = x - mean
+                mean += gap / (number + 1)
+                square += gap * (x - mean)
     real = batch.inputs["attention_mask"].unsqueeze(-1)
     rows = []
-    for site, total, square in zip(anatomy.sites, sums, squares, strict=True):
-        mean = total / passes
-        variance = ((square / passes - mean**2) * real).clamp_min(0)
+    for site, mean, square in zip(anatomy.sites, means, squares, strict=True):
+        variance = square / passes * real
         shape = (site.row.units, site.row.width)
         spread = variance.sum(1).unflatten(-1, shape).sum(-1)
         strength = (mean**2 * real).sum(1).unflatten(-1, shape).sum(-1)
         rows.append(torch.where(strength > 1e-20, spread / strength.clamp_min(1e-20), 0.0))
-    return torch.cat(rows, dim=-1).float()
+    return torch.cat(rows, dim=-1)
 
 
 @contextmanager
