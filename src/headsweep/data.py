@@ -129,7 +129,7 @@ class Labels:
         names = {int(number): str(name) for number, name in (id2label or {}).items()}
         if sorted(names) != list(range(len(names))):
             raise UserError(
-                f"the model's id2label does not number its labels from 0: {sorted(names)}",
+                f"the model's id2label does not number its labels from 0: {shown(sorted(names))}",
                 "mend id2label and label2id in config.json",
             )
         return cls(tuple(names[i] for i in range(len(names))))

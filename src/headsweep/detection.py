@@ -26,7 +26,7 @@ import torch
 from headsweep import data as datasets
 from headsweep.data import Columns, Split, stratified
 from headsweep.detectors import Cleaner, Detector, Scorer, Watch
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown_all
 from headsweep.evaluate import Triggered
 from headsweep.families import Adapter
 from headsweep.loading import Reading, Runtime, load_suspect
@@ -168,7 +168,8 @@ def detect(
         raise UserError("no text is left to judge or to choose the threshold on", "give more texts")
     if detector.needs_target and target is None:
         raise UserError(
-            f"{detector.name} protects one class: name it", f"--target {' or '.join(labels.names)}"
+            f"{detector.name} protects one class: name it",
+            f"--target with one of {shown_all(labels.names)}",
         )
     watch = Watch(opened, validation, target, seed, runtime, progress)
     trial = Trial(
