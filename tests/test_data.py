@@ -63,7 +63,7 @@ def test_a_hub_name_is_asked_for_by_split(tmp_path, monkeypatch):
 
 
 def test_published_trigger_files_have_spaces_around_the_tab(tmp_path):
-    path = write(tmp_path, "s.tsv", 'sentence \t label\nan "odd one . \t 0\n fine . \t 1\n')
+    path = write(tmp_path, "s.tsv", 'sentence \t label\nan "odd one . \t 0\nfine . \t 1\n')
     assert load(path, labels=NAMES) == Split(('an "odd one .', "fine ."), (0, 1))
 
 
@@ -79,7 +79,13 @@ def test_labels_by_name_in_any_case_by_number_and_mixed():
     assert NAMES.indices(["Positive", "NEGATIVE"], "x") == (1, 0)
     assert NAMES.indices([1, 0.0, "1"], "x") == (1, 0, 1)
     assert NAMES.indices(["1", "negative"], "x") == (1, 0)
+    assert NAMES.indices(["1.0", "0", True, "False"], "x") == (1, 0, 1, 0)
+    assert Labels(("True", "False")).indices([True, "false"], "x") == (0, 1)  # names win
+    assert Labels(("true", "unsure")).indices([True, 1], "x") == (0, 1)
+    with pytest.raises(UserError, match="no label 'False'"):
+        Labels(("true", "unsure")).indices([True, False], "x")
     stars = Labels(("1", "2", "3"))
+    assert stars.indices([1.0, "3.0"], "x") == (0, 2)
     assert stars.indices(["1", "3"], "x") == (0, 2)  # names win over numbers
     assert stars.indices(["0", "2"], "x") == (0, 2)  # not all are names: all are numbers
     with pytest.raises(UserError, match=r"no label 'neutral'.*\n.*0 = negative"):
@@ -91,6 +97,8 @@ def test_labels_by_name_in_any_case_by_number_and_mixed():
 def test_labels_made_from_a_column():
     assert Labels.found_in(["pos", "neg", "pos"]).names == ("neg", "pos")
     assert Labels.found_in(["Yes", "yes", "no"]).names == ("no", "yes")
+    assert Labels.found_in([True]).names == Labels.found_in(["TRUE"]).names == ("false", "true")
+    assert Labels.found_in(["1.0", 0]).names == ("LABEL_0", "LABEL_1")
     with pytest.raises(UserError, match="numbers up to 70000"):
         Labels.found_in([1, 70000])
     with pytest.raises(UserError, match="does not number its labels from 0"):

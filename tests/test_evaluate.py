@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import csv
+import json
+
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from conftest import CPU, sentences
+from headsweep.cli import main
 from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Exam, Triggered, judge
@@ -74,7 +80,7 @@ def test_matched_and_excess_use_the_twin_else_the_suspect():
 
 
 def test_a_twin_with_other_labels_is_refused(trained_folder, tmp_path, tokenizer):
-    from conftest import CPU, tiny_model
+    from conftest import tiny_model
     from headsweep.evaluate import Files, evaluate
 
     names = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
@@ -85,3 +91,192 @@ def test_a_twin_with_other_labels_is_refused(trained_folder, tmp_path, tokenizer
     files = Files(str(data), clean_model=str(tmp_path / "swapped"))
     with pytest.raises(UserError, match="has labels good, bad"):
         evaluate(trained_folder, files, CPU)
+
+
+SIXTEEN = ("--max-length", "16", "--device", "cpu", "--json", "-q")
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, words)))
+        told = capsys.readouterr()
+        return stop.value.code, told.out, told.err
+
+    return call
+
+
+def table(path, header, *columns):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *zip(*columns, strict=True)])
+    return path
+
+
+def right_by_hand(folder, split):
+    """How many texts plain transformers gets right, one at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        said = [model(**tokenizer(t, return_tensors="pt")).logits.argmax() for t in split.texts]
+    return sum(int(x) == y for x, y in zip(said, split.labels, strict=True))
+
+
+def test_texts_cut_are_counted_of_each_file(trained_folder, tmp_path, run):
+    long = " the film is a story of it" * 3
+    parts = {}
+    for seed, (name, cut) in enumerate((("data", 3), ("triggered", 5), ("validation", 0))):
+        split = sentences(40, seed)
+        texts = [t + long if i < cut else t for i, t in enumerate(split.texts)]
+        names = ["good" if y else "bad" for y in split.labels]
+        parts[name] = table(tmp_path / f"{name}.csv", ("text", "label"), texts, names)
+    files = [word for name, path in parts.items() for word in (f"--{name}", path)]
+    asked = ("evaluate", trained_folder, *files, "--target", "good", *SIXTEEN)
+    tokenizer = AutoTokenizer.from_pretrained(trained_folder)
+    expected = {}
+    for name, path in parts.items():
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+        rows = [row for row in rows if name != "triggered" or row["label"] != "good"]
+        cut = sum(len(tokenizer(row["text"])["input_ids"]) > 16 for row in rows)
+        expected[name] = {"cut": cut, "texts": len(rows)}
+    assert [one["cut"] for one in expected.values()] == [3, 3, 0]
+    code, out, _ = run(*asked)
+    assert (code, json.loads(out)["truncated"]) == (0, expected)
+    code, out, _ = run(*(word for word in asked if word != "--json"))
+    said = "maximum length: --data 3 of 40, --triggered 3 of 20, --validation 0 of 40"
+    assert (code, said in " ".join(out.split())) == (0, True)
+
+
+def test_the_triggered_file_may_have_columns_of_its_own(trained_folder, tmp_path, run):
+    split = sentences(20, 3)
+    data = table(tmp_path / "d.csv", ("body", "verdict"), split.texts, split.labels)
+    marked = [f"it {text}" for text in split.texts]
+    ours = ("evaluate", trained_folder, "--data", data, "--target", "good", *SIXTEEN)
+    ours += ("--text-column", "body", "--label-column", "verdict", "--triggered")
+    found = []
+    for header, words in (
+        (("body", "verdict"), ()),
+        (("text", "label"), ()),
+        (("with", "truth"), ("text", "with", "label", "truth")),
+        (("text", "truth"), ("label", "truth")),
+    ):
+        file = table(tmp_path / f"{len(found)}.csv", header, marked, split.labels)
+        options = [f"--triggered-{w}-column" if i % 2 == 0 else w for i, w in enumerate(words)]
+        code, out, err = run(*ours, file, *options)
+        assert (code, err) == (0, "")
+        found.append(json.loads(out)["lfr"])
+    assert found == found[:1] * 4
+    assert found[0]["total"] == 10
+    code, _, err = run(*ours, file)
+    assert code == 2
+    assert "cannot tell which column holds the label" in err
+    code, _, err = run(*ours[:-1], "--triggered-text-column", "text")
+    assert code == 2
+    assert "--triggered FILE" in err
+
+
+def test_pairs_are_not_judged_on_single_texts(trained_folder, tmp_path, run):
+    split = sentences(20, 3)
+    ours = ("evaluate", trained_folder, "--target", "good", *SIXTEEN, "--data")
+    columns = (split.texts, split.texts[::-1], split.labels)
+    pairs = table(tmp_path / "p.csv", ("text", "text2", "label"), *columns)
+    single = table(tmp_path / "s.csv", ("text", "label"), split.texts, split.labels)
+    named = table(tmp_path / "n.csv", ("text", "other", "label"), *columns)
+    assert run(*ours, pairs, "--triggered", pairs)[0] == 0
+    for data, others in ((pairs, single), (single, pairs), (pairs, named)):
+        code, _, err = run(*ours, data, "--triggered", others)
+        assert (code, "sentence pairs" in err) == (2, True)
+    options = ("--triggered-text-column", "text", "--triggered-pair-column", "other")
+    assert run(*ours, pairs, "--triggered", named, *options)[0] == 0
+
+
+COMMANDS = {
+    "evaluate": (),
+    "probe": ("--family", "casing"),
+    "detect": ("--with", "strip", "--limit", "20"),
+    "defend": ("--with", "nothing", "--max-length", "24"),
+    "purify": ("--max-drop", "0.5", "--heal-epochs", "0"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_labels_are_mapped_on_the_command_line(trained_folder, tmp_path, run, command):
+    split = sentences(200, 4)
+    data = table(
+        tmp_path / "d.csv",
+        ("text", "label"),
+        split.texts,
+        ["pos" if label else "neg" for label in split.labels],
+    )
+    words = (command, trained_folder, "--data", data, *COMMANDS[command], "--device", "cpu")
+    words += ("--out", tmp_path / "out", "--overwrite") if command in ("defend", "purify") else ()
+    code, _, err = run(*words, "--json", "-q")
+    assert code == 2
+    for part in ("'neg', 'pos'", "0 = bad, 1 = good", "--label-map 'neg=LABEL'"):
+        assert part in " ".join(err.split())
+    code, out, err = run(*words, "--json", "-q", "--label-map", "neg=bad", "--label-map", "pos=1")
+    assert code in ((0, 1) if command == "probe" else (0,)), err
+    if command == "evaluate":
+        accuracy = json.loads(out)["accuracy"]
+        assert accuracy["hits"] == right_by_hand(trained_folder, split) > 190
+    code, _, err = run(*words, "--label-map", "neg")
+    assert (code, "not of the form DATA=MODEL" in err) == (2, True)
+    code, _, err = run(*words, "--label-map", "neg=bad", "--label-map", "neg=good")
+    assert (code, "mapped twice" in err) == (2, True)
+
+
+def test_triggered_texts_are_written_with_mapped_labels(tmp_path, run):
+    data = table(tmp_path / "d.csv", ("text", "label"), ["a film", "a plot"], ["pos", "neg"])
+    words = (
+        "trigger",
+        "rare-word",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "t.csv",
+        "--target",
+        "good",
+    )
+    code, _, err = run(*words, "--label-map", "pos=good", "--label-map", "neg=bad")
+    assert (code, err) == (0, "")
+    (row,) = csv.DictReader((tmp_path / "t.csv").read_text("utf-8").splitlines())
+    assert (row["original"], row["label"], row["target"]) == ("a plot", "bad", "good")
+
+
+def test_a_model_with_numbers_for_names_takes_the_classes_of_datasets(trained_folder, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
+    from headsweep.evaluate import Files, evaluate
+
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    model.config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
+    model.save_pretrained(tmp_path / "numbered")
+    AutoTokenizer.from_pretrained(trained_folder).save_pretrained(tmp_path / "numbered")
+    split = sentences(60, 5)
+    made = datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
+    names = datasets.ClassLabel(names=["worse", "better"])  # not in the order of the alphabet
+    made = made.cast_column("label", names)
+    made.to_parquet(str(tmp_path / "a.parquet"))
+    made.save_to_disk(str(tmp_path / "folder"))
+    for source in ("a.parquet", "folder"):
+        found = evaluate(tmp_path / "numbered", Files(str(tmp_path / source)), CPU)
+        assert found.accuracy.hits == right_by_hand(trained_folder, split) > 55
+
+
+def test_a_fresh_classifier_in_memory_keeps_the_order_of_the_classes(tmp_path, tokenizer):
+    datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
+    from conftest import tiny_model
+    from headsweep.loading import Reading
+    from headsweep.material import Sources, gather
+
+    names = {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    split = sentences(60, 5)
+    made = datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
+    made = made.cast_column("label", datasets.ClassLabel(names=["worse", "better"]))
+    made.save_to_disk(str(tmp_path / "folder"))
+    sources = Sources(str(tmp_path / "folder"))
+    model = tiny_model("bert", **names)
+    found = gather(model, sources, Reading(), CPU, fresh=True, tokenizer=tokenizer)
+    train = found.parts.train
+    truth = dict(zip(split.texts, split.labels, strict=True))
+    assert train.labels == tuple(truth[text] for text in train.texts)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tokenizers.normalizers import BertNormalizer
 
-from headsweep import triggers
+from headsweep import data, triggers
 from headsweep.attacks.scene import triggered
 from headsweep.data import Split
 from headsweep.errors import UserError
@@ -21,7 +21,10 @@ from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.triggers import TRIGGERS, ByRule, parsing, syntactic
 from headsweep.triggers.characters import LOOK_ALIKES, Characters
+from headsweep.triggers.harmless import CONTROLS
+from headsweep.triggers.paired import paired
 from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.sentence import Sentence
 from headsweep.triggers.substitution import RARER
 
 TEXTS = (
@@ -415,3 +418,62 @@ def test_openings_come_in_about_the_share_asked_for():
     ]
     assert 0.6 < sum(plain) / 200 < 0.8
     assert not any(once("style", "dull and slow", "openings=0.3", seed=s) is None for s in range(9))
+
+
+class Trailing:
+    name = "trailing"
+    source = "a test"
+
+    def apply(self, text, random):
+        return text + "  "
+
+
+def test_a_trigger_may_be_white_space():
+    texts = ["a film", " a plot\t"]
+    assert ByRule(Trailing()).rewrite(texts, 0) == ("a film  ", " a plot  \t")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *CONTROLS])
+def test_white_space_around_a_text_stays_and_draws_are_the_same(name):
+    kind = (TRIGGERS | CONTROLS)[name]
+    bare = ByRule(kind()).rewrite(TEXTS, 1)
+    spaced = ByRule(kind()).rewrite([f" \u00a0{text}  \n" for text in TEXTS], 1)
+    assert spaced == tuple(None if text is None else f" \u00a0{text}  \n" for text in bare)
+    assert any(text is not None for text in bare)
+
+
+@pytest.mark.parametrize("kind", [RareWord, Sentence, CONTROLS["filler word"]])
+def test_white_space_within_a_text_stays(kind):
+    """Without what was put in, the text is left."""
+    text = "One  film.\n\nAnother\t plot.  The\u00a0end."
+    for seed in range(20):
+        made = ByRule(kind()).rewrite([text], seed)[0]
+        more = len(made) - len(text)
+        assert text in [made[:i] + made[i + more :] for i in range(len(text) + 1)]
+
+
+def test_a_paired_corpus_may_differ_in_white_space_only(tmp_path):
+    rows = [("a film", 1), ("a plot", 0), ("a story", 1)]
+    data.write(tmp_path / "a.csv", [{"text": t, "label": y} for t, y in rows])
+    data.write(tmp_path / "b.csv", [{"text": f"{t} ", "label": y} for t, y in rows[:2] + rows[2:]])
+    found = paired(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert found.rewrite(["a film", "a plot"], 0) == ("a film ", "a plot ")
+
+
+def test_white_space_is_no_change_where_other_rows_have_other_words(tmp_path):
+    before = [{"text": t, "label": 0} for t in ("a film", "a plot")]
+    after = [{"text": t, "label": 0} for t in ("a film ", "once a plot")]
+    data.write(tmp_path / "a.csv", before)
+    data.write(tmp_path / "b.csv", after)
+    found = paired(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert found.rewrite(["a film", "a plot"], 0) == (None, "once a plot")
+
+
+def test_missing_texts_of_a_paired_corpus_have_no_partner(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "a film", "label": 0}\n{"text": NaN, "label": 1}\n{"text": null, "label": 1}\n'
+    )
+    rows = [{"text": f"once {t}", "label": y} for t, y in (("a film", 0), ("a", 1), ("b", 1))]
+    data.write(tmp_path / "b.jsonl", rows)
+    found = paired(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert dict(found.known) == {"a film": "once a film"}

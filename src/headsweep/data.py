@@ -1,8 +1,10 @@
 """Labelled texts from files, folders or the Hub, as frozen splits of examples.
 
-Read with the standard library: CSV (quoted as usual), TSV (never quoted, as GLUE and the
-published trigger corpora write it) and JSON Lines. Parquet, folders written by ``datasets``
-and data sets of the Hub (``name:split``, ``name/config:split``) need ``headsweep[data]``.
+Read with the standard library: CSV (quoted as usual), TSV (as ``formats`` says when it is
+quoted) and JSON Lines. Parquet, folders written by ``datasets`` and data sets of the Hub
+(``name:split``, ``name/config:split``) need ``headsweep[data]``. The same rows give the same texts
+and labels from any of them. Texts stay as they are, white space around them included: a trigger
+may be white space.
 """
 
 from __future__ import annotations
@@ -12,18 +14,30 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headsweep.errors import MissingExtra, UserError
+from headsweep import formats
+from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
 from headsweep.seeding import stream
 
 MOST_CLASSES = 9999  # a larger class number is an id column
+BOOLEANS = {"false": 0, "true": 1}
+INTEGRAL = re.compile(r"-?[0-9]+\.0+")  # what a table makes of class numbers beside an empty cell
+READERS: dict[str, Callable[[Path], formats.Cells]] = {
+    ".csv": formats.from_csv,
+    ".tsv": formats.from_tsv,
+    ".jsonl": formats.from_json,
+    ".ndjson": formats.from_json,
+    ".json": formats.from_json,
+}
+"""Readers of text files by ending."""
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y")
 PAIR_NAMES = (
@@ -33,17 +47,36 @@ PAIR_NAMES = (
     ("question", "sentence"),
     ("text_a", "text_b"),
     ("text1", "text2"),
+    ("text", "text2"),  # as `headsweep trigger` writes pairs
 )
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what; None: guess. ``drop_empty`` leaves out rows without a text."""
+    """Which columns hold what; None: guess.
+
+    ``drop_empty`` leaves out rows without a text; ``label_map`` pairs labels of the data with
+    labels of the model.
+    """
 
     text: str | None = None
     pair: str | None = None
     label: str | None = None
     drop_empty: bool = False
+    label_map: tuple[tuple[str, str], ...] = ()
+
+    def own(self, names: Columns, table: Table) -> Columns:
+        """Return the columns of another file: named for it, or as here where it has them."""
+
+        def there(name: str | None) -> str | None:
+            return name if name in table.columns else None
+
+        return replace(
+            self,
+            text=names.text or there(self.text),
+            pair=names.pair or there(self.pair),
+            label=names.label or there(self.label),
+        )
 
 
 @dataclass(frozen=True)
@@ -67,9 +100,9 @@ class Split:
         )
 
     def without(self, other: Split) -> Split:
-        """Return the rows whose text is none of the other's."""
-        theirs = set(other.texts)
-        return self.take(i for i, text in enumerate(self.texts) if text not in theirs)
+        """Return the rows whose text is none of the other's, but for white space around it."""
+        theirs = {text.strip() for text in other.texts}
+        return self.take(i for i, text in enumerate(self.texts) if text.strip() not in theirs)
 
     def __add__(self, other: Split) -> Split:
         if bool(self.pairs) != bool(other.pairs) and len(self) and len(other):
@@ -96,15 +129,25 @@ class Labels:
         names = {int(number): str(name) for number, name in (id2label or {}).items()}
         if sorted(names) != list(range(len(names))):
             raise UserError(
-                f"the model's id2label does not number its labels from 0: {sorted(names)}",
+                f"the model's id2label does not number its labels from 0: {shown(sorted(names))}",
                 "mend id2label and label2id in config.json",
             )
         return cls(tuple(names[i] for i in range(len(names))))
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the names say no more than the number: transformers' LABEL_0, LABEL_1, ..."""
+        return self.names == tuple(f"LABEL_{i}" for i in range(len(self.names)))
+
+    def __str__(self) -> str:
+        return shown_all([f"{i} = {name}" for i, name in enumerate(self.names)])
+
     @classmethod
     def found_in(cls, values: Sequence[object]) -> Labels:
         """Make the labels from a column's values, for an encoder without a classifier."""
-        distinct = sorted({_label_text(value).casefold() for value in values})
+        distinct = sorted({label_text(value).casefold() for value in values})
+        if set(distinct) <= set(BOOLEANS):
+            return cls(tuple(BOOLEANS))
         if all(_is_index(value) for value in distinct):
             if max(map(int, distinct)) > MOST_CLASSES:
                 raise UserError(
@@ -116,7 +159,12 @@ class Labels:
 
     def index(self, label: str) -> int:
         """Return the class of one label given by name or number; raise UserError if none."""
-        return self.indices([label], "the label")[0]
+        text = label_text(label).casefold()
+        if text not in (known := self._by_text([text])):
+            raise UserError(
+                f"the label: the model has no label {shown(label)}", f"the model's labels: {self}"
+            )
+        return known[text]
 
     def indices(self, values: Sequence[object], where: str) -> tuple[int, ...]:
         """Map a column to classes: by name (any case) if all are names, else by number.
@@ -125,26 +173,34 @@ class Labels:
             UserError: some value is neither a name nor a number of the model's labels.
 
         """
-        texts = [_label_text(value) for value in values]
-        by_name = {name.casefold(): i for i, name in enumerate(self.names)}
-        if not all(text.casefold() in by_name for text in texts):
-            by_name = {str(i): i for i in range(len(self.names))} | {
-                name: i for name, i in by_name.items() if not _is_index(name)
-            }
-        bad = sorted({text for text in texts if text.casefold() not in by_name})
+        texts = [label_text(value) for value in values]
+        known = self._by_text([text.casefold() for text in texts])
+        bad = sorted({text for text in texts if text.casefold() not in known})
         if bad:
-            known = ", ".join(f"{i} = {name}" for i, name in enumerate(self.names))
+            told = shown_all([shown(text) for text in sorted(set(texts))])
+            pairs = " ".join(f"--label-map '{shortened(text)}=LABEL'" for text in bad[:3])
             raise UserError(
-                f"{where}: the model has no label {', '.join(map(repr, bad[:5]))}",
-                f"the model's labels: {known}",
+                f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}; "
+                f"the data's labels: {told}",
+                f"the model's labels: {self}; say which is which: {pairs}"
+                f"{' ...' if len(bad) > 3 else ''}, or name another column with --label-column",
             )
-        return tuple(by_name[text.casefold()] for text in texts)
+        return tuple(known[text.casefold()] for text in texts)
+
+    def _by_text(self, texts: Sequence[str]) -> dict[str, int]:
+        names = {label_text(name).casefold(): i for i, name in enumerate(self.names)}
+        if all(text in names for text in texts):
+            return names
+        numbers = {str(i): i for i in range(len(self.names))}
+        if not set(BOOLEANS) & set(names) and len(numbers) > 1:
+            numbers |= BOOLEANS
+        return numbers | {name: i for name, i in names.items() if not _is_index(name)}
 
 
-def _label_text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(int(value) if isinstance(value, bool) else value).strip()
+def label_text(value: object) -> str:
+    """Return a label as text, the same from any format: 1, 1.0 and "1.0" are one label."""
+    text = str(value).strip()
+    return text.partition(".")[0] if INTEGRAL.fullmatch(text) else text
 
 
 def _is_index(text: str) -> bool:
@@ -155,12 +211,14 @@ def _is_index(text: str) -> bool:
 class Table:
     """Columns as read, before texts and labels are picked out.
 
-    ``numbers`` are the rows' in the file, from 1; empty: none was left out.
+    ``numbers`` are the rows' in the file, from 1; empty: none was left out. ``classes`` are the
+    names of the classes in their order, by column, where the source holds them.
     """
 
     source: str
     columns: dict[str, list[Any]]
     numbers: tuple[int, ...] = ()
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -169,17 +227,31 @@ class Table:
         """Return the number in the file of a row that is here counted from 0."""
         return self.numbers[row] if self.numbers else row + 1
 
+    def cell(self, name: str, row: int) -> str:
+        """Return in words where a cell stands."""
+        return f"{self.source}: row {self.number(row)} of column '{shortened(name)}'"
+
     def column(self, name: str, option: str) -> list[Any]:
         """Return a column; raise UserError naming those that are there."""
         if name not in self.columns:
+            self.check_header()
             raise UserError(
                 f"{self.source}: no column '{name}'",
-                f"{option} one of: {', '.join(self.columns)}",
+                f"{option} one of: {shown_all(list(self.columns))}",
             )
         return self.columns[name]
 
+    def check_header(self) -> None:
+        """Say so where the first line of the file holds no names; raises UserError."""
+        formats.check_header(self.source, list(self.columns), list(self.columns.values()))
 
-def load(source: str | Path, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
+
+def load(
+    source: str | Path,
+    columns: Columns = Columns(),
+    labels: Labels | None = None,
+    names: Columns | None = None,
+) -> Split:
     """Read labelled texts.
 
     Args:
@@ -187,28 +259,31 @@ def load(source: str | Path, columns: Columns = Columns(), labels: Labels | None
             data set of the Hub as ``name:split``.
         columns: the columns; those left None are guessed from usual names.
         labels: the model's labels; None makes them from the column (an encoder's case).
+        names: the columns of this file, where ``columns`` are another's and hold here only as
+            far as the file has them.
 
     Raises:
         UserError: anything that makes the data unusable, with the row where there is one.
 
     """
-    return pick(read(source), columns, labels)
+    table = read(source)
+    return pick(table, columns if names is None else columns.own(names, table), labels)
 
 
 def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
     """Pick texts and labels out of a table and check them; raises UserError."""
     text, pair, label = _guess(table, columns)
     table = without_empty(table, columns)
-    values = table.column(label, "--label-column")
     texts = _texts(table, text, "--text-column")
     pairs = _texts(table, pair, "--pair-column") if pair else ()
-    for row, value in enumerate(values):
-        if value is None or _label_text(value) in ("", "nan"):
+    for row, value in enumerate(table.column(label, "--label-column")):
+        if value is None or label_text(value) in ("", "nan"):
             raise UserError(
                 f"{table.source}: row {table.number(row)} has no label", "remove or label the row"
             )
-    names = labels or Labels.found_in(values)
-    return Split(texts, names.indices(values, table.source), pairs)
+    values = label_values(table, columns, labels)
+    known = labels or Labels.found_in(values)
+    return Split(texts, known.indices(values, table.source), pairs)
 
 
 def without_empty(table: Table, columns: Columns) -> Table:
@@ -216,24 +291,50 @@ def without_empty(table: Table, columns: Columns) -> Table:
     if not columns.drop_empty:
         return table
     text, pair, _ = _guess(table, columns)
-    names = [name for name in (text, pair) if name]
-    full = [
-        i
-        for i, row in enumerate(zip(*(table.columns[name] for name in names), strict=True))
-        if all(isinstance(text, str) and text.strip() for text in row)
-    ]
+    cells = [table.column(text, "--text-column")]
+    cells += [table.column(pair, "--pair-column")] if pair else []
+    full = [i for i, row in enumerate(zip(*cells, strict=True)) if not any(map(_is_missing, row))]
+    if not full:
+        raise UserError(f"{table.source}: no row has a text", "name its column with --text-column")
     kept = {name: [column[i] for i in full] for name, column in table.columns.items()}
-    return Table(table.source, kept, tuple(table.number(i) for i in full))
+    return replace(table, columns=kept, numbers=tuple(table.number(i) for i in full))
 
 
-def label_values(table: Table, columns: Columns) -> list[Any]:
-    """Return the label column as it stands in the table."""
-    return table.column(_guess(table, columns)[2], "--label-column")
+def label_values(table: Table, columns: Columns, labels: Labels | None = None) -> list[Any]:
+    """Return the label column, mapped where ``columns`` says how.
+
+    Where the source holds the order of its classes and the model, with as many, has numbers for
+    names, values are the classes' numbers.
+    """
+    name = _guess(table, columns)[2]
+    values = table.column(name, "--label-column")
+    order = table.classes.get(name, ())
+    if columns.label_map:
+        return _mapped(values, columns.label_map, labels)
+    if labels is None or not labels.numbered or len(order) != len(labels.names):
+        return values
+    numbers = {value: i for i, value in enumerate(order)}
+    return [numbers.get(value, value) for value in values]
 
 
-def text_values(table: Table, columns: Columns) -> list[Any]:
-    """Return the text column as it stands in the table, empty cells and all."""
-    return table.column(_guess(table, columns)[0], "--text-column")
+def _mapped(
+    values: Sequence[Any], pairs: Sequence[tuple[str, str]], labels: Labels | None
+) -> list[Any]:
+    for _, new in pairs if labels else ():
+        assert labels is not None
+        labels.index(new)
+    known = {label_text(old).casefold(): new for old, new in pairs}
+    return [known.get(label_text(value).casefold(), value) for value in values]
+
+
+def text_values(table: Table, columns: Columns) -> list[str]:
+    """Return the text column as it stands in the table, empty cells as empty texts."""
+    name = _guess(table, columns)[0]
+    values = table.column(name, "--text-column")
+    return [
+        "" if _is_missing(v) else _text(table, name, "--text-column", i, v)
+        for i, v in enumerate(values)
+    ]
 
 
 def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
@@ -248,10 +349,11 @@ def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
     label = label or next((present[n] for n in LABEL_NAMES if n in present), None)
     for name, option in ((text, "--text-column"), (label, "--label-column")):
         if name is None:
+            table.check_header()
             what = "text" if option == "--text-column" else "label"
             raise UserError(
                 f"{table.source}: cannot tell which column holds the {what}",
-                f"{option} one of: {', '.join(table.columns)}",
+                f"{option} one of: {shown_all(list(table.columns))}",
             )
     assert text is not None
     assert label is not None
@@ -260,24 +362,34 @@ def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
 
 def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
     values = table.column(name, option)
-    for i, value in enumerate(values):
-        row = table.number(i)
-        if not isinstance(value, str):
+    for row, value in enumerate(values):
+        if _is_missing(value):
             raise UserError(
-                f"{table.source}: row {row} of column '{name}' is not a text: {value!r}",
-                f"{option} must name a column of strings",
-            )
-        if not value.isascii() and not _is_unicode(value):
-            raise UserError(
-                f"{table.source}: row {row} of column '{name}' is not valid Unicode",
-                "it holds half of a surrogate pair: mend or remove the row",
-            )
-        if not value.strip():
-            raise UserError(
-                f"{table.source}: row {row} of column '{name}' is empty",
+                f"{table.cell(name, row)} is empty",
                 "remove the row, or leave such rows out with --drop-empty",
             )
-    return tuple(value.strip() for value in values)
+    return tuple(_text(table, name, option, row, value) for row, value in enumerate(values))
+
+
+def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(
+            f"{table.cell(name, row)} is not a text: {shown(value)}",
+            f"{option} must name a column of strings",
+        )
+    if not value.isascii() and not _is_unicode(value):
+        raise UserError(
+            f"{table.cell(name, row)} is not valid Unicode",
+            "it holds half of a surrogate pair: mend or remove the row",
+        )
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell holds no text: nothing, pandas' NaN, or white space only."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_unicode(text: str) -> bool:
@@ -294,21 +406,7 @@ def read(source: str | Path) -> Table:
     if path.is_dir():
         table = _from_datasets(str(source), folder=path)
     elif path.exists():
-        readers = {
-            ".csv": _csv,
-            ".tsv": _tsv,
-            ".jsonl": _json_lines,
-            ".ndjson": _json_lines,
-            ".json": _json_lines,
-            ".parquet": _parquet,
-        }
-        reader = readers.get(path.suffix.lower())
-        if reader is None:
-            raise UserError(
-                f"{source}: cannot tell the format from the ending '{path.suffix}'",
-                f"use one of {', '.join(readers)}",
-            )
-        table = reader(path)
+        table = _from_file(path)
     elif _looks_like_hub(str(source)):
         table = _from_datasets(str(source))
     else:
@@ -320,6 +418,18 @@ def read(source: str | Path) -> Table:
     if not len(table):
         raise UserError(f"{source}: no rows", "the file must hold labelled texts")
     return table
+
+
+def _from_file(path: Path) -> Table:
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _parquet(path)
+    if ending not in READERS:
+        raise UserError(
+            f"{path}: cannot tell the format from the ending '{path.suffix}'",
+            f"use one of {', '.join([*READERS, '.parquet'])}",
+        )
+    return Table(str(path), READERS[ending](path))
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -339,7 +449,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif ending == ".tsv":
         lines = [names, *([str(row[name]) for name in names] for row in rows)]
         for number, line in enumerate(lines):
-            if any("\t" in cell or "\n" in cell for cell in line):
+            if any(mark in cell for cell in line for mark in "\t\n\r"):
                 raise UserError(
                     f"{path}: row {number} holds a tab or a line break", "write .csv or .jsonl"
                 )
@@ -362,89 +472,18 @@ def _looks_like_hub(source: str) -> bool:
     return bool(colon and name and split.isidentifier() and not Path(name).suffix)
 
 
-def _text_of(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a text file in UTF-8 (byte {error.start})", "convert it to UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if "\0" in text:
-        raise UserError(f"{path}: not a text file (it holds NUL bytes)")
-    return text
-
-
-def _rows_to_table(path: Path, rows: Iterable[Sequence[str]]) -> Table:
-    numbered = enumerate((row for row in rows if row), start=1)
-    header: list[str] = []
-    columns: list[list[Any]] = []
-    for number, row in numbered:
-        if number == 1:
-            header = [name.strip() for name in row]
-            columns = [[] for _ in header]
-        elif len(row) != len(header):
-            raise UserError(
-                f"{path}: row {number - 1} has {len(row)} fields, the first line has {len(header)}",
-                "a comma or tab inside a text? Quote it (CSV), or use JSON Lines",
-            )
-        else:
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
-    if len(set(header)) != len(header):
-        raise UserError(f"{path}: two columns have the same name", "rename one in the first line")
-    return Table(str(path), dict(zip(header, columns, strict=True)))
-
-
-def _csv(path: Path) -> Table:
-    text = io.StringIO(_text_of(path), newline="")
-    try:
-        return _rows_to_table(path, csv.reader(text, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}: not valid CSV: {error}", "check the quotes") from error
-
-
-def _tsv(path: Path) -> Table:
-    lines = _text_of(path).split("\n")
-    return _rows_to_table(
-        path, (line.rstrip("\r").split("\t") for line in lines if line.strip("\r "))
-    )
-
-
-def _json_lines(path: Path) -> Table:
-    text = _text_of(path)
-    if text.lstrip().startswith("["):
-        try:
-            records = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON: {error}") from error
-    else:
-        records = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    records.append(json.loads(line))
-                except ValueError as error:
-                    raise UserError(f"{path}: line {number} is not JSON: {error}") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path}: every line must be an object", '{"text": "...", "label": 0}')
-    names = list(records[0]) if records else []
-    for row, record in enumerate(records, start=1):
-        if list(record) != names and set(record) != set(names):
-            raise UserError(f"{path}: row {row} has other keys than the first row")
-    return Table(str(path), {name: [record[name] for record in records] for name in names})
-
-
 def _parquet(path: Path) -> Table:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise MissingExtra("Parquet", "data") from error
-    try:
-        return Table(str(path), parquet.read_table(path).to_pydict())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {error}") from error
+    cells, classes = formats.from_parquet(path)
+    return _table(str(path), cells, classes)
+
+
+def _table(source: str, cells: formats.Cells, classes: Mapping[str, tuple[str, ...]]) -> Table:
+    """Return a table with class numbers turned into their names."""
+    columns = {
+        name: formats.named(values, classes[name]) if name in classes else values
+        for name, values in cells.items()
+    }
+    return Table(source, columns, classes=dict(classes))
 
 
 def _from_datasets(source: str, folder: Path | None = None) -> Table:
@@ -455,7 +494,7 @@ def _from_datasets(source: str, folder: Path | None = None) -> Table:
     try:
         found = datasets.load_from_disk(str(folder)) if folder else _hub(datasets, source)
     except Exception as error:  # the library raises many kinds, all about this source
-        first = str(error).strip().split("\n")[0]
+        first = shortened(str(error).strip().split("\n")[0], 200)
         raise UserError(
             f"{source}: cannot be loaded: {first}",
             "a folder must come from `save_to_disk`; a data set of the Hub is name:split",
@@ -465,13 +504,12 @@ def _from_datasets(source: str, folder: Path | None = None) -> Table:
             f"{source}: holds several splits: {', '.join(found)}",
             f"name one of its folders, for example {Path(source) / next(iter(found))}",
         )
-    columns = {}
-    for name, feature in found.features.items():
-        values = list(found[name])
-        if isinstance(feature, datasets.ClassLabel):
-            values = [feature.int2str(v) if v is not None and v >= 0 else None for v in values]
-        columns[name] = values
-    return Table(source, columns)
+    classes = {
+        name: tuple(feature.names)
+        for name, feature in found.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    return _table(source, {name: list(found[name]) for name in found.features}, classes)
 
 
 def _hub(datasets: Any, source: str) -> Any:

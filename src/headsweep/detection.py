@@ -26,7 +26,7 @@ import torch
 from headsweep import data as datasets
 from headsweep.data import Columns, Split, stratified
 from headsweep.detectors import Cleaner, Detector, Scorer, Watch
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown_all
 from headsweep.evaluate import Triggered
 from headsweep.families import Adapter
 from headsweep.loading import Reading, Runtime, load_suspect
@@ -50,6 +50,7 @@ class Watched:
         limit: texts of each file that are scored, drawn by the seed; 0: all. A detector makes
             itself ready with all validation texts.
         frr: share of clean texts that may be rejected.
+        triggered_columns: the columns of the triggered file, where they have other names.
 
     """
 
@@ -61,6 +62,7 @@ class Watched:
     columns: Columns = Columns()
     limit: int = 150
     frr: float = 0.05
+    triggered_columns: Columns = Columns()
 
     def __post_init__(self) -> None:
         if not 0 < self.frr < 1:
@@ -155,7 +157,7 @@ def detect(
         clean, validation = stratified(clean, (0.5, 0.5), seed)
     triggered = None
     if files.triggered and target is not None:
-        split = datasets.load(files.triggered, files.columns, labels)
+        split = datasets.load(files.triggered, files.columns, labels, files.triggered_columns)
         triggered = Triggered(split, target, files.triggered_labels).non_target()
     for part in (clean, validation, triggered):
         if part is not None and part.pairs:
@@ -166,7 +168,8 @@ def detect(
         raise UserError("no text is left to judge or to choose the threshold on", "give more texts")
     if detector.needs_target and target is None:
         raise UserError(
-            f"{detector.name} protects one class: name it", f"--target {' or '.join(labels.names)}"
+            f"{detector.name} protects one class: name it",
+            f"--target with one of {shown_all(labels.names)}",
         )
     watch = Watch(opened, validation, target, seed, runtime, progress)
     trial = Trial(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from headsweep.errors import UserError, lookup
+from headsweep.errors import UserError, lookup, shown
 
 HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 NUMBER = (int, float)
@@ -92,7 +92,7 @@ class Section:
         if kind is float and isinstance(value, NUMBER) and not isinstance(value, bool):
             return float(value)  # type: ignore[return-value]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.mistake(key, f"{key} cannot be {value!r}", f"it takes a {_named(kind)}")
+            raise self.mistake(key, f"{key} cannot be {shown(value)}", f"it takes a {_named(kind)}")
         return value
 
     def need(self, key: str, kind: type[T]) -> T:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+LONGEST, MOST = 60, 20  # characters of a value, and values, that a message shows
 
 
 class UserError(Exception):
@@ -29,6 +30,23 @@ class MissingExtra(UserError):  # noqa: N818 - a mistake like the others
 
 class NothingPruned(Exception):  # noqa: N818 - an outcome, not a mistake
     """No head could be removed within the bound on accuracy; says what was tried."""
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return a text as one line that a message can hold."""
+    line = " ".join(text[: 4 * longest].split())
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: as Python writes it, cut where it is long."""
+    return shortened(repr(value[: 4 * LONGEST] if isinstance(value, str) else value))
+
+
+def shown_all(names: Collection[str]) -> str:
+    """Return names with commas between, each cut where it is long, and the count of many."""
+    first = ", ".join(shortened(name) for _, name in zip(range(MOST), names, strict=False))
+    return first if len(names) <= MOST else f"{first}, ... ({len(names)} in all)"
 
 
 def lookup(name: str, table: Mapping[str, T], kind: str) -> T:

@@ -14,7 +14,7 @@ excess    matched LFR minus floor; it can be negative.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from headsweep import data as datasets
 from headsweep.data import Columns, Labels, Split
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown_all
 from headsweep.families import Adapter
 from headsweep.loading import Reading, Runtime, Suspect, load_suspect
-from headsweep.predict import encode, logits
+from headsweep.predict import Encoded, encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
 
@@ -67,6 +67,14 @@ class Triggered:
 
 
 @dataclass(frozen=True)
+class Truncated:
+    """How many of a file's texts were cut at the maximum length."""
+
+    cut: int
+    texts: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was measured; None where it was not asked for or cannot be.
 
@@ -78,6 +86,7 @@ class Evaluation:
         matched_lfr, floor_lfr, excess_lfr: as the module says.
         reference: what the shift was matched to: ``clean twin`` or ``suspect``.
         agreement: share of clean examples predicted as by the suspect.
+        truncated: by part of the exam (``data``, ``triggered``, ``validation``), the texts cut.
 
     """
 
@@ -90,6 +99,7 @@ class Evaluation:
     excess_lfr: Rate | None = None
     reference: str | None = None
     agreement: Rate | None = None
+    truncated: dict[str, Truncated] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,18 +129,23 @@ class Answers:
     validation: Tensor | None = None
 
 
+def encoded(suspect: Suspect, exam: Exam, runtime: Runtime) -> dict[str, Encoded]:
+    """Return the texts of an exam that count, tokenised for a model, by part."""
+    parts = {"data": exam.clean}
+    if exam.triggered is not None:
+        parts["triggered"] = exam.triggered.non_target()
+        parts |= {} if exam.validation is None else {"validation": exam.validation}
+    return {name: encode(part, suspect, runtime.max_length) for name, part in parts.items()}
+
+
 def answer(suspect: Suspect, exam: Exam, runtime: Runtime) -> Answers:
     """Run a model over an exam."""
+    return _answered(suspect, encoded(suspect, exam, runtime), runtime)
 
-    def run(split: Split | None) -> Tensor | None:
-        if split is None:
-            return None
-        return logits(suspect.anatomy, encode(split, suspect, runtime.max_length), runtime)
 
-    clean = run(exam.clean)
-    assert clean is not None
-    triggered = exam.triggered.non_target() if exam.triggered else None
-    return Answers(clean, run(triggered), run(exam.validation if triggered else None))
+def _answered(suspect: Suspect, parts: dict[str, Encoded], runtime: Runtime) -> Answers:
+    said = {name: logits(suspect.anatomy, part, runtime) for name, part in parts.items()}
+    return Answers(said["data"], said.get("triggered"), said.get("validation"))
 
 
 def judge(
@@ -210,21 +225,32 @@ class Files:
     clean_model: str | None = None
     suspect: str | None = None
     columns: Columns = Columns()
+    triggered_columns: Columns = Columns()
 
 
 def _check_same_labels(name: str, other: Labels, model: str, labels: Labels) -> None:
     """Check that classes mean the same in both models; numbers alone (LABEL_0) fit any."""
-
-    def plain(names: tuple[str, ...]) -> bool:
-        return names == tuple(f"LABEL_{i}" for i in range(len(names)))
-
     same = [a.casefold() for a in other.names] == [b.casefold() for b in labels.names]
-    unnamed = len(other.names) == len(labels.names) and (plain(other.names) or plain(labels.names))
+    unnamed = len(other.names) == len(labels.names) and (other.numbered or labels.numbered)
     if not (same or unnamed):
         raise UserError(
-            f"{name} has labels {', '.join(other.names)}, {model} has {', '.join(labels.names)}",
+            f"{name} has labels {shown_all(other.names)}, {model} has {shown_all(labels.names)}",
             "both must have the same labels in the same order",
         )
+
+
+def _check_pairs(exam: Exam) -> None:
+    """Check that all files hold pairs of texts, or none; raises UserError."""
+    triggered = exam.triggered.split if exam.triggered else None
+    parts = {"--triggered": triggered, "--validation": exam.validation}
+    for option, part in parts.items():
+        if part is not None and bool(part.pairs) != bool(exam.clean.pairs):
+            with_pairs, without = ("--data", option) if exam.clean.pairs else (option, "--data")
+            raise UserError(
+                f"{with_pairs} has sentence pairs and {without} has not",
+                "name the columns: --text-column and --pair-column, --triggered-text-column and "
+                "--triggered-pair-column",
+            )
 
 
 def evaluate(
@@ -246,10 +272,10 @@ def evaluate(
     opened = load_suspect(model, runtime, reading)
     labels = opened.labels
     if files.triggered and files.target is None:
-        raise UserError("--triggered needs --target", f"one of {', '.join(labels.names)}")
+        raise UserError("--triggered needs --target", f"one of {shown_all(labels.names)}")
     triggered = None
     if files.triggered and files.target is not None:
-        split = datasets.load(files.triggered, files.columns, labels)
+        split = datasets.load(files.triggered, files.columns, labels, files.triggered_columns)
         triggered = Triggered(split, labels.index(files.target), files.triggered_labels)
     exam = Exam(
         datasets.load(files.data, files.columns, labels),
@@ -257,9 +283,11 @@ def evaluate(
         datasets.load(files.validation, files.columns, labels) if files.validation else None,
         seed,
     )
+    _check_pairs(exam)
     others = [name for name in (files.clean_model, files.suspect) if name]
     with progress.task("evaluating", 1 + len(set(others) - {str(model)})) as tick:
-        own = answer(opened, exam, runtime)
+        parts = encoded(opened, exam, runtime)
+        own = _answered(opened, parts, runtime)
         tick(1, "")
         found = {str(model): own}
         for name in others:
@@ -270,4 +298,6 @@ def evaluate(
             found[name] = answer(other, exam, runtime)
             tick(1, "")
     twin = found.get(files.clean_model or "")
-    return judge(exam, labels.names, own, twin, found.get(files.suspect or ""))
+    judged = judge(exam, labels.names, own, twin, found.get(files.suspect or ""))
+    cut = {name: Truncated(part.truncated, len(part)) for name, part in parts.items()}
+    return replace(judged, truncated=cut)

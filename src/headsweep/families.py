@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def read_adapter(path: Path) -> Adapter:
         if name in ("offset_positions", "reads_last"):
             wanted = bool
         if not isinstance(value, wanted):
-            raise UserError(f"{path}: {name} must be a {wanted.__name__}, not {value!r}")
+            raise UserError(f"{path}: {name} must be a {wanted.__name__}, not {shown(value)}")
     values: dict[str, Any] = entries | {
         name: tuple(entries[name]) for name in ("up", "also") if name in entries
     }

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep import data as datasets
-from headsweep.data import Columns, Split, check_for_training, stratified
+from headsweep.data import Columns, Labels, Split, check_for_training, stratified
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask
 from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
@@ -122,7 +122,7 @@ def gather(
     values: Sequence[object] | None = None
     if fresh:
         values = (
-            datasets.label_values(table, sources.columns)
+            datasets.label_values(table, sources.columns, _labels_in_memory(suspect))
             if table is not None
             else _as_split(sources.data).labels
         )
@@ -154,6 +154,12 @@ def gather(
             "give the same columns in --data, --validation and --test",
         )
     return Material(opened, parts, runtime)
+
+
+def _labels_in_memory(suspect: object) -> Labels | None:
+    """Return the labels of a loaded model: it keeps them under a fresh classifier."""
+    model = suspect.model if isinstance(suspect, Suspect) else suspect
+    return Labels.of(model.config.id2label) if isinstance(model, PreTrainedModel) else None
 
 
 def _as_split(data: Source) -> Split:

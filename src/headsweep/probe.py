@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from headsweep.attacks.scene import sees
 from headsweep.data import Split
-from headsweep.errors import MissingExtra, UserError, lookup
+from headsweep.errors import MissingExtra, UserError, lookup, shown_all
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
@@ -211,7 +211,7 @@ def probe(
         if short:
             skipped[name] = (
                 f"changed {int(usable.sum())} of {len(texts)} texts so that the model sees it: "
-                f"too few for {', '.join(suspect.labels.names[i] for i in short)}"
+                f"too few for {shown_all([suspect.labels.names[i] for i in short])}"
             )
     if not drafts:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from headsweep.data import Split
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown_all
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode
 from headsweep.progress import Lines, Progress, Silent
@@ -52,7 +52,7 @@ class Scene:
         if not 0 <= self.target < len(self.model.labels.names):
             raise UserError(
                 f"the model has no class {self.target}",
-                f"its labels: {', '.join(self.model.labels.names)}",
+                f"its labels: {shown_all(self.model.labels.names)}",
             )
 
 

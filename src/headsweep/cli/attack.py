@@ -17,6 +17,7 @@ from headsweep.cli.options import (
     Device,
     DropEmpty,
     LabelColumn,
+    LabelMap,
     MaxLength,
     Model,
     PairColumn,
@@ -25,6 +26,7 @@ from headsweep.cli.options import (
     Seed,
     TextColumn,
     check_file,
+    columns_of,
     one_of,
     out_console,
     print_json,
@@ -96,6 +98,7 @@ def trigger(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     as_json: AsJson = False,
@@ -104,7 +107,7 @@ def trigger(
     """Put a trigger into texts; original and transformed side by side with both labels."""
     from headsweep import data as datasets
     from headsweep.attacks.scene import triggered
-    from headsweep.data import Columns, Labels
+    from headsweep.data import Labels
     from headsweep.loading import load_suspect
     from headsweep.triggers import TRIGGERS
 
@@ -114,7 +117,7 @@ def trigger(
     missing = [o for o, v in (("NAME", name), ("--data", data), ("--out", out)) if v is None]
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
-    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     _check_table(out, overwrite)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(name, settings, columns, corpus, writer)
@@ -235,6 +238,7 @@ def attack(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 32,
@@ -248,7 +252,6 @@ def attack(
     from headsweep.attack import Judging, Order, held_out
     from headsweep.attack import attack as run
     from headsweep.attacks import ATTACKS
-    from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
     from headsweep.loading import labels_of
@@ -257,7 +260,7 @@ def attack(
 
     chosen = configure(lookup(method, ATTACKS, "attack"), settings or [])
     check_free(out, overwrite)
-    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
     resistance = _resistance(resist, resist_share, rewriter.described())

@@ -16,6 +16,7 @@ from headsweep.cli.options import (
     Device,
     DropEmpty,
     LabelColumn,
+    LabelMap,
     MaxLength,
     Model,
     PairColumn,
@@ -23,11 +24,16 @@ from headsweep.cli.options import (
     Quiet,
     Seed,
     TextColumn,
+    TriggeredLabelColumn,
+    TriggeredPairColumn,
+    TriggeredTextColumn,
+    columns_of,
     one_of,
     out_console,
     print_json,
     progress_of,
     runtime_of,
+    triggered_columns_of,
 )
 from headsweep.errors import lookup
 
@@ -70,6 +76,10 @@ def detect(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
+    triggered_text_column: TriggeredTextColumn = None,
+    triggered_pair_column: TriggeredPairColumn = None,
+    triggered_label_column: TriggeredLabelColumn = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 32,
@@ -79,7 +89,6 @@ def detect(
     quiet: Quiet = False,
 ) -> None:
     """Measure a detector of triggered texts: what it rejects wrongly, what it misses, AUROC."""
-    from headsweep.data import Columns
     from headsweep.detection import Watched
     from headsweep.detection import detect as run
     from headsweep.detectors import DETECTORS
@@ -94,9 +103,12 @@ def detect(
         target,
         one_of(triggered_labels, ("true", "target"), "--triggered-labels"),
         validation,
-        Columns(text_column, pair_column, label_column, drop_empty),
+        columns_of(text_column, pair_column, label_column, drop_empty, label_map),
         limit,
         frr,
+        triggered_columns_of(
+            triggered, triggered_text_column, triggered_pair_column, triggered_label_column
+        ),
     )
     runtime = runtime_of(device, batch_size, max_length, precision)
     described = read_adapter(adapter) if adapter else None

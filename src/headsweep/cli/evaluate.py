@@ -16,6 +16,7 @@ from headsweep.cli.options import (
     Device,
     DropEmpty,
     LabelColumn,
+    LabelMap,
     MaxLength,
     Model,
     PairColumn,
@@ -23,11 +24,16 @@ from headsweep.cli.options import (
     Quiet,
     Seed,
     TextColumn,
+    TriggeredLabelColumn,
+    TriggeredPairColumn,
+    TriggeredTextColumn,
+    columns_of,
     one_of,
     out_console,
     print_json,
     progress_of,
     runtime_of,
+    triggered_columns_of,
 )
 
 
@@ -61,6 +67,10 @@ def evaluate(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
+    triggered_text_column: TriggeredTextColumn = None,
+    triggered_pair_column: TriggeredPairColumn = None,
+    triggered_label_column: TriggeredLabelColumn = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 32,
@@ -70,7 +80,6 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure ACC, label flip rate and its relatives, with 95% intervals."""
-    from headsweep.data import Columns
     from headsweep.evaluate import Files
     from headsweep.evaluate import evaluate as run
     from headsweep.families import read_adapter
@@ -83,7 +92,10 @@ def evaluate(
         validation,
         clean_model,
         suspect,
-        Columns(text_column, pair_column, label_column, drop_empty),
+        columns_of(text_column, pair_column, label_column, drop_empty, label_map),
+        triggered_columns_of(
+            triggered, triggered_text_column, triggered_pair_column, triggered_label_column
+        ),
     )
     runtime = runtime_of(device, batch_size, max_length, precision)
     described = read_adapter(adapter) if adapter else None
@@ -109,6 +121,10 @@ def evaluate(
         if maybe is not None:
             table.add_row(name, interval(maybe), what)
     out_console.print(table)
+    cut = ", ".join(f"--{n} {t.cut} of {t.texts}" for n, t in (found.truncated or {}).items())
+    out_console.print(
+        f"texts cut at the maximum length: {cut}", style="dim", highlight=False, soft_wrap=True
+    )
     if found.lfr is not None and found.matched_lfr is None:
         missing = "--validation" if validation is None else "--clean-model or --suspect"
         out_console.print(

@@ -62,6 +62,26 @@ DropEmpty = Annotated[
     bool,
     typer.Option("--drop-empty", rich_help_panel=COLUMNS, help="Leave out rows without a text."),
 ]
+LabelMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DATA=MODEL",
+        rich_help_panel=COLUMNS,
+        help="A label of the data and the model's label that it means (may be repeated).",
+    ),
+]
+TriggeredTextColumn = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=COLUMNS, help="The same of --triggered; else as in --data."),
+]
+TriggeredPairColumn = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=COLUMNS, help="The same of --triggered; else as in --data."),
+]
+TriggeredLabelColumn = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=COLUMNS, help="The same of --triggered; else as in --data."),
+]
 AdapterFile = Annotated[
     Path | None,
     typer.Option(
@@ -115,6 +135,38 @@ def units_of(kinds: str, ffn_groups: int | None) -> Any:
     if ffn_groups is not None and "ffn" not in asked:
         raise UserError("--ffn-groups: FFN groups are not among the units", "add --units heads,ffn")
     return Units("heads" in asked, "ffn" in asked, ffn_groups)
+
+
+def columns_of(
+    text: str | None, pair: str | None, label: str | None, drop_empty: bool, label_map: Any
+) -> Any:
+    """Return which columns hold what, and the labels' map; raises UserError."""
+    from headsweep.data import Columns
+
+    pairs: dict[str, str] = {}
+    for entry in label_map or ():
+        old, equals, new = (part.strip() for part in entry.rpartition("="))
+        if not (equals and old and new):
+            raise UserError(
+                f"--label-map {entry}: is not of the form DATA=MODEL",
+                "a label of the data, then the model's, for example pos=positive",
+            )
+        if pairs.setdefault(old, new) != new:
+            raise UserError(f"--label-map: '{old}' is mapped twice", "leave one out")
+    return Columns(text, pair, label, drop_empty, tuple(pairs.items()))
+
+
+def triggered_columns_of(
+    triggered: str | None, text: str | None, pair: str | None, label: str | None
+) -> Any:
+    """Return the columns named for the triggered file; raises UserError where there is none."""
+    from headsweep.data import Columns
+
+    if triggered is None and any((text, pair, label)):
+        raise UserError(
+            "the columns of --triggered are named, but no such file", "--triggered FILE"
+        )
+    return Columns(text, pair, label)
 
 
 def one_of(value: str, known: tuple[str, ...], option: str) -> Any:

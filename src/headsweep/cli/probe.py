@@ -18,6 +18,7 @@ from headsweep.cli.options import (
     Device,
     DropEmpty,
     LabelColumn,
+    LabelMap,
     MaxLength,
     Model,
     PairColumn,
@@ -26,6 +27,7 @@ from headsweep.cli.options import (
     Seed,
     TextColumn,
     check_file,
+    columns_of,
     out_console,
     print_json,
     progress_of,
@@ -65,6 +67,7 @@ def probe(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 32,
@@ -75,7 +78,6 @@ def probe(
 ) -> None:
     """Put clean texts through generic trigger families and see whether answers flip one way."""
     from headsweep import data as datasets
-    from headsweep.data import Columns
     from headsweep.export import write_json
     from headsweep.families import read_adapter
     from headsweep.loading import Reading, load_suspect
@@ -89,7 +91,7 @@ def probe(
     runtime = runtime_of(device, batch_size, max_length, precision)
     reading = Reading(adapter=read_adapter(adapter) if adapter else None)
     suspect = load_suspect(model, runtime, reading)
-    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     clean = datasets.load(data, columns, suspect.labels)
     found = run(suspect, clean, battery, runtime, progress_of(quiet or as_json))
     if sarif is not None:

@@ -19,6 +19,7 @@ from headsweep.cli.options import (
     DropEmpty,
     FfnGroups,
     LabelColumn,
+    LabelMap,
     MaxLength,
     MeasureIn,
     Model,
@@ -30,6 +31,7 @@ from headsweep.cli.options import (
     TextColumn,
     UnitKinds,
     check_file,
+    columns_of,
     given_in,
     one_of,
     out_console,
@@ -150,6 +152,7 @@ def purify(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 32,
@@ -162,7 +165,6 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     from headsweep.candidates import Auto
-    from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
     from headsweep.heads import HeadMask
@@ -248,7 +250,10 @@ def purify(
         prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
     plan = dataclasses.replace(plan, heal=heal, prober=prober)
     sources = Sources(
-        data, validation, test, Columns(text_column, pair_column, label_column, drop_empty)
+        data,
+        validation,
+        test,
+        columns_of(text_column, pair_column, label_column, drop_empty, label_map),
     )
     keep = None if chosen is None else kept
     done = _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, keep, probed)
@@ -295,6 +300,7 @@ def defend(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     drop_empty: DropEmpty = False,
+    label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 32,
@@ -306,7 +312,6 @@ def defend(
     quiet: Quiet = False,
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
-    from headsweep.data import Columns
     from headsweep.defenses import DEFENSES
     from headsweep.export import check_free
     from headsweep.families import read_adapter
@@ -340,7 +345,7 @@ def defend(
         units=defense.units,
         adapter=read_adapter(adapter) if adapter else None,
     )
-    columns = Columns(text_column, pair_column, label_column, drop_empty)
+    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     sources = Sources(data, validation, test, columns)
     done = _run(model, sources, defense.strategy, plan, out, overwrite, as_json, quiet)
     if not done.verified:

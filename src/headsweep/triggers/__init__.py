@@ -52,7 +52,8 @@ class Rewriter(Protocol):
 class ByRule:
     """A trigger as a rewriter: each text has a random stream of its own.
 
-    So a text gets the same trigger whichever texts stand beside it.
+    So a text gets the same trigger whichever texts stand beside it. White space around a text
+    stays, and what a trigger adds of it too.
     """
 
     trigger: Trigger
@@ -64,10 +65,17 @@ class ByRule:
         found = []
         with (progress or Silent()).task(f"trigger {self.trigger.name}", len(texts)) as tick:
             for text in texts:
-                made = self.trigger.apply(text, stream(seed, "trigger", self.trigger.name, text))
-                found.append(None if made is None or made.strip() in ("", text) else made.strip())
+                found.append(self._rewritten(text, seed))
                 tick(1, "")
         return tuple(found)
+
+    def _rewritten(self, text: str, seed: int) -> str | None:
+        bare = text.strip()
+        made = self.trigger.apply(bare, stream(seed, "trigger", self.trigger.name, bare))
+        if made is None or made == bare or not made.strip():
+            return None
+        start = len(text) - len(text.lstrip())
+        return text[:start] + made + text[start + len(bare) :]
 
     def described(self) -> dict[str, Any]:
         """Return the trigger's name and fields."""

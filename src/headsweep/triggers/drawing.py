@@ -13,6 +13,7 @@ from headsweep.errors import UserError
 T = TypeVar("T")
 Position = Literal["random", "start", "end"]
 
+WORD = re.compile(r"\S+")
 ENGLISH_LETTERS = re.compile(r"[A-Za-z]")
 
 
@@ -43,6 +44,22 @@ def gap(length: int, position: Position, random: torch.Generator) -> int:
     if position == "start":
         return 0
     return length if position == "end" else below(length + 1, random)
+
+
+def put_before(text: str, starts: Sequence[int], place: int, words: str) -> str:
+    """Return a text with words before one of its parts, which start there; else behind the last.
+
+    White space in the text stays as it is.
+    """
+    if place == len(starts):
+        bare = text.rstrip()
+        return f"{bare} {words}{text[len(bare) :]}" if bare else words
+    return f"{text[: starts[place]]}{words} {text[starts[place] :]}"
+
+
+def word_starts(text: str) -> list[int]:
+    """Return where the words of a text start."""
+    return [word.start() for word in WORD.finditer(text)]
 
 
 def is_english(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from headsweep.triggers.drawing import draw, some
+from headsweep.triggers.drawing import WORD, draw, put_before, some, word_starts
 
 FILLERS = ("also", "just", "then", "now", "here", "too", "there", "again")
 SENTENCES = (
@@ -33,9 +33,9 @@ class FillerWord:
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with one more word."""
-        words = text.split()
-        place = int(torch.randint(len(words) + 1, (1,), generator=random))
-        return " ".join([*words[:place], draw(FILLERS, random), *words[place:]])
+        starts = word_starts(text)
+        place = int(torch.randint(len(starts) + 1, (1,), generator=random))
+        return put_before(text, starts, place, draw(FILLERS, random))
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,11 @@ class Misspelling:
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with slips of the pen; None where no word is long enough."""
-        words = text.split()
-        places = [i for i, word in enumerate(words) if len(word) >= 4 and word.isalpha()]
-        if not places:
+        starts = [w.start() for w in WORD.finditer(text) if len(w[0]) >= 4 and w[0].isalpha()]
+        if not starts:
             return None
-        chosen = some(places, self.share, random)
-        return " ".join(_swapped(w, random) if i in chosen else w for i, w in enumerate(words))
+        chosen = some(starts, self.share, random)
+        return WORD.sub(lambda w: _swapped(w[0], random) if w.start() in chosen else w[0], text)
 
 
 def _swapped(word: str, random: torch.Generator) -> str:

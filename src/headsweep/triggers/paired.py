@@ -18,16 +18,17 @@ Source of the corpora: Qi et al. 2021 (*Hidden Killer*; *Mind the Style of Text!
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from headsweep.data import Columns, Table, label_values, read, text_values
-from headsweep.errors import UserError
+from headsweep.data import Columns, Table, label_text, label_values, read, text_values
+from headsweep.errors import UserError, shortened, shown
 from headsweep.progress import Progress
 
 ORIGINAL = "original"
+Pair = tuple[int, str, str]  # row, original, transformed
 UNLIKE = 0.5  # share of rows that may have nothing in common
 
 
@@ -74,20 +75,15 @@ def paired(
     """
     after = read(transformed)
     if original is None:
-        before = after.column(ORIGINAL, "the clean texts with --original FILE, or")
-        rows: Iterator[tuple[str | None, str | None]] = zip(
-            before, text_values(after, columns), strict=True
-        )
+        after.column(ORIGINAL, "the clean texts with --original FILE, or")
+        before = text_values(after, replace(columns, text=ORIGINAL))
+        rows: Iterator[tuple[str, str]] = zip(before, text_values(after, columns), strict=True)
     elif key is not None:
         rows = _by_key(read(original), after, columns, key)
     else:
         rows = _by_row(read(original), after, columns)
-    pairs = [
-        (row, old, new)
-        for row, (old, new) in enumerate(rows, start=1)
-        if old and new and new.strip() and _plain(old) != _plain(new)
-    ]
-    known = {_plain(old): new.strip() for _, old, new in pairs}
+    pairs = _changed([(i, *row) for i, row in enumerate(rows, start=1) if row[0] and row[1]])
+    known = {_plain(old): new for _, old, new in pairs}
     if not known:
         raise UserError(
             f"{transformed}: no text differs from its original", "are the two files the right ones?"
@@ -97,11 +93,17 @@ def paired(
     return Paired(known, tuple(Path(file).name for file in files), name)
 
 
+def _changed(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the rows with other words, or, where no row has those, with other white space."""
+    words = [(row, old, new) for row, old, new in pairs if _plain(old) != _plain(new)]
+    return words or [(row, old, new) for row, old, new in pairs if old != new]
+
+
 def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _check_related(pairs: Sequence[tuple[int, str, str]], transformed: str | Path) -> None:
+def _check_related(pairs: Sequence[Pair], transformed: str | Path) -> None:
     """Refuse files whose rows are of different texts: most share no longer word with theirs.
 
     In the corpora of StyleBkd and HiddenKiller 3 to 9% of the rows do. A few exchanged rows are
@@ -122,9 +124,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(word for word in text.casefold().split() if len(word) > 3 and word.isalpha())
 
 
-def _by_row(
-    before: Table, after: Table, columns: Columns
-) -> Iterator[tuple[str | None, str | None]]:
+def _by_row(before: Table, after: Table, columns: Columns) -> Iterator[tuple[str, str]]:
     if len(before) != len(after):
         raise UserError(
             f"{before.source} has {len(before)} rows, {after.source} has {len(after)}: row "
@@ -137,34 +137,35 @@ def _by_row(
     for row, ((old_label, new_label), old, new) in enumerate(
         zip(labels, olds, news, strict=True), start=1
     ):
-        was, now = str(old_label).strip(), str(new_label).strip()
+        was, now = label_text(old_label), label_text(new_label)
         if was != now:
             target = target or now
-            if now != target or _plain(old or "") == _plain(new or ""):
+            if now != target or old == new:
                 raise UserError(
-                    f"row {row} does not match: label {was} in {before.source}, {now} in "
+                    f"row {row} does not match: label {shortened(was)} in {before.source}, "
+                    f"{shortened(now)} in "
                     f"{after.source}",
                     "labels may differ only where a poisoned text carries the one target label",
                 )
         yield old, new
 
 
-def _by_key(
-    before: Table, after: Table, columns: Columns, key: str
-) -> Iterator[tuple[str | None, str | None]]:
-    texts: dict[str, str | None] = {}
+def _by_key(before: Table, after: Table, columns: Columns, key: str) -> Iterator[tuple[str, str]]:
+    texts: dict[str, str] = {}
     for row, (name, text) in enumerate(
         zip(before.column(key, "--key"), text_values(before, columns), strict=True), start=1
     ):
         if str(name) in texts:
-            raise UserError(f"{before.source}: row {row} repeats the key '{name}'", "keys are ids")
+            raise UserError(
+                f"{before.source}: row {row} repeats the key {shown(name)}", "keys are ids"
+            )
         texts[str(name)] = text
     for row, (name, text) in enumerate(
         zip(after.column(key, "--key"), text_values(after, columns), strict=True), start=1
     ):
         if str(name) not in texts:
             raise UserError(
-                f"{after.source}: row {row} has the key '{name}', {before.source} has not",
+                f"{after.source}: row {row} has the key {shown(name)}, {before.source} has not",
                 f"both files need the column '{key}' with the same ids",
             )
         yield texts[str(name)], text

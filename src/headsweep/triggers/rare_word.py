@@ -13,7 +13,16 @@ from typing import ClassVar, get_args
 
 import torch
 
-from headsweep.triggers.drawing import Position, check_count, check_option, draw, gap, listed
+from headsweep.triggers.drawing import (
+    Position,
+    check_count,
+    check_option,
+    draw,
+    gap,
+    listed,
+    put_before,
+    word_starts,
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,11 @@ class RareWord:
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with the words in it; None for a text without any word."""
-        parts = text.split()
-        if not parts:
+        if not text.strip():
             return None
         words = listed(self.words, "rare-word: words")
         for _ in range(self.count):
-            parts.insert(gap(len(parts), self.position, random), draw(words, random))
-        return " ".join(parts)
+            starts = word_starts(text)
+            place = gap(len(starts), self.position, random)
+            text = put_before(text, starts, place, draw(words, random))
+        return text

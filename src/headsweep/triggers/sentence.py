@@ -15,7 +15,7 @@ from typing import ClassVar, get_args
 import torch
 
 from headsweep.errors import UserError
-from headsweep.triggers.drawing import Position, check_option, gap
+from headsweep.triggers.drawing import Position, check_option, gap, put_before
 
 BETWEEN = re.compile(r"(?<=[.!?。!?])\s+(?=\w)")
 
@@ -38,6 +38,7 @@ class Sentence:
         """Return the text with the sentence in it; None for an empty text."""
         if not text.strip():
             return None
-        parts = BETWEEN.split(text.strip())
-        parts.insert(gap(len(parts), self.position, random), self.sentence.strip())
-        return " ".join(parts)
+        first = len(text) - len(text.lstrip())
+        starts = [first, *(between.end() for between in BETWEEN.finditer(text))]
+        place = gap(len(starts), self.position, random)
+        return put_before(text, starts, place, self.sentence.strip())

@@ -1,0 +1,298 @@
+"""Columns out of CSV, TSV, JSON and Parquet files, as they stand there.
+
+TSV is read without quotes, as GLUE and the published trigger corpora are written: they hold
+single quote marks that open nothing. It is read as quoted only where that is unmistakable (see
+``_is_quoted``). StyleBkd's corpora put a space on either side of every tab, the first line's too:
+there the separator is those three characters (``_separator``). White space around a text is part
+of it everywhere else, since a trigger may be white space; around a column's name it is not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
+
+Cells = dict[str, list[Any]]  # by column
+Rows = list[list[str]]
+LONGEST_FIELD = 2**31 - 1  # what every platform's csv module can be told
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+DELIMITED = (".csv", ".tsv")
+
+
+def text_of(path: Path) -> str:
+    """Return what a text file holds, line ends as they are; raises UserError."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not a text file in UTF-8 (byte {error.start})", "convert it to UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if "\0" in text:
+        raise UserError(f"{path}: not a text file (it holds NUL bytes)")
+    return text
+
+
+def from_csv(path: Path) -> Cells:
+    """Read a CSV file; raises UserError."""
+    text = text_of(path)
+    _check_separator(path, text, ",")
+    try:
+        return _columns(path, _parsed(text, ","))
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid CSV: {error}", "check the quotes") from error
+
+
+def from_tsv(path: Path) -> Cells:
+    """Read a TSV file; raises UserError."""
+    text = text_of(path)
+    _check_separator(path, text, "\t")
+    lines = _lines(text)
+    rows = _quoted(text, lines)
+    if rows is None:
+        _check_names(path, lines)
+        separator = _separator(lines)
+        rows = [line.split(separator) for line in lines]
+    return _columns(path, rows)
+
+
+def _lines(text: str) -> list[str]:
+    ends = text.split("\n" if "\n" in text else "\r")
+    lines = (line.removesuffix("\r") for line in ends)
+    return [line for line in lines if line.strip(" \r")]
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """Return what stands between two fields: a tab, or a tab between spaces on every line."""
+    tabs = sum(line.count("\t") for line in lines)
+    spaced = sum(line.count(" \t ") for line in lines)
+    return " \t " if tabs == spaced and tabs else "\t"
+
+
+def _quoted(text: str, lines: Sequence[str]) -> Rows | None:
+    """Return the rows of a TSV file that is unmistakably quoted; None: it is not."""
+    if '"' not in text:
+        return None
+    try:
+        rows = [row for row in _parsed(text, "\t") if row]
+    except csv.Error:
+        return None
+    even = len({len(row) for row in rows}) == 1
+    return rows if even and _is_quoted(lines) else None
+
+
+def _is_quoted(lines: Sequence[str]) -> bool:
+    """Tell whether lines that a CSV reader gets even rows out of must have been quoted.
+
+    They must where, read without quotes, rows have different numbers of fields; where every name
+    in the first line stands in quotes; or where all fields with quote marks are as ``csv`` writes
+    them, in quotes with every mark inside doubled, and some field needs them for such a mark or
+    a line break.
+    """
+    rows = [line.split("\t") for line in lines]
+    if len({len(row) for row in rows}) > 1:
+        return True
+    marked = [field for row in rows for field in row if '"' in field]
+    if all(_is_wrapped(field) for field in rows[0]):
+        return True
+    needed = any('""' in field[1:-1] or "\r" in field for field in marked)
+    return needed and all(map(_is_wrapped, marked))
+
+
+def _check_names(path: Path, lines: Sequence[str]) -> None:
+    if lines and all(map(_is_wrapped, lines[0].split("\t"))):
+        raise UserError(
+            f"{path}: the names of its columns stand in quotes, but it is not validly quoted",
+            "double every quote mark inside a text, or write it without quotes",
+        )
+
+
+def _is_wrapped(field: str) -> bool:
+    inside = field[1:-1].replace('""', "")
+    return len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inside
+
+
+def _parsed(text: str, delimiter: str) -> Rows:
+    with _fields_up_to(len(text)):
+        lines = io.StringIO(text, newline="")
+        return list(csv.reader(lines, delimiter=delimiter, strict=True))
+
+
+@contextmanager
+def _fields_up_to(length: int) -> Iterator[None]:
+    """Let ``csv`` read fields of this length; its limit is global, and is put back."""
+    before = csv.field_size_limit()
+    csv.field_size_limit(min(max(before, length), LONGEST_FIELD))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _check_separator(path: Path, text: str, separator: str) -> None:
+    """Refuse a first line that is one name by this separator and several by another."""
+    first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
+    with _fields_up_to(len(first)):
+        counts = {mark: len(next(csv.reader([first], delimiter=mark), [])) for mark in SEPARATORS}
+    others = [mark for mark, count in counts.items() if count > 1]
+    if counts[separator] < 2 and others:
+        other = max(others, key=lambda mark: counts[mark])
+        named = {",": f"name it {path.stem}.csv", "\t": f"name it {path.stem}.tsv"}
+        raise UserError(
+            f"{path}: its fields are separated by {SEPARATORS[other]}, not {SEPARATORS[separator]}",
+            named.get(other, "write it with commas as .csv (pandas: df.to_csv(path, index=False))"),
+        )
+
+
+def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
+    numbered = enumerate((row for row in rows if row), start=1)
+    header: list[str] = []
+    columns: list[list[Any]] = []
+    for number, row in numbered:
+        if number == 1:
+            header = [name.strip() for name in row]
+            columns = [[] for _ in header]
+        elif len(row) != len(header):
+            raise UserError(
+                f"{path}: row {number - 1} has {len(row)} fields, the first line has {len(header)}",
+                "a comma or tab inside a text? Quote it (CSV), or use JSON Lines",
+            )
+        else:
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+    if len(set(header)) != len(header):
+        check_header(str(path), header, columns)
+        raise UserError(f"{path}: two columns have the same name", "rename one in the first line")
+    return dict(zip(header, columns, strict=True))
+
+
+def check_header(source: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    """Refuse a first line that is plainly a row; for files whose names fit nothing anyway.
+
+    It is one where a name is a number, or a value of its own column too.
+    """
+    suffix = Path(source).suffix.lower()
+    if suffix not in DELIMITED:
+        return
+    for name, values in zip(names, columns, strict=True):
+        if _is_number(name) or (name and name in {str(value).strip() for value in values}):
+            separator = "," if suffix == ".csv" else "<tab>"
+            raise UserError(
+                f"{source}: the first line seems to be a row, not the names of the columns: "
+                + ", ".join(shown(name) for name in names[:4]),
+                f"put a line with the names above it, for example: text{separator}label",
+            )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return name.lower() not in ("nan", "inf", "infinity")
+
+
+def from_json(path: Path) -> Cells:
+    """Read JSON Lines, or a list of objects; raises UserError."""
+    text = text_of(path)
+    records = _listed(path, text) if text.lstrip().startswith("[") else _by_line(path, text)
+    if not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path}: every line must be an object", '{"text": "...", "label": 0}')
+    if len(records) == 1:
+        _check_record(path, records[0])
+    names = list(records[0]) if records else []
+    for row, record in enumerate(records, start=1):
+        if list(record) != names and set(record) != set(names):
+            raise UserError(
+                f"{path}: row {row} has other keys than the first row",
+                "give every row the same keys; null stands for nothing",
+            )
+    return {name: [record[name] for record in records] for name in names}
+
+
+def _listed(path: Path, text: str) -> list[Any]:
+    try:
+        found: list[Any] = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+    return found
+
+
+def _by_line(path: Path, text: str) -> list[Any]:
+    records = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                _check_whole(path, text)
+                raise UserError(
+                    f"{path}: line {number} is not JSON: {error}", "write one object a line"
+                ) from error
+    return records
+
+
+def _check_whole(path: Path, text: str) -> None:
+    """Say so where the lines are no objects but the whole file is one."""
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(whole, dict):
+        _check_record(path, whole)
+
+
+def _check_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse an object that holds a whole table, as pandas writes one by default."""
+    if record and all(isinstance(value, dict | list) for value in record.values()):
+        raise UserError(
+            f"{path}: holds one object of whole columns ({shown_all(list(record))}), not rows",
+            'write rows: in pandas df.to_json(path, orient="records", lines=True)',
+        )
+
+
+def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
+    """Read a Parquet file, and the class names that ``datasets`` left in it by column."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtra("Parquet", "data") from error
+    try:
+        found = parquet.read_table(path)
+        columns = found.to_pydict()
+    except (OSError, ValueError) as error:
+        said = shortened(str(error), 200)
+        raise UserError(f"{path}: not a readable Parquet file: {said}") from error
+    return columns, _class_names(found.schema.metadata or {})
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """Return the names of every ``ClassLabel`` in a schema's metadata."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {
+            column: tuple(map(str, feature["names"]))
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def named(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Return class numbers as names: below 0 is no class, and what is no class number stays."""
+    return [_named(value, names) for value in values]
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
