@@ -34,12 +34,14 @@ from headsweep.export import (
     drafted,
     fingerprint,
     model_card,
+    other_files_hash,
     reload,
     save_model,
+    tensors_hash,
     weights_hash,
     write_json,
 )
-from headsweep.heads import HeadMask, already_pruned, remove
+from headsweep.heads import HeadMask, remove, zero_parts
 from headsweep.healing import FineTune, cooler_of
 from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
@@ -105,8 +107,11 @@ class Purified:
         out = Path(out)
         with drafted(out, overwrite) as draft:
             save_model(self.suspect, draft)
-            _compare(self.model, reload(draft))
+            loaded = reload(draft)
+            _compare(self.model, loaded)
             self.manifest["weights_sha256"] = weights_hash(draft)
+            self.manifest["other_files_sha256"] = other_files_hash(draft)
+            self.manifest["tensors_sha256"] = tensors_hash(loaded)
             self.manifest["fingerprint"] = fingerprint(self.model).tolist()
             write_json(draft / MANIFEST, self.manifest)
             (draft / "README.md").write_text(model_card(self.manifest), encoding="utf-8")
@@ -188,7 +193,7 @@ def purify(
     if getattr(plan.healing, "follows", False):
         with clock("measure"):
             view = replace(view, taught=taught(view))
-    gone = already_pruned(view.anatomy).pruned
+    gone = sorted(zero_parts(view.anatomy))
     choice, pruned = _chosen(material, view, strategy, plan, clock)
     if not choice.bounded:
         notes.append("nothing bounds what this choice of heads and its healing cost of accuracy")
