@@ -341,7 +341,7 @@ def test_the_umask_alone_decides_who_may_read_what_is_written(trained_folder, tm
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("headsweep.attack.card", lambda record: "a card")
             attacked.save(tmp_path / "attacked")
-    paths = [path for path in tmp_path.rglob("*")]
+    paths = list(tmp_path.rglob("*"))
     assert {"model.safetensors", "tokenizer.json", MANIFEST} <= {path.name for path in paths}
     for path in paths:
         wanted = (0o777 if path.is_dir() else 0o666) & ~value
