@@ -729,3 +729,32 @@ def test_how_to_measure_is_checked_before_any_work(run, tmp_path, option, value,
     code, _, err = run("purify", "none", "--data", "n.csv", "--out", tmp_path / "o", option, value)
     assert code == 2
     assert message in err
+
+
+def test_a_newcomer_reads_what_came_of_it_in_the_last_line(run, suspect, csv_file, tmp_path):
+    out = tmp_path / "out"
+    code, text, _ = purify(run, suspect, csv_file, out)
+    last = text.rstrip("\n").splitlines()[-1]
+    assert (code, last.startswith("bound held: ")) == (0, True)
+    assert f"headsweep verify {out}, and headsweep evaluate {out}" in last
+    assert run("verify", out)[0] == 0
+    rash = ("--heal-lr", "0.5", "--max-drop", "0.2", "--overwrite")
+    code, text, _ = purify(run, suspect, csv_file, out, *rash)
+    last = text.rstrip("\n").splitlines()[-1]
+    assert (code, last.startswith("bound missed: ")) == (1, True)
+    made = json.loads((out / "headsweep.json").read_text())
+    before, after = (made[stage]["validation"]["right"] for stage in ("before", "after"))
+    assert f"{before - after} of 30 validation answers lost" in last
+    assert "6 allowed (20.0 points); next: " in last
+    code, text, _ = run("verify", out)
+    assert code == 1
+    assert "FAILED when it was made: validation accuracy is at least" in text
+    code, text, _ = run("verify", out, "--json")
+    assert (code, [one["passed"] for one in json.loads(text)].count(False)) == (1, 1)
+
+
+def test_a_baseline_ends_with_the_same_line(run, suspect, csv_file, tmp_path):
+    asked = ("--with", "ft", "--set", "epochs=0.2", "--data", csv_file, "--out", tmp_path / "out")
+    code, text, err = run("defend", suspect, *asked, *FAST)
+    assert code == 0, err
+    assert text.rstrip("\n").splitlines()[-1].startswith("no bound on accuracy: ")

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import CPU, sentences
+from conftest import CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, Plan, Sources, UserError, purify
-from headsweep.export import MANIFEST, check_free, drafted, verify
+from headsweep import data as datasets
+from headsweep.attack import Attacked
+from headsweep.bench.sources import place
+from headsweep.export import MANIFEST, check_free, drafted, verify, write_json
+from headsweep.heads import HeadMask, Units
+from headsweep.report import page
 
 
 @pytest.fixture
@@ -68,10 +77,10 @@ def test_swapped_labels_and_a_lost_tokenizer_are_noticed(purified):
     config["id2label"] = {"0": names[1], "1": names[0]}
     config["label2id"] = {names[1]: 0, names[0]: 1}
     (purified / "config.json").write_text(json.dumps(config))
-    assert failed(purified) == ["labels are those noted"]
+    assert failed(purified) == ["the other files are the ones written", "labels are those noted"]
     for path in purified.glob("*token*"):
         path.unlink()
-    assert failed(purified) == ["labels are those noted", "the tokenizer loads"]
+    assert failed(purified)[1:] == ["labels are those noted", "the tokenizer loads"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("zero_before", None), ("before", 3), ("labels", {})])
@@ -171,3 +180,169 @@ def test_saving_a_model_whose_copy_differs_is_refused(trained_folder, tmp_path, 
     with pytest.raises(UserError, match="other logits when loaded again"):
         done.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+LAYER = "bert.encoder.layer.{}.attention."
+ROWS = [f"self.{role}.{kind}" for role in ("query", "key", "value") for kind in ("weight", "bias")]
+
+
+def heads_of(folder, gone):
+    """The pruned heads, or the kept ones, as (layer, head)."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    bits = manifest["mask"]["heads"]
+    return [(i, j) for i, row in enumerate(bits) for j, keep in enumerate(row) if keep != gone]
+
+
+def tamper(folder, name, place, value):
+    """Change rows of a tensor in the file, and the manifest's hash of the file with it."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name][place] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["weights_sha256"]["model.safetensors"] = sha256(path.read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_every_part_of_a_pruned_unit_must_be_zero(purified, rows):
+    layer, head = heads_of(purified, gone=True)[0]
+    tamper(purified, LAYER.format(layer) + rows, slice(8 * head, 8 * head + 8), 0.5)
+    assert any("pruned units are zero" in what for what in failed(purified))
+
+
+@pytest.mark.parametrize("rows", ROWS[::2])
+def test_a_kept_unit_without_its_rows_is_noticed(purified, rows):
+    layer, head = heads_of(purified, gone=False)[0]
+    tamper(purified, LAYER.format(layer) + rows, slice(8 * head, 8 * head + 8), 0)
+    found = {check.what: check for check in verify(purified)}
+    assert not found["no other unit is zero"].passed
+    assert f"{layer}.{head} in {LAYER.format(layer)}{rows}" in found["no other unit is zero"].detail
+
+
+def test_tampering_that_no_logit_shows_is_noticed(purified):
+    """A key bias adds the same to every attention score of a query: softmax does not see it."""
+    layer, head = heads_of(purified, gone=False)[0]
+    name = LAYER.format(layer) + "self.key.bias"
+    tamper(purified, name, slice(8 * head, 8 * head + 8), 0.5)
+    found = {check.what: check for check in verify(purified)}
+    assert found["logits are those noted"].passed
+    assert found["weight files are the ones written"].passed  # its hash was changed with it
+    assert not found["every tensor is the one written"].passed
+    assert name in found["every tensor is the one written"].detail
+
+
+def test_a_live_group_of_keys_and_values_keeps_its_rows(tokenizer, tmp_path):
+    mask = HeadMask(((False, True, True, True), (False, False, True, True)))
+    plan = Plan(max_drop=0.9, mask=mask, heal=FineTune(0), runtime=CPU)
+    data = Sources(sentences(60), sentences(40, seed=5))
+    done = purify(tiny_model("llama"), data, Gradient(), plan, tokenizer=tokenizer)
+    out = done.save(tmp_path / "out")
+    tensors = load_file(out / "model.safetensors")
+    layers = "model.layers.{}.self_attn.v_proj.weight"
+    assert tensors[layers.format(0)][:8].any()  # head 1 still reads them
+    assert not tensors[layers.format(1)][:8].any()
+    assert failed(out) == []
+    tamper(out, layers.format(0), slice(0, 8), 0)
+    assert "no other unit is zero" in failed(out)
+
+
+def test_a_kept_group_of_neurons_without_its_rows_is_noticed(tokenizer, tmp_path):
+    both = Units(heads=True, ffn=True, ffn_groups=4)
+    row, some = (True,) * 4, (False, True, True, True)
+    mask = HeadMask((row, row), (some, row))
+    plan = Plan(max_drop=0.9, mask=mask, units=both, heal=FineTune(0), runtime=CPU)
+    data = Sources(sentences(60), sentences(40, seed=5))
+    done = purify(tiny_model("bert"), data, Gradient(), plan, tokenizer=tokenizer)
+    out = done.save(tmp_path / "out")
+    assert failed(out) == []
+    tamper(out, "bert.encoder.layer.1.intermediate.dense.weight", slice(16, 32), 0)
+    assert "no other unit is zero" in failed(out)
+
+
+def test_what_was_zero_before_is_not_held_against_the_result(tokenizer, tmp_path):
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.bert.encoder.layer[1].attention.self.value.weight[8:16] = 0
+    mask = HeadMask(((False, True, True, True), (True,) * 4))
+    plan = Plan(max_drop=0.9, mask=mask, heal=FineTune(0), runtime=CPU)
+    data = Sources(sentences(60), sentences(40, seed=5))
+    done = purify(model, data, Gradient(), plan, tokenizer=tokenizer)
+    assert done.manifest["zero_before"] == ["1.1"]
+    assert failed(done.save(tmp_path / "out")) == []
+
+
+def test_files_that_lead_loading_elsewhere_are_noticed(purified):
+    (purified / "README.md").write_text("a card of one's own")
+    assert failed(purified) == []
+    (purified / "modeling.py").write_text("print('mine')")
+    config = json.loads((purified / "config.json").read_text())
+    (purified / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
+    found = {check.what: check for check in verify(purified)}
+    told = found["the other files are the ones written"]
+    assert not told.passed
+    assert "config.json" in told.detail
+    assert "modeling.py" in told.detail
+
+
+def test_what_did_not_hold_when_it_was_made_does_not_verify(trained_folder, tmp_path):
+    data = Sources(sentences(60), sentences(40, seed=5))
+    wrecked = Plan(max_drop=0.02, heal=FineTune(2, 0.5), runtime=CPU)
+    out = purify(trained_folder, data, Gradient(step=2), wrecked).save(tmp_path / "out")
+    missed = [what for what in failed(out) if what.startswith("when it was made: ")]
+    assert len(missed) == len(failed(out)) == 1
+    assert "validation accuracy is at least" in missed[0]
+
+
+@pytest.mark.parametrize("edit", ["verified", "figures", "check"])
+def test_a_manifest_that_contradicts_itself_does_not_verify(purified, edit):
+    manifest = json.loads((purified / MANIFEST).read_text())
+    if edit == "verified":
+        manifest["verified"] = False
+    elif edit == "figures":
+        manifest["after"]["validation"]["right"] = 0
+    else:
+        manifest["checks"][0]["passed"] = False
+    (purified / MANIFEST).write_text(json.dumps(manifest))
+    assert len(failed(purified)) == 1
+    assert "when it was made" in failed(purified)[0]
+
+
+@pytest.mark.parametrize("damage", [{"checks": [3]}, {"after": {}}, {"bound": {"binds": True}}])
+def test_a_manifest_without_figures_is_a_mistake_in_one_line(purified, damage):
+    manifest = json.loads((purified / MANIFEST).read_text()) | damage
+    (purified / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="lacks its checks, bound or figures"):
+        verify(purified)
+
+
+@contextmanager
+def umask(value):
+    before = os.umask(value)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("value", [0o022, 0o077, 0o002])
+def test_the_umask_alone_decides_who_may_read_what_is_written(trained_folder, tmp_path, value):
+    data = Sources(sentences(60), sentences(40, seed=5))
+    done = purify(trained_folder, data, Gradient(step=2), Plan(0.3, heal=FineTune(0), runtime=CPU))
+    with umask(value):
+        done.save(tmp_path / "out")
+        done.save(tmp_path / "out", overwrite=True)
+        place(tmp_path / "cache" / "twin", done.model.save_pretrained)
+        datasets.write(tmp_path / "texts.csv", [{"text": "a", "label": "b"}])
+        page.write(tmp_path / "page.html", "a page")
+        write_json(tmp_path / "mask.json", {})
+        attacked = Attacked(done.suspect, {"attack": {"method": "x"}}, None, None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("headsweep.attack.card", lambda record: "a card")
+            attacked.save(tmp_path / "attacked")
+    paths = list(tmp_path.rglob("*"))
+    assert {"model.safetensors", "tokenizer.json", MANIFEST} <= {path.name for path in paths}
+    for path in paths:
+        wanted = (0o777 if path.is_dir() else 0o666) & ~value
+        assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(wanted), path

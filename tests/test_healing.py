@@ -233,3 +233,28 @@ def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_fold
     assert purify(trained_folder, wrong, None, strict).manifest["bound"]["min_accuracy"] == 0
     with pytest.raises(UserError, match="prune-drop"):
         purify(trained_folder, data, None, replace(plan, prune_drop=0.2))
+
+
+@pytest.mark.parametrize(
+    ("drop", "lost", "times"),
+    [(0.02, 3, 1), (0.02, 4, 1), (0.02, 5, 2), (0.2, 8, 1), (0.2, 9, 2)],
+)
+def test_healing_begins_anew_only_for_a_miss_that_chance_does_not_do(
+    trained_folder, drop, lost, times
+):
+    """Of 40 examples 0.02 allows none: 5 must be missing. 0.2 allows 8: the ninth is enough."""
+    data = Sources(sentences(40), sentences(40, seed=5))
+    model = load_suspect(trained_folder, CPU)
+    said = logits(model.anatomy, encode(data.validation, model, 24), CPU)
+    right = said.argmax(-1) == torch.tensor(data.validation.labels)
+    over = (said[:, 1] - said[:, 0])[right & (said.argmax(-1) == 1)].sort().values
+    assert len(over) == 20  # all that are good, and every one of the others is right
+    assert right.all()
+    by = float(over[lost - 1] + over[lost]) / 2
+    plan = Plan(max_drop=drop, heal=Shift((by, by)), runtime=CPU)
+    found = purify(trained_folder, data, None, plan).manifest
+    assert 40 - found["after"]["validation"]["right"] == lost
+    missed = lost > 40 * drop
+    assert len(found["heal"]["tried"]) == (times if missed else 1)
+    assert any("not begun anew" in note for note in found["notes"]) == (missed and times == 1)
+    assert any("too few to tell a loss from chance" in n for n in found["notes"]) == (drop < 0.1)

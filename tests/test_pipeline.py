@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -245,7 +246,7 @@ def test_a_model_that_knows_nothing_is_noted(tokenizer):
 
 
 def test_doubts_about_the_validation_data_are_noted(trained_folder):
-    few = purify(trained_folder, sources(), Gradient(step=2), PLAN)
+    few = purify(trained_folder, sources(), Gradient(step=2), PLAN)  # 12 answers: decides
     assert any("40 validation examples decide little" in n for n in few.manifest["notes"])
     test = sentences(200, seed=6)
     wrong = replace(test, labels=tuple(1 - y for y in test.labels[:40]) + test.labels[40:])
@@ -375,3 +376,86 @@ def test_a_model_without_attention_weights_is_healed_without_the_penalty(
     done = purify(trained_folder, sources(), Gradient(step=2), Plan(0.5, runtime=CPU))
     assert done.manifest["heal"]["fields"]["attention"] == 0
     assert any("without the attention penalty" in note for note in done.manifest["notes"])
+
+
+class Order(Silent):
+    """Keeps what is said and begun, in order."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def task(self, title, total):
+        self.lines.append(f"task: {title}")
+        return super().task(title, total)
+
+
+@pytest.mark.parametrize("start", ["classifier", "encoder"])
+def test_a_bound_that_cannot_be_decided_is_told_before_anything_begins(trained_folder, start):
+    heard = Order()
+    plan = Plan(max_drop=0.02, heal=FineTune(0.2), start=start, runtime=CPU)
+    with suppress(NothingPruned, UserError):
+        purify(trained_folder, sentences(400), Gradient(), plan, progress=heard)
+    assert heard.lines[0].startswith("note: 60 validation examples: a bound of 0.02 is 1 answer")
+    assert sum("a bound of" in line for line in heard.lines) == 1
+
+
+def test_a_lowest_accuracy_that_cannot_be_decided_is_told_before_the_search(trained_folder):
+    heard = Order()
+    plan = Plan(min_accuracy=0.95, heal=FineTune(0.2), runtime=CPU)
+    done = purify(trained_folder, sources(), Gradient(step=2), plan, progress=heard)
+    right = done.manifest["before"]["validation"]["right"]
+    allowed = right - 38  # of 40
+    assert 0 <= allowed < 5
+    told = [line for line in heard.lines if f"is {allowed} answer" in line]
+    assert len(told) == 1
+    tasks = [line.startswith("task: ") for line in heard.lines]
+    assert heard.lines.index(told[0]) < tasks.index(True)
+    free = replace(plan, min_accuracy=None, max_drop=0.02, bounded=False)
+    heard = Order()
+    purify(trained_folder, sources(), None, free, progress=heard)
+    assert not any("answer" in line for line in heard.lines)
+
+
+def test_what_nobody_asked_for_is_five_answers_of_a_few(trained_folder):
+    done = purify(trained_folder, sentences(400), None, Plan(heal=FineTune(0.1), runtime=CPU))
+    before, bound = done.manifest["before"]["validation"], done.manifest["bound"]
+    assert before["examples"] == 60
+    assert bound["min_accuracy"] == pytest.approx((before["right"] - 5) / 60)
+    assert bound["max_drop"] == pytest.approx(5 / 60)
+    assert any("5 answers may be lost (8.3 points)" in note for note in done.manifest["notes"])
+    wide = purify(trained_folder, sentences(400), None, Plan(0.09, heal=FineTune(0), runtime=CPU))
+    assert not any("a bound of" in note for note in wide.manifest["notes"])
+
+
+def test_the_forecast_goes_from_one_healing_to_all_of_them(trained_folder, monkeypatch):
+    import headsweep.pipeline as module
+
+    monkeypatch.setattr(module, "duration", lambda seconds: f"{seconds:.9f} s")
+    heard = Order()
+    heal = FineTune(1, 1e-3, halvings=3)
+    plan = replace(PLAN, heal=heal)
+    purify(trained_folder, sources(), Gradient(step=2), plan, progress=heard)
+    line = next(line for line in heard.lines if "to go" in line)
+    least, most, search, once = map(float, re.findall(r"([\d.]+) s", line))
+    assert least == pytest.approx(search + once)
+    assert most == pytest.approx(search + 4 * once)
+    assert once > 0
+    assert "done 1 to 4 times" in line
+    purify(trained_folder, sources(), Gradient(step=2), PLAN, progress=heard)
+    line = [line for line in heard.lines if "to go" in line][-1]
+    least, search, once = map(float, re.findall(r"([\d.]+) s", line))
+    assert least == pytest.approx(search + once)
+
+
+def test_nothing_pruned_says_what_to_do(trained_folder):
+    class Stubborn(Gradient):
+        def choose(self, view):
+            from headsweep.search import Choice
+
+            return Choice(view.layout.everything())
+
+    with pytest.raises(NothingPruned, match="fix: raise --max-drop"):
+        purify(trained_folder, sources(), Stubborn(), PLAN)

@@ -11,7 +11,7 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.plan import USUAL_STRATEGY, Plan, usual_healing
+from headsweep.plan import USUAL_STRATEGY, usual_healing
 from headsweep.recipe import HEAL, Asked, read_recipe
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
@@ -150,7 +150,7 @@ def test_the_example_recipe_is_one():
     path = Path(__file__).parents[1] / "recipes" / "gradient.toml"
     asked = read_recipe(path, "strategy")
     assert asked.method == USUAL_STRATEGY.name
-    usual = usual_healing(Plan(), USUAL_STRATEGY())
+    usual = usual_healing("classifier")
     for field, (option, _) in HEAL.items():
         found = getattr(asked, option)
         assert found is None or found == getattr(usual, field)

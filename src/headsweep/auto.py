@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headsweep import evidence
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
 from headsweep.loading import Reading
@@ -75,6 +76,8 @@ def purify_automatically(
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units)
     material = gather(model, sources, reading, plan.runtime)
+    for note in evidence.undecided(material, plan, sources):
+        progress.say(f"note: {note}")
     _check_probes(material, auto, plan, progress)
     trials = prepared(material, auto, plan, progress, begun)
     battery = _battery(trials)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from headsweep.bound import DECISIVE, Bound, answers
 from headsweep.cost import peak_memory_mib
 from headsweep.export import MANIFEST_FORMAT, command_line, environment
 from headsweep.heads import Layout
-from headsweep.material import Material
+from headsweep.healing import cooler_of
+from headsweep.material import Material, Sources
 from headsweep.plan import Plan
 from headsweep.search import Choice
 from headsweep.view import DefenderView
@@ -16,8 +18,35 @@ from headsweep.view import DefenderView
 FEW = 200  # validation examples: fewer decide little
 
 
-def doubts(material: Material, before: dict[str, Any]) -> list[str]:
-    """Return notes on why the bound may mean less than it seems to."""
+def undecided(
+    material: Material, plan: Plan, sources: Sources, before: dict[str, Any] | None = None
+) -> list[str]:
+    """Return a note where the validation examples are too few to decide the bound.
+
+    A drop is known before anything is measured, a lowest accuracy once it is known ``before``.
+    """
+    count = len(material.parts.validation)
+    free = plan.max_drop is None and plan.min_accuracy is None
+    if plan.min_accuracy is None:
+        bound = Bound(1 - plan.asked_drop, count, count)
+    elif before is None:
+        return []
+    else:
+        bound = Bound.under(plan.min_accuracy, before["validation"])
+    if not plan.bounded or bound.decides or bound.allowed < 0:
+        return []
+    told = bound.doubt(cut_off=sources.validation is None)
+    if free:
+        bound = Bound(1 - plan.drop(count), count, count)
+        points = f"{100 * bound.drop:.1f} points"
+        told += f"; as none was asked for, {answers(bound.allowed)} may be lost ({points})"
+    again = cooler_of(plan.healing) is not None and not bound.decides
+    told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing" * again
+    return [told]
+
+
+def doubts(material: Material, before: dict[str, Any], told: bool) -> list[str]:
+    """Return notes on why the bound may mean less than it seems to, beside what was told."""
     labels = material.parts.validation.labels
     own, notes = before["validation"], []
     most = max(labels.count(label) for label in set(labels))
@@ -26,7 +55,7 @@ def doubts(material: Material, before: dict[str, Any]) -> list[str]:
             f"accuracy before pruning is {own['accuracy']:.3f}, no better than always giving one "
             f"answer ({most / len(labels):.3f}): the bound protects nothing"
         )
-    if len(labels) < FEW:
+    if len(labels) < FEW and not told:
         notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
     test = before.get("test")
     if test and min(test["examples"], own["examples"]) >= FEW:
@@ -57,6 +86,7 @@ def manifest(
     """Return what is known once heads are chosen, as JSON values."""
     suspect, layout = material.suspect, view.layout
     found = plan.found if plan.mask is not None else None
+    drop = plan.drop(len(material.parts.validation))
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
@@ -64,7 +94,7 @@ def manifest(
         "start": plan.start,
         "bound": bound
         | {
-            "max_drop": plan.max_drop if plan.min_accuracy is None else None,
+            "max_drop": drop if plan.min_accuracy is None else None,
             "while_pruning": view.min_accuracy if choice.bounded else None,
         },
         "seed": plan.seed,

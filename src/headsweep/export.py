@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import secrets
 import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from headsweep.data import Labels
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, HeadMask, already_pruned, locate, pieces
+from headsweep.heads import Anatomy, HeadMask, already_pruned, left_of, locate, zero_parts
 from headsweep.loading import (
     MANIFEST,
     Suspect,
@@ -35,10 +37,12 @@ from headsweep.loading import (
     quiet,
     read_tokenizer,
 )
+from headsweep.predict import needed
 
 OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
 MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
+READ_BY_LOADERS = (".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".txt")
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -76,29 +80,57 @@ def _is_ours(folder: Path) -> bool:
 
 
 @contextmanager
+def draft_beside(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside another, to be filled and renamed; remove what is left of it."""
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    draft.mkdir()  # not mkdtemp, whose folders nobody else may read
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def even_modes(folder: Path) -> None:
+    """Give every file below the mode that the umask gives a new file here.
+
+    safetensors writes its files for the owner only, whatever the umask says.
+    """
+    new = folder / f".{secrets.token_hex(4)}"
+    new.touch()
+    mode = stat.S_IMODE(new.stat().st_mode)
+    new.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+@contextmanager
 def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a sibling folder to write to; rename it to ``out`` when all went well."""
     check_free(out, overwrite)
     out = out.absolute()
-    draft = aside = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        draft.chmod(0o755)
-        yield draft
-        if out.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "old"
-            out.rename(aside)
-        draft.rename(out)
+        with draft_beside(out) as draft:
+            yield draft
+            even_modes(draft)
+            _swap(draft, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if aside is not None:
-            if not out.exists():
-                aside.rename(out)
-            shutil.rmtree(aside.parent, ignore_errors=True)
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, out: Path) -> None:
+    """Rename a draft to ``out``; what was there goes, or comes back where that fails."""
+    if not out.exists():
+        draft.rename(out)
+        return
+    with draft_beside(out) as aside:
+        out.rename(aside / "old")
+        try:
+            draft.rename(out)
+        except BaseException:
+            (aside / "old").rename(out)
+            raise
 
 
 def save_model(suspect: Suspect, folder: Path) -> None:
@@ -130,17 +162,44 @@ def fingerprint(model: PreTrainedModel) -> Tensor:
 def reload(folder: Path) -> PreTrainedModel:
     """Load a folder as any user would, plainly, then widen it to float32."""
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     loaded: PreTrainedModel = model.float().eval()
     return loaded
 
 
 def weights_hash(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every weight file."""
+    return _hashes(folder, lambda path: path.suffix == ".safetensors")
+
+
+def other_files_hash(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every other file that loading the folder may read or run.
+
+    A configuration can lead to other weights or to code, and a tokenizer can be turned against
+    the model. The model card is for people, who may go on writing it.
+    """
+    return _hashes(folder, lambda path: path.suffix in READ_BY_LOADERS and path.name != MANIFEST)
+
+
+def _hashes(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.glob("*.safetensors"))
+        for path in sorted(folder.iterdir())
+        if path.is_file() and wanted(path)
     }
+
+
+def tensors_hash(model: PreTrainedModel) -> dict[str, str]:
+    """Return the SHA-256 of every tensor of a model, in float32 where it holds fractions."""
+    return {
+        name: hashlib.sha256(_bytes(tensor)).hexdigest()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    wide = tensor.float() if tensor.is_floating_point() else tensor
+    return wide.detach().cpu().contiguous().numpy().tobytes()
 
 
 def environment() -> dict[str, str]:
@@ -187,6 +246,8 @@ NEEDED: dict[str, type] = {
     "pruned_units": list,
     "zero_before": list,
     "weights_sha256": dict,
+    "other_files_sha256": dict,
+    "tensors_sha256": dict,
     "fingerprint": list,
     "labels": list,
     "before": dict,
@@ -194,6 +255,8 @@ NEEDED: dict[str, type] = {
     "search": dict,
     "strategy": dict,
     "checks": list,
+    "verified": bool,
+    "bound": dict,
 }
 """What every manifest has, and of which kind."""
 
@@ -210,14 +273,14 @@ class Check:
 def verify(folder: Path) -> list[Check]:
     """Check a purified folder against its manifest, with nothing but the folder.
 
-    That its weight files are the ones written, that every weight of every pruned unit is zero,
-    that no other unit is (but those that the suspect came with), that labels and tokenizer are
-    there, and that plain loading gives the logits noted when it was made.
+    What did not hold when it was made does not hold now. Beside that: its files are the ones
+    written, plain loading gives every tensor as it was written, every weight of every pruned unit
+    is zero, and no other unit is without its weights (but those that the suspect came with so);
+    labels and tokenizer are there, and the logits are those noted when it was made.
     """
     manifest = read_manifest(folder)
     mask = HeadMask.from_json(manifest["mask"])
-    same = weights_hash(folder) == manifest["weights_sha256"]
-    checks = [Check("weight files are the ones written", same)]
+    checks = [*_check_noted(manifest), *_check_files(folder, manifest)]
     try:
         model = reload(folder)
         anatomy = locate(model, described_adapter(manifest), mask.units)
@@ -226,6 +289,8 @@ def verify(folder: Path) -> list[Check]:
     except Exception as error:  # whatever plain loading raises is the finding
         return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
     checks.append(Check("loads in plain from_pretrained", True))
+    same = "every tensor is the one written"
+    checks.append(_same(same, tensors_hash(model), manifest["tensors_sha256"]))
     checks += [_check_labels(model, manifest), _check_tokenizer(folder)]
     names = [anatomy.layout.name(unit) for unit in range(anatomy.layout.units)]
     before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
@@ -236,21 +301,71 @@ def verify(folder: Path) -> list[Check]:
     return checks + check_weights(anatomy, mask, before) + [_check_logits(model, manifest)]
 
 
+def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:
+    """Return what did not hold when the folder was made, or that everything did."""
+    try:
+        failed = [
+            Check(f"when it was made: {check['what']}", False, str(check["detail"]))
+            for check in manifest["checks"]
+            if check["passed"] is not True
+        ]
+        bound, after = manifest["bound"], manifest["after"]["validation"]
+        kept = not bound["binds"] or _enough(after, bound["min_accuracy"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{MANIFEST}: lacks its checks, bound or figures ({error})",
+            "the manifest is damaged: get the folder from its source again",
+        ) from error
+    if failed:
+        return failed
+    sound = manifest["verified"] and kept
+    return [Check("every check held when it was made", sound, "its own figures say otherwise")]
+
+
+def _enough(figures: Mapping[str, Any], lowest: float) -> bool:
+    return bool(figures["right"] >= needed(lowest, figures["examples"]))
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
+    weights, others = manifest["weights_sha256"], manifest["other_files_sha256"]
+    return [
+        _same("weight files are the ones written", weights_hash(folder), weights),
+        _same("the other files are the ones written", other_files_hash(folder), others),
+    ]
+
+
+def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str]) -> Check:
+    """Check that things have the hashes noted: none changed, none missing, none more."""
+    apart = [name for name in {**noted, **found} if found.get(name) != noted.get(name)]
+    return Check(what, not apart, f"not so: {_few(apart)}")
+
+
+def _few(names: Iterable[str]) -> str:
+    told = list(names)
+    return ", ".join(told[:3]) + f" and {len(told) - 3} more" * (len(told) > 3)
+
+
 def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> list[Check]:
-    """Check that exactly the pruned units, and those zero before, are zero."""
+    """Check that exactly the pruned units, and those zero before, are zero.
+
+    Of a pruned unit every number: query, key and value rows with their biases, output columns; of
+    a shared key/value group once all its units are pruned. A unit that was kept has weights in
+    every projection.
+    """
     if not mask.fits(anatomy.layout):
         return [Check("mask fits the model", False, f"{anatomy.layout.units} units in the model")]
-    live = sum(bool(piece.any()) for piece in pieces(anatomy, mask))
-    zero = already_pruned(anatomy)
-    more = set(zero.pruned) - set(mask.pruned) - set(before)
+    live = left_of(anatomy, mask)
+    fine = {*mask.pruned, *before}
+    more = {unit: parts for unit, parts in zero_parts(anatomy).items() if unit not in fine}
+    lost = _few(f"{anatomy.layout.name(unit)} in {parts[0]}" for unit, parts in more.items())
     return [
         Check(
             f"all weights of the {len(mask.pruned)} pruned units are zero",
-            live == 0,
-            f"{live} are not",
+            not live,
+            f"not in {_few(live)}",
         ),
-        Check("no other unit is zero", not more, f"{len(more)} more are"),
-        Check("every layer keeps a unit", not zero.empties_a_row),
+        Check("no other unit is zero", not more, f"{len(more)} more: {lost}"),
+        Check("every layer keeps a unit", not already_pruned(anatomy).empties_a_row),
     ]
 
 

@@ -194,6 +194,12 @@ class Block:
         """Return the view of block ``index``, counted in units or, where shared, in groups."""
         return self.parameter.narrow(self.axis, self.start + index * self.width, self.width)
 
+    def live(self, units: int) -> Tensor:
+        """Tell of every block whether anything in it is not zero, [block]."""
+        count = units // self.group
+        whole = self.parameter.detach().narrow(self.axis, self.start, count * self.width)
+        return (whole.movedim(self.axis, 0).reshape(count, -1) != 0).any(-1)
+
     def removed(self, keep: Sequence[bool]) -> list[int]:
         """Return the blocks all of whose units are pruned."""
         shares = range(0, len(keep), self.group)
@@ -534,8 +540,37 @@ def already_pruned(anatomy: Anatomy) -> HeadMask:
     gone = []
     for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
         last = site.roles["output" if site.row.kind == "head" else "down"]
-        gone += [part.start + i for i in range(site.row.units) if not last.of(i).any()]
+        gone += [part.start + i for i, live in enumerate(last.live(site.row.units)) if not live]
     return anatomy.layout.mask(gone)
+
+
+def zero_parts(anatomy: Anatomy) -> dict[int, list[str]]:
+    """Return of each unit which of its weights are zero throughout, by parameter name.
+
+    Of every projection, not of the output alone: a head without its query, key or value rows has
+    lost what it does as well. Biases are left out, since many are zero in a sound model.
+    """
+    names = {id(parameter): name for name, parameter in anatomy.model.named_parameters()}
+    found: dict[int, list[str]] = {}
+    for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
+        for block in site.blocks:
+            if block.parameter.dim() > 1:
+                live = block.live(site.row.units).tolist()
+                for unit in range(site.row.units):
+                    if not live[unit // block.group]:
+                        found.setdefault(part.start + unit, []).append(names[id(block.parameter)])
+    return found
+
+
+def left_of(anatomy: Anatomy, mask: HeadMask) -> list[str]:
+    """Return the names of parameters in which a pruned unit still has a number that is not zero."""
+    names = {id(parameter): name for name, parameter in anatomy.model.named_parameters()}
+    return [
+        names[id(block.parameter)]
+        for site, keep in zip(anatomy.sites, mask.rows, strict=True)
+        for block in site.blocks
+        if block.live(site.row.units)[block.removed(keep)].any()
+    ]
 
 
 @torch.no_grad()

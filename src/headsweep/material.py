@@ -18,6 +18,7 @@ from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, p
 from headsweep.predict import Encoded, encode, logits
 
 Source = Split | str | Path
+HELD_SHARE = 0.15  # of the data, cut off for validation, and as much for test
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ def cut(data: Split, validation: Split | None, test: Split | None, seed: int) ->
     if validation is not None:
         return Parts(data, validation, test)
     if test is not None:
-        train, held = stratified(data, (0.85, 0.15), seed)
+        train, held = stratified(data, (1 - HELD_SHARE, HELD_SHARE), seed)
         return Parts(train, held, test)
-    train, held, last = stratified(data, (0.70, 0.15, 0.15), seed)
+    shares = (1 - 2 * HELD_SHARE, HELD_SHARE, HELD_SHARE)
+    train, held, last = stratified(data, shares, seed)
     return Parts(train, held, last)
 
 

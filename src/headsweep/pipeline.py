@@ -13,7 +13,7 @@ Two starts, as in the paper's protocol and for its user:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep import evidence
+from headsweep.bound import Bound, answers
 from headsweep.cost import Clock
 from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
@@ -33,12 +34,14 @@ from headsweep.export import (
     drafted,
     fingerprint,
     model_card,
+    other_files_hash,
     reload,
     save_model,
+    tensors_hash,
     weights_hash,
     write_json,
 )
-from headsweep.heads import HeadMask, already_pruned, remove
+from headsweep.heads import HeadMask, remove, zero_parts
 from headsweep.healing import FineTune, cooler_of
 from headsweep.importance import gives_attention
 from headsweep.loading import MANIFEST, Reading, Suspect
@@ -103,8 +106,11 @@ class Purified:
         out = Path(out)
         with drafted(out, overwrite) as draft:
             save_model(self.suspect, draft)
-            _compare(self.model, reload(draft))
+            loaded = reload(draft)
+            _compare(self.model, loaded)
             self.manifest["weights_sha256"] = weights_hash(draft)
+            self.manifest["other_files_sha256"] = other_files_hash(draft)
+            self.manifest["tensors_sha256"] = tensors_hash(loaded)
             self.manifest["fingerprint"] = fingerprint(self.model).tolist()
             write_json(draft / MANIFEST, self.manifest)
             (draft / "README.md").write_text(model_card(self.manifest), encoding="utf-8")
@@ -167,10 +173,15 @@ def purify(
     for name, part in material.encoded.items():
         if part.truncated:
             progress.say(f"note: {part.truncated} {name} texts are cut at the maximum length")
+    few = evidence.undecided(material, plan, sources)
+    _say(progress, few)
     with clock("fine-tune"):
         original = _fine_tune_encoder(material, plan, progress)
     with clock("measure"):
         before = material.figures()
+    if not few:
+        few = evidence.undecided(material, plan, sources, before)
+        _say(progress, few)
     with clock("probes"):
         probes = _probes(material, plan, progress)
         flips = {"before": _flips(material, probes)}
@@ -178,12 +189,12 @@ def purify(
     plan, told = _penalised(plan, material.suspect)
     notes += told
     view = _view(material, plan, before, progress, probes)
-    notes += [*evidence.doubts(material, before), *_gaps(probes)]
-    for note in notes:
-        progress.say(f"note: {note}")
+    notes += [*evidence.doubts(material, before, bool(few)), *_gaps(probes)]
+    _say(progress, notes)
+    notes += few
     pace = clock.seconds["measure"] / _measured(before)
     progress.say(_estimate(view, strategy, plan, pace))
-    gone = already_pruned(view.anatomy).pruned
+    gone = sorted(zero_parts(view.anatomy))
     choice, pruned = _chosen(material, view, strategy, plan, clock)
     if not choice.bounded:
         notes.append("nothing bounds what this choice of heads and its healing cost of accuracy")
@@ -217,6 +228,11 @@ def purify(
     }
     held = material.parts.test or material.parts.validation
     return Purified(material.suspect, choice.mask, manifest, checks, held)
+
+
+def _say(progress: Progress, notes: Sequence[str]) -> None:
+    for note in notes:
+        progress.say(f"note: {note}")
 
 
 def _fine_tune_encoder(
@@ -314,17 +330,25 @@ def _estimate(
     search = work * seconds_an_example / faster if known else 0.0
     epochs = float(getattr(healing, "epochs", 0))
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
-    lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
+    apart = plan.prune_drop is not None or plan.drop(len(view.validation)) != plan.asked_drop
+    lowest = "min accuracy" + " while pruning" * apart
+    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and plan.bounded else 0
     of = (
         f"({len(view.train)} training, {len(view.validation)} validation examples, "
         f"{lowest} {view.min_accuracy:.4f})"
     )
     if not known:
-        return f"a search of unknown length, then about {duration(heal)} of healing {of}"
+        span = _span(heal, heal * (1 + more))
+        return f"a search of unknown length, then about {span} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
-    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and plan.bounded else 0
-    told += f", up to {more} times again and cooler if it loses too much" * (more > 0)
-    return f"about {duration(search + heal)} to go: {told} {of}"
+    told += f", done 1 to {1 + more} times, cooler each time" * (more > 0)
+    return f"about {_span(search + heal, search + heal * (1 + more))} to go: {told} {of}"
+
+
+def _span(least: float, most: float) -> str:
+    """Return a time, or a range where the two differ as people write them."""
+    ends = dict.fromkeys((duration(least), duration(most)))
+    return " to ".join(ends)
 
 
 def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:
@@ -356,7 +380,8 @@ def _check_choice(
     if asked and not mask.pruned:
         raise NothingPruned(
             f"no head could be removed within min accuracy {view.min_accuracy:.4f}: "
-            f"the best mask found keeps all {view.layout.units}"
+            f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop, or "
+            "--prune-drop for healing to bring accuracy back"
         )
     if mask.empties_a_row:
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
@@ -452,7 +477,8 @@ def _heal(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Heal; where the bound binds cooler while accuracy ends below it and the healing may be.
 
-    Where no healing holds the bound the best stays.
+    Not where so few answers are missing that chance may have done it (``bound``). Where no healing
+    holds the bound the best stays.
 
     Returns:
         The healing's record, accuracy after it, and notes of what was done again.
@@ -464,6 +490,7 @@ def _heal(
     cooler = cooler_of(healing) if binds else None
     again = cooler is not None
     first = copied(model) if again else {}
+    bound = Bound.under(plan.bound(before["validation"]), before["validation"])
     best: _Healed | None = None
     while True:
         with clock("heal"):
@@ -478,6 +505,10 @@ def _heal(
         if best is None or held or now.right > best.right:
             best = now if held or not again else replace(now, weights=copied(model))
         if held or cooler is None:
+            break
+        if not bound.worth_healing_again(now.right):
+            told.append(_by_chance(bound.need - now.right))
+            view.progress.say(f"note: {told[-1]}")
             break
         told.append(_cooled(record["lr"], after["validation"]))
         view.progress.say(f"note: {told[-1]}")
@@ -496,6 +527,13 @@ def _cooled(lr: float, healed: Mapping[str, Any]) -> str:
     return (
         f"healing at a learning rate of {lr:g} took validation accuracy to "
         f"{healed['accuracy']:.4f}, below the bound: again at half of it"
+    )
+
+
+def _by_chance(missing: int) -> str:
+    return (
+        f"healing missed the bound by {answers(missing)}, which so few examples cannot tell from "
+        "chance: not begun anew"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from headsweep.bound import DECISIVE
 from headsweep.errors import UserError
 from headsweep.families import Adapter
 from headsweep.heads import HEADS, HeadMask, Units
@@ -20,6 +21,8 @@ from headsweep.strategies import Strategy
 from headsweep.strategies.gradient import Gradient
 from headsweep.training import Schedule
 
+USUAL_DROP = 0.02
+MOST_DROP = 0.1  # taken without being asked
 KEPT = "interrupted_run"  # marks a mask file as ours to remove
 PAPER = Schedule(epochs=3, lr=2e-5)
 HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=3)
@@ -73,7 +76,8 @@ class Plan:
     """How to purify, beside the strategy.
 
     Attributes:
-        max_drop: how far validation accuracy may fall below what it was, as a fraction.
+        max_drop: how far validation accuracy may fall below what it was, as a fraction; None:
+            0.02, and of a few examples as many answers as can be told from chance (``drop``).
         min_accuracy: the lowest validation accuracy allowed instead; None: use ``max_drop``.
         prune_drop: how far it may fall while heads are chosen, for healing to bring it back within
             the other two; None: these hold there too.
@@ -91,7 +95,7 @@ class Plan:
 
     """
 
-    max_drop: float = 0.02
+    max_drop: float | None = None
     min_accuracy: float | None = None
     prune_drop: float | None = None
     start: Literal["classifier", "encoder"] = "classifier"
@@ -107,7 +111,7 @@ class Plan:
     bounded: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_drop < 1:
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
             raise UserError(f"max drop {self.max_drop} is not a fraction", "for example 0.02")
         if self.prune_drop is not None and not 0 <= self.prune_drop < 1:
             raise UserError(f"prune drop {self.prune_drop} is not a fraction", "for example 0.1")
@@ -117,6 +121,22 @@ class Plan:
             )
         if self.start not in ("classifier", "encoder"):
             raise UserError(f"unknown start '{self.start}'", "use classifier or encoder")
+
+    @property
+    def asked_drop(self) -> float:
+        """How far accuracy may fall, whatever the number of examples: 0.02 where nobody says."""
+        return USUAL_DROP if self.max_drop is None else self.max_drop
+
+    def drop(self, examples: int) -> float:
+        """Return how far accuracy may fall in the end, on so many validation examples.
+
+        As was asked. Where nothing was, 0.02; but of fewer than 250 examples that is less than
+        chance does in any healing, so that no result would hold it but by luck: five answers then
+        (``headsweep.bound``), at most 0.1. Heads are chosen within 0.02 all the same.
+        """
+        if self.max_drop is not None:
+            return self.max_drop
+        return max(USUAL_DROP, min(MOST_DROP, DECISIVE / examples))
 
     def bound(self, before: Mapping[str, Any]) -> float:
         """Return the lowest validation accuracy allowed, from that before pruning; unbounded: 0.
@@ -128,7 +148,8 @@ class Plan:
         own = float(before["accuracy"])
         if not self.bounded:
             return 0.0
-        bound = own - self.max_drop if self.min_accuracy is None else self.min_accuracy
+        drop = self.drop(before["examples"])
+        bound = own - drop if self.min_accuracy is None else self.min_accuracy
         if needed(bound, before["examples"]) > before["right"]:
             raise UserError(
                 f"min accuracy {bound:.4f} is above the suspect's own {own:.4f} on validation data",
@@ -139,8 +160,10 @@ class Plan:
     def while_pruning(self, before: Mapping[str, Any]) -> float:
         """Return the lowest validation accuracy allowed while heads are chosen; raises likewise."""
         bound = self.bound(before)
-        own = float(before["accuracy"])
-        return max(bound if self.prune_drop is None else own - self.prune_drop, 0.0)
+        if self.prune_drop is None and self.min_accuracy is not None:
+            return max(bound, 0.0)
+        drop = self.asked_drop if self.prune_drop is None else self.prune_drop
+        return max(float(before["accuracy"]) - drop, 0.0)
 
     def check_for(self, strategy: Strategy | None) -> None:
         """Refuse what does not go together with a strategy; raises UserError."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headsweep.bound import Bound, one_of_these
 from headsweep.export import Check
 from headsweep.heads import HeadMask
 from headsweep.statistics import Rate
@@ -57,6 +60,44 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     memory = manifest["peak_memory_mib"]
     console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
+
+
+def ending(manifest: Mapping[str, Any], out: Path) -> str:
+    """Return the last line of a purification: whether the bound was held, and what to do next."""
+    before, after = manifest["before"]["validation"], manifest["after"]["validation"]
+    change = _change(before["right"] - after["right"], before["examples"])
+    if not manifest["bound"]["binds"]:
+        return f"no bound on accuracy: {change}; next: {_judge(out)}"
+    bound = Bound.under(manifest["bound"]["min_accuracy"], before)
+    told = f"{change}, {bound.allowed} allowed ({100 * bound.drop:.1f} points)"
+    if after["right"] < bound.need:
+        return f"bound missed: {told}; {_mend(bound, after['right'])}"
+    failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
+    if failed:
+        return f"bound held: {told}; but not so: {failed[0]}; next: do not use {out}, report it"
+    return f"bound held: {told}; next: {_judge(out)}"
+
+
+def _change(lost: int, examples: int) -> str:
+    if not lost:
+        return f"0 of {examples} validation answers lost"
+    points = f"{100 * abs(lost) / examples:.1f} points"
+    return (
+        f"{abs(lost)} of {examples} validation answers {'lost' if lost > 0 else 'won'} ({points})"
+    )
+
+
+def _judge(out: Path) -> str:
+    return f"headsweep verify {out}, and headsweep evaluate {out} on triggers of your own"
+
+
+def _mend(bound: Bound, right: int) -> str:
+    """Return what to change where the bound was missed."""
+    if not bound.worth_healing_again(right):
+        return bound.mended(cut_off=True)
+    wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100
+    ways = ["a lower learning rate of healing", "more clean rows"]
+    return f"next: {one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
 
 
 def tried(console: Console, record: Mapping[str, Any]) -> None:

@@ -8,8 +8,6 @@ seconds, so it is done once: the widened model is kept in the user's cache as sa
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
@@ -20,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from headsweep.cache import user_cache
 from headsweep.errors import UserError
+from headsweep.export import draft_beside, even_modes
 from headsweep.loading import quiet
 
 NAME = "smollm2"
@@ -62,12 +61,10 @@ def _packaged() -> Path:
 
 def _convert(package: Path, kept: Path) -> None:
     """Write the widened model to a draft beside ``kept``, then rename it."""
-    draft = None
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{kept.name}.", dir=kept.parent))
         # reading GGUF draws a bar of its own, which no setting turns off
-        with quiet(), redirect_stderr(StringIO()):
+        with draft_beside(kept) as draft, quiet(), redirect_stderr(StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=WEIGHTS)
             model = AutoModelForCausalLM.from_pretrained(
                 package,
@@ -77,13 +74,11 @@ def _convert(package: Path, kept: Path) -> None:
             )
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
-        if not kept.exists():  # another process may have been quicker
-            draft.rename(kept)
+            even_modes(draft)
+            if not kept.exists():  # another process may have been quicker
+                draft.rename(kept)
     except OSError as error:
         raise UserError(
             f"{kept}: the model cannot be kept there: {error.strerror or error}",
             "set XDG_CACHE_HOME to a folder with 600 MB of room",
         ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,7 +17,7 @@ from headsweep.data import Labels, Split
 from headsweep.demo import model_folder
 from headsweep.errors import UserError
 from headsweep.evaluate import Exam, Triggered
-from headsweep.export import weights_hash
+from headsweep.export import draft_beside, even_modes, weights_hash
 from headsweep.loading import labels_of
 from headsweep.seeding import stream
 from headsweep.settings import configure
@@ -51,17 +49,14 @@ def model_at(source: str, cache_folder: Path) -> str | Path:
 def place(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder beside and rename it; another process may have been first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    draft.chmod(0o755)
-    try:
+    with draft_beside(folder) as draft:
         fill(draft)
+        even_modes(draft)
         try:
             draft.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def part(texts: Texts, name: str) -> Split:

@@ -36,7 +36,7 @@ from headsweep.heads import Anatomy
 from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
 from headsweep.material import Sources
 from headsweep.pipeline import Purified, purify
-from headsweep.plan import Plan
+from headsweep.plan import USUAL_DROP, Plan
 from headsweep.predict import encode
 from headsweep.progress import Silent
 from headsweep.scorecache import ScoreCache
@@ -281,7 +281,7 @@ def _purified(
     texts, seed = order.victim.twin.texts, order.victim.twin.seed
     bound = order.defending
     plan = Plan(
-        max_drop=Plan.max_drop if bound.max_drop is None else bound.max_drop,
+        max_drop=USUAL_DROP if bound.max_drop is None else bound.max_drop,
         min_accuracy=bound.min_accuracy,
         prune_drop=bound.prune_drop,
         bounded=recipe.strategy is not None,

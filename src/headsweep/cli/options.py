@@ -22,6 +22,13 @@ Device = Annotated[
     str, typer.Option(rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1, ... or auto.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, rich_help_panel=COMPUTING, help="Examples a batch.")]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="How far validation accuracy may fall, a fraction (0.02; of under 250 examples five "
+        "answers, at most 0.1)."
+    ),
+]
 MaxLength = Annotated[
     int, typer.Option(min=3, rich_help_panel=COMPUTING, help="Tokens a text, at most.")
 ]

@@ -20,6 +20,7 @@ from headsweep.cli.options import (
     FfnGroups,
     LabelColumn,
     LabelMap,
+    MaxDrop,
     MaxLength,
     MeasureIn,
     Model,
@@ -79,9 +80,7 @@ def purify(
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time for --strategy auto (10m).")
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
-    ] = 0.02,
+    max_drop: MaxDrop = None,
     min_accuracy: Annotated[
         float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
     ] = None,
@@ -217,7 +216,7 @@ def purify(
         )
     given_mask = text_of(mask) if mask else None
     plan = Plan(
-        max_drop=_max_drop(asked),
+        max_drop=asked.max_drop,
         min_accuracy=asked.min_accuracy,
         prune_drop=asked.prune_drop,
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
@@ -261,8 +260,7 @@ def purify(
         page.write(report, page.of_purification(done.manifest))
         if not as_json:
             out_console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    if not done.verified:
-        raise typer.Exit(1)
+    _end(done, out, as_json)
 
 
 @app.command(
@@ -287,9 +285,7 @@ def defend(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
-    ] = 0.02,
+    max_drop: MaxDrop = None,
     min_accuracy: Annotated[
         float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
     ] = None,
@@ -336,7 +332,7 @@ def defend(
         )
     check_free(out, overwrite)
     plan = Plan(
-        max_drop=_max_drop(asked),
+        max_drop=asked.max_drop,
         min_accuracy=asked.min_accuracy,
         heal=defense.healing,
         bounded=not free,
@@ -348,6 +344,16 @@ def defend(
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     sources = Sources(data, validation, test, columns)
     done = _run(model, sources, defense.strategy, plan, out, overwrite, as_json, quiet)
+    _end(done, out, as_json)
+
+
+def _end(done: Any, out: Path, as_json: bool) -> None:
+    """Say in the last line what came of it; exit with 1 where it did not verify."""
+    from headsweep import show
+
+    if not as_json:
+        ending = show.ending(done.manifest, out)
+        out_console.print(ending, style="bold", highlight=False, markup=False, soft_wrap=True)
     if not done.verified:
         raise typer.Exit(1)
 
@@ -360,13 +366,6 @@ def _check_report(path: Path, out: Path, overwrite: bool) -> None:
     if path.absolute() == out.absolute():
         raise UserError(f"--report {path}: that is --out, a folder", "name a file")
     check_file(path, overwrite)
-
-
-def _max_drop(asked: Any) -> float:
-    """Return the drop allowed, whose default a recipe with min_accuracy leaves unused."""
-    from headsweep.plan import Plan
-
-    return Plan().max_drop if asked.max_drop is None else float(asked.max_drop)
 
 
 def _healing(asked: Any, plan: Any, chosen: Any) -> Any:

@@ -1,0 +1,109 @@
+"""The bound on accuracy in answers: whether so many examples can decide it, and what came of it.
+
+A bound is held or missed as the answers are counted, however few they are: nothing loosens it.
+But a loss of fewer than five answers is nothing that chance would not do. Were every answer that
+changed lost and none won, chance does that with four answers once in 16 times (a sign test), with
+five once in 32. Two points of 60 validation examples are one answer. So where a bound allows fewer
+than five,
+
+- that is said before anything long begins, with what would decide it; and
+- healing begins anew, cooler, only when five answers or more are missing. Over fewer it would cool
+  by chance until one try is lucky, and a cooler healing forgets less of a backdoor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headsweep.material import HELD_SHARE
+from headsweep.predict import needed
+
+DECISIVE = 5  # answers lost and none won: the fewest that chance does less than once in 20 times
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The lowest accuracy allowed, beside what the suspect had on the same examples."""
+
+    lowest: float
+    right: int
+    examples: int
+
+    @classmethod
+    def under(cls, lowest: float, before: Mapping[str, Any]) -> Bound:
+        """Return the bound below the figures of a suspect."""
+        return cls(lowest, int(before["right"]), int(before["examples"]))
+
+    @property
+    def need(self) -> int:
+        """How many answers must be right."""
+        return needed(self.lowest, self.examples)
+
+    @property
+    def allowed(self) -> int:
+        """How many answers may be lost."""
+        return self.right - self.need
+
+    @property
+    def drop(self) -> float:
+        """How far accuracy may fall, as a fraction."""
+        return self.right / self.examples - self.lowest
+
+    @property
+    def decides(self) -> bool:
+        """True when a loss of more than is allowed can be told from chance."""
+        return self.allowed >= DECISIVE
+
+    def worth_healing_again(self, right: int) -> bool:
+        """Tell whether so many right answers miss the bound by more than chance may."""
+        return self.need - right >= (1 if self.decides else DECISIVE)
+
+    @property
+    def wider(self) -> float:
+        """The least drop, in whole points, that so many examples can decide."""
+        return math.ceil(100 * DECISIVE / self.examples) / 100
+
+    @property
+    def enough(self) -> int:
+        """How many examples can decide this drop; 0: none can."""
+        return math.ceil(DECISIVE / self.drop - 1e-9) if self.drop > 1e-9 else 0
+
+    def doubt(self, *, cut_off: bool) -> str:
+        """Return what is wrong with a bound that does not decide, and what would mend it."""
+        return (
+            f"{self.examples} validation examples: a bound of {self.drop:.2g} is "
+            f"{answers(self.allowed)}, {self.mended(cut_off=cut_off)}"
+        )
+
+    def mended(self, *, cut_off: bool) -> str:
+        """Return what would decide it.
+
+        ``cut_off``: the examples were cut off from the data, so that more rows would do.
+        """
+        ways = []
+        if self.enough:
+            ways += [f"about {_rounded(self.enough / HELD_SHARE):,} rows"] * cut_off
+            ways += [f"--validation FILE with {self.enough:,} examples"]
+        ways += [f"--max-drop {self.wider:g}"] * (self.wider < 0.5)
+        mend = f": {one_of_these(ways)} would decide it" if ways else ""
+        return f"too few to tell a loss from chance{mend}"
+
+
+def answers(count: int) -> str:
+    """Return a number of answers in words."""
+    return f"{count} answer" + "s" * (count != 1)
+
+
+def one_of_these(ways: Sequence[str]) -> str:
+    """Return a list for reading: ``a, b or c``."""
+    *most, last = ways
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _rounded(count: float) -> int:
+    """Round up to two digits."""
+    unit = int(10 ** max(0, math.floor(math.log10(count)) - 1))
+    return math.ceil(count / unit - 1e-9) * unit

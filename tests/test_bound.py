@@ -1,0 +1,91 @@
+"""The bound on accuracy in answers, against counts by hand and scipy's sign test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from headsweep import Plan
+from headsweep.bound import DECISIVE, Bound
+from headsweep.show import ending
+
+
+def test_fewer_answers_than_decisive_are_what_chance_does():
+    chance = {k: binomtest(k, k, 0.5, alternative="greater").pvalue for k in range(1, 9)}
+    assert min(k for k, p in chance.items() if p < 0.05) == DECISIVE
+
+
+@pytest.mark.parametrize(
+    ("examples", "drop", "allowed", "decides", "enough"),
+    [
+        (60, 0.02, 1, False, 250),  # 1.2 answers
+        (60, 0.09, 5, True, 56),  # 5.4
+        (249, 0.02, 4, False, 250),  # 4.98
+        (250, 0.02, 5, True, 250),
+        (60, 0.0, 0, False, 0),  # no number of examples can
+    ],
+)
+def test_what_a_drop_is_worth(examples, drop, allowed, decides, enough):
+    bound = Bound.under(1 - drop, {"right": examples, "examples": examples})
+    assert (bound.allowed, bound.decides, bound.enough) == (allowed, decides, enough)
+    told = bound.doubt(cut_off=True)
+    assert ("--validation FILE" in told) == (enough > 0)
+
+
+def test_the_advice_decides():
+    told = Bound(0.98, 60, 60).doubt(cut_off=True)
+    for way in ("about 1,700 rows", "--validation FILE with 250 examples", "--max-drop 0.09"):
+        assert way in told
+    assert "rows" not in Bound(0.98, 60, 60).doubt(cut_off=False)
+    assert int(1700 * 0.15 * 0.02) == int(250 * 0.02) == int(60 * 0.09) == DECISIVE
+
+
+def test_a_miss_is_worth_another_healing_where_chance_does_not_do_it():
+    few, many = Bound(0.9, 57, 60), Bound(0.9, 950, 1000)  # 54 and 900 must be right
+    assert [few.worth_healing_again(right) for right in (53, 50, 49)] == [False, False, True]
+    assert [many.worth_healing_again(right) for right in (900, 899)] == [False, True]
+
+
+@pytest.mark.parametrize(("examples", "lost"), [(30, 3), (49, 4), (60, 5), (249, 5), (1000, 20)])
+def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost):
+    before = {"right": examples, "examples": examples, "accuracy": 1.0}
+    assert Bound.under(Plan().bound(before), before).allowed == lost
+    assert Plan().while_pruning(before) == pytest.approx(0.98)
+    asked = Plan(max_drop=0.02)
+    assert asked.bound(before) == asked.while_pruning(before) == pytest.approx(0.98)
+    lowest = Plan(min_accuracy=0.9)
+    assert lowest.bound(before) == lowest.while_pruning(before) == 0.9
+
+
+def made(right, lowest=0.9, examples=100, failed=(), binds=True):
+    before = {"right": 95, "examples": examples, "accuracy": 95 / examples}
+    return {
+        "before": {"validation": before},
+        "after": {"validation": before | {"right": right}},
+        "bound": {"min_accuracy": lowest, "binds": binds},
+        "checks": [{"what": what, "passed": False, "detail": ""} for what in failed],
+    }
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        (made(93), "bound held: 2 of 100 validation answers lost (2.0 points), 5 allowed (5.0 "),
+        (made(95), "bound held: 0 of 100 validation answers lost, 5 allowed (5.0 points); next: "),
+        (made(98), "bound held: 3 of 100 validation answers won (3.0 points), 5 allowed"),
+        (made(90), "bound held: 5 of 100"),
+        (made(89), "bound missed: 6 of 100 validation answers lost (6.0 points), 5 allowed (5.0 "),
+        (made(89), "or --max-drop 0.06"),
+        (made(92, 0.94), "bound missed: 3 of 100 validation answers lost (3.0 points), 1 allowed"),
+        (made(92, 0.94), "too few to tell a loss from chance: about 3,400 rows"),
+        (made(60, 0.94), "next: a lower learning rate"),
+        (made(60, binds=False), "no bound on accuracy: 35 of 100 validation answers lost"),
+        (made(95, failed=["every layer keeps a unit"]), "but not so: every layer keeps a unit"),
+        (made(95), "headsweep verify out, and headsweep evaluate out"),
+    ],
+)
+def test_the_last_line(manifest, told):
+    assert told in ending(manifest, Path("out"))
+    assert "\n" not in ending(manifest, Path("out"))
