@@ -57,7 +57,7 @@ class Candidate:
         """What it is, in a line."""
         name = "no pruning" if self.strategy is None else self.strategy.name
         rank = getattr(self.strategy, "rank", "importance")
-        name += f" ranked by {rank}" * (rank != "importance")
+        name += "" if rank == "importance" else f" ranked by {rank}"
         plain = self.depth == 1 or self.strategy is None
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         alike = f", consistency {self.consistency:g}" if self.consistency else ""

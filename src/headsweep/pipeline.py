@@ -340,7 +340,7 @@ def _estimate(
         return f"a search of unknown length, then about {duration(heal)} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
     more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and plan.bounded else 0
-    told += f", up to {more} times again and cooler if it loses too much" * (more > 0)
+    told += f", up to {more} times again and cooler if it loses too much" if more else ""
     return f"about {duration(search + heal)} to go: {told} {of}"
 
 

@@ -96,12 +96,10 @@ def inspect(
         highlight=False,
     )
     first = rows[0]
+    groups = f"; {ffn[0]['groups']} FFN groups a layer, as pruned here" if ffn else ""
     out_console.print(
         f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
-        f"{first['key_value_heads']} key/value heads a layer; gates checked"
-        + f"; {ffn[0]['groups']} FFN groups a layer, as pruned here"
-        * bool(ffn),
-        highlight=False,
+        f"{first['key_value_heads']} key/value heads a layer; gates checked{groups}"
     )
     out_console.print(picture(pruned), end="")
 
