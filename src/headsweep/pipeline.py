@@ -332,16 +332,21 @@ def _estimate(
     teacher = asked(len(view.train)) if getattr(healing, "follows", False) else 0
     heal = (3.5 * epochs * len(view.train) + teacher) * seconds_an_example / faster
     lowest = "min accuracy" if plan.prune_drop is None else "min accuracy while pruning"
-    of = (
-        f"({len(view.train)} training, {len(view.validation)} validation examples, "
-        f"{lowest} {view.min_accuracy:.4f})"
-    )
+    holds = _holds(plan, strategy)
+    bound = f"{lowest} {view.min_accuracy:.4f}" if holds else "no bound on accuracy"
+    of = f"({len(view.train)} training, {len(view.validation)} validation examples, {bound})"
     if not known:
         return f"a search of unknown length, then about {duration(heal)} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
-    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and plan.bounded else 0
+    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and holds else 0
     told += f", up to {more} times again and cooler if it loses too much" if more else ""
     return f"about {duration(search + heal)} to go: {told} {of}"
+
+
+def _holds(plan: Plan, strategy: Strategy | None) -> bool:
+    """Tell whether a bound on accuracy holds what is to be done."""
+    searches = plan.mask is None and strategy is not None
+    return plan.bounded and (not searches or bool(getattr(strategy, "bounded", True)))
 
 
 def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from headsweep.cli.app import Interrupted, app
+from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     HEALING,
     AdapterFile,
@@ -20,9 +21,12 @@ from headsweep.cli.options import (
     Device,
     DropEmpty,
     FfnGroups,
+    Fraction,
     LabelColumn,
+    MaxDrop,
     MaxLength,
     MeasureIn,
+    MinAccuracy,
     Model,
     PairColumn,
     Precision,
@@ -33,6 +37,7 @@ from headsweep.cli.options import (
     UnitKinds,
     check_file,
     given_in,
+    mask_in,
     one_of,
     out_console,
     print_json,
@@ -43,7 +48,7 @@ from headsweep.cli.options import (
     units_of,
     with_recipe,
 )
-from headsweep.errors import NothingPruned, UserError, lookup
+from headsweep.errors import NothingPruned, UserError
 
 
 @app.command(
@@ -79,15 +84,15 @@ def purify(
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time for --strategy auto (10m).")
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
-    ] = 0.02,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
-    ] = None,
+    max_drop: MaxDrop = 0.02,
+    min_accuracy: MinAccuracy = None,
     prune_drop: Annotated[
         float | None,
-        typer.Option(help="How far it may fall while heads are chosen, before healing."),
+        Fraction(
+            "--prune-drop",
+            below_one=True,
+            help="How far it may fall while heads are chosen, before healing.",
+        ),
     ] = None,
     start: Annotated[
         str,
@@ -143,9 +148,8 @@ def purify(
     ] = None,
     distill: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
+        Fraction(
+            "--distill",
             rich_help_panel=HEALING,
             help="Share of the healing loss, the cycles' too, that follows what the suspect says "
             "of clean texts, not their labels (0). In the cycles alone: --set distill=0.5.",
@@ -196,9 +200,8 @@ def purify(
     from headsweep.data import Columns
     from headsweep.export import check_free
     from headsweep.families import read_adapter
-    from headsweep.heads import HeadMask
     from headsweep.material import Sources
-    from headsweep.plan import USUAL_STRATEGY, Found, Plan
+    from headsweep.plan import USUAL_STRATEGY, Plan
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
@@ -247,15 +250,15 @@ def purify(
             "--start encoder ends with a fresh classifier, which must be trained",
             "leave --heal-epochs 0 out",
         )
-    given_mask = text_of(mask) if mask else None
+    given, found = mask_in(mask) if mask else (None, None)
     plan = Plan(
         max_drop=_max_drop(asked),
         min_accuracy=asked.min_accuracy,
         prune_drop=asked.prune_drop,
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
         seed=asked.seed,
-        mask=None if given_mask is None else HeadMask.from_json(given_mask),
-        found=None if given_mask is None else Found.of(given_mask),
+        mask=given,
+        found=found,
         runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
@@ -266,7 +269,7 @@ def purify(
             raise UserError("--strategy none has no fields", "leave out --set")
         chosen = None
     else:
-        chosen = configure(lookup(method, table, "strategy"), asked.fields)
+        chosen = configure(method_named(method, table, "strategy"), asked.fields)
     if isinstance(chosen, Cycles) and plan.mask is None:
         if confidence is not None:
             raise UserError("cycles measures every text", "leave out --confidence")
@@ -301,7 +304,7 @@ def purify(
     if report is not None:
         page.write(report, page.of_purification(done.manifest))
         if not as_json:
-            out_console.print(f"report: {report}", highlight=False, soft_wrap=True)
+            out_console.print(f"report: {report}", soft_wrap=True)
     if not done.verified:
         raise typer.Exit(1)
 
@@ -328,12 +331,8 @@ def defend(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="How far validation accuracy may fall (a fraction).")
-    ] = 0.02,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
-    ] = None,
+    max_drop: MaxDrop = 0.02,
+    min_accuracy: MinAccuracy = None,
     recipe: RecipeFile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
@@ -369,8 +368,8 @@ def defend(
     asked = with_recipe(ctx, own, recipe, "defense")
     if asked.method is None:
         raise UserError("which baseline?", f"--with one of {', '.join(DEFENSES)}, or --recipe FILE")
-    defense = configure(lookup(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
-    free = defense.strategy is None or getattr(defense.strategy, "count", None) is not None
+    defense = configure(method_named(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
+    free = not getattr(defense.strategy, "bounded", defense.strategy is not None)
     if free and {"max_drop", "min_accuracy"} & given_in(ctx):
         raise UserError(
             f"{asked.method} searches no heads here: no bound on accuracy holds it",
@@ -578,7 +577,7 @@ def _run(
         show.checks(out_console, done.checks)
         if both:
             print_both(both)
-        out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
+        out_console.print(f"\nwritten: {out}", soft_wrap=True)
         out_console.print(
             "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
             "your own with `headsweep evaluate`.",
