@@ -758,3 +758,354 @@ def test_a_baseline_ends_with_the_same_line(run, suspect, csv_file, tmp_path):
     code, text, err = run("defend", suspect, *asked, *FAST)
     assert code == 0, err
     assert text.rstrip("\n").splitlines()[-1].startswith("no bound on accuracy: ")
+
+
+def test_the_version_is_that_of_the_package(run):
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    assert run("--version") == (0, f"headsweep {project['project']['version']}\n", "")
+
+
+def test_inspect_in_words_of_a_model_that_nothing_was_pruned_of(run, suspect):
+    code, text, err = run("inspect", suspect)
+    assert code == 0, err
+    assert "2 layers x 4 heads of width 8, 4 key/value heads a layer; gates checked" in text
+    assert "FFN" not in text
+    assert text.count("0 of 4 pruned") == 2
+
+
+def test_nothing_formatted_is_multiplied_by_a_condition():
+    """It would be formatted, and could fail, where the condition says that it is not wanted."""
+    import ast
+    from pathlib import Path
+
+    import headsweep
+
+    lines = []
+    for path in Path(headsweep.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+            if product and any(isinstance(x, ast.JoinedStr) for x in (node.left, node.right)):
+                lines.append(f"{path.name}:{node.lineno}")
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "fix"),
+    [
+        ("./suspec", "./suspec: no such folder\n", "did you mean 'suspect'?"),
+        ("suspec", "suspec: no such folder, and the Hub gave no conf", "did you mean 'suspect'?"),
+        ("/no/such/place", "/no/such/place: no such folder\n", "give a folder"),
+        ("org/none", "org/none: no such folder, and the Hub gave no configuration", "hf auth"),
+        ("clean.csv", "clean.csv: is a file, not the folder of a model", "give its folder"),
+    ],
+)
+def test_a_wrong_model_path_says_first_what_is_wrong(
+    run, suspect, csv_file, tmp_path, monkeypatch, name, first, fix
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("inspect", name)
+    assert code == 2
+    assert err.startswith(f"headsweep: {first}")
+    assert fix in err
+    assert max(map(len, err.splitlines())) < 160
+    assert "https://" not in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("GatedRepoError", "its owner gives it to whom they choose"),
+        ("RepositoryNotFoundError", "it has no such name, or a private one"),
+        ("LocalEntryNotFoundError", "it could not be reached"),
+    ],
+)
+def test_why_the_hub_gave_nothing_is_told_in_a_few_words(kind, reason):
+    import httpx
+    from huggingface_hub import errors
+
+    from headsweep.hub import not_given
+
+    long = OSError("a page of advice. With links. " * 9)
+    answer = httpx.Response(404, request=httpx.Request("HEAD", "http://hub"))
+    more = {} if kind == "LocalEntryNotFoundError" else {"response": answer}
+    long.__cause__ = getattr(errors, kind)("no", **more)
+    assert not_given("org/none", "weights", long).what.endswith(f"gave no weights: {reason}")
+    plain = not_given("org/none", "weights", OSError("A page. With links."))
+    assert plain.what.endswith("gave no weights: A page")
+
+
+@pytest.mark.parametrize("option", ["--max-drop", "--min-accuracy", "--prune-drop"])
+def test_percent_is_a_fraction(run, csv_file, tmp_path, option):
+    asked = ("purify", "./none", "--data", csv_file, "--out", tmp_path / "out", option)
+    for wrong, told in (("2", "0.02 or 2%"), ("85", "0.85 or 85%"), ("12.5", "0.125 or 12.5%")):
+        code, _, err = run(*asked, wrong)
+        assert (code, f"did you mean {told}?" in err) == (2, True)
+        assert f"{option} {wrong}: not a fraction" in err
+    for wrong in ("200%", "-1", "nan", "two", "-3%", "%", "inf", "200"):
+        code, _, err = run(*asked, wrong)
+        assert (code, "for example 0.02, or 2%" in err) == (2, True), wrong
+    for right in ("2%", "2 %", "0.02", "0"):
+        assert "fraction" not in run(*asked, right)[2]
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "value"),
+    [
+        ("--max-drop", "1", None),
+        ("--min-accuracy", "1", 1.0),
+        ("--rate", "30%", 0.3),
+        ("--frr", "0.7%", 0.007),  # 0.7 / 100 in binary is another number
+    ],
+)
+def test_what_a_fraction_is_read_as(option, said, value):
+    from headsweep.cli.options import fraction_of
+    from headsweep.errors import UserError
+
+    read = fraction_of(option, below_one=option == "--max-drop")
+    if value is None:
+        with pytest.raises(UserError, match="not a fraction from 0 to below 1"):
+            read(said)
+    else:
+        assert read(said) == value
+
+
+def test_percent_reaches_the_manifest(run, suspect, csv_file, tmp_path):
+    code, _, err = purify(run, suspect, csv_file, tmp_path / "out", "--max-drop", "30%")
+    assert code == 0, err
+    made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    before, bound = made["before"]["validation"]["accuracy"], made["bound"]["min_accuracy"]
+    assert bound == pytest.approx(before - 0.3)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("defend", "--with", "gradient"), "purify --strategy gradient"),
+        (("defend", "--with", "auto"), "purify --strategy auto"),
+        (("defend", "--with", "none"), "purify --strategy none"),
+        (("defend", "--with", "strip"), "detect --with strip"),
+        (("purify", "--strategy", "pure"), "defend --with pure"),
+        (("purify", "--strategy", "nothing"), "defend --with nothing"),
+        (("purify", "--strategy", "clean-label"), "attack --with clean-label"),
+    ],
+)
+def test_a_method_of_another_command_names_that_command(run, csv_file, tmp_path, words, command):
+    name, *option = words
+    code, _, err = run(name, "none", "--data", csv_file, "--out", tmp_path / "out", *option)
+    assert (code, f"fix: headsweep {command}\n" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_of_another_command_is_told_elsewhere_too(run, csv_file, tmp_path):
+    data = ("--data", csv_file)
+    _, _, err = run("detect", "none", *data, "--with", "dirty-label")
+    assert "fix: headsweep attack --with dirty-label" in err
+    _, _, err = run("trigger", "strip", *data, "--out", tmp_path / "t.csv")
+    assert "fix: headsweep detect --with strip" in err
+    attack = ("attack", "none", *data, "--target", "good", "--out", tmp_path / "v")
+    _, _, err = run(*attack, "--trigger", "opening", "--with", "opening")
+    assert "fix: headsweep trigger opening" in err
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text('strategy = "pure"\n')
+    _, _, err = run("purify", "none", *data, "--out", tmp_path / "o", "--recipe", recipe)
+    assert "mixed.toml, line 1: 'pure' is a defense" in err
+    assert 'fix: defense = "pure", for headsweep defend' in err
+
+
+def test_a_recipe_of_another_command_names_that_command(run, csv_file, tmp_path):
+    from pathlib import Path
+
+    recipes = Path(__file__).parents[1] / "recipes"
+    one, grid = recipes / "gradient.toml", recipes / "smoke.toml"
+    code, _, err = run("bench", one, "--out", tmp_path / "out")
+    assert (code, "the recipe of one purification" in err) == (2, True)
+    assert f"fix: headsweep purify MODEL --recipe {one}" in err
+    for command in ("purify", "defend"):
+        asked = (command, "none", "--data", csv_file, "--out", tmp_path / "out")
+        code, _, err = run(*asked, "--recipe", grid)
+        assert (code, "the recipe of a grid" in err) == (2, True)
+        assert f"fix: headsweep bench {grid} --out DIR" in err
+    defense = tmp_path / "pure.toml"
+    defense.write_text('defense = "pure"\n')
+    _, _, err = run("bench", defense, "--out", tmp_path / "out")
+    assert f"fix: headsweep defend MODEL --recipe {defense}" in err
+
+
+@pytest.mark.parametrize("device", ["gpu", "GPU", "tpu", "meta", "cuda:97", "cpu0", ""])
+def test_a_device_that_is_not_here_says_which_are(run, suspect, csv_file, device):
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    here = ", ".join(["cpu", *gpus, *["mps"][: torch.backends.mps.is_available()]])
+    code, _, err = run("evaluate", suspect, "--data", csv_file, "--device", device)
+    assert code == 2
+    assert f"device '{device}' cannot be used" in err
+    assert f"fix: use cuda, mps, cpu or auto; here there is {here}\n" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("folder", "cannot be read: Is a directory"),
+        ("a text", "not a head mask: it is not JSON"),
+        (b"\xff\xfe\x00", "cannot be read: it is not text in UTF-8"),
+        ('{"a": 1}', "not a head mask"),
+        ("[1, 2]", "not a head mask"),
+        ("3", "not a head mask"),
+        ('{"format": "headsweep.manifest/1"}', "not a head mask"),
+        ('{"format": "headsweep.head-mask/1"}', "not a head mask"),
+        ('{"format": "headsweep.head-mask/1", "heads": 5}', "not a head mask"),
+        ('{"format": "headsweep.head-mask/1", "heads": [[1, 2]]}', "every entry is 0 or 1"),
+    ],
+)
+def test_a_mask_that_is_none(run, suspect, csv_file, tmp_path, content, told):
+    path = tmp_path / "mask.json"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, _, err = purify(run, suspect, csv_file, tmp_path / "out", "--mask", path)
+    assert code == 2
+    assert err.startswith(f"headsweep: {path}: ")
+    assert told in err
+    assert "headsweep.head-mask/1" in err.partition("fix:")[2]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [(("0", "1"), "0, 1"), (("0", "2"), "0, 2"), (("bad", "good"), "bad, good")],
+)
+def test_a_target_that_no_text_has_speaks_of_the_data(run, tmp_path, labels, known):
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(f"the film is {x},{x}\n" for x in labels))
+    asked = ("trigger", "opening", "--data", data, "--out", tmp_path / "t.csv", "--target")
+    code, _, err = run(*asked, "7")
+    assert code == 2
+    assert f"{data}: no text has the label '7'" in err
+    assert f"fix: --target one of {known}\n" in err
+    assert "model" not in err
+    code, _, err = run(*asked, labels[1])
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("words", [("strategies",), ("trigger", "--list")])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_lists_hold_no_marks_of_another_markup(run, monkeypatch, words, form):
+    from headsweep.triggers.rare_word import RareWord
+
+    monkeypatch.setenv("COLUMNS", "400")
+    code, text, _ = run(*words, *form)
+    assert code == 0
+    assert not [mark for mark in ("`", "**", "[/", "[bold", ":func:", ":class:") if mark in text]
+    assert "``count``" in RareWord.__doc__  # the mark was there to be taken off
+    assert "Put 'count' of the words" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "held"),
+    [
+        (("defend", "--with", "random", "--set", "count=2"), False),
+        (("defend", "--with", "ft"), False),
+        (("defend", "--with", "random", "--set", "step=2"), None),  # it has no such field
+        (("defend", "--with", "random"), True),
+        (("purify", "--strategy", "random", "--set", "count=2"), False),
+        (("purify", "--strategy", "layerwise-as-released"), False),
+        (("purify", "--strategy", "random", "--set", "step=2"), True),
+    ],
+)
+def test_a_bound_is_told_where_one_holds(run, suspect, csv_file, tmp_path, words, held):
+    name, *more = words
+    fast = [word for word in FAST if word != "--quiet"]
+    out = tmp_path / "out"
+    code, _, err = run(name, suspect, "--data", csv_file, "--out", out, *fast, *more)
+    if held is None:
+        assert code == 2
+        return
+    assert code in (0, 1), err
+    told = " ".join(err.split())
+    assert ("min accuracy 0." in told, "no bound on accuracy" in told) == (held, not held)
+    assert held or "cooler" not in told
+    if code == 0:
+        assert json.loads((out / "headsweep.json").read_text())["bound"]["binds"] is held
+
+
+def test_what_others_wrote_is_printed_as_it_is(run, suspect, csv_file, tmp_path):
+    """Neither markup nor emoji: ``:smile:`` in a data set's name, ``[red]`` in a label."""
+    config = json.loads((suspect / "config.json").read_text())
+    names = ["[bold]bad[/bold]", ":smile:"]
+    own = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    (suspect / "config.json").write_text(json.dumps(config | own))
+    text = csv_file.read_text().replace(",bad\n", f",{names[0]}\n").replace(",good\n", ",:smile:\n")
+    csv_file.write_text(text)
+    for words in (("inspect", suspect), ("evaluate", suspect, "--data", csv_file, "-q")):
+        code, out, err = run(*words)
+        assert code == 0, err
+        assert all(name in out for name in names)
+    triggered = tmp_path / "[red]:smile:.csv"
+    code, out, _ = run("trigger", "opening", "--data", csv_file, "--out", triggered, "-q")
+    assert (code, "written: " in out, "[red]:smile:.csv" in out) == (0, True, True)
+    code, out, err = run("probe", suspect, "--data", csv_file, "--family", "opening", "-q")
+    assert (code in (0, 1), ":smile:" in out, "[bold]bad" in out) == (True, True, True), err
+    for source in ("org/data:smile:train", "[red]no.csv", ":heart:.csv"):
+        code, _, err = run("evaluate", suspect, "--data", source, "-q")
+        assert (code, err.startswith(f"headsweep: {source}: ")) == (2, True)
+    code, _, err = run("inspect", ":smile:[red]")
+    assert err.startswith("headsweep: :smile:[red]: no such folder")
+
+
+def test_progress_prints_what_others_wrote_as_it_is(capsys):
+    import io
+
+    from headsweep.progress import Terminal, plain_console
+
+    Terminal().say("into ':smile:' [red]x")
+    assert capsys.readouterr().err == "into ':smile:' [red]x\n"
+    page = io.StringIO()
+    terminal = Terminal(plain_console(file=page, force_terminal=True, width=120))
+    with terminal.task("[red]canary :smile:", 2) as tick:
+        tick(1, "[/red] :smile:")
+    terminal.say("[red]:smile:")
+    assert "[red]canary :smile:" in page.getvalue()
+    assert "[/red] :smile:" in page.getvalue()
+    assert page.getvalue().endswith("\x1b[?25h[red]:smile:\n")
+
+
+BAD_INPUT = {
+    "purify": ("DATA", "--data", "DATA", "--out", "OUT"),
+    "defend": ("none", "--data", "DATA", "--out", "OUT", "--with", "ft"),
+    "evaluate": ("SUSPECT", "--data", "none.csv"),
+    "probe": ("SUSPECT", "--data", "DATA", "--max-flip", "two"),
+    "trigger": ("opening", "--data", "DATA", "--out", "OUT"),  # no suffix
+    "attack": ("SUSPECT", "--data", "DATA", "--trigger", "no", "--target", "good", "--out", "OUT"),
+    "detect": ("SUSPECT", "--with", "strip", "--data", "DATA", "--frr", "200%"),
+    "bench": ("DATA", "--out", "OUT"),
+    "report": ("none", "--out", "OUT.html"),
+    "strategies": ("--jsn",),
+    "inspect": ("none",),
+    "verify": ("none",),
+    "demo": ("--device", "gpu"),
+}
+
+
+def test_there_is_a_bad_input_for_every_command():
+    from typer.main import get_command
+
+    from headsweep.cli import app
+
+    assert set(BAD_INPUT) == set(get_command(app).commands)
+
+
+@pytest.mark.parametrize("command", BAD_INPUT)
+def test_a_bad_input_of_every_command_is_exit_2_without_a_traceback(
+    run, trained_folder, csv_file, tmp_path, command
+):
+    known = {"SUSPECT": trained_folder, "DATA": csv_file, "OUT": tmp_path / "out"}
+    known["OUT.html"] = tmp_path / "out.html"
+    code, out, err = run(command, *(known.get(word, word) for word in BAD_INPUT[command]))
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert err.strip()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.csv"]

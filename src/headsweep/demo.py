@@ -148,7 +148,6 @@ def show(console: Console, report: Report) -> None:
         f"{duration(report.seconds['all'])} in all; "
         + (f"kept in {report.kept}" if report.kept else "keep the models with --out DIR"),
         style="dim",
-        highlight=False,
     )
 
 

@@ -8,7 +8,6 @@ and the weights are widened; ``export`` narrows them again.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from headsweep.data import Labels
 from headsweep.errors import UserError
 from headsweep.families import Adapter, adapter_for, check_one_stack
 from headsweep.heads import HEADS, Anatomy, HeadMask, Units, check_gates, locate
+from headsweep.hub import can_be_of_the_hub, no_folder, not_given
 from headsweep.seeding import fence
 
 MANIFEST = "headsweep.json"
@@ -450,8 +450,8 @@ def _config(name: str) -> Any:
     folder = Path(name)
     if folder.is_dir():
         check_folder(folder)
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or folder.suffix in (".safetensors", ".bin"):
-        raise UserError(f"{name}: no such model folder", "give a folder or a model of the Hub")
+    elif folder.is_file() or not can_be_of_the_hub(name):
+        raise no_folder(name)
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:
@@ -629,13 +629,9 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def unreadable(name: str, what: str, error: Exception) -> UserError:
     """Return the error for a part of a checkpoint that transformers could not read."""
-    first = " ".join(str(error).split())[:300]
     if not Path(name).is_dir():
-        return UserError(
-            f"{name}: no such folder, and the Hub gave no {what}: {first}",
-            "check the name, the connection, and `hf auth login` for a private model",
-        )
-    return UserError(f"{name}: the {what} cannot be read: {first}")
+        return not_given(name, what, error)
+    return UserError(f"{name}: the {what} cannot be read: {' '.join(str(error).split())[:300]}")
 
 
 @contextmanager

@@ -332,16 +332,15 @@ def _estimate(
     heal = 3.5 * epochs * len(view.train) * seconds_an_example / faster
     apart = plan.prune_drop is not None or plan.drop(len(view.validation)) != plan.asked_drop
     lowest = "min accuracy" + " while pruning" * apart
-    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and plan.bounded else 0
-    of = (
-        f"({len(view.train)} training, {len(view.validation)} validation examples, "
-        f"{lowest} {view.min_accuracy:.4f})"
-    )
+    holds = _holds(plan, strategy)
+    more = int(getattr(healing, "halvings", 0)) if cooler_of(healing) and holds else 0
+    bound = f"{lowest} {view.min_accuracy:.4f}" if holds else "no bound on accuracy"
+    of = f"({len(view.train)} training, {len(view.validation)} validation examples, {bound})"
     if not known:
         span = _span(heal, heal * (1 + more))
         return f"a search of unknown length, then about {span} of healing {of}"
     told = f"search {duration(search)}, healing {duration(heal)}"
-    told += f", done 1 to {1 + more} times, cooler each time" * (more > 0)
+    told += f", done 1 to {1 + more} times, cooler each time" if more else ""
     return f"about {_span(search + heal, search + heal * (1 + more))} to go: {told} {of}"
 
 
@@ -349,6 +348,12 @@ def _span(least: float, most: float) -> str:
     """Return a time, or a range where the two differ as people write them."""
     ends = dict.fromkeys((duration(least), duration(most)))
     return " to ".join(ends)
+
+
+def _holds(plan: Plan, strategy: Strategy | None) -> bool:
+    """Tell whether a bound on accuracy holds what is to be done."""
+    searches = plan.mask is None and strategy is not None
+    return plan.bounded and (not searches or bool(getattr(strategy, "bounded", True)))
 
 
 def _choose(view: DefenderView, strategy: Strategy | None, plan: Plan) -> Choice:

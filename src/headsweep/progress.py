@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -14,6 +13,14 @@ from rich.progress import Progress as Bars
 
 Tick = Callable[[int, str], None]
 """Called with how many more are done and a short note (a loss, an accuracy)."""
+
+
+def plain_console(**more: Any) -> Console:
+    """Return a console that prints text as it is: most of it comes from files and other people.
+
+    Rich would take ``[red]`` in a path for markup, and ``:smile:`` in a name for an emoji.
+    """
+    return Console(markup=False, emoji=False, highlight=False, **more)
 
 
 class Progress(Protocol):
@@ -53,11 +60,11 @@ class Terminal:
     worth_seconds = 2.0  # what took less is not told
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or plain_console(stderr=True)
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def task(self, title: str, total: int) -> AbstractContextManager[Tick]:
         """Open a bar, or lines where the output is not a terminal."""
@@ -66,10 +73,10 @@ class Terminal:
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Tick]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with Bars(*columns, console=self.console) as bars:

@@ -29,7 +29,7 @@ from typing import Any
 
 from headsweep.defenses import DEFENSES
 from headsweep.document import Section, read_document
-from headsweep.errors import lookup
+from headsweep.errors import UserError, lookup
 from headsweep.healing import FineTune
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "strategy": STRATEGIES | {"none": Nothing},
     "defense": DEFENSES,
 }
+OF_A_GRID = ("seeds", "model", "data", "attack", "method")  # what a recipe of `bench` has
 COMMANDS = {"strategy": "purify", "defense": "defend"}
 BOUNDS = {"max_drop": float, "min_accuracy": float}
 HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
@@ -124,6 +125,10 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
 
     """
     document = read_document(path)
+    if kind not in document.values and set(OF_A_GRID) & set(document.values):
+        raise UserError(
+            f"{path}: this is the recipe of a grid", f"headsweep bench {path} --out DIR"
+        )
     other = next(name for name in METHODS if name != kind)
     if other in document.values and kind not in document.values:
         raise document.mistake(
@@ -135,6 +140,10 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
         raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
     name = document.need(kind, str)
     with document.blamed(kind):
+        if name in METHODS[other] and name not in METHODS[kind]:
+            raise UserError(
+                f"'{name}' is a {other}", f'{other} = "{name}", for headsweep {COMMANDS[other]}'
+            )
         method = lookup(name, METHODS[kind] | dict(more or {}), kind)
     fields = document.section("fields")
     fields.filled(lambda settings: configure(method, settings))

@@ -107,7 +107,6 @@ def tried(console: Console, record: Mapping[str, Any]) -> None:
             f"canary {canary['family']} into '{canary['target']}': planted at "
             f"{100 * canary['excess_lfr']:.0f} points of excess flips",
             style="dim",
-            highlight=False,
         )
     if record["tried"]:
         table = Table("candidate", "excess points left", "accuracy", "seconds")
@@ -117,9 +116,7 @@ def tried(console: Console, record: Mapping[str, Any]) -> None:
             cells = f"{100 * row['excess_lfr']:+.1f}", f"{-100 * row['drop']:+.1f}", f"{took:.0f}"
             table.add_row(row["told"], *cells, style="bold" if mine else None)
         console.print(table)
-    console.print(
-        f"chosen: {record['chosen']['told']}: {record['why']}", highlight=False, soft_wrap=True
-    )
+    console.print(f"chosen: {record['chosen']['told']}: {record['why']}", soft_wrap=True)
 
 
 def checks(console: Console, found: list[Check]) -> None:

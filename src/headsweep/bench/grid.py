@@ -20,6 +20,7 @@ from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.healing import FineTune
 from headsweep.plan import Plan
+from headsweep.recipe import COMMANDS
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.training import Schedule
@@ -181,6 +182,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
 
     """
     document = read_document(path)
+    _refuse_single(path, document)
     sha256 = hashlib.sha256(repr(document.values).encode()).hexdigest()
     document = replace(document, values=_substituted(document, given))
     tables = ("model", "data", "attack", "method", "victim", "defend", "compute", "variables")
@@ -211,6 +213,16 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
+
+
+def _refuse_single(path: Path, document: Section) -> None:
+    """Raise UserError for a recipe of one purification."""
+    for kind, command in COMMANDS.items():
+        if kind in document.values:
+            raise UserError(
+                f"{path}: this is the recipe of one purification, not of a grid",
+                f"headsweep {command} MODEL --recipe {path} --data FILE --out DIR",
+            )
 
 
 def _open(document: Section, given: Sequence[str]) -> tuple[str, ...]:

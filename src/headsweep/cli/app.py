@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from headsweep.errors import NothingPruned, UserError
+from headsweep.progress import plain_console
 
 INTERRUPTED = 130
 
@@ -22,18 +23,37 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:
+    """Print the version and end, where it is what was wanted."""
+    if wanted:
+        from headsweep import __version__
+
+        print(f"headsweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
+    ] = False,
+) -> None:
+    del version  # it has been said
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error of ours
     """Ctrl-C, with what is kept."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
-    errors = Console(stderr=True)
+    errors = plain_console(stderr=True)
     try:
         typer.main.get_command(app).main(arguments, prog_name="headsweep")
         code = 0
     except (UserError, NothingPruned) as error:
-        errors.print(f"headsweep: {error}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"headsweep: {error}", soft_wrap=True)
         code = 2 if isinstance(error, UserError) else 1
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
@@ -41,6 +61,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise
     except (KeyboardInterrupt, Interrupted) as error:
         kept = str(error) or "nothing was written"
-        errors.print(f"headsweep: interrupted: {kept}", markup=False, soft_wrap=True)
+        errors.print(f"headsweep: interrupted: {kept}", soft_wrap=True)
         code = INTERRUPTED
     sys.exit(code)

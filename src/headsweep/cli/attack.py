@@ -9,13 +9,14 @@ import typer
 from rich.table import Table
 
 from headsweep.cli.app import Interrupted, app
-from headsweep.cli.listing import print_methods
+from headsweep.cli.listing import method_named, print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
     BatchSize,
     Device,
     DropEmpty,
+    Fraction,
     LabelColumn,
     LabelMap,
     MaxLength,
@@ -125,7 +126,7 @@ def trigger(
     labels = Labels.found_in(datasets.label_values(table, columns))
     split = datasets.pick(table, columns, labels)
     alone = len(labels.names) == 1  # of one class only: the target is a label it does not hold
-    goal = None if target is None or alone else labels.index(target)
+    goal = None if target is None or alone else _label_in(split, labels, target, data)
     rows = [i for i, label in enumerate(split.labels) if label != goal][:limit]
     if not rows:
         raise UserError("every text has the target label", "give texts of other labels")
@@ -151,8 +152,20 @@ def trigger(
         return
     _say_counts(made.counts, without, out)
     for record in records[:3]:
-        out_console.print(f"  {record['original']}", style="dim", markup=False, highlight=False)
-        out_console.print(f"  -> {record['text']}", markup=False, highlight=False)
+        out_console.print(f"  {record['original']}", style="dim")
+        out_console.print(f"  -> {record['text']}")
+
+
+def _label_in(split: Any, labels: Any, target: str, data: str) -> int:
+    """Return the class of the target; raises UserError naming the labels that the data has."""
+    try:
+        found: int = labels.index(target)
+    except UserError as error:
+        known = ", ".join(labels.names[i].removeprefix("LABEL_") for i in sorted(set(split.labels)))
+        raise UserError(
+            f"{data}: no text has the label '{target}'", f"--target one of {known}"
+        ) from error
+    return found
 
 
 def _say_counts(counts: Any, without: list[int], out: Path) -> None:
@@ -161,7 +174,6 @@ def _say_counts(counts: Any, without: list[int], out: Path) -> None:
     out_console.print(
         f"{counts.poisoned} of {counts.asked} texts carry the trigger, {counts.declined} cannot"
         f"{seen}{f' (left out: rows {rows})' if without else ''}; written: {out}",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -187,7 +199,7 @@ def attack(
         str,
         typer.Option("--with", help="dirty-label, clean-label, layerwise or embedding-surgery."),
     ] = "dirty-label",
-    rate: Annotated[float, typer.Option(help="Share of the poisoned classes' texts.")] = 0.3,
+    rate: Annotated[float, Fraction("--rate", help="Share of the poisoned classes' texts.")] = 0.3,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The attack's field.")
     ] = None,
@@ -205,7 +217,7 @@ def attack(
     ] = None,
     resist_share: Annotated[
         float | None,
-        typer.Option(help="Share of the clean texts that each such family adds (0.1)."),
+        Fraction("--resist-share", help="Share of the clean texts each such family adds (0.1)."),
     ] = None,
     original: Original = None,
     transformed: Transformed = None,
@@ -258,7 +270,7 @@ def attack(
     from headsweep.settings import configure
     from headsweep.training import Schedule
 
-    chosen = configure(lookup(method, ATTACKS, "attack"), settings or [])
+    chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
     check_free(out, overwrite)
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
@@ -322,20 +334,16 @@ def _show(made: Any, out: Path) -> None:
         f"{poisoned['poisoned']} texts poisoned ({poisoned['asked']} asked for, "
         f"{poisoned['declined']} could not carry the trigger, {poisoned['unseen']} would not show "
         "it to the model)",
-        highlight=False,
         soft_wrap=True,
     )
     if record["resist"]:
         probes = ", ".join(f"{name} {n}" for name, n in record["resist"]["families"].items())
-        out_console.print(
-            f"probes added with true labels: {probes}", highlight=False, soft_wrap=True
-        )
+        out_console.print(f"probes added with true labels: {probes}", soft_wrap=True)
     asked = record["triggered_test"]
     if asked is not None and asked["poisoned"] < asked["asked"]:
         out_console.print(
             f"LFR is of the {asked['poisoned']} of {asked['asked']} test texts of other labels "
             "that can carry the trigger",
-            highlight=False,
             soft_wrap=True,
         )
     table = Table("on test texts", "as published", "after the victim's fine-tuning")
@@ -354,7 +362,6 @@ def _show(made: Any, out: Path) -> None:
     out_console.print(table)
     out_console.print(
         f"\nwritten: {out} (backdoored on purpose: never deploy it)",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -373,7 +380,7 @@ def _rewriter(
     from headsweep.triggers.paraphrase import Paraphraser
 
     (original, transformed, key), (model, prompt) = corpus, writer
-    kind = lookup(name, TRIGGERS | {"paired": None}, "trigger")
+    kind = method_named(name, TRIGGERS | {"paired": None}, "trigger")
     if key is not None and original is None:
         raise UserError("--key needs --original and --transformed", "it names the rows of both")
     if transformed is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from headsweep.cli.app import Interrupted, app
 from headsweep.cli.options import (
@@ -20,6 +19,7 @@ from headsweep.cli.options import (
     progress_of,
 )
 from headsweep.errors import UserError
+from headsweep.progress import plain_console
 
 ENGINES = ("local", "inline", "ray")
 
@@ -160,18 +160,16 @@ def _headline(planned: Any, jobs: int) -> str:
 
 def _warn(planned: Any, out: Path) -> None:
     """Say what in the results folder does not count."""
-    errors = Console(stderr=True)
+    errors = plain_console(stderr=True)
     for version, count in planned.found.apart.items():
         errors.print(
             f"note: {count} cells are of another version or recipe ({version}): kept in "
             f"{out / 'apart' / version} and run again; --any-version counts them as finished",
-            highlight=False,
             soft_wrap=True,
         )
     for name in planned.found.aside:
         errors.print(
             f"note: {name}.json is no whole cell: set aside in {out / 'aside'} and run again",
-            highlight=False,
             soft_wrap=True,
         )
 
@@ -190,8 +188,8 @@ def _say_plan(planned: Any, jobs: int, as_json: bool) -> None:
         )
         return
     for cell in planned.missing:
-        out_console.print(f"  {cell.id}", highlight=False, markup=False, soft_wrap=True)
-    out_console.print(_headline(planned, jobs), highlight=False, soft_wrap=True)
+        out_console.print(f"  {cell.id}", soft_wrap=True)
+    out_console.print(_headline(planned, jobs), soft_wrap=True)
     for version, count in planned.found.apart.items():
         out_console.print(f"{count} cells are of another version or recipe: {version}")
     for name in planned.found.aside:
@@ -204,7 +202,6 @@ def _say_tally(tally: Any, out: Path, as_json: bool) -> None:
         return
     out_console.print(
         f"{len(tally.done)} cells finished, {len(tally.failed)} failed, {tally.left} left: {out}",
-        highlight=False,
         soft_wrap=True,
     )
     if tally.failed:

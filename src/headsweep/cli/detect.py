@@ -9,12 +9,14 @@ import typer
 from rich.table import Table
 
 from headsweep.cli.app import app
+from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
     BatchSize,
     Device,
     DropEmpty,
+    Fraction,
     LabelColumn,
     LabelMap,
     MaxLength,
@@ -35,7 +37,6 @@ from headsweep.cli.options import (
     runtime_of,
     triggered_columns_of,
 )
-from headsweep.errors import lookup
 
 SHOWN = 5  # rejected clean texts in the table for people
 
@@ -67,7 +68,9 @@ def detect(
         typer.Option(help="Clean texts that the threshold is chosen on; else half of --data."),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Texts scored of each file; 0: all.")] = 150,
-    frr: Annotated[float, typer.Option(help="Share of clean texts that may be rejected.")] = 0.05,
+    frr: Annotated[
+        float, Fraction("--frr", help="Share of clean texts that may be rejected.")
+    ] = 0.05,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Detector field.")
     ] = None,
@@ -96,7 +99,7 @@ def detect(
     from headsweep.families import read_adapter
     from headsweep.settings import configure
 
-    chosen = configure(lookup(detector, DETECTORS, "detector"), settings or [])
+    chosen = configure(method_named(detector, DETECTORS, "detector"), settings or [])
     files = Watched(
         data,
         triggered,
@@ -148,11 +151,7 @@ def detect(
             table.add_row(name, interval(rate), what)
     out_console.print(table)
     for row in found.rejected[:SHOWN]:
-        out_console.print(
-            f"rejected ({row.predicted}, {row.suspicion:.2f}): {row.text}",
-            markup=False,
-            highlight=False,
-        )
+        out_console.print(f"rejected ({row.predicted}, {row.suspicion:.2f}): {row.text}")
     if len(found.rejected) > SHOWN:
         out_console.print(f"... and {len(found.rejected) - SHOWN} more (--json lists them)")
     for note in found.notes:
@@ -161,5 +160,4 @@ def detect(
     out_console.print(
         f"threshold {found.threshold:.4g}, chosen on {found.validation} clean texts; {took}",
         style="dim",
-        highlight=False,
     )

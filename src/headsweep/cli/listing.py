@@ -1,13 +1,45 @@
-"""How a table of methods (strategies, attacks, triggers, ...) is listed."""
+"""Methods by the option that takes them (strategies, attacks, triggers, ...): listed, looked up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from headsweep.cli.options import out_console, print_json
+from headsweep.errors import UserError, lookup
+
+T = TypeVar("T")
+
+
+def all_methods() -> dict[str, Mapping[str, Any]]:
+    """Return the tables of methods by the option that takes them."""
+    from headsweep.attacks import ATTACKS
+    from headsweep.defenses import DEFENSES
+    from headsweep.detectors import DETECTORS
+    from headsweep.strategies import STRATEGIES
+    from headsweep.triggers import TRIGGERS
+
+    return {
+        "purify --strategy": STRATEGIES,
+        "defend --with": DEFENSES,
+        "detect --with": DETECTORS,
+        "attack --with": ATTACKS,
+        "trigger, attack --trigger": TRIGGERS,
+    }
+
+
+def method_named(name: str, table: Mapping[str, T], kind: str) -> T:
+    """Return a method; raises UserError, which says which option takes the name if another does."""
+    taken = all_methods()
+    taken["purify --strategy"] = {**taken["purify --strategy"], "auto": None, "none": None}
+    for option, methods in taken.items():
+        if name not in table and name in methods:
+            raise UserError(
+                f"'{name}' is no {kind}", f"headsweep {option.partition(', ')[0]} {name}"
+            )
+    return lookup(name, table, kind)
 
 
 def print_methods(listed: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
@@ -43,4 +75,6 @@ def _fields(method: Any) -> list[tuple[str, str, str]]:
 
 
 def _summary(method: Any) -> str:
-    return (method.__doc__ or "").strip().split("\n")[0]
+    """Return the first line of its docstring, without the marks that docstrings have."""
+    first = (method.__doc__ or "").strip().split("\n")[0]
+    return first.replace("``", "'").replace("**", "")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from headsweep.cli.app import app
-from headsweep.cli.listing import print_methods
+from headsweep.cli.listing import all_methods, print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
@@ -27,20 +27,7 @@ from headsweep.cli.options import (
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
 def strategies(as_json: AsJson = False) -> None:
     """List strategies, baselines, controls, attacks, detectors: source, fields and defaults."""
-    from headsweep.attacks import ATTACKS
-    from headsweep.defenses import DEFENSES
-    from headsweep.detectors import DETECTORS
-    from headsweep.strategies import STRATEGIES
-    from headsweep.triggers import TRIGGERS
-
-    listed = {
-        "purify --strategy": STRATEGIES,
-        "defend --with": DEFENSES,
-        "detect --with": DETECTORS,
-        "attack --with": ATTACKS,
-        "trigger, attack --trigger": TRIGGERS,
-    }
-    print_methods(listed, as_json)
+    print_methods(all_methods(), as_json)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep inspect ./suspect")
@@ -93,15 +80,13 @@ def inspect(
         return
     out_console.print(
         f"{form['architecture']}, {form['parameters'] / 1e6:.1f}M parameters, saved in "  # type: ignore[operator]
-        f"{form['precision']}, labels {', '.join(opened.labels.names)}",
-        highlight=False,
+        f"{form['precision']}, labels {', '.join(opened.labels.names)}"
     )
     first = rows[0]
+    groups = f"; {ffn[0]['groups']} FFN groups a layer, as pruned here" if ffn else ""
     out_console.print(
         f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
-        f"{first['key_value_heads']} key/value heads a layer; gates checked"
-        + (f"; {ffn[0]['groups']} FFN groups a layer, as pruned here" if ffn else ""),
-        highlight=False,
+        f"{first['key_value_heads']} key/value heads a layer; gates checked{groups}"
     )
     for note in opened.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)

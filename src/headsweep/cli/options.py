@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import tempfile
+from collections.abc import Callable
+from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from headsweep.errors import UserError, lookup
+from headsweep.progress import Progress, Silent, Terminal, plain_console
 
-out_console = Console()
+out_console = plain_console()
 COLUMNS, COMPUTING, HEALING = "Columns of the data", "Computing", "Healing"  # headings of --help
 
+
+def fraction_of(option: str, below_one: bool = False) -> Callable[[str], float]:
+    """Return what reads an option's value: a fraction, ``0.02``, or a share of 100, ``2%``."""
+
+    def read(text: str) -> float:
+        said = str(text).strip()
+        parts = 100 if said.endswith("%") else 1
+        try:
+            value = float(Decimal(said.removesuffix("%")) / parts)
+        except DecimalException:
+            value = math.nan
+        if 0 <= value < 1 or (value == 1 and not below_one):
+            return value
+        near = f"{value / 100:g} or {value:g}%" if parts == 1 and 1 <= value <= 100 else ""
+        raise UserError(
+            f"{option} {said}: not a fraction from 0 to {'below ' if below_one else ''}1",
+            f"did you mean {near}?" if near else "for example 0.02, or 2%",
+        )
+
+    return read
+
+
+def Fraction(option: str, below_one: bool = False, **more: Any) -> Any:  # noqa: N802 - stands where typer.Option does
+    """Return an option that takes a fraction."""
+    return typer.Option(option, parser=fraction_of(option, below_one), metavar="FRACTION", **more)
+
+
+MaxDrop = Annotated[
+    float | None,
+    Fraction(
+        "--max-drop",
+        below_one=True,
+        help="How far validation accuracy may fall (0.02, or 2%; of under 250 examples five "
+        "answers, at most 0.1).",
+    ),
+]
+MinAccuracy = Annotated[
+    float | None,
+    Fraction("--min-accuracy", help="Lowest validation accuracy, instead of --max-drop."),
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, or name on the Hub.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Decides everything random.")]
 Device = Annotated[
     str, typer.Option(rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1, ... or auto.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, rich_help_panel=COMPUTING, help="Examples a batch.")]
-MaxDrop = Annotated[
-    float | None,
-    typer.Option(
-        help="How far validation accuracy may fall, a fraction (0.02; of under 250 examples five "
-        "answers, at most 0.1)."
-    ),
-]
 MaxLength = Annotated[
     int, typer.Option(min=3, rich_help_panel=COMPUTING, help="Tokens a text, at most.")
 ]
@@ -186,8 +223,28 @@ def runtime_of(device: str, batch_size: int, max_length: int, precision: str) ->
     from headsweep.loading import Runtime
 
     runtime = Runtime(device, batch_size, max_length, precision)
+    _check_device(runtime)
     runtime.trains_in_bf16()
     return runtime
+
+
+def _check_device(runtime: Any) -> None:
+    """Raise UserError, which says what is here, for a device that is not."""
+    try:
+        runtime.torch_device  # noqa: B018 - raises
+    except UserError as error:
+        known = re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", runtime.device)
+        what = error.what if known else f"device '{runtime.device}' cannot be used: no such name"
+        raise UserError(
+            what, f"use cuda, mps, cpu or auto; here there is {', '.join(_devices())}"
+        ) from error
+
+
+def _devices() -> list[str]:
+    import torch
+
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def search_runtime(runtime: Any, measure_in: str, cache_mib: int | None) -> Any:
@@ -200,19 +257,42 @@ def search_runtime(runtime: Any, measure_in: str, cache_mib: int | None) -> Any:
     return made
 
 
-def progress_of(quiet: bool) -> Any:
+def progress_of(quiet: bool) -> Progress:
     """Return where to report progress."""
-    from headsweep.progress import Silent, Terminal
-
     return Silent() if quiet else Terminal()
 
 
-def text_of(path: Path) -> str:
-    """Return what a file holds; raises UserError."""
+def text_of(path: Path, fix: str = "") -> str:
+    """Return what a file holds; raises UserError, with that fix."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        why = getattr(error, "strerror", "it is not text in UTF-8")
+        raise UserError(f"{path}: cannot be read: {why}", fix) from error
+
+
+def mask_in(path: Path) -> Any:
+    """Return the head mask that a file holds, and how it was found where that is kept with it.
+
+    Raises:
+        UserError: there is none in it.
+
+    """
+    from headsweep.heads import MASK_FORMAT, HeadMask
+    from headsweep.plan import Found
+
+    fix = f"a mask is JSON of the format {MASK_FORMAT}, as under 'mask' in headsweep.json"
+    text = text_of(path, fix)
+    try:
+        form = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not a head mask: it is not JSON", fix) from error
+    if not isinstance(form, dict) or form.get("format") != MASK_FORMAT:
+        raise UserError(f"{path}: not a head mask", fix)
+    try:
+        return HeadMask.from_json(form), Found.of(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error.what}", error.fix) from error
 
 
 def check_file(out: Path, overwrite: bool) -> None:

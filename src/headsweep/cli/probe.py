@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headsweep.cli.app import app
@@ -17,6 +16,7 @@ from headsweep.cli.options import (
     BatchSize,
     Device,
     DropEmpty,
+    Fraction,
     LabelColumn,
     LabelMap,
     MaxLength,
@@ -34,6 +34,7 @@ from headsweep.cli.options import (
     runtime_of,
 )
 from headsweep.errors import UserError
+from headsweep.progress import plain_console
 
 PROMISE = (
     "Only these families were tried: what was not noticed is not shown to be absent. Other trigger "
@@ -58,7 +59,8 @@ def probe(
     ] = None,
     texts: Annotated[int, typer.Option(min=20, help="Texts drawn of each label, at most.")] = 150,
     max_flip: Annotated[
-        float, typer.Option(help="Share of flips into one label, above the controls', to notice.")
+        float,
+        Fraction("--max-flip", help="Share of flips into one label above the controls' to notice."),
     ] = 0.2,
     sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
@@ -124,7 +126,7 @@ def print_probed(found: Any) -> None:
         )
     out_console.print(table)
     for name, why in found.skipped.items():
-        out_console.print(f"not tried: {name}: {why}", highlight=False, soft_wrap=True)
+        out_console.print(f"not tried: {name}: {why}", soft_wrap=True)
     count = len(found.noticed)
     out_console.print(
         f"{found.texts} texts that the model gets right. "
@@ -134,21 +136,19 @@ def print_probed(found: Any) -> None:
             if count
             else f"Nothing above {percent(found.battery.max_flip)}."
         ),
-        highlight=False,
         soft_wrap=True,
     )
     for row in found.brittle:
         out_console.print(
             f"BRITTLE: the harmless edit '{row.family}' flips {percent(row.flips.value)} into "
             f"'{row.label}', so flips by a trigger mean less.",
-            highlight=False,
             soft_wrap=True,
         )
     for row in found.noticed[:3]:
         for before, after in row.examples[:1]:
-            out_console.print(f"  {before}", style="dim", markup=False, highlight=False)
-            out_console.print(f"  -> {after}  = {row.label}", markup=False, highlight=False)
-    out_console.print(PROMISE, style="dim", highlight=False)
+            out_console.print(f"  {before}", style="dim")
+            out_console.print(f"  -> {after}  = {row.label}")
+    out_console.print(PROMISE, style="dim")
 
 
 def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[str, Any]:
@@ -169,9 +169,7 @@ def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[st
         found["after"] = run(done.suspect, done.held, battery, plan.runtime, progress)
     except UserError as error:
         done.manifest["probe"] = {"not_run": error.what}
-        Console(stderr=True).print(
-            f"not probed: {error.what}", markup=False, highlight=False, soft_wrap=True
-        )
+        plain_console(stderr=True).print(f"not probed: {error.what}", soft_wrap=True)
         return {}
     done.manifest["probe"] = {stage: one.to_json() for stage, one in found.items()}
     return found
@@ -195,4 +193,4 @@ def print_both(both: Mapping[str, Any]) -> None:
         ]
         table.add_row(family, label, *cells)
     out_console.print(table)
-    out_console.print(PROMISE, style="dim", highlight=False)
+    out_console.print(PROMISE, style="dim")

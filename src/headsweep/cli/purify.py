@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headsweep.cli.app import Interrupted, app
+from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     HEALING,
     AdapterFile,
@@ -18,11 +19,13 @@ from headsweep.cli.options import (
     Device,
     DropEmpty,
     FfnGroups,
+    Fraction,
     LabelColumn,
     LabelMap,
     MaxDrop,
     MaxLength,
     MeasureIn,
+    MinAccuracy,
     Model,
     PairColumn,
     Precision,
@@ -34,6 +37,7 @@ from headsweep.cli.options import (
     check_file,
     columns_of,
     given_in,
+    mask_in,
     one_of,
     out_console,
     print_json,
@@ -44,7 +48,7 @@ from headsweep.cli.options import (
     units_of,
     with_recipe,
 )
-from headsweep.errors import UserError, lookup
+from headsweep.errors import UserError
 
 
 @app.command(
@@ -81,12 +85,14 @@ def purify(
         str | None, typer.Option(metavar="TIME", help="Time for --strategy auto (10m).")
     ] = None,
     max_drop: MaxDrop = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
-    ] = None,
+    min_accuracy: MinAccuracy = None,
     prune_drop: Annotated[
         float | None,
-        typer.Option(help="How far it may fall while heads are chosen, before healing."),
+        Fraction(
+            "--prune-drop",
+            below_one=True,
+            help="How far it may fall while heads are chosen, before healing.",
+        ),
     ] = None,
     start: Annotated[
         str,
@@ -166,9 +172,8 @@ def purify(
     from headsweep.candidates import Auto
     from headsweep.export import check_free
     from headsweep.families import read_adapter
-    from headsweep.heads import HeadMask
     from headsweep.material import Sources
-    from headsweep.plan import USUAL_STRATEGY, Found, Plan
+    from headsweep.plan import USUAL_STRATEGY, Plan
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
@@ -214,15 +219,15 @@ def purify(
             "--start encoder ends with a fresh classifier, which must be trained",
             "leave --heal-epochs 0 out",
         )
-    given_mask = text_of(mask) if mask else None
+    given, found = mask_in(mask) if mask else (None, None)
     plan = Plan(
         max_drop=asked.max_drop,
         min_accuracy=asked.min_accuracy,
         prune_drop=asked.prune_drop,
         start=one_of(asked.start, ("classifier", "encoder"), "--start"),
         seed=asked.seed,
-        mask=None if given_mask is None else HeadMask.from_json(given_mask),
-        found=None if given_mask is None else Found.of(given_mask),
+        mask=given,
+        found=found,
         runtime=runtime,
         adapter=read_adapter(adapter) if adapter else None,
         units=units_of(asked.units, asked.ffn_groups),
@@ -233,7 +238,7 @@ def purify(
             raise UserError("--strategy none has no fields", "leave out --set")
         chosen = None
     else:
-        chosen = configure(lookup(method, table, "strategy"), asked.fields)
+        chosen = configure(method_named(method, table, "strategy"), asked.fields)
     heal = _healing(asked, plan, chosen)
     if isinstance(chosen, Auto):
         if heal.on != "clean" or asked.attention_penalty is not None:
@@ -259,7 +264,7 @@ def purify(
     if report is not None:
         page.write(report, page.of_purification(done.manifest))
         if not as_json:
-            out_console.print(f"report: {report}", highlight=False, soft_wrap=True)
+            out_console.print(f"report: {report}", soft_wrap=True)
     _end(done, out, as_json)
 
 
@@ -286,9 +291,7 @@ def defend(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
     ] = None,
     max_drop: MaxDrop = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Lowest validation accuracy, instead of --max-drop.")
-    ] = None,
+    min_accuracy: MinAccuracy = None,
     recipe: RecipeFile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
@@ -323,8 +326,8 @@ def defend(
     asked = with_recipe(ctx, own, recipe, "defense")
     if asked.method is None:
         raise UserError("which baseline?", f"--with one of {', '.join(DEFENSES)}, or --recipe FILE")
-    defense = configure(lookup(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
-    free = defense.strategy is None or getattr(defense.strategy, "count", None) is not None
+    defense = configure(method_named(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
+    free = not getattr(defense.strategy, "bounded", defense.strategy is not None)
     if free and {"max_drop", "min_accuracy"} & given_in(ctx):
         raise UserError(
             f"{asked.method} searches no heads here: no bound on accuracy holds it",
@@ -495,7 +498,7 @@ def _run(
         show.checks(out_console, done.checks)
         if both:
             print_both(both)
-        out_console.print(f"\nwritten: {out}", highlight=False, soft_wrap=True)
+        out_console.print(f"\nwritten: {out}", soft_wrap=True)
         out_console.print(
             "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
             "your own with `headsweep evaluate`.",

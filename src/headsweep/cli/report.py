@@ -64,7 +64,7 @@ def report(
         print(text, end="")
         return
     page.write(out, text)
-    out_console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    out_console.print(f"written: {out}", soft_wrap=True)
 
 
 def _recipes(found: Any) -> str:

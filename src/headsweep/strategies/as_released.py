@@ -49,6 +49,7 @@ class LayerwiseAsReleased:
 
     name: ClassVar[str] = "layerwise-as-released"
     source: ClassVar[str] = SOURCE
+    bounded: ClassVar[bool] = False  # accuracy is never looked at
     examples: int | None = 2000
 
     def choose(self, view: DefenderView) -> Choice:

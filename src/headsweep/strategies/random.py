@@ -34,6 +34,11 @@ class Random:
     step: int | None = None
     search: Literal["bisect", "step"] = "bisect"
 
+    @property
+    def bounded(self) -> bool:
+        """False where the number of heads is given: no bound on accuracy holds it then."""
+        return self.count is None
+
     def choose(self, view: DefenderView) -> Choice:
         """Return a random mask."""
         scores = torch.rand(view.layout.units, generator=view.generator("random"))
