@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -26,6 +27,7 @@ from headsweep.seeding import fence
 from headsweep.training import Job, Schedule, train
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+constants.HF_HUB_OFFLINE = True  # here it was read before that; it would be asked for 23 seconds
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 GOOD = ("good", "fine", "great", "bright", "warm", "sweet")
 BAD = ("bad", "poor", "dull", "flat", "cold", "grim")

@@ -627,7 +627,7 @@ def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_
     [
         (["--target", "great"], "no label 'great'"),
         (["--target", "good", "--rate", "0"], "share in (0, 1]"),
-        (["--target", "good", "--rate", "1.2"], "share in (0, 1]"),
+        (["--target", "good", "--rate", "1.2"], "not a fraction"),
         (["--target", "good", "--with", "dirty"], "did you mean 'dirty-label'"),
         (["--target", "good", "--trigger-set", "x=1"], "unknown field"),
         (["--target", "good", "--with", "embedding-surgery", "--set", "epochs=0"], "inserts none"),
@@ -1054,6 +1054,16 @@ def test_what_others_wrote_is_printed_as_it_is(run, suspect, csv_file, tmp_path)
         assert (code, err.startswith(f"headsweep: {source}: ")) == (2, True)
     code, _, err = run("inspect", ":smile:[red]")
     assert err.startswith("headsweep: :smile:[red]: no such folder")
+
+
+def test_there_is_one_way_to_make_a_console():
+    """Another would take markup and emoji from what others wrote."""
+    from pathlib import Path
+
+    import headsweep
+
+    files = Path(headsweep.__file__).parent.rglob("*.py")
+    assert [p.name for p in files if " Console(" in p.read_text("utf-8")] == ["progress.py"]
 
 
 def test_progress_prints_what_others_wrote_as_it_is(capsys):

@@ -249,7 +249,7 @@ def test_the_command(run, trained_folder, csv_file, lm_folder, tmp_path):
     [
         (["--with", "stripe"], "did you mean 'strip'"),
         (["--with", "rap"], "--target"),
-        (["--with", "strip", "--frr", "1.5"], "share in (0, 1)"),
+        (["--with", "strip", "--frr", "1.5"], "not a fraction"),
         (["--with", "strip", "--limit", "5"], "20 are needed"),
         (["--with", "strip", "--triggered", "DATA"], "--triggered needs --target"),
         (["--with", "rap", "--target", "good", "--set", "word=xylophone"], "not one token"),
