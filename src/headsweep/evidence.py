@@ -41,7 +41,8 @@ def undecided(
         points = f"{100 * bound.drop:.1f} points"
         told += f"; as none was asked for, {answers(bound.allowed)} may be lost ({points})"
     again = cooler_of(plan.healing) is not None and not bound.decides
-    told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing" * again
+    if again:
+        told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing"
     return [told]
 
 

@@ -342,7 +342,8 @@ def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str]) -> Chec
 
 def _few(names: Iterable[str]) -> str:
     told = list(names)
-    return ", ".join(told[:3]) + f" and {len(told) - 3} more" * (len(told) > 3)
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+    return ", ".join(told[:3]) + more
 
 
 def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> list[Check]:
