@@ -45,3 +45,15 @@ def test_options_in_commands_are_known(page):
         known = {option for p in commands[words[1]].params for option in p.opts}
         asked = {word.strip("[]").partition("=")[0] for word in words}
         assert {word for word in asked if word.startswith("--")} <= known, line
+
+
+def test_the_tests_that_reliability_names_exist():
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 40
+    lost = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}" not in (ROOT / "tests" / file).read_text("utf-8")
+    ]
+    assert lost == []
