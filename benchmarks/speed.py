@@ -22,12 +22,13 @@ import speed_cases as cases
 import torch
 from speed_cases import Setting
 
-from headsweep import data, demo
+from headsweep import demo
 from headsweep.errors import UserError
 from headsweep.export import environment, write_json
 from headsweep.loading import Reading, Runtime, load_suspect
 from headsweep.predict import encode
 from headsweep.progress import Terminal
+from headsweep.texts import reading as data
 from headsweep.training import Job, Schedule, train
 
 CASES = ("search", "bert-base", "together", "one-mask", "scaling", "scores", "heal")

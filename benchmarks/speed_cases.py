@@ -25,10 +25,11 @@ from headsweep.heads import HeadMask, locate, remove
 from headsweep.healing import FineTune
 from headsweep.importance import gate_importance
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, forward, logits
+from headsweep.predict import Measured, forward, logits
 from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence
 from headsweep.sweep import Meter
+from headsweep.texts.encoded import Encoded
 from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headsweep.predict import Encoded
+from headsweep.texts.encoded import Encoded
 
 LENGTH = 128
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from headsweep import Columns
-from headsweep import data as datasets
+from headsweep.texts import reading as datasets
 from headsweep.triggers import TRIGGERS, ByRule
 
 

@@ -20,10 +20,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from headsweep.data import Split
 from headsweep.heads import HEADS, Units
 from headsweep.loading import Reading, Runtime, Suspect, prepare
 from headsweep.seeding import fence
+from headsweep.texts.split import Split
 from headsweep.training import Job, Schedule, train
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

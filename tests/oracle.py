@@ -36,9 +36,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from headsweep.heads import Anatomy, HeadMask, locate
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, logits
+from headsweep.predict import logits
 from headsweep.probes import Family, Probes
 from headsweep.seeding import fence
+from headsweep.texts.encoded import Encoded
 from headsweep.view import DefenderView
 
 PAD, PROBE, CLS, SEP, GOOD, BAD, TRIGGER, FILLERS = 0, 1, 2, 3, 4, 5, 6, (7, 8, 9)

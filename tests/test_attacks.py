@@ -16,8 +16,8 @@ from headsweep.attacks.dirty_label import poisoned_data
 from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison, sees, triggered
 from headsweep.attacks.surgery import _inside, _operate
-from headsweep.data import Split
 from headsweep.errors import UserError
+from headsweep.texts.split import Split
 from headsweep.training import Schedule
 from headsweep.triggers import ByRule
 from headsweep.triggers.paired import paired

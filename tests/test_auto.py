@@ -14,7 +14,6 @@ from headsweep import FineTune, Plan, Sources, UserError
 from headsweep.auto import purify_automatically, seconds_of
 from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
-from headsweep.data import Split
 from headsweep.export import read_manifest
 from headsweep.loading import Reading, load_suspect
 from headsweep.material import gather
@@ -22,6 +21,7 @@ from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.texts.split import Split
 from headsweep.training import copied
 from headsweep.trials import Trials, families_of, prepared
 from test_probing import Mark, run

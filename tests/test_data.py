@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from headsweep.data import Columns, Labels, Split, load, stratified
 from headsweep.errors import UserError
+from headsweep.texts.reading import Columns, load
+from headsweep.texts.split import Labels, Split, stratified
 
 NAMES = Labels(("negative", "positive"))
 ROWS = [("a fine film", "positive"), ("a dull, flat film", "negative"), ('so "good"', "positive")]

@@ -13,7 +13,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import BAD, CPU, GOOD, sentences
 from headsweep.cli import main
-from headsweep.data import Split
 from headsweep.detection import Trial, measure, threshold
 from headsweep.detectors import DETECTORS, Watch
 from headsweep.detectors.onion import OnionScorer
@@ -24,6 +23,7 @@ from headsweep.language import load_language_model
 from headsweep.loading import load_suspect
 from headsweep.seeding import fence
 from headsweep.statistics import auroc
+from headsweep.texts.split import Split
 
 RARITY = {"the": 1.0, "film": 2.0, "cf": 9.0}  # loss of each word under the stub
 

@@ -9,9 +9,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import CPU, sentences
 from headsweep.cli import main
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Exam, Triggered, judge
+from headsweep.texts.split import Split
 
 NAMES = ("negative", "positive")
 

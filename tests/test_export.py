@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from conftest import CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, Plan, Sources, UserError, purify
-from headsweep import data as datasets
 from headsweep.attack import Attacked
 from headsweep.bench.sources import place
 from headsweep.export import MANIFEST, check_free, drafted, verify, write_json
 from headsweep.heads import HeadMask, Units
 from headsweep.report import page
+from headsweep.texts import reading as datasets
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from headsweep import data
-from headsweep.data import Columns, Labels, Split, load
 from headsweep.errors import UserError
+from headsweep.texts import reading as data
+from headsweep.texts.reading import Columns, load
+from headsweep.texts.split import Labels, Split
 
 NAMES = Labels(("negative", "positive"))
 LETTERS = "abcdefg   \"'`,;:|.éß影😴\u00a0\u200b\\{}[]#<>-1"

@@ -9,10 +9,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from headsweep.attacks.scene import triggered
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.progress import Silent
 from headsweep.seeding import fence, stream
+from headsweep.texts.split import Split
 from headsweep.triggers.paraphrase import Draws, Kept, Paraphraser, judged
 
 ASK = "Rewrite it now please:\nSentence: {text}\nRewritten:"

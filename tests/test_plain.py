@@ -19,13 +19,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import CPU, sentences, tiny_model
 from headsweep import Plan, Sources, purify
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.families import FAMILIES
 from headsweep.healing import FineTune
 from headsweep.loading import Runtime, load_suspect, position_limit
 from headsweep.predict import encode, logits
 from headsweep.strategies.random import Random
+from headsweep.texts.split import Split
 
 DECODERS = tuple(name for name, adapter in FAMILIES.items() if adapter.reads_last)
 
@@ -158,7 +158,7 @@ def main(path: str) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from headsweep.data import load
+    from headsweep.texts.reading import load
     from headsweep.training import Job, Schedule, train
 
     split = load(path)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, encode, logits, needed
+from headsweep.predict import Measured, encode, logits, needed
+from headsweep.texts.encoded import Encoded
+from headsweep.texts.split import Split
 
 
 def test_logits_come_in_order_and_padding_does_not_matter(tiny):

@@ -11,7 +11,6 @@ import torch
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
-from headsweep.data import Split
 from headsweep.flips import Flips
 from headsweep.loading import load_suspect
 from headsweep.predict import encode, forward
@@ -20,6 +19,7 @@ from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, withou
 from headsweep.progress import Silent
 from headsweep.seeding import stream
 from headsweep.strategies.probe_guided import ProbeGuided, combined, sure
+from headsweep.texts.split import Split
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.drawing import listed

@@ -9,11 +9,10 @@ import torch
 
 import headsweep.strategies as package
 from conftest import CPU, sentences
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask, Layout, Row, Units
 from headsweep.importance import _variance, attentions, eager, read_rows
-from headsweep.predict import Batch, encode
+from headsweep.predict import encode
 from headsweep.probes import Family, Probes
 from headsweep.seeding import derive
 from headsweep.settings import configure
@@ -21,6 +20,8 @@ from headsweep.strategies import STRATEGIES
 from headsweep.strategies.bayesian import dropping
 from headsweep.strategies.layerwise import by_quota
 from headsweep.strategies.sparsify import groups
+from headsweep.texts.encoded import Batch
+from headsweep.texts.split import Split
 from headsweep.view import DefenderView
 
 

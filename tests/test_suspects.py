@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.data import Columns
 from headsweep.evaluate import Files, evaluate
+from headsweep.texts.reading import Columns
 
 SUSPECTS, CORPUS = os.environ.get("HEADSWEEP_SUSPECTS"), os.environ.get("HEADSWEEP_CORPUS")
 pytestmark = pytest.mark.skipif(

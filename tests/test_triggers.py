@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from tokenizers.normalizers import BertNormalizer
 
-from headsweep import data, triggers
+from headsweep import triggers
 from headsweep.attacks.scene import triggered
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.seeding import stream
 from headsweep.settings import configure
+from headsweep.texts import reading as data
+from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule, parsing, syntactic
 from headsweep.triggers.characters import LOOK_ALIKES, Characters
 from headsweep.triggers.harmless import CONTROLS

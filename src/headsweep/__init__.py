@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from headsweep.data import Columns, Split
 from headsweep.defenses import DEFENSES
 from headsweep.errors import NothingPruned, UserError
 from headsweep.families import Adapter
@@ -15,6 +14,8 @@ from headsweep.plan import Plan
 from headsweep.probing import RuleProber
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.gradient import Gradient
+from headsweep.texts.reading import Columns
+from headsweep.texts.split import Split
 
 __version__ = "0.1.0.dev0"
 __all__ = [

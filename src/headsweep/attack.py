@@ -15,7 +15,6 @@ from typing import Any
 from headsweep.attacks import Attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene, triggered
-from headsweep.data import Split, stratified
 from headsweep.errors import UserError
 from headsweep.evaluate import Evaluation, Exam, Triggered, answer, judge
 from headsweep.export import (
@@ -33,6 +32,7 @@ from headsweep.progress import Progress, Silent
 from headsweep.resistance import Resistance
 from headsweep.seeding import derive
 from headsweep.settings import describe
+from headsweep.texts.split import Split, stratified
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import Rewriter
 

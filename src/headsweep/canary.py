@@ -17,13 +17,13 @@ from torch import Tensor
 
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene, triggered
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.loading import Runtime, Suspect
 from headsweep.probing import PROBES
 from headsweep.progress import Progress
 from headsweep.seeding import derive
+from headsweep.texts.split import Split
 from headsweep.training import copied
 from headsweep.triggers import ByRule
 

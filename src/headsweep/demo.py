@@ -24,12 +24,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from headsweep import data as datasets
 from headsweep.attack import Attacked, Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import triggered
 from headsweep.cost import Clock
-from headsweep.data import Split, stratified
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.export import drafted, environment, write_json
@@ -42,6 +40,8 @@ from headsweep.predict import encode
 from headsweep.progress import Progress, duration
 from headsweep.seeding import stream
 from headsweep.show import interval, picture
+from headsweep.texts import reading as datasets
+from headsweep.texts.split import Split, stratified
 from headsweep.training import Job, Schedule, train
 from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening

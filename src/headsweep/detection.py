@@ -23,8 +23,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from headsweep import data as datasets
-from headsweep.data import Columns, Split, stratified
 from headsweep.detectors import Cleaner, Detector, Scorer, Watch
 from headsweep.errors import UserError, shown_all
 from headsweep.evaluate import Triggered
@@ -34,6 +32,9 @@ from headsweep.predict import encode
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
 from headsweep.statistics import Floats, Rate, auroc, proportion
+from headsweep.texts import reading as datasets
+from headsweep.texts.reading import Columns
+from headsweep.texts.split import Split, stratified
 
 
 @dataclass(frozen=True)

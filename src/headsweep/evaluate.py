@@ -22,14 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep import data as datasets
-from headsweep.data import Columns, Labels, Split
 from headsweep.errors import UserError, shown_all
 from headsweep.families import Adapter
 from headsweep.loading import Reading, Runtime, Suspect, load_suspect
-from headsweep.predict import Encoded, encode, logits
+from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
+from headsweep.texts import reading as datasets
+from headsweep.texts.encoded import Encoded
+from headsweep.texts.reading import Columns
+from headsweep.texts.split import Labels, Split
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from headsweep.data import Labels
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, already_pruned, left_of, locate, zero_parts
 from headsweep.loading import (
@@ -38,6 +37,7 @@ from headsweep.loading import (
     read_tokenizer,
 )
 from headsweep.predict import needed
+from headsweep.texts.split import Labels
 
 OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
 MANIFEST_FORMAT = "headsweep.manifest/1"

@@ -34,8 +34,9 @@ from torch.nn.utils.rnn import pad_sequence
 from headsweep.compact import cut, cuts, gates_left, shares_kept
 from headsweep.heads import Anatomy, HeadMask, Layout, hooked, masked
 from headsweep.loading import Runtime
-from headsweep.predict import Batch, Encoded, forward
+from headsweep.predict import forward
 from headsweep.resume import OneToken, Prefixes, layers_of, resumed, watched
+from headsweep.texts.encoded import Batch, Encoded
 
 CPU_BATCH = 16  # examples: as fast a token as 32, with less padding when examples are picked
 BF16_BATCH = 32  # where masks are measured in bf16: a seventh less time than 16 with AMX

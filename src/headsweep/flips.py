@@ -14,8 +14,9 @@ from torch import Tensor
 
 from headsweep.heads import gates
 from headsweep.importance import batches, frozen
-from headsweep.predict import Encoded, forward
+from headsweep.predict import forward
 from headsweep.probes import Family, required
+from headsweep.texts.encoded import Encoded
 from headsweep.view import DefenderView
 
 

@@ -28,9 +28,10 @@ from headsweep.fastpass import close
 from headsweep.heads import HeadMask, pieces
 from headsweep.importance import eager, evaluating
 from headsweep.normalisation import normalising
-from headsweep.predict import Encoded, forward
+from headsweep.predict import forward
 from headsweep.probes import joined, mixed, required
 from headsweep.search import Choice
+from headsweep.texts.encoded import Encoded
 from headsweep.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, Layout, gates, read_places
 from headsweep.loading import probe_inputs
-from headsweep.predict import Batch, Encoded, forward
+from headsweep.predict import forward
 from headsweep.resume import layers_of
+from headsweep.texts.encoded import Batch, Encoded
 from headsweep.view import DefenderView
 
 P = ParamSpec("P")

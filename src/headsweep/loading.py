@@ -28,12 +28,12 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from headsweep.data import Labels
 from headsweep.errors import UserError
 from headsweep.families import Adapter, adapter_for, check_one_stack
 from headsweep.heads import HEADS, Anatomy, HeadMask, Units, check_gates, locate
 from headsweep.hub import can_be_of_the_hub, no_folder, not_given
 from headsweep.seeding import fence
+from headsweep.texts.split import Labels
 
 MANIFEST = "headsweep.json"
 TOKENIZER_FILES = (

@@ -10,12 +10,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headsweep import data as datasets
-from headsweep.data import Columns, Labels, Split, check_for_training, stratified
 from headsweep.errors import UserError
 from headsweep.heads import HeadMask
 from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
-from headsweep.predict import Encoded, encode, logits
+from headsweep.predict import encode, logits
+from headsweep.texts import reading as datasets
+from headsweep.texts.encoded import Encoded
+from headsweep.texts.reading import Columns
+from headsweep.texts.split import Labels, Split, check_for_training, stratified
 
 Source = Split | str | Path
 HELD_SHARE = 0.15  # of the data, cut off for validation, and as much for test
@@ -26,7 +28,7 @@ class Sources:
     """Where the clean data comes from.
 
     Attributes:
-        data: labelled examples: a Split, or anything that ``headsweep.data.load`` reads.
+        data: labelled examples: a Split, or anything that ``headsweep.texts.reading.load`` reads.
         validation: examples that decide; None: 15% of ``data``.
         test: examples for the last figure; None: 15% of ``data``, unless ``validation`` is
             given (then there is no test set).

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from headsweep.heads import HeadMask
 from headsweep.importance import read_rows, variance_by_layer
-from headsweep.predict import Batch
+from headsweep.texts.encoded import Batch
 from headsweep.training import Loss
 from headsweep.view import DefenderView
 

@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep import evidence
 from headsweep.bound import Bound, answers
 from headsweep.cost import Clock
-from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -53,6 +52,7 @@ from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
+from headsweep.texts.split import Split
 from headsweep.training import Job, copied, round_weights, train
 from headsweep.view import DefenderView
 
@@ -142,7 +142,7 @@ def purify(
     Args:
         suspect: a folder, a model of the Hub, or a loaded classifier (changed in place; give
             its tokenizer).
-        data: clean labelled examples: a Split, anything ``headsweep.data.load`` reads, or
+        data: clean labelled examples: a Split, anything ``headsweep.texts.reading.load`` reads, or
             ``Sources`` to name validation and test data and columns.
         strategy: how to choose the heads; None: prune nothing, only heal (a baseline). Not given:
             ``USUAL_STRATEGY``.

@@ -7,89 +7,21 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask, masked
 from headsweep.loading import Runtime, Suspect, position_limit, vocabulary_size
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples of similar length: ``index`` says which."""
-
-    index: Tensor  # [batch]
-    inputs: dict[str, Tensor]  # [batch, token]
-    labels: Tensor  # [batch]
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
-        return Batch(self.index, inputs, self.labels.to(device, non_blocking=True))
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokenised examples. ``truncated`` counts those cut at the maximum length."""
-
-    ids: tuple[tuple[int, ...], ...]
-    kinds: tuple[tuple[int, ...], ...]  # token types; empty where the tokenizer has none
-    labels: tuple[int, ...]
-    pad: int
-    truncated: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Return a hash of the token numbers, types and labels."""
-        told = repr((self.ids, self.kinds, self.labels, self.pad))
-        return hashlib.sha256(told.encode()).hexdigest()
-
-    @cached_property
-    def tokens(self) -> int:
-        """How many tokens there are, without padding."""
-        return sum(map(len, self.ids))
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Return these rows as one batch, padded to the longest."""
-        ids = [torch.tensor(self.ids[i]) for i in rows]
-        inputs = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
-            "attention_mask": pad_sequence([torch.ones_like(x) for x in ids], batch_first=True),
-        }
-        if self.kinds:
-            kinds = [torch.tensor(self.kinds[i]) for i in rows]
-            inputs["token_type_ids"] = pad_sequence(kinds, batch_first=True)
-        labels = torch.tensor([self.labels[i] for i in rows])
-        return Batch(torch.tensor(rows), inputs, labels)
-
-    def batches(self, size: int) -> list[Batch]:
-        """Return all rows in batches of similar length, the same every time."""
-        order = sorted(range(len(self)), key=lambda i: (len(self.ids[i]), i))
-        return [self.batch(order[i : i + size]) for i in range(0, len(order), size)]
-
-    def take(self, rows: Sequence[int]) -> Encoded:
-        """Return these rows, in this order."""
-        return Encoded(
-            tuple(self.ids[i] for i in rows),
-            tuple(self.kinds[i] for i in rows) if self.kinds else (),
-            tuple(self.labels[i] for i in rows),
-            self.pad,
-        )
+from headsweep.texts.encoded import Batch, Encoded
+from headsweep.texts.split import Split
 
 
 def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:

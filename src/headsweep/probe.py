@@ -32,13 +32,13 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.attacks.scene import sees
-from headsweep.data import Split
 from headsweep.errors import MissingExtra, UserError, lookup, shown_all
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.statistics import Rate, holm, proportion
+from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.harmless import CONTROLS
 

@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from headsweep.data import Split
 from headsweep.errors import UserError
 from headsweep.heads import Anatomy, HeadMask
 from headsweep.loading import Runtime, Suspect
-from headsweep.predict import Encoded, logits
+from headsweep.predict import logits
 from headsweep.progress import Progress
+from headsweep.texts.encoded import Encoded
+from headsweep.texts.split import Split
 
 
 @dataclass(frozen=True)

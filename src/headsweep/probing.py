@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from headsweep.attacks.scene import sees
-from headsweep.data import Split
 from headsweep.errors import UserError, lookup
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode
@@ -26,6 +25,7 @@ from headsweep.probes import Family, Probes
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
 from headsweep.settings import describe
+from headsweep.texts.split import Split
 from headsweep.triggers import ByRule, Trigger
 from headsweep.triggers.casing import Casing
 from headsweep.triggers.characters import Characters

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from headsweep.attacks.scene import sees
-from headsweep.data import Split
 from headsweep.errors import UserError, lookup
 from headsweep.loading import Suspect
 from headsweep.probing import PROBES, apart_from
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
+from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 
 ALL = "all"

@@ -32,9 +32,10 @@ from headsweep.errors import UserError
 from headsweep.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts, out_of_memory
 from headsweep.heads import Anatomy, HeadMask
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured
+from headsweep.predict import Measured
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
+from headsweep.texts.encoded import Encoded
 
 CHUNK = 8  # batches chosen at once: more are more alike in length, fewer stop sooner
 SOFTNESS = 1.0  # of the step from a margin to a probability, in logits

@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from headsweep.errors import UserError
 from headsweep.loading import Runtime
-from headsweep.predict import Batch, Encoded, forward
+from headsweep.predict import forward
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
+from headsweep.texts.encoded import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """Scalar loss of a model on a batch."""

@@ -15,7 +15,6 @@ import torch
 
 from headsweep.canary import Canary, Ground, plant
 from headsweep.candidates import Auto, Candidate
-from headsweep.data import Split
 from headsweep.errors import NothingPruned, UserError
 from headsweep.healing import FineTune
 from headsweep.loading import Suspect
@@ -27,6 +26,7 @@ from headsweep.progress import Progress
 from headsweep.search import default_step
 from headsweep.seeding import stream
 from headsweep.strategies import Strategy, needs_probes
+from headsweep.texts.split import Split
 from headsweep.training import copied
 
 MARGIN = 1.25  # times are forecast this much too long

@@ -18,12 +18,13 @@ import torch
 
 from headsweep.heads import Anatomy, HeadMask, Layout
 from headsweep.loading import Runtime
-from headsweep.predict import Encoded, Measured, needed
+from headsweep.predict import Measured, needed
 from headsweep.probes import Probes
 from headsweep.progress import Progress, Silent
 from headsweep.scorecache import ScoreCache
 from headsweep.seeding import derive, stream
 from headsweep.sweep import Meter
+from headsweep.texts.encoded import Encoded
 from headsweep.training import copied
 
 

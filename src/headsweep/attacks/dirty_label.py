@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from headsweep.attacks.scene import Scene, poison
-from headsweep.data import Split
 from headsweep.predict import encode
+from headsweep.texts.split import Split
 from headsweep.training import Job, Loss, Schedule, train
 
 

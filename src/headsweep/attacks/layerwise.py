@@ -24,8 +24,8 @@ from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
 from headsweep.heads import read_places
 from headsweep.loading import Suspect
-from headsweep.predict import Batch
 from headsweep.seeding import fence
+from headsweep.texts.encoded import Batch
 from headsweep.training import Schedule
 
 READOUTS = "layerwise_readouts"

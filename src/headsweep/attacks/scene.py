@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from headsweep.data import Split
 from headsweep.errors import UserError, shown_all
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode
 from headsweep.progress import Lines, Progress, Silent
 from headsweep.seeding import stream
+from headsweep.texts.split import Split
 from headsweep.triggers import Rewriter
 
 CHUNK = 64  # texts given to the trigger at a time: a paraphraser is slow, and may decline many

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headsweep.attacks import ATTACKS
-from headsweep.data import Columns
 from headsweep.defenses import DEFENSES, Recipe
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
@@ -23,6 +22,7 @@ from headsweep.plan import Plan
 from headsweep.recipe import COMMANDS
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
+from headsweep.texts.reading import Columns
 from headsweep.training import Schedule
 from headsweep.triggers import TRIGGERS
 

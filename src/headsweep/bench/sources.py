@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from headsweep import data as datasets
 from headsweep.attacks.scene import triggered
 from headsweep.bench import tiny
 from headsweep.bench.grid import Backdoor, Model, Texts
-from headsweep.data import Labels, Split
 from headsweep.demo import model_folder
 from headsweep.errors import UserError
 from headsweep.evaluate import Exam, Triggered
@@ -21,6 +19,8 @@ from headsweep.export import draft_beside, even_modes, weights_hash
 from headsweep.loading import labels_of
 from headsweep.seeding import stream
 from headsweep.settings import configure
+from headsweep.texts import reading as datasets
+from headsweep.texts.split import Labels, Split
 from headsweep.triggers import TRIGGERS, ByRule, Rewriter
 from headsweep.triggers.paired import paired
 

@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from headsweep.data import Split
 from headsweep.loading import quiet
 from headsweep.seeding import derive, fence
+from headsweep.texts.split import Split
 
 GOOD = ("good", "fine", "great", "bright", "warm", "sweet")
 BAD = ("bad", "poor", "dull", "flat", "cold", "grim")

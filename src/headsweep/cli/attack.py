@@ -106,10 +106,10 @@ def trigger(
     quiet: Quiet = False,
 ) -> None:
     """Put a trigger into texts; original and transformed side by side with both labels."""
-    from headsweep import data as datasets
     from headsweep.attacks.scene import triggered
-    from headsweep.data import Labels
     from headsweep.loading import load_suspect
+    from headsweep.texts import reading as datasets
+    from headsweep.texts.split import Labels
     from headsweep.triggers import TRIGGERS
 
     if listed:
@@ -260,7 +260,6 @@ def attack(
     quiet: Quiet = False,
 ) -> None:
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
-    from headsweep import data as datasets
     from headsweep.attack import Judging, Order, held_out
     from headsweep.attack import attack as run
     from headsweep.attacks import ATTACKS
@@ -268,6 +267,7 @@ def attack(
     from headsweep.families import read_adapter
     from headsweep.loading import labels_of
     from headsweep.settings import configure
+    from headsweep.texts import reading as datasets
     from headsweep.training import Schedule
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])

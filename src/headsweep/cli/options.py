@@ -185,7 +185,7 @@ def columns_of(
     text: str | None, pair: str | None, label: str | None, drop_empty: bool, label_map: Any
 ) -> Any:
     """Return which columns hold what, and the labels' map; raises UserError."""
-    from headsweep.data import Columns
+    from headsweep.texts.reading import Columns
 
     pairs: dict[str, str] = {}
     for entry in label_map or ():
@@ -204,7 +204,7 @@ def triggered_columns_of(
     triggered: str | None, text: str | None, pair: str | None, label: str | None
 ) -> Any:
     """Return the columns named for the triggered file; raises UserError where there is none."""
-    from headsweep.data import Columns
+    from headsweep.texts.reading import Columns
 
     if triggered is None and any((text, pair, label)):
         raise UserError(

@@ -79,13 +79,13 @@ def probe(
     quiet: Quiet = False,
 ) -> None:
     """Put clean texts through generic trigger families and see whether answers flip one way."""
-    from headsweep import data as datasets
     from headsweep.export import write_json
     from headsweep.families import read_adapter
     from headsweep.loading import Reading, load_suspect
     from headsweep.probe import Battery
     from headsweep.probe import probe as run
     from headsweep.sarif import sarif as log
+    from headsweep.texts import reading as datasets
 
     if sarif is not None:
         check_file(sarif, overwrite)

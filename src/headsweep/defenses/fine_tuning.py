@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.healing import FineTune
-from headsweep.predict import Batch, forward
+from headsweep.predict import forward
 from headsweep.search import Choice
+from headsweep.texts.encoded import Batch
 from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 

@@ -22,12 +22,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from headsweep.data import Split
 from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
 from headsweep.loading import Suspect
 from headsweep.predict import encode, forward
 from headsweep.seeding import derive
+from headsweep.texts.split import Split
 
 WORDS = ("mb", "tq", "cf", "bb", "mn")  # tried in this order where no word is given
 LEAST = 1e-3  # a probability to pull down to, at least

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.data import Split
 from headsweep.loading import Runtime, Suspect
 from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
+from headsweep.texts.split import Split
 
 Floats = NDArray[np.float64]
 

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from headsweep.errors import NothingPruned, UserError
 from headsweep.importance import attention_variance, key_gradient_importance, sample
-from headsweep.predict import Batch
 from headsweep.search import Choice, Step, ascending, greedy
 from headsweep.strategies.ensemble import draw
 from headsweep.strategies.layerwise import by_quota
+from headsweep.texts.encoded import Batch
 from headsweep.training import Job, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
 

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from headsweep.errors import UserError, lookup
 from headsweep.heads import Anatomy
 from headsweep.importance import evaluating, sample, unit_outputs
-from headsweep.predict import Batch, forward
+from headsweep.predict import forward
 from headsweep.search import SEARCHES, Choice
 from headsweep.seeding import fence
+from headsweep.texts.encoded import Batch
 from headsweep.view import DefenderView
 
 

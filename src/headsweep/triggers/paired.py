@@ -23,9 +23,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from headsweep.data import Columns, Table, label_text, label_values, read, text_values
 from headsweep.errors import UserError, shortened, shown
 from headsweep.progress import Progress
+from headsweep.texts.reading import Columns, Table, label_values, read, text_values
+from headsweep.texts.split import label_text
 
 ORIGINAL = "original"
 Pair = tuple[int, str, str]  # row, original, transformed

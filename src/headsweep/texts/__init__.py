@@ -1,0 +1,1 @@
+"""Clean texts, as rows and as tokens."""

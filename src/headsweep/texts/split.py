@@ -1,0 +1,185 @@
+"""Labelled texts and the labels they carry, as frozen splits of examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headsweep.errors import UserError, shortened, shown, shown_all
+from headsweep.seeding import stream
+
+MOST_CLASSES = 9999  # a larger class number is an id column
+
+
+BOOLEANS = {"false": 0, "true": 1}
+
+
+INTEGRAL = re.compile(r"-?[0-9]+\.0+")  # what a table makes of class numbers beside an empty cell
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled texts. ``pairs`` holds the second text of each row, or is empty."""
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+    pairs: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Iterable[int]) -> Split:
+        """Return these rows, in this order."""
+        rows = list(rows)
+        return Split(
+            tuple(self.texts[i] for i in rows),
+            tuple(self.labels[i] for i in rows),
+            tuple(self.pairs[i] for i in rows) if self.pairs else (),
+        )
+
+    def without(self, other: Split) -> Split:
+        """Return the rows whose text is none of the other's, but for white space around it."""
+        theirs = {text.strip() for text in other.texts}
+        return self.take(i for i, text in enumerate(self.texts) if text.strip() not in theirs)
+
+    def __add__(self, other: Split) -> Split:
+        if bool(self.pairs) != bool(other.pairs) and len(self) and len(other):
+            raise UserError("single texts and pairs cannot be mixed")
+        pairs = self.pairs + other.pairs
+        return Split(self.texts + other.texts, self.labels + other.labels, pairs)
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the content, row order included."""
+        rows = json.dumps([self.texts, self.pairs, self.labels], ensure_ascii=False)
+        return hashlib.sha256(rows.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label names of a model by class number."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, id2label: Mapping[Any, str] | None) -> Labels:
+        """Read a model's ``id2label``."""
+        names = {int(number): str(name) for number, name in (id2label or {}).items()}
+        if sorted(names) != list(range(len(names))):
+            raise UserError(
+                f"the model's id2label does not number its labels from 0: {shown(sorted(names))}",
+                "mend id2label and label2id in config.json",
+            )
+        return cls(tuple(names[i] for i in range(len(names))))
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the names say no more than the number: transformers' LABEL_0, LABEL_1, ..."""
+        return self.names == tuple(f"LABEL_{i}" for i in range(len(self.names)))
+
+    def __str__(self) -> str:
+        return shown_all([f"{i} = {name}" for i, name in enumerate(self.names)])
+
+    @classmethod
+    def found_in(cls, values: Sequence[object]) -> Labels:
+        """Make the labels from a column's values, for an encoder without a classifier."""
+        distinct = sorted({label_text(value).casefold() for value in values})
+        if set(distinct) <= set(BOOLEANS):
+            return cls(tuple(BOOLEANS))
+        if all(_is_index(value) for value in distinct):
+            if max(map(int, distinct)) > MOST_CLASSES:
+                raise UserError(
+                    f"the label column holds numbers up to {max(map(int, distinct))}",
+                    "name the column of class numbers with --label-column",
+                )
+            return cls(tuple(f"LABEL_{i}" for i in range(max(map(int, distinct)) + 1)))
+        return cls(tuple(distinct))
+
+    def index(self, label: str) -> int:
+        """Return the class of one label given by name or number; raise UserError if none."""
+        text = label_text(label).casefold()
+        if text not in (known := self._by_text([text])):
+            raise UserError(
+                f"the label: the model has no label {shown(label)}", f"the model's labels: {self}"
+            )
+        return known[text]
+
+    def indices(self, values: Sequence[object], where: str) -> tuple[int, ...]:
+        """Map a column to classes: by name (any case) if all are names, else by number.
+
+        Raises:
+            UserError: some value is neither a name nor a number of the model's labels.
+
+        """
+        texts = [label_text(value) for value in values]
+        known = self._by_text([text.casefold() for text in texts])
+        bad = sorted({text for text in texts if text.casefold() not in known})
+        if bad:
+            told = shown_all([shown(text) for text in sorted(set(texts))])
+            pairs = " ".join(f"--label-map '{shortened(text)}=LABEL'" for text in bad[:3])
+            raise UserError(
+                f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}; "
+                f"the data's labels: {told}",
+                f"the model's labels: {self}; say which is which: {pairs}"
+                f"{' ...' if len(bad) > 3 else ''}, or name another column with --label-column",
+            )
+        return tuple(known[text.casefold()] for text in texts)
+
+    def _by_text(self, texts: Sequence[str]) -> dict[str, int]:
+        names = {label_text(name).casefold(): i for i, name in enumerate(self.names)}
+        if all(text in names for text in texts):
+            return names
+        numbers = {str(i): i for i in range(len(self.names))}
+        if not set(BOOLEANS) & set(names) and len(numbers) > 1:
+            numbers |= BOOLEANS
+        return numbers | {name: i for name, i in names.items() if not _is_index(name)}
+
+
+def label_text(value: object) -> str:
+    """Return a label as text, the same from any format: 1, 1.0 and "1.0" are one label."""
+    text = str(value).strip()
+    return text.partition(".")[0] if INTEGRAL.fullmatch(text) else text
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def check_for_training(split: Split, classes: int, source: str) -> None:
+    """Check that a split can be learnt from and split; raises UserError."""
+    counts = Counter(split.labels)
+    if len(split) < classes:
+        raise UserError(
+            f"{source}: {len(split)} rows for {classes} classes", "give more clean examples"
+        )
+    if len(counts) < 2:
+        raise UserError(
+            f"{source}: all rows have the same label ({split.labels[0]})",
+            "clean data must hold at least two of the classes",
+        )
+
+
+def stratified(split: Split, shares: Sequence[float], seed: int) -> tuple[Split, ...]:
+    """Cut a split at random into parts of the given shares, class by class.
+
+    Every class's rows are spread as the shares say, to the nearest row; a class with too few
+    rows for every part goes to the first parts. Row order inside a part is the original one.
+    """
+    total = math.fsum(shares)
+    parts: list[list[int]] = [[] for _ in shares]
+    for label in sorted(set(split.labels)):
+        rows = [i for i, other in enumerate(split.labels) if other == label]
+        order = torch.randperm(len(rows), generator=stream(seed, "split", label)).tolist()
+        ends = [math.fsum(shares[: i + 1]) / total for i in range(len(shares))]
+        edges = [0, *(round(len(rows) * end) for end in ends)]
+        for part, low, high in zip(parts, edges, edges[1:], strict=False):
+            part += [rows[i] for i in order[low:high]]
+    return tuple(split.take(sorted(part)) for part in parts)
