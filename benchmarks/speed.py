@@ -23,9 +23,11 @@ import torch
 from speed_cases import Setting
 
 from headsweep import demo
+from headsweep.drafts import write_json
 from headsweep.errors import UserError
-from headsweep.export import environment, write_json
-from headsweep.loading import Reading, Runtime, load_suspect
+from headsweep.export import environment
+from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode
 from headsweep.progress import Terminal
 from headsweep.texts import reading as data

@@ -21,10 +21,12 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from headsweep.cost import peak_memory_mib
 from headsweep.fastpass import FastPass, How, ShortCuts
-from headsweep.heads import HeadMask, locate, remove
 from headsweep.healing import FineTune
 from headsweep.importance import gate_importance
-from headsweep.loading import Runtime
+from headsweep.model.anatomy import locate
+from headsweep.model.mask import HeadMask
+from headsweep.model.removal import remove
+from headsweep.model.runtime import Runtime
 from headsweep.predict import Measured, forward, logits
 from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence

@@ -20,8 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from headsweep.heads import HEADS, Units
-from headsweep.loading import Reading, Runtime, Suspect, prepare
+from headsweep.model.loading import Reading, Suspect, prepare
+from headsweep.model.mask import HEADS, Units
+from headsweep.model.runtime import Runtime
 from headsweep.seeding import fence
 from headsweep.texts.split import Split
 from headsweep.training import Job, Schedule, train

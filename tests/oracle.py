@@ -34,8 +34,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from headsweep.heads import Anatomy, HeadMask, locate
-from headsweep.loading import Runtime
+from headsweep.model.anatomy import Anatomy, locate
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.predict import logits
 from headsweep.probes import Family, Probes
 from headsweep.seeding import fence

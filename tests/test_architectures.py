@@ -16,11 +16,14 @@ from transformers import AutoConfig
 from conftest import CONFIGS, CPU, GROUPED, PLAIN, enlarged, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.errors import UserError
-from headsweep.families import FAMILIES, Adapter
 from headsweep.fastpass import FastPass
-from headsweep.heads import Units, check_gates, locate, masked, pieces, zeroed
-from headsweep.importance import gives_attention
-from headsweep.loading import Reading, prepare, probe_inputs
+from headsweep.model.anatomy import locate
+from headsweep.model.borrowing import gives_attention
+from headsweep.model.families import FAMILIES, Adapter
+from headsweep.model.gates import check_gates, masked
+from headsweep.model.loading import Reading, prepare, probe_inputs
+from headsweep.model.mask import Units
+from headsweep.model.removal import pieces, zeroed
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.predict import encode, forward, logits

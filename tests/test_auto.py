@@ -15,8 +15,8 @@ from headsweep.auto import purify_automatically, seconds_of
 from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.export import read_manifest
-from headsweep.loading import Reading, load_suspect
 from headsweep.material import gather
+from headsweep.model.loading import Reading, load_suspect
 from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient

@@ -827,7 +827,7 @@ def test_why_the_hub_gave_nothing_is_told_in_a_few_words(kind, reason):
     import httpx
     from huggingface_hub import errors
 
-    from headsweep.hub import not_given
+    from headsweep.model.hub import not_given
 
     long = OSError("a page of advice. With links. " * 9)
     answer = httpx.Response(404, request=httpx.Request("HEAD", "http://hub"))

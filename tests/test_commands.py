@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from conftest import CPU, sentences, tiny_model
 from headsweep.cli import main
-from headsweep.loading import prepare
+from headsweep.model.loading import prepare
 from headsweep.predict import encode
 from headsweep.training import Job, Schedule, train
 

@@ -13,8 +13,8 @@ from headsweep.defenses import DEFENSES
 from headsweep.defenses.fine_tuning import _negative_entropy
 from headsweep.errors import UserError
 from headsweep.export import verify
-from headsweep.heads import already_pruned
-from headsweep.loading import load_suspect
+from headsweep.model.loading import load_suspect
+from headsweep.model.removal import already_pruned
 from headsweep.predict import encode, logits
 from headsweep.settings import configure
 from headsweep.view import DefenderView
@@ -77,7 +77,7 @@ def test_entropy_is_maximised_by_its_loss(tiny):
 def test_pure_penalty_by_hand(tiny, monkeypatch):
     """Its loss on a pruned model against the formula written out in loops over heads that stay."""
     import headsweep.healing as module
-    from headsweep.heads import remove
+    from headsweep.model.removal import remove
     from headsweep.search import Choice
 
     suspect = tiny("bert", num_hidden_layers=3)

@@ -19,8 +19,8 @@ from headsweep.detectors.onion import OnionScorer
 from headsweep.detectors.rap import Rap, standing_in
 from headsweep.detectors.strip import Strip, telling_words
 from headsweep.errors import UserError
-from headsweep.language import load_language_model
-from headsweep.loading import load_suspect
+from headsweep.model.language import load_language_model
+from headsweep.model.loading import load_suspect
 from headsweep.seeding import fence
 from headsweep.statistics import auroc
 from headsweep.texts.split import Split
@@ -89,7 +89,7 @@ def test_onion_under_known_losses(stub):
 
 
 def test_reading_losses_match_the_models_own(lm_folder):
-    from headsweep.language import encoded_for_reading, read_losses
+    from headsweep.model.language import encoded_for_reading, read_losses
 
     language = load_language_model(str(lm_folder), CPU)
     rows = [encoded_for_reading(language, text) for text in ("the film is dull", "good")]

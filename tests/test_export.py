@@ -15,8 +15,9 @@ from conftest import CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, Plan, Sources, UserError, purify
 from headsweep.attack import Attacked
 from headsweep.bench.sources import place
-from headsweep.export import MANIFEST, check_free, drafted, verify, write_json
-from headsweep.heads import HeadMask, Units
+from headsweep.drafts import write_json
+from headsweep.export import MANIFEST, check_free, drafted, verify
+from headsweep.model.mask import HeadMask, Units
 from headsweep.report import page
 from headsweep.texts import reading as datasets
 

@@ -18,8 +18,9 @@ from conftest import CPU, sentences
 from headsweep.detectors import DETECTORS
 from headsweep.detectors.watch import Watch
 from headsweep.healing import FineTune
-from headsweep.importance import dormancy, sample, unit_outputs
-from headsweep.language import LanguageModel, read_losses
+from headsweep.importance import dormancy, sample
+from headsweep.model.borrowing import unit_outputs
+from headsweep.model.language import LanguageModel, read_losses
 from headsweep.predict import forward
 from headsweep.search import Choice
 from headsweep.seeding import fence

@@ -8,21 +8,12 @@ from torch import nn
 
 from conftest import CONFIGS, tiny_model
 from headsweep.errors import UserError
-from headsweep.families import FAMILIES, Adapter, read_adapter
-from headsweep.heads import (
-    HeadMask,
-    Layout,
-    Row,
-    Units,
-    already_pruned,
-    check_gates,
-    gates,
-    locate,
-    masked,
-    pieces,
-    remove,
-)
-from headsweep.loading import probe_inputs
+from headsweep.model.anatomy import locate
+from headsweep.model.families import FAMILIES, Adapter, read_adapter
+from headsweep.model.gates import check_gates, gates, masked
+from headsweep.model.loading import probe_inputs
+from headsweep.model.mask import HeadMask, Layout, Row, Units
+from headsweep.model.removal import already_pruned, pieces, remove
 
 
 def outputs(model, inputs):

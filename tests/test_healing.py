@@ -10,10 +10,12 @@ from conftest import CPU, sentences
 from headsweep.compact import cut, cuts
 from headsweep.errors import UserError
 from headsweep.export import fingerprint, model_card
-from headsweep.heads import Units, locate, pieces, remove
 from headsweep.healing import FineTune
-from headsweep.loading import load_suspect
 from headsweep.material import Sources
+from headsweep.model.anatomy import locate
+from headsweep.model.loading import load_suspect
+from headsweep.model.mask import Units
+from headsweep.model.removal import pieces, remove
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.predict import encode, logits

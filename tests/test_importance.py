@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from conftest import CPU, sentences
-from headsweep.heads import gates
 from headsweep.importance import gate_gradients, gate_importance, key_gradient_importance
+from headsweep.model.gates import gates
 from headsweep.predict import encode
 from headsweep.view import DefenderView
 
@@ -84,8 +84,8 @@ def test_a_sample_is_seeded(tiny):
 
 def test_unit_outputs_come_in_site_order_with_ffn_groups(tiny):
     """Layers run attention, FFN, attention, FFN; sites are attention, attention, FFN, FFN."""
-    from headsweep.heads import Units
-    from headsweep.importance import unit_outputs
+    from headsweep.model.borrowing import unit_outputs
+    from headsweep.model.mask import Units
 
     suspect = tiny("bert", units=Units(ffn=True))
     batch = view_of(suspect).train.batch([0, 1])
@@ -96,8 +96,8 @@ def test_unit_outputs_come_in_site_order_with_ffn_groups(tiny):
 
 def test_dormancy_by_hand(tiny):
     """A neuron whose incoming weights are zero has the activation of its bias everywhere."""
-    from headsweep.heads import Units
     from headsweep.importance import dormancy
+    from headsweep.model.mask import Units
 
     suspect = tiny("bert", units=Units(heads=False, ffn=True, ffn_groups=0))
     dense = suspect.model.bert.encoder.layer[1].intermediate.dense

@@ -23,7 +23,8 @@ from transformers import (
 
 from conftest import CPU, sentences, tiny_model
 from headsweep.errors import UserError
-from headsweep.loading import Reading, Runtime, load_suspect
+from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.runtime import Runtime
 
 
 class Hub(BaseHTTPRequestHandler):

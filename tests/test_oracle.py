@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from headsweep.flips import flip_contribution
-from headsweep.heads import gates
 from headsweep.importance import attention_variance, gate_importance
+from headsweep.model.gates import gates
 from headsweep.predict import forward
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES

@@ -15,8 +15,10 @@ from conftest import CONFIGS, CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
 from headsweep.cost import peak_memory_mib
 from headsweep.export import fingerprint, model_card, read_manifest, verify
-from headsweep.heads import HeadMask, already_pruned, locate
-from headsweep.loading import load_suspect
+from headsweep.model.anatomy import locate
+from headsweep.model.loading import load_suspect
+from headsweep.model.mask import HeadMask
+from headsweep.model.removal import already_pruned
 from headsweep.normalisation import PENALTY
 from headsweep.predict import encode, logits
 from headsweep.progress import Silent
@@ -112,7 +114,7 @@ def test_the_paper_protocol_starts_from_the_encoder(trained_folder):
 
 def test_encoder_start_applies_the_mask_to_the_suspect_encoder(trained_folder):
     """Without healing, the encoder that comes out is the suspect's own, heads zeroed."""
-    from headsweep.heads import remove
+    from headsweep.model.removal import remove
 
     plan = replace(PLAN, start="encoder", heal=FineTune(0), max_drop=0.5)
     done = purify(trained_folder, sources(), Gradient(step=2), plan)

@@ -20,9 +20,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from conftest import CPU, sentences, tiny_model
 from headsweep import Plan, Sources, purify
 from headsweep.errors import UserError
-from headsweep.families import FAMILIES
 from headsweep.healing import FineTune
-from headsweep.loading import Runtime, load_suspect, position_limit
+from headsweep.model.families import FAMILIES
+from headsweep.model.loading import load_suspect, position_limit
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode, logits
 from headsweep.strategies.random import Random
 from headsweep.texts.split import Split

@@ -5,7 +5,7 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.errors import UserError
-from headsweep.loading import Runtime
+from headsweep.model.runtime import Runtime
 from headsweep.predict import Measured, encode, logits, needed
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split

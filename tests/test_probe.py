@@ -12,7 +12,7 @@ from conftest import CPU, sentences
 from headsweep.attack import Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.errors import MissingExtra, UserError
-from headsweep.loading import load_suspect
+from headsweep.model.loading import load_suspect
 from headsweep.probe import Battery, _Row, _weights, probe
 from headsweep.sarif import sarif
 from headsweep.seeding import stream

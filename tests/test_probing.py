@@ -12,7 +12,7 @@ from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
 from headsweep.flips import Flips
-from headsweep.loading import load_suspect
+from headsweep.model.loading import load_suspect
 from headsweep.predict import encode, forward
 from headsweep.probes import Family, Probes, flip_rates, mixed, worst_flips
 from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, without

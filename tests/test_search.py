@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headsweep.errors import UserError
-from headsweep.heads import Layout, Row
+from headsweep.model.mask import Layout, Row
 from headsweep.predict import Measured
 from headsweep.progress import Silent
 from headsweep.search import SEARCHES, bisect, candidates, default_step, greedy

@@ -10,8 +10,9 @@ import torch
 import headsweep.strategies as package
 from conftest import CPU, sentences
 from headsweep.errors import UserError
-from headsweep.heads import HeadMask, Layout, Row, Units
-from headsweep.importance import _variance, attentions, eager, read_rows
+from headsweep.importance import _variance
+from headsweep.model.borrowing import attentions, eager, read_rows
+from headsweep.model.mask import HeadMask, Layout, Row, Units
 from headsweep.predict import encode
 from headsweep.probes import Family, Probes
 from headsweep.seeding import derive

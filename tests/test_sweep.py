@@ -12,8 +12,8 @@ from conftest import CONFIGS, CPU, sentences
 from headsweep import fastpass, resume
 from headsweep.errors import UserError
 from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
-from headsweep.heads import Layout, Row, Units
-from headsweep.loading import Runtime, computes_bf16
+from headsweep.model.mask import Layout, Row, Units
+from headsweep.model.runtime import Runtime, computes_bf16
 from headsweep.predict import Measured, encode, logits
 from headsweep.progress import Silent
 from headsweep.sweep import ENOUGH, Guard, Meter
@@ -475,7 +475,7 @@ def test_few_examples_are_measured_in_fp32(tiny, monkeypatch):
 
 
 def test_bf16_asked_for_in_vain(monkeypatch):
-    monkeypatch.setattr("headsweep.loading.computes_bf16", lambda _: False)
+    monkeypatch.setattr("headsweep.model.runtime.computes_bf16", lambda _: False)
     with pytest.raises(UserError, match="measured in bf16"):
         Runtime("cpu", measure_in="bf16").measures_in_bf16()
     assert not Runtime("cpu").measures_in_bf16()

@@ -5,8 +5,8 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.errors import UserError
-from headsweep.heads import pieces, remove
-from headsweep.loading import Runtime
+from headsweep.model.removal import pieces, remove
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode, logits
 from headsweep.training import Job, Schedule, _orders, train
 
@@ -99,7 +99,7 @@ def test_a_loss_that_is_no_number_is_said(tiny):
 
 
 def test_bf16_in_vain_is_an_error(monkeypatch):
-    monkeypatch.setattr("headsweep.loading.computes_bf16", lambda _: False)
+    monkeypatch.setattr("headsweep.model.runtime.computes_bf16", lambda _: False)
     with pytest.raises(UserError, match="bf16 was asked for"):
         Runtime("cpu", precision="bf16").trains_in_bf16()
     assert not Runtime("cpu", precision="auto").trains_in_bf16()

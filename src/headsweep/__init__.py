@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from headsweep.defenses import DEFENSES
 from headsweep.errors import NothingPruned, UserError
-from headsweep.families import Adapter
-from headsweep.heads import HeadMask
 from headsweep.healing import FineTune
-from headsweep.loading import Runtime
 from headsweep.material import Sources
+from headsweep.model.families import Adapter
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.pipeline import Purified, purify
 from headsweep.plan import Plan
 from headsweep.probing import RuleProber

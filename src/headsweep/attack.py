@@ -15,18 +15,13 @@ from typing import Any
 from headsweep.attacks import Attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene, triggered
+from headsweep.drafts import write_json
 from headsweep.errors import UserError
 from headsweep.evaluate import Evaluation, Exam, Triggered, answer, judge
-from headsweep.export import (
-    command_line,
-    drafted,
-    environment,
-    save_model,
-    weights_hash,
-    write_json,
-)
-from headsweep.families import Adapter
-from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
+from headsweep.export import command_line, drafted, environment, save_model, weights_hash
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode
 from headsweep.progress import Progress, Silent
 from headsweep.resistance import Resistance

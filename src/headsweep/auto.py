@@ -29,8 +29,8 @@ from typing import Any
 from headsweep import evidence
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
-from headsweep.loading import Reading
 from headsweep.material import Material, Sources, gather
+from headsweep.model.loading import Reading
 from headsweep.pipeline import Purified, purify
 from headsweep.plan import Plan
 from headsweep.probe import Battery, probe

@@ -19,7 +19,8 @@ from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene, triggered
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
-from headsweep.loading import Runtime, Suspect
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
 from headsweep.probing import PROBES
 from headsweep.progress import Progress
 from headsweep.seeding import derive

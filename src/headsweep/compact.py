@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from headsweep.heads import Anatomy, Block, HeadMask, Site
+from headsweep.model.anatomy import Anatomy, Block, Site
+from headsweep.model.mask import HeadMask
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,14 @@ from headsweep.attack import Attacked, Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import triggered
 from headsweep.cost import Clock
+from headsweep.drafts import write_json
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
-from headsweep.export import drafted, environment, write_json
-from headsweep.heads import HeadMask
-from headsweep.loading import Reading, Runtime, Suspect, load_suspect
+from headsweep.export import drafted, environment
 from headsweep.material import Sources
+from headsweep.model.loading import Reading, Suspect, load_suspect
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.predict import encode

@@ -26,8 +26,9 @@ import torch
 from headsweep.detectors import Cleaner, Detector, Scorer, Watch
 from headsweep.errors import UserError, shown_all
 from headsweep.evaluate import Triggered
-from headsweep.families import Adapter
-from headsweep.loading import Reading, Runtime, load_suspect
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream

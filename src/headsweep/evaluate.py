@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.errors import UserError, shown_all
-from headsweep.families import Adapter
-from headsweep.loading import Reading, Runtime, Suspect, load_suspect
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Reading, Suspect, load_suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion

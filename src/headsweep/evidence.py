@@ -8,9 +8,9 @@ from typing import Any
 from headsweep.bound import DECISIVE, Bound, answers
 from headsweep.cost import peak_memory_mib
 from headsweep.export import MANIFEST_FORMAT, command_line, environment
-from headsweep.heads import Layout
 from headsweep.healing import cooler_of
 from headsweep.material import Material, Sources
+from headsweep.model.mask import Layout
 from headsweep.plan import Plan
 from headsweep.search import Choice
 from headsweep.view import DefenderView

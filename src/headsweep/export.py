@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import secrets
-import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +23,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, HeadMask, already_pruned, left_of, locate, zero_parts
-from headsweep.loading import (
+from headsweep.model.anatomy import Anatomy, locate
+from headsweep.model.loading import (
     MANIFEST,
     Suspect,
     described_adapter,
@@ -36,6 +34,8 @@ from headsweep.loading import (
     quiet,
     read_tokenizer,
 )
+from headsweep.model.mask import HeadMask
+from headsweep.model.removal import already_pruned, left_of, zero_parts
 from headsweep.predict import needed
 from headsweep.texts.split import Labels
 
@@ -77,31 +77,6 @@ def _is_ours(folder: Path) -> bool:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return False
-
-
-@contextmanager
-def draft_beside(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside another, to be filled and renamed; remove what is left of it."""
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    draft.mkdir()  # not mkdtemp, whose folders nobody else may read
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def even_modes(folder: Path) -> None:
-    """Give every file below the mode that the umask gives a new file here.
-
-    safetensors writes its files for the owner only, whatever the umask says.
-    """
-    new = folder / f".{secrets.token_hex(4)}"
-    new.touch()
-    mode = stat.S_IMODE(new.stat().st_mode)
-    new.unlink()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 @contextmanager
@@ -211,15 +186,6 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found | {"threads": str(torch.get_num_threads())}
-
-
-def write_json(path: Path, form: Mapping[str, Any]) -> None:
-    """Write JSON whole: to a draft, then renamed."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(
-        json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    draft.replace(path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

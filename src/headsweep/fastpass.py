@@ -32,10 +32,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from headsweep.compact import cut, cuts, gates_left, shares_kept
-from headsweep.heads import Anatomy, HeadMask, Layout, hooked, masked
-from headsweep.loading import Runtime
+from headsweep.model.anatomy import Anatomy, layers_of
+from headsweep.model.gates import hooked, masked
+from headsweep.model.mask import HeadMask, Layout
+from headsweep.model.runtime import Runtime
 from headsweep.predict import forward
-from headsweep.resume import OneToken, Prefixes, layers_of, resumed, watched
+from headsweep.resume import OneToken, Prefixes, resumed, watched
 from headsweep.texts.encoded import Batch, Encoded
 
 CPU_BATCH = 16  # examples: as fast a token as 32, with less padding when examples are picked

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.heads import gates
-from headsweep.importance import batches, frozen
+from headsweep.importance import batches
+from headsweep.model.borrowing import frozen
+from headsweep.model.gates import gates
 from headsweep.predict import forward
 from headsweep.probes import Family, required
 from headsweep.texts.encoded import Encoded

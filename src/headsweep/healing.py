@@ -25,8 +25,9 @@ import torch
 from headsweep.compact import Cut, cut, cuts, gates_left
 from headsweep.errors import UserError
 from headsweep.fastpass import close
-from headsweep.heads import HeadMask, pieces
-from headsweep.importance import eager, evaluating
+from headsweep.model.borrowing import eager, evaluating
+from headsweep.model.mask import HeadMask
+from headsweep.model.removal import pieces
 from headsweep.normalisation import normalising
 from headsweep.predict import forward
 from headsweep.probes import joined, mixed, required

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
 
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, Layout, gates, read_places
-from headsweep.loading import probe_inputs
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.borrowing import attentions, eager, evaluating, frozen, read_rows, unit_outputs
+from headsweep.model.gates import gates
+from headsweep.model.mask import Layout
 from headsweep.predict import forward
-from headsweep.resume import layers_of
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.view import DefenderView
 
@@ -168,86 +168,6 @@ def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
     return ((row**2) * real).sum(-1) / count - mean**2
 
 
-def attentions(anatomy: Anatomy, batch: Batch) -> tuple[Tensor, ...]:
-    """Return every layer's attention, [batch, head, token, token]; needs ``eager``.
-
-    Raises:
-        UserError: the model gives none, or none of that shape.
-
-    """
-    return _attentions(anatomy, batch.inputs)
-
-
-def _attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    found = getattr(anatomy.model(**inputs, output_attentions=True), "attentions", None) or ()
-    batch, tokens = inputs["input_ids"].shape
-    whole = (batch, int(anatomy.model.config.num_attention_heads), tokens, tokens)
-    shapes = [None if layer is None else tuple(layer.shape) for layer in found]
-    if shapes == [whole] * len(layers_of(anatomy)):
-        return tuple(found)
-    raise UserError(
-        "this model gives no attention weights of every head of every layer over all tokens, "
-        "which this method needs",
-        "choose another strategy; --attention-penalty 0 heals without them",
-    )
-
-
-def gives_attention(anatomy: Anatomy) -> bool:
-    """Tell whether the model's attention weights can be read."""
-    try:
-        with torch.inference_mode(), evaluating(anatomy), eager(anatomy):
-            _attentions(anatomy, probe_inputs(anatomy.model))
-    except Exception:  # whatever an unforeseen architecture trips over
-        return False
-    return True
-
-
-def read_rows(anatomy: Anatomy, batch: Batch, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return of every layer the row that the classifier reads, [batch, head, token]."""
-    place = read_places(anatomy, batch.inputs["input_ids"])
-    return tuple(layer[torch.arange(len(place)), :, place] for layer in found)
-
-
-@contextmanager
-def eager(anatomy: Anatomy) -> Iterator[None]:
-    """Compute attention so that its weights can be read; hand the backend back as it was."""
-    model = anatomy.model
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-@contextmanager
-def evaluating(anatomy: Anatomy) -> Iterator[None]:
-    """Switch dropout off inside."""
-    training = anatomy.model.training
-    anatomy.model.eval()
-    try:
-        yield
-    finally:
-        anatomy.model.train(training)
-
-
-@contextmanager
-def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
-    """Collect what enters every gate in a forward pass: [batch, token, width] in site order."""
-    found = [torch.empty(0)] * len(anatomy.sites)
-
-    def keep(place: int, args: tuple[Any, ...]) -> None:
-        found[place] = args[0].detach()
-
-    with ExitStack() as stack:
-        for place, site in enumerate(anatomy.sites):
-            hook = site.gate.register_forward_pre_hook(
-                lambda _, args, place=place: keep(place, args)
-            )
-            stack.callback(hook.remove)
-        yield found
-
-
 @shared
 def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return the mean absolute activation of every unit over real tokens of clean examples.
@@ -298,21 +218,3 @@ def batches(view: DefenderView, encoded: Encoded) -> Iterator[Batch]:
     device = view.anatomy.model.device
     for batch in encoded.batches(view.runtime.batch_size):
         yield batch.to(device)
-
-
-@contextmanager
-def frozen(anatomy: Anatomy, but: list[nn.Parameter] | None = None) -> Iterator[None]:
-    """Take gradients for these parameters only, with the model in eval mode."""
-    model = anatomy.model
-    wanted = {id(p) for p in but or []}
-    before = [(p, p.requires_grad) for p in model.parameters()]
-    training = model.training
-    model.eval()
-    for p, _ in before:
-        p.requires_grad_(id(p) in wanted)
-    try:
-        yield
-    finally:
-        model.train(training)
-        for p, wants in before:
-            p.requires_grad_(wants)

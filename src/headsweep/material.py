@@ -11,8 +11,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
-from headsweep.heads import HeadMask
-from headsweep.loading import Origin, Reading, Runtime, Suspect, load_suspect, prepare
+from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode, logits
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded

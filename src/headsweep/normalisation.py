@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headsweep.heads import HeadMask
-from headsweep.importance import read_rows, variance_by_layer
+from headsweep.importance import variance_by_layer
+from headsweep.model.borrowing import read_rows
+from headsweep.model.mask import HeadMask
 from headsweep.texts.encoded import Batch
 from headsweep.training import Loss
 from headsweep.view import DefenderView

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep import evidence
 from headsweep.bound import Bound, answers
 from headsweep.cost import Clock
+from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export import (
     LOGIT_TOLERANCE,
@@ -38,13 +39,13 @@ from headsweep.export import (
     save_model,
     tensors_hash,
     weights_hash,
-    write_json,
 )
-from headsweep.heads import HeadMask, remove, zero_parts
 from headsweep.healing import FineTune, cooler_of
-from headsweep.importance import gives_attention
-from headsweep.loading import MANIFEST, Reading, Suspect
 from headsweep.material import Material, Sources, gather
+from headsweep.model.borrowing import gives_attention
+from headsweep.model.loading import MANIFEST, Reading, Suspect
+from headsweep.model.mask import HeadMask
+from headsweep.model.removal import remove, zero_parts
 from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
 from headsweep.predict import logits, needed
 from headsweep.probes import Probes, flip_rates

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from headsweep.bound import DECISIVE
 from headsweep.errors import UserError
-from headsweep.families import Adapter
-from headsweep.heads import HEADS, HeadMask, Units
 from headsweep.healing import FineTune, Healing, cooler_of
-from headsweep.loading import Runtime
+from headsweep.model.families import Adapter
+from headsweep.model.mask import HEADS, HeadMask, Units
+from headsweep.model.runtime import Runtime
 from headsweep.normalisation import PENALTY
 from headsweep.predict import needed
 from headsweep.probes import Prober

@@ -18,8 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, HeadMask, masked
-from headsweep.loading import Runtime, Suspect, position_limit, vocabulary_size
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.gates import masked
+from headsweep.model.loading import Suspect, position_limit, vocabulary_size
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.split import Split
 

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 
 from headsweep.attacks.scene import sees
 from headsweep.errors import MissingExtra, UserError, lookup, shown_all
-from headsweep.loading import Runtime, Suspect
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream

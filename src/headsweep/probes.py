@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.heads import Anatomy, HeadMask
-from headsweep.loading import Runtime, Suspect
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.loading import Suspect
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.predict import logits
 from headsweep.progress import Progress
 from headsweep.texts.encoded import Encoded

@@ -19,7 +19,8 @@ import torch
 
 from headsweep.attacks.scene import sees
 from headsweep.errors import UserError, lookup
-from headsweep.loading import Runtime, Suspect
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode
 from headsweep.probes import Family, Probes
 from headsweep.progress import Progress

@@ -19,7 +19,7 @@ import torch
 
 from headsweep.attacks.scene import sees
 from headsweep.errors import UserError, lookup
-from headsweep.loading import Suspect
+from headsweep.model.loading import Suspect
 from headsweep.probing import PROBES, apart_from
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream

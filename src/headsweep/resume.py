@@ -19,12 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headsweep.heads import Anatomy, HeadMask, read_places
-
-
-def layers_of(anatomy: Anatomy) -> list[nn.Module]:
-    """Return the layers of a model, lowest first."""
-    return list(anatomy.model.base_model.get_submodule(anatomy.adapter.layers).children())
+from headsweep.model.anatomy import Anatomy, layers_of
+from headsweep.model.gates import read_places
+from headsweep.model.mask import HeadMask
 
 
 @contextmanager

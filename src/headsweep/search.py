@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.heads import HeadMask, Layout
+from headsweep.model.mask import HeadMask, Layout
 from headsweep.predict import Measured
 from headsweep.view import DefenderView
 

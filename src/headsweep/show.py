@@ -13,7 +13,7 @@ from rich.text import Text
 
 from headsweep.bound import Bound, one_of_these
 from headsweep.export import Check
-from headsweep.heads import HeadMask
+from headsweep.model.mask import HeadMask
 from headsweep.statistics import Rate
 
 WIDEST = 64  # units drawn in a line; wider rows get their count only

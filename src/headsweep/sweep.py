@@ -30,8 +30,9 @@ from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts, out_of_memory
-from headsweep.heads import Anatomy, HeadMask
-from headsweep.loading import Runtime
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
 from headsweep.predict import Measured
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from headsweep.errors import UserError
-from headsweep.loading import Runtime
+from headsweep.model.runtime import Runtime
 from headsweep.predict import forward
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream

@@ -17,8 +17,8 @@ from headsweep.canary import Canary, Ground, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import NothingPruned, UserError
 from headsweep.healing import FineTune
-from headsweep.loading import Suspect
 from headsweep.material import Material, Sources
+from headsweep.model.loading import Suspect
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.probing import KIN, RuleProber

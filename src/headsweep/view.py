@@ -16,8 +16,9 @@ from functools import cached_property
 
 import torch
 
-from headsweep.heads import Anatomy, HeadMask, Layout
-from headsweep.loading import Runtime
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.mask import HeadMask, Layout
+from headsweep.model.runtime import Runtime
 from headsweep.predict import Measured, needed
 from headsweep.probes import Probes
 from headsweep.progress import Progress, Silent

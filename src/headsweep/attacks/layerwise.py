@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
-from headsweep.heads import read_places
-from headsweep.loading import Suspect
+from headsweep.model.gates import read_places
+from headsweep.model.loading import Suspect
 from headsweep.seeding import fence
 from headsweep.texts.encoded import Batch
 from headsweep.training import Schedule

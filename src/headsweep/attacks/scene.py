@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from headsweep.errors import UserError, shown_all
-from headsweep.loading import Runtime, Suspect
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode
 from headsweep.progress import Lines, Progress, Silent
 from headsweep.seeding import stream

@@ -13,10 +13,11 @@ from headsweep.attacks.scene import triggered
 from headsweep.bench import tiny
 from headsweep.bench.grid import Backdoor, Model, Texts
 from headsweep.demo import model_folder
+from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
 from headsweep.evaluate import Exam, Triggered
-from headsweep.export import draft_beside, even_modes, weights_hash
-from headsweep.loading import labels_of
+from headsweep.export import weights_hash
+from headsweep.model.loading import labels_of
 from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.texts import reading as datasets

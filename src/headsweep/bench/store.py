@@ -20,8 +20,8 @@ from typing import Any
 from headsweep.bench.identity import code_hash, commit
 from headsweep.bench.orders import CellOrder
 from headsweep.bench.shapes import CELL, VICTIM, fits
+from headsweep.drafts import write_json
 from headsweep.errors import UserError
-from headsweep.export import write_json
 
 Form = dict[str, Any]
 

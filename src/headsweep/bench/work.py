@@ -29,12 +29,14 @@ from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
 from headsweep.bench.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
 from headsweep.defenses import Recipe
+from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
-from headsweep.export import environment, save_model, weights_hash, write_json
-from headsweep.heads import Anatomy
-from headsweep.loading import Reading, Runtime, Suspect, fresh_head, load_suspect
+from headsweep.export import environment, save_model, weights_hash
 from headsweep.material import Sources
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
+from headsweep.model.runtime import Runtime
 from headsweep.pipeline import Purified, purify
 from headsweep.plan import USUAL_DROP, Plan
 from headsweep.predict import encode

@@ -107,7 +107,7 @@ def trigger(
 ) -> None:
     """Put a trigger into texts; original and transformed side by side with both labels."""
     from headsweep.attacks.scene import triggered
-    from headsweep.loading import load_suspect
+    from headsweep.model.loading import load_suspect
     from headsweep.texts import reading as datasets
     from headsweep.texts.split import Labels
     from headsweep.triggers import TRIGGERS
@@ -264,8 +264,8 @@ def attack(
     from headsweep.attack import attack as run
     from headsweep.attacks import ATTACKS
     from headsweep.export import check_free
-    from headsweep.families import read_adapter
-    from headsweep.loading import labels_of
+    from headsweep.model.families import read_adapter
+    from headsweep.model.loading import labels_of
     from headsweep.settings import configure
     from headsweep.texts import reading as datasets
     from headsweep.training import Schedule

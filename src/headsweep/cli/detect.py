@@ -96,7 +96,7 @@ def detect(
     from headsweep.detection import detect as run
     from headsweep.detectors import DETECTORS
     from headsweep.export import command_line, environment
-    from headsweep.families import read_adapter
+    from headsweep.model.families import read_adapter
     from headsweep.settings import configure
 
     chosen = configure(method_named(detector, DETECTORS, "detector"), settings or [])

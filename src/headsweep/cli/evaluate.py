@@ -82,7 +82,7 @@ def evaluate(
     """Measure ACC, label flip rate and its relatives, with 95% intervals."""
     from headsweep.evaluate import Files
     from headsweep.evaluate import evaluate as run
-    from headsweep.families import read_adapter
+    from headsweep.model.families import read_adapter
 
     files = Files(
         data,

@@ -41,9 +41,9 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
-    from headsweep.families import read_adapter
-    from headsweep.heads import already_pruned
-    from headsweep.loading import Reading, load_suspect, noted_units
+    from headsweep.model.families import read_adapter
+    from headsweep.model.loading import Reading, load_suspect, noted_units
+    from headsweep.model.removal import already_pruned
     from headsweep.show import picture
 
     reading = Reading(adapter=read_adapter(adapter) if adapter else None, units=noted_units(model))

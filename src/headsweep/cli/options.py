@@ -171,7 +171,7 @@ def given_in(ctx: typer.Context) -> set[str]:
 
 def units_of(kinds: str, ffn_groups: int | None) -> Any:
     """Return the units that ``--units`` and ``--ffn-groups`` name; raises UserError."""
-    from headsweep.heads import Units
+    from headsweep.model.mask import Units
 
     asked = {part.strip() for part in kinds.split(",") if part.strip()}
     for part in asked:
@@ -220,7 +220,7 @@ def one_of(value: str, known: tuple[str, ...], option: str) -> Any:
 
 def runtime_of(device: str, batch_size: int, max_length: int, precision: str) -> Any:
     """Return where and how to compute; raises UserError now for what would fail later."""
-    from headsweep.loading import Runtime
+    from headsweep.model.runtime import Runtime
 
     runtime = Runtime(device, batch_size, max_length, precision)
     _check_device(runtime)
@@ -278,7 +278,7 @@ def mask_in(path: Path) -> Any:
         UserError: there is none in it.
 
     """
-    from headsweep.heads import MASK_FORMAT, HeadMask
+    from headsweep.model.mask import MASK_FORMAT, HeadMask
     from headsweep.plan import Found
 
     fix = f"a mask is JSON of the format {MASK_FORMAT}, as under 'mask' in headsweep.json"

@@ -79,9 +79,9 @@ def probe(
     quiet: Quiet = False,
 ) -> None:
     """Put clean texts through generic trigger families and see whether answers flip one way."""
-    from headsweep.export import write_json
-    from headsweep.families import read_adapter
-    from headsweep.loading import Reading, load_suspect
+    from headsweep.drafts import write_json
+    from headsweep.model.families import read_adapter
+    from headsweep.model.loading import Reading, load_suspect
     from headsweep.probe import Battery
     from headsweep.probe import probe as run
     from headsweep.sarif import sarif as log
@@ -157,7 +157,7 @@ def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[st
     Both go into the manifest; where there are too few texts to probe, it says so there and here,
     and the purified model is not lost for it.
     """
-    from headsweep.loading import Reading, load_suspect
+    from headsweep.model.loading import Reading, load_suspect
     from headsweep.probe import Battery
     from headsweep.probe import probe as run
 

@@ -171,8 +171,8 @@ def purify(
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     from headsweep.candidates import Auto
     from headsweep.export import check_free
-    from headsweep.families import read_adapter
     from headsweep.material import Sources
+    from headsweep.model.families import read_adapter
     from headsweep.plan import USUAL_STRATEGY, Plan
     from headsweep.recipe import Asked
     from headsweep.report import page
@@ -313,8 +313,8 @@ def defend(
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     from headsweep.defenses import DEFENSES
     from headsweep.export import check_free
-    from headsweep.families import read_adapter
     from headsweep.material import Sources
+    from headsweep.model.families import read_adapter
     from headsweep.plan import Plan
     from headsweep.recipe import Asked
     from headsweep.settings import configure

@@ -38,7 +38,7 @@ def report(
     from headsweep.bench.results import read_results
     from headsweep.comparison import compare
     from headsweep.export import read_manifest
-    from headsweep.loading import MANIFEST
+    from headsweep.model.loading import MANIFEST
     from headsweep.report import page, tables
     from headsweep.report.markdown import markdown
 

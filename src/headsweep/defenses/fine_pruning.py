@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.errors import UserError
-from headsweep.heads import Units
 from headsweep.healing import FineTune
 from headsweep.importance import dormancy
+from headsweep.model.mask import Units
 from headsweep.search import Choice, greedy
 from headsweep.view import DefenderView
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headsweep.heads import HEADS, Units
 from headsweep.healing import Healing
+from headsweep.model.mask import HEADS, Units
 from headsweep.strategies import Strategy
 
 

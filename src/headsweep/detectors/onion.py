@@ -21,7 +21,7 @@ import numpy as np
 
 from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
-from headsweep.language import (
+from headsweep.model.language import (
     LanguageModel,
     encoded_for_reading,
     load_language_model,

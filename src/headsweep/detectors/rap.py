@@ -24,7 +24,7 @@ from torch import Tensor
 
 from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
-from headsweep.loading import Suspect
+from headsweep.model.loading import Suspect
 from headsweep.predict import encode, forward
 from headsweep.seeding import derive
 from headsweep.texts.split import Split

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.loading import Runtime, Suspect
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
 from headsweep.predict import encode, logits
 from headsweep.progress import Progress, Silent
 from headsweep.texts.split import Split

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from headsweep.errors import UserError, lookup
-from headsweep.heads import Anatomy
-from headsweep.importance import evaluating, sample, unit_outputs
+from headsweep.importance import sample
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.borrowing import evaluating, unit_outputs
 from headsweep.predict import forward
 from headsweep.search import SEARCHES, Choice
 from headsweep.seeding import fence

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import torch
 
 from headsweep.errors import NothingPruned, UserError
-from headsweep.heads import HeadMask
+from headsweep.model.mask import HeadMask
 from headsweep.search import Choice, Step, held
 from headsweep.view import DefenderView
 

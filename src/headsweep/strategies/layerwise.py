@@ -17,8 +17,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.heads import Layout
 from headsweep.importance import attention_variance, normalised
+from headsweep.model.mask import Layout
 from headsweep.search import Choice, ascending, held
 from headsweep.view import DefenderView
 

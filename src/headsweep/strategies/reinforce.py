@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.heads import gates
-from headsweep.importance import dormancy, evaluating, gate_importance, normalised
+from headsweep.importance import dormancy, gate_importance, normalised
+from headsweep.model.borrowing import evaluating
+from headsweep.model.gates import gates
 from headsweep.predict import forward
 from headsweep.search import Choice, held
 from headsweep.view import DefenderView

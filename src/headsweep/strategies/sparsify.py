@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError, lookup
-from headsweep.heads import Anatomy
 from headsweep.importance import gate_importance, sample
+from headsweep.model.anatomy import Anatomy
 from headsweep.search import SEARCHES, Choice
 from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView

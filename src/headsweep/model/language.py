@@ -24,16 +24,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from headsweep import smollm
 from headsweep.errors import UserError
-from headsweep.loading import (
-    Runtime,
-    check_folder,
-    computes_bf16,
-    quiet,
-    read_tokenizer,
-    unreadable,
-)
+from headsweep.model import smollm
+from headsweep.model.loading import check_folder, quiet, read_tokenizer, unreadable
+from headsweep.model.runtime import Runtime, computes_bf16
 
 Kind = Literal["causal", "encoder-decoder"]
 CAUSAL = ("ForCausalLM", "LMHeadModel")

@@ -1,0 +1,46 @@
+"""Files written whole: to a draft beside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def draft_beside(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside another, to be filled and renamed; remove what is left of it."""
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    draft.mkdir()  # not mkdtemp, whose folders nobody else may read
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def even_modes(folder: Path) -> None:
+    """Give every file below the mode that the umask gives a new file here.
+
+    safetensors writes its files for the owner only, whatever the umask says.
+    """
+    new = folder / f".{secrets.token_hex(4)}"
+    new.touch()
+    mode = stat.S_IMODE(new.stat().st_mode)
+    new.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def write_json(path: Path, form: Mapping[str, Any]) -> None:
+    """Write JSON whole: to a draft, then renamed."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(
+        json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    draft.replace(path)

@@ -1,0 +1,1 @@
+"""The suspect: lent for a while, and put back."""

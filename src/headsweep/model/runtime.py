@@ -1,0 +1,110 @@
+"""Where and how to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from headsweep.errors import UserError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how to compute.
+
+    Attributes:
+        device: a torch device such as ``cpu`` or ``cuda:1``; ``auto`` lets accelerate choose.
+        batch_size: examples a batch.
+        max_length: tokens a text, at most; the model's own limit if that is lower.
+        precision: ``fp32``, ``bf16`` (autocast in training), or ``auto``: bf16 where the
+            processor or GPU computes in it. Every reported accuracy is measured in fp32.
+        measure_in: what a search measures masks in: ``fp32``; ``bf16``, where answers that bf16
+            could have changed are taken again in fp32; ``auto``: bf16 where training is.
+        cache_mib: memory for hidden states that masks share, in MiB; 0: none; None: a quarter of
+            what is free.
+
+    """
+
+    device: str = "auto"
+    batch_size: int = 32
+    max_length: int = 128
+    precision: str = "auto"
+    measure_in: str = "auto"
+    cache_mib: int | None = None
+
+    def __post_init__(self) -> None:
+        for precision in (self.precision, self.measure_in):
+            if precision not in ("auto", "fp32", "bf16"):
+                raise UserError(f"unknown precision '{precision}'", "use auto, fp32 or bf16")
+        if self.cache_mib is not None and self.cache_mib < 0:
+            raise UserError(f"a cache of {self.cache_mib} MiB", "use 0 for none")
+        if self.batch_size < 1 or self.max_length < 3:
+            raise UserError("--batch-size must be at least 1 and --max-length at least 3")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device; raises UserError when it is not there."""
+        if self.device == "auto":
+            from accelerate import PartialState
+
+            return torch.device(PartialState().device)
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device).cpu()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"device '{self.device}' cannot be used: {reason}", "use --device cpu"
+            ) from error
+        return device
+
+    def trains_in_bf16(self) -> bool:
+        """Tell whether training autocasts to bf16; raises UserError if asked for in vain."""
+        able = computes_bf16(self.torch_device)
+        if self.precision == "bf16" and not able:
+            raise UserError("bf16 was asked for, but this machine does not compute in it", "fp32")
+        return able and self.precision != "fp32"
+
+    def measures_in_bf16(self) -> bool:
+        """Tell whether a search measures in bf16; raises UserError if asked for in vain."""
+        if self.measure_in == "auto":
+            return self.trains_in_bf16()
+        if self.measure_in == "bf16" and not computes_bf16(self.torch_device):
+            raise UserError(
+                "masks were to be measured in bf16, but this machine does not compute in it",
+                "use --measure-in fp32",
+            )
+        return self.measure_in == "bf16"
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes for shared hidden states; raises UserError when they are not free."""
+        free = free_bytes(self.torch_device)
+        if self.cache_mib is None:
+            return free // 4
+        if self.cache_mib << 20 > free:
+            raise UserError(
+                f"a cache of {self.cache_mib} MiB does not fit: {free >> 20} MiB are free",
+                "lower --cache-mib, or leave it out",
+            )
+        return self.cache_mib << 20
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory of a device is free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether a device computes in bf16 rather than emulating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))
+    return False
