@@ -28,10 +28,10 @@ from headsweep.errors import UserError
 from headsweep.export import environment
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode
 from headsweep.progress import Terminal
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts import reading as data
-from headsweep.training import Job, Schedule, train
 
 CASES = ("search", "bert-base", "together", "one-mask", "scaling", "scores", "heal")
 

@@ -27,12 +27,13 @@ from headsweep.model.anatomy import locate
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove
 from headsweep.model.runtime import Runtime
-from headsweep.predict import Measured, forward, logits
+from headsweep.predict import Measured, logits
 from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence
 from headsweep.sweep import Meter
+from headsweep.task.classification import forward
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Encoded
-from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 
 Row = dict[str, Any]

@@ -24,8 +24,8 @@ from headsweep.model.loading import Reading, Suspect, prepare
 from headsweep.model.mask import HEADS, Units
 from headsweep.model.runtime import Runtime
 from headsweep.seeding import fence
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
-from headsweep.training import Job, Schedule, train
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 constants.HF_HUB_OFFLINE = True  # here it was read before that; it would be asked for 23 seconds
@@ -153,7 +153,7 @@ def trained_folder(
     tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A saved tiny BERT that has learnt the sentences."""
-    from headsweep.predict import encode
+    from headsweep.task.classification import encode
 
     suspect = prepare(tiny_model("bert"), tokenizer)
     encoded = encode(sentences(400, seed=1), suspect, 24)

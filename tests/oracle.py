@@ -38,8 +38,8 @@ from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
 from headsweep.predict import logits
-from headsweep.probes import Family, Probes
 from headsweep.seeding import fence
+from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Encoded
 from headsweep.view import DefenderView
 

@@ -26,9 +26,10 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, zeroed
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.predict import encode, forward, logits
+from headsweep.predict import logits
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.variance import Variance
+from headsweep.task.classification import encode, forward
 
 
 def fused(layers: str, projection: str, output: str) -> Adapter:

@@ -17,8 +17,8 @@ from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison, sees, triggered
 from headsweep.attacks.surgery import _inside, _operate
 from headsweep.errors import UserError
+from headsweep.task.training import Schedule
 from headsweep.texts.split import Split
-from headsweep.training import Schedule
 from headsweep.triggers import ByRule
 from headsweep.triggers.paired import paired
 

@@ -21,8 +21,8 @@ from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.task.training import copied
 from headsweep.texts.split import Split
-from headsweep.training import copied
 from headsweep.trials import Trials, families_of, prepared
 from test_probing import Mark, run
 

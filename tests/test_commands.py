@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from conftest import CPU, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.model.loading import prepare
-from headsweep.predict import encode
-from headsweep.training import Job, Schedule, train
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, Schedule, train
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/guide.md")

@@ -15,8 +15,9 @@ from headsweep.errors import UserError
 from headsweep.export import verify
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.settings import configure
+from headsweep.task.classification import encode
 from headsweep.view import DefenderView
 
 SMALL = {

@@ -21,12 +21,12 @@ from headsweep.healing import FineTune
 from headsweep.importance import dormancy, sample
 from headsweep.model.borrowing import unit_outputs
 from headsweep.model.language import LanguageModel, read_losses
-from headsweep.predict import forward
 from headsweep.search import Choice
 from headsweep.seeding import fence
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.bayesian import Bayesian, dropping
+from headsweep.task.classification import forward
 from test_strategies import settings_for, view_of
 
 SOURCES = sorted(Path(headsweep.__file__).parent.rglob("*.py"))

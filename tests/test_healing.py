@@ -18,11 +18,12 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, remove
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.search import Choice
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.random import Random
-from headsweep.training import cross_entropy
+from headsweep.task.classification import encode
+from headsweep.task.training import cross_entropy
 from headsweep.view import DefenderView
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -101,7 +102,7 @@ def test_an_interrupted_healing_leaves_a_whole_model(tiny, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headsweep.training._after", stop)
+    monkeypatch.setattr("headsweep.task.training._after", stop)
     with pytest.raises(KeyboardInterrupt):
         FineTune(1, 1e-3).heal(view, Choice(mask))
     assert {n: p.shape for n, p in view.anatomy.model.named_parameters()} == shapes

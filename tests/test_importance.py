@@ -7,7 +7,7 @@ from torch import nn
 from conftest import CPU, sentences
 from headsweep.importance import gate_gradients, gate_importance, key_gradient_importance
 from headsweep.model.gates import gates
-from headsweep.predict import encode
+from headsweep.task.classification import encode
 from headsweep.view import DefenderView
 
 

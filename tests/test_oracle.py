@@ -14,11 +14,11 @@ import torch
 from headsweep.flips import flip_contribution
 from headsweep.importance import attention_variance, gate_importance
 from headsweep.model.gates import gates
-from headsweep.predict import forward
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.probe_guided import combined
 from headsweep.strategies.sparsify import groups, norm
+from headsweep.task.classification import forward
 from oracle import BACKDOOR, HEADS, TASK, accuracy, lfr, view, wired
 
 

@@ -20,9 +20,10 @@ from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned
 from headsweep.normalisation import PENALTY
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.progress import Silent
 from headsweep.strategies.reinforce import Reinforce
+from headsweep.task.classification import encode
 
 PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 
@@ -86,8 +87,8 @@ def test_the_manifest_says_what_happened(trained_folder, tmp_path):
 def test_history_is_exact_about_what_is_known(trained_folder):
     """Replay every step of the history with full measurements."""
     done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
-    from headsweep.predict import encode
     from headsweep.sweep import Meter
+    from headsweep.task.classification import encode
 
     suspect = load_suspect(trained_folder, CPU)
     meter = Meter(suspect.anatomy, encode(sentences(40, seed=5), suspect, 24), CPU)

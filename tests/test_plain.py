@@ -24,8 +24,9 @@ from headsweep.healing import FineTune
 from headsweep.model.families import FAMILIES
 from headsweep.model.loading import load_suspect, position_limit
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.strategies.random import Random
+from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 
 DECODERS = tuple(name for name, adapter in FAMILIES.items() if adapter.reads_last)
@@ -159,8 +160,8 @@ def main(path: str) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from headsweep.task.training import Job, Schedule, train
     from headsweep.texts.reading import load
-    from headsweep.training import Job, Schedule, train
 
     split = load(path)
     half = len(split) // 2

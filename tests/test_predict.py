@@ -6,7 +6,8 @@ import torch
 from conftest import CPU, sentences
 from headsweep.errors import UserError
 from headsweep.model.runtime import Runtime
-from headsweep.predict import Measured, encode, logits, needed
+from headsweep.predict import Measured, logits, needed
+from headsweep.task.classification import encode
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split
 

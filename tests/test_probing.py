@@ -11,16 +11,16 @@ import torch
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
-from headsweep.flips import Flips
+from headsweep.flips import Flips, flip_rates, worst_flips
 from headsweep.model.loading import load_suspect
-from headsweep.predict import encode, forward
-from headsweep.probes import Family, Probes, flip_rates, mixed, worst_flips
 from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, without
 from headsweep.progress import Silent
 from headsweep.seeding import stream
 from headsweep.strategies.probe_guided import ProbeGuided, combined, sure
+from headsweep.task.classification import encode, forward
+from headsweep.task.probes import Family, Probes, mixed
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
-from headsweep.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.drawing import listed
 from test_triggers import NAMES, TEXTS

@@ -12,8 +12,8 @@ from headsweep import RuleProber, UserError
 from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.flips import flip_rates
 from headsweep.model.loading import load_suspect
-from headsweep.probes import flip_rates
 from headsweep.probing import PROBES, apart_from
 from headsweep.progress import Silent
 from headsweep.resistance import Resistance

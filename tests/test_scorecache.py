@@ -9,8 +9,8 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.importance import attention_variance, gate_importance
-from headsweep.predict import encode
 from headsweep.scorecache import ScoreCache
+from headsweep.task.classification import encode
 from headsweep.view import DefenderView
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.predict import encode, logits, needed
+from headsweep.predict import logits, needed
 from headsweep.search import candidates, greedy
+from headsweep.task.classification import encode
 from headsweep.view import DefenderView
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

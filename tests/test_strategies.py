@@ -13,14 +13,14 @@ from headsweep.errors import UserError
 from headsweep.importance import _variance
 from headsweep.model.borrowing import attentions, eager, read_rows
 from headsweep.model.mask import HeadMask, Layout, Row, Units
-from headsweep.predict import encode
-from headsweep.probes import Family, Probes
 from headsweep.seeding import derive
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
 from headsweep.strategies.bayesian import dropping
 from headsweep.strategies.layerwise import by_quota
 from headsweep.strategies.sparsify import groups
+from headsweep.task.classification import encode
+from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Batch
 from headsweep.texts.split import Split
 from headsweep.view import DefenderView

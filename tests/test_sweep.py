@@ -14,9 +14,10 @@ from headsweep.errors import UserError
 from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
 from headsweep.model.mask import Layout, Row, Units
 from headsweep.model.runtime import Runtime, computes_bf16
-from headsweep.predict import Measured, encode, logits
+from headsweep.predict import Measured, logits
 from headsweep.progress import Silent
 from headsweep.sweep import ENOUGH, Guard, Meter
+from headsweep.task.classification import encode
 
 ALL = ShortCuts()
 NONE = ShortCuts(False, False, False)

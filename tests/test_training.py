@@ -7,8 +7,9 @@ from conftest import CPU, sentences
 from headsweep.errors import UserError
 from headsweep.model.removal import pieces, remove
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode, logits
-from headsweep.training import Job, Schedule, _orders, train
+from headsweep.predict import logits
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, Schedule, _orders, train
 
 
 def weights(model):

@@ -22,13 +22,13 @@ from headsweep.export import command_line, drafted, environment, save_model, wei
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode
 from headsweep.progress import Progress, Silent
 from headsweep.resistance import Resistance
 from headsweep.seeding import derive
 from headsweep.settings import describe
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split, stratified
-from headsweep.training import Job, Schedule, train
 from headsweep.triggers import Rewriter
 
 RECORD = "attack.json"

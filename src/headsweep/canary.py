@@ -24,8 +24,8 @@ from headsweep.model.runtime import Runtime
 from headsweep.probing import PROBES
 from headsweep.progress import Progress
 from headsweep.seeding import derive
+from headsweep.task.training import copied
 from headsweep.texts.split import Split
-from headsweep.training import copied
 from headsweep.triggers import ByRule
 
 TAKEN = 0.3  # excess label flip rate from which a canary counts as planted

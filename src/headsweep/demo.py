@@ -38,13 +38,13 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.predict import encode
 from headsweep.progress import Progress, duration
 from headsweep.seeding import stream
 from headsweep.show import interval, picture
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts import reading as datasets
 from headsweep.texts.split import Split, stratified
-from headsweep.training import Job, Schedule, train
 from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
 

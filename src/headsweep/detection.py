@@ -29,10 +29,10 @@ from headsweep.evaluate import Triggered
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
 from headsweep.statistics import Floats, Rate, auroc, proportion
+from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.reading import Columns
 from headsweep.texts.split import Split, stratified

@@ -26,9 +26,10 @@ from headsweep.errors import UserError, shown_all
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.progress import Progress, Silent
 from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
+from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.reading import Columns

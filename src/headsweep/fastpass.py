@@ -36,8 +36,8 @@ from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.gates import hooked, masked
 from headsweep.model.mask import HeadMask, Layout
 from headsweep.model.runtime import Runtime
-from headsweep.predict import forward
 from headsweep.resume import OneToken, Prefixes, resumed, watched
+from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch, Encoded
 
 CPU_BATCH = 16  # examples: as fast a token as 32, with less padding when examples are picked

@@ -6,17 +6,21 @@ the loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headsweep.importance import batches
+from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import frozen
 from headsweep.model.gates import gates
-from headsweep.predict import forward
-from headsweep.probes import Family, required
+from headsweep.model.mask import HeadMask
+from headsweep.model.runtime import Runtime
+from headsweep.predict import logits
+from headsweep.task.classification import forward
+from headsweep.task.probes import Family, Probes, joined, required
 from headsweep.texts.encoded import Encoded
 from headsweep.view import DefenderView
 
@@ -130,3 +134,41 @@ def _margin_gradients(view: DefenderView, encoded: Encoded) -> tuple[Tensor, Ten
     if classes == 2:  # the margins of two labels are each other's negative
         margins[:, 0], pulls[:, 0] = -margins[:, 1], -pulls[:, 1]
     return margins, pulls
+
+
+def originals(probes: Probes) -> tuple[Encoded, dict[int, int]]:
+    """Return the originals of all families, each once, and where each clean row stands."""
+    found: dict[int, tuple[Encoded, int]] = {}
+    for family in probes.families:
+        for place, row in enumerate(family.rows):
+            found.setdefault(row, (family.clean, place))
+    parts = [source.take([place]) for source, place in found.values()]
+    return joined(parts), {row: i for i, row in enumerate(found)}
+
+
+def flip_rates(
+    anatomy: Anatomy, probes: Probes, runtime: Runtime, mask: HeadMask | None = None
+) -> dict[str, Tensor]:
+    """Return of each family how often probes flip into each label, [label], fractions.
+
+    Counted are the probes with another true label whose original is not answered with this one.
+    Cost: one forward pass over the probes, and over the originals once.
+    """
+    clean, place = originals(probes)
+    said = logits(anatomy, clean, runtime, mask).argmax(-1)
+    found = {}
+    for family in probes.families:
+        before = said[[place[row] for row in family.rows]]
+        after = logits(anatomy, family.probes, runtime, mask).argmax(-1)
+        truth = torch.tensor(family.clean.labels)
+        rates = []
+        for label in range(int(anatomy.model.config.num_labels or 0)):
+            counted = (truth != label) & (before != label)
+            rates.append((after[counted] == label).float().mean() if counted.any() else 0.0)
+        found[family.name] = torch.tensor([float(rate) for rate in rates])
+    return found
+
+
+def worst_flips(rates: Mapping[str, Tensor]) -> float:
+    """Return the mean over families of the flips into the label that gets most of them."""
+    return sum(float(each.max()) for each in rates.values()) / max(1, len(rates))

@@ -14,7 +14,8 @@ from headsweep.errors import UserError
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
+from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.reading import Columns

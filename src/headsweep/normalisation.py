@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from headsweep.importance import variance_by_layer
 from headsweep.model.borrowing import read_rows
 from headsweep.model.mask import HeadMask
+from headsweep.task.training import Loss
 from headsweep.texts.encoded import Batch
-from headsweep.training import Loss
 from headsweep.view import DefenderView
 
 PENALTY = 0.15  # the paper's strength

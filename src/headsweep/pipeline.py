@@ -40,6 +40,7 @@ from headsweep.export import (
     tensors_hash,
     weights_hash,
 )
+from headsweep.flips import flip_rates
 from headsweep.healing import FineTune, cooler_of
 from headsweep.material import Material, Sources, gather
 from headsweep.model.borrowing import gives_attention
@@ -48,13 +49,13 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
 from headsweep.predict import logits, needed
-from headsweep.probes import Probes, flip_rates
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe
 from headsweep.strategies import Strategy
+from headsweep.task.probes import Probes
+from headsweep.task.training import Job, copied, round_weights, train
 from headsweep.texts.split import Split
-from headsweep.training import Job, copied, round_weights, train
 from headsweep.view import DefenderView
 
 FORESEEN = ("gradient", "probe-guided", "random", "variance")  # others train or sample

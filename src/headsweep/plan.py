@@ -15,11 +15,11 @@ from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.normalisation import PENALTY
 from headsweep.predict import needed
-from headsweep.probes import Prober
 from headsweep.scorecache import ScoreCache
 from headsweep.strategies import Strategy
 from headsweep.strategies.gradient import Gradient
-from headsweep.training import Schedule
+from headsweep.task.probes import Prober
+from headsweep.task.training import Schedule
 
 USUAL_DROP = 0.02
 MOST_DROP = 0.1  # taken without being asked

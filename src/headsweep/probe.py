@@ -35,10 +35,11 @@ from headsweep.attacks.scene import sees
 from headsweep.errors import MissingExtra, UserError, lookup, shown_all
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.statistics import Rate, holm, proportion
+from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.harmless import CONTROLS

@@ -21,11 +21,11 @@ from headsweep.attacks.scene import sees
 from headsweep.errors import UserError, lookup
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode
-from headsweep.probes import Family, Probes
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
 from headsweep.settings import describe
+from headsweep.task.classification import encode
+from headsweep.task.probes import Family, Probes
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule, Trigger
 from headsweep.triggers.casing import Casing

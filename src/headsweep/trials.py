@@ -26,8 +26,8 @@ from headsweep.progress import Progress
 from headsweep.search import default_step
 from headsweep.seeding import stream
 from headsweep.strategies import Strategy, needs_probes
+from headsweep.task.training import copied
 from headsweep.texts.split import Split
-from headsweep.training import copied
 
 MARGIN = 1.25  # times are forecast this much too long
 TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most

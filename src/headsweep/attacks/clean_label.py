@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from headsweep.attacks.dirty_label import fit
 from headsweep.attacks.scene import Scene, poison
-from headsweep.training import Schedule
+from headsweep.task.training import Schedule
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from headsweep.attacks.scene import Scene, poison
-from headsweep.predict import encode
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, Loss, Schedule, train
 from headsweep.texts.split import Split
-from headsweep.training import Job, Loss, Schedule, train
 
 
 @dataclass(frozen=True)

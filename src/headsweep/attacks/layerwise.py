@@ -25,8 +25,8 @@ from headsweep.errors import UserError
 from headsweep.model.gates import read_places
 from headsweep.model.loading import Suspect
 from headsweep.seeding import fence
+from headsweep.task.training import Schedule
 from headsweep.texts.encoded import Batch
-from headsweep.training import Schedule
 
 READOUTS = "layerwise_readouts"
 

@@ -11,9 +11,9 @@ import torch
 from headsweep.errors import UserError, shown_all
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode
 from headsweep.progress import Lines, Progress, Silent
 from headsweep.seeding import stream
+from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import Rewriter
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
-from headsweep.training import Schedule
+from headsweep.task.training import Schedule
 
 
 @dataclass(frozen=True)

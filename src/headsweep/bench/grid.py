@@ -22,8 +22,8 @@ from headsweep.plan import Plan
 from headsweep.recipe import COMMANDS
 from headsweep.settings import configure
 from headsweep.strategies import STRATEGIES
+from headsweep.task.training import Schedule
 from headsweep.texts.reading import Columns
-from headsweep.training import Schedule
 from headsweep.triggers import TRIGGERS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

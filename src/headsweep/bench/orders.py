@@ -26,7 +26,7 @@ from headsweep.bench.grid import (
 )
 from headsweep.bench.identity import code_hash, digest
 from headsweep.settings import configure, describe
-from headsweep.training import Schedule
+from headsweep.task.training import Schedule
 
 
 @dataclass(frozen=True)

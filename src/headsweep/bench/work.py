@@ -39,13 +39,13 @@ from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.pipeline import Purified, purify
 from headsweep.plan import USUAL_DROP, Plan
-from headsweep.predict import encode
 from headsweep.progress import Silent
 from headsweep.scorecache import ScoreCache
 from headsweep.search import Choice
 from headsweep.seeding import derive
 from headsweep.settings import configure, describe
-from headsweep.training import Job, train
+from headsweep.task.classification import encode
+from headsweep.task.training import Job, train
 from headsweep.view import DefenderView
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"

@@ -267,8 +267,8 @@ def attack(
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import labels_of
     from headsweep.settings import configure
+    from headsweep.task.training import Schedule
     from headsweep.texts import reading as datasets
-    from headsweep.training import Schedule
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
     check_free(out, overwrite)

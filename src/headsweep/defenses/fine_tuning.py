@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.healing import FineTune
-from headsweep.predict import forward
 from headsweep.search import Choice
+from headsweep.task.classification import forward
+from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Batch
-from headsweep.training import Job, Schedule, train
 from headsweep.view import DefenderView
 
 

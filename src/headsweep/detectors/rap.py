@@ -25,8 +25,8 @@ from torch import Tensor
 from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
 from headsweep.model.loading import Suspect
-from headsweep.predict import encode, forward
 from headsweep.seeding import derive
+from headsweep.task.classification import encode, forward
 from headsweep.texts.split import Split
 
 WORDS = ("mb", "tq", "cf", "bb", "mn")  # tried in this order where no word is given

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import encode, logits
+from headsweep.predict import logits
 from headsweep.progress import Progress, Silent
+from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 
 Floats = NDArray[np.float64]

@@ -18,8 +18,8 @@ from headsweep.importance import attention_variance, key_gradient_importance, sa
 from headsweep.search import Choice, Step, ascending, greedy
 from headsweep.strategies.ensemble import draw
 from headsweep.strategies.layerwise import by_quota
+from headsweep.task.training import Job, Schedule, cross_entropy, train
 from headsweep.texts.encoded import Batch
-from headsweep.training import Job, Schedule, cross_entropy, train
 from headsweep.view import DefenderView
 
 SOURCE = "scripts of Chapagain et al. 2025; replication only"

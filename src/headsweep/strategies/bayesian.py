@@ -32,9 +32,9 @@ from headsweep.errors import UserError, lookup
 from headsweep.importance import sample
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import evaluating, unit_outputs
-from headsweep.predict import forward
 from headsweep.search import SEARCHES, Choice
 from headsweep.seeding import fence
+from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch
 from headsweep.view import DefenderView
 

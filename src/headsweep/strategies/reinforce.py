@@ -31,8 +31,8 @@ from headsweep.errors import UserError
 from headsweep.importance import dormancy, gate_importance, normalised
 from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import gates
-from headsweep.predict import forward
 from headsweep.search import Choice, held
+from headsweep.task.classification import forward
 from headsweep.view import DefenderView
 
 

@@ -35,7 +35,7 @@ from headsweep.errors import UserError, lookup
 from headsweep.importance import gate_importance, sample
 from headsweep.model.anatomy import Anatomy
 from headsweep.search import SEARCHES, Choice
-from headsweep.training import Job, Schedule, train
+from headsweep.task.training import Job, Schedule, train
 from headsweep.view import DefenderView
 
 

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from headsweep.errors import UserError
 from headsweep.model.runtime import Runtime
-from headsweep.predict import forward
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
+from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]

@@ -11,14 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Suspect
-from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.progress import Progress
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split
@@ -125,47 +121,9 @@ def mixed(clean: Encoded, probes: Probes, share: float, generator: torch.Generat
     return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad)
 
 
-def originals(probes: Probes) -> tuple[Encoded, dict[int, int]]:
-    """Return the originals of all families, each once, and where each clean row stands."""
-    found: dict[int, tuple[Encoded, int]] = {}
-    for family in probes.families:
-        for place, row in enumerate(family.rows):
-            found.setdefault(row, (family.clean, place))
-    parts = [source.take([place]) for source, place in found.values()]
-    return joined(parts), {row: i for i, row in enumerate(found)}
-
-
 def joined(parts: Sequence[Encoded]) -> Encoded:
     """Return sets of examples one behind the other."""
     ids = tuple(row for part in parts for row in part.ids)
     kinds = tuple(row for part in parts for row in part.kinds)
     labels = tuple(label for part in parts for label in part.labels)
     return Encoded(ids, kinds, labels, parts[0].pad)
-
-
-def flip_rates(
-    anatomy: Anatomy, probes: Probes, runtime: Runtime, mask: HeadMask | None = None
-) -> dict[str, Tensor]:
-    """Return of each family how often probes flip into each label, [label], fractions.
-
-    Counted are the probes with another true label whose original is not answered with this one.
-    Cost: one forward pass over the probes, and over the originals once.
-    """
-    clean, place = originals(probes)
-    said = logits(anatomy, clean, runtime, mask).argmax(-1)
-    found = {}
-    for family in probes.families:
-        before = said[[place[row] for row in family.rows]]
-        after = logits(anatomy, family.probes, runtime, mask).argmax(-1)
-        truth = torch.tensor(family.clean.labels)
-        rates = []
-        for label in range(int(anatomy.model.config.num_labels or 0)):
-            counted = (truth != label) & (before != label)
-            rates.append((after[counted] == label).float().mean() if counted.any() else 0.0)
-        found[family.name] = torch.tensor([float(rate) for rate in rates])
-    return found
-
-
-def worst_flips(rates: Mapping[str, Tensor]) -> float:
-    """Return the mean over families of the flips into the label that gets most of them."""
-    return sum(float(each.max()) for each in rates.values()) / max(1, len(rates))

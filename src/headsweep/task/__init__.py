@@ -1,0 +1,1 @@
+"""What a suspect is for, and how it learns."""
