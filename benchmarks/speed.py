@@ -25,7 +25,7 @@ from speed_cases import Setting
 from headsweep import demo
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
-from headsweep.export import environment
+from headsweep.export.provenance import environment
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Terminal

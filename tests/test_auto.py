@@ -14,7 +14,7 @@ from headsweep import FineTune, Plan, Sources, UserError
 from headsweep.auto import purify_automatically, seconds_of
 from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
-from headsweep.export import read_manifest
+from headsweep.export.verify import read_manifest
 from headsweep.material import gather
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.probing import KIN, PROBES

@@ -12,7 +12,7 @@ from headsweep import NothingPruned, Plan, Sources, purify
 from headsweep.defenses import DEFENSES
 from headsweep.defenses.fine_tuning import _negative_entropy
 from headsweep.errors import UserError
-from headsweep.export import verify
+from headsweep.export.verify import verify
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
 from headsweep.predict import logits

@@ -16,7 +16,9 @@ from headsweep import FineTune, Gradient, Plan, Sources, UserError, purify
 from headsweep.attack import Attacked
 from headsweep.bench.sources import place
 from headsweep.drafts import write_json
-from headsweep.export import MANIFEST, check_free, drafted, verify
+from headsweep.export.folders import check_free, drafted
+from headsweep.export.verify import verify
+from headsweep.model.loading import MANIFEST
 from headsweep.model.mask import HeadMask, Units
 from headsweep.report import page
 from headsweep.texts import reading as datasets

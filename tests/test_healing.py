@@ -9,7 +9,8 @@ import torch
 from conftest import CPU, sentences
 from headsweep.compact import cut, cuts
 from headsweep.errors import UserError
-from headsweep.export import fingerprint, model_card
+from headsweep.export.card import model_card
+from headsweep.export.model_folder import fingerprint
 from headsweep.healing import FineTune
 from headsweep.material import Sources
 from headsweep.model.anatomy import locate

@@ -14,7 +14,9 @@ from transformers import AutoModelForSequenceClassification
 from conftest import CONFIGS, CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
 from headsweep.cost import peak_memory_mib
-from headsweep.export import fingerprint, model_card, read_manifest, verify
+from headsweep.export.card import model_card
+from headsweep.export.model_folder import fingerprint
+from headsweep.export.verify import read_manifest, verify
 from headsweep.model.anatomy import locate
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask

@@ -31,7 +31,8 @@ from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
-from headsweep.export import drafted, environment
+from headsweep.export.folders import drafted
+from headsweep.export.provenance import environment
 from headsweep.material import Sources
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.mask import HeadMask

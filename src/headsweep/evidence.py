@@ -7,7 +7,8 @@ from typing import Any
 
 from headsweep.bound import DECISIVE, Bound, answers
 from headsweep.cost import peak_memory_mib
-from headsweep.export import MANIFEST_FORMAT, command_line, environment
+from headsweep.export.model_folder import MANIFEST_FORMAT
+from headsweep.export.provenance import command_line, environment
 from headsweep.healing import cooler_of
 from headsweep.material import Material, Sources
 from headsweep.model.mask import Layout

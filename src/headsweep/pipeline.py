@@ -26,20 +26,11 @@ from headsweep.bound import Bound, answers
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
-from headsweep.export import (
-    LOGIT_TOLERANCE,
-    Check,
-    check_weights,
-    command_line,
-    drafted,
-    fingerprint,
-    model_card,
-    other_files_hash,
-    reload,
-    save_model,
-    tensors_hash,
-    weights_hash,
-)
+from headsweep.export.card import model_card
+from headsweep.export.folders import drafted
+from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
+from headsweep.export.provenance import command_line, other_files_hash, tensors_hash, weights_hash
+from headsweep.export.verify import Check, check_weights
 from headsweep.flips import flip_rates
 from headsweep.healing import FineTune, cooler_of
 from headsweep.material import Material, Sources, gather

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headsweep.bound import Bound, one_of_these
-from headsweep.export import Check
+from headsweep.export.verify import Check
 from headsweep.model.mask import HeadMask
 from headsweep.statistics import Rate
 

@@ -16,7 +16,7 @@ from headsweep.demo import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
 from headsweep.evaluate import Exam, Triggered
-from headsweep.export import weights_hash
+from headsweep.export.provenance import weights_hash
 from headsweep.model.loading import labels_of
 from headsweep.seeding import stream
 from headsweep.settings import configure

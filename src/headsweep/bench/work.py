@@ -32,7 +32,8 @@ from headsweep.defenses import Recipe
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
-from headsweep.export import environment, save_model, weights_hash
+from headsweep.export.model_folder import save_model
+from headsweep.export.provenance import environment, weights_hash
 from headsweep.material import Sources
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect

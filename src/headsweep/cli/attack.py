@@ -263,7 +263,7 @@ def attack(
     from headsweep.attack import Judging, Order, held_out
     from headsweep.attack import attack as run
     from headsweep.attacks import ATTACKS
-    from headsweep.export import check_free
+    from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import labels_of
     from headsweep.settings import configure

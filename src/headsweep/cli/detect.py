@@ -95,7 +95,7 @@ def detect(
     from headsweep.detection import Watched
     from headsweep.detection import detect as run
     from headsweep.detectors import DETECTORS
-    from headsweep.export import command_line, environment
+    from headsweep.export.provenance import command_line, environment
     from headsweep.model.families import read_adapter
     from headsweep.settings import configure
 

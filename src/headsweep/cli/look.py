@@ -99,7 +99,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check the weights of a purified folder against its manifest."""
-    from headsweep.export import verify as run
+    from headsweep.export.verify import verify as run
 
     found = run(folder)
     if as_json:

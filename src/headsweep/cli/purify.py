@@ -170,7 +170,7 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     from headsweep.candidates import Auto
-    from headsweep.export import check_free
+    from headsweep.export.folders import check_free
     from headsweep.material import Sources
     from headsweep.model.families import read_adapter
     from headsweep.plan import USUAL_STRATEGY, Plan
@@ -312,7 +312,7 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     from headsweep.defenses import DEFENSES
-    from headsweep.export import check_free
+    from headsweep.export.folders import check_free
     from headsweep.material import Sources
     from headsweep.model.families import read_adapter
     from headsweep.plan import Plan

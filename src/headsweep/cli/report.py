@@ -37,7 +37,7 @@ def report(
     """Write what a grid of cells, or one purification, shows: a page, or tables."""
     from headsweep.bench.results import read_results
     from headsweep.comparison import compare
-    from headsweep.export import read_manifest
+    from headsweep.export.verify import read_manifest
     from headsweep.model.loading import MANIFEST
     from headsweep.report import page, tables
     from headsweep.report.markdown import markdown

@@ -1,0 +1,1 @@
+"""What is left behind: the folder, its manifest, and how to check it."""

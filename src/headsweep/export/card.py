@@ -1,0 +1,97 @@
+"""The model card in the Hub's format: what was done, and what was not proven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headsweep.model.loading import (
+    MANIFEST,
+)
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Return the model card in the Hub's format: what was done, and what was not proven."""
+    before, after = manifest["before"], manifest["after"]
+    name = Path(manifest["suspect"]).name
+    units, total = manifest["pruned_units"], manifest["units"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags:",
+        "- headsweep",
+        "- backdoor-defense",
+        "- pruned",
+        "---",
+        "",
+        f"# {name}, pruned by headsweep",
+        "",
+        f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of `{name}` "
+        f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
+        f"{_healed(manifest)}.",
+        "",
+        "| clean data | before | after |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| accuracy, {part} ({before[part]['examples']} examples) "
+        f"| {before[part]['accuracy']:.3f} | {after[part]['accuracy']:.3f} |"
+        for part in ("validation", "test")
+        if part in before
+    ]
+    lines += ["", *_allowed(manifest)]
+    lines += [
+        "## What this does not prove",
+        "",
+        "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
+        "or is gone. Pruning can fail: a backdoor can sit in heads that clean accuracy needs, in "
+        "the feed-forward layers or the embeddings, and fine-tuning can bring it back. An "
+        "attacker who knows the method can place it where pruning looks last. **This card does "
+        "not call the model clean.**",
+        "",
+        "## How it was made",
+        "",
+        "Pruned heads as layer.head, FFN groups as layer.ffn.group, all from 0: "
+        f"{', '.join(units[:200]) or 'none'}{' ...' if len(units) > 200 else ''}.",
+        "",
+        f"`{MANIFEST}` beside this file holds {_searched(manifest)}"
+        "seeds, versions and hashes; `headsweep verify` checks the folder against it. "
+        "The licence of the original model applies.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _searched(manifest: Mapping[str, Any]) -> str:
+    trials = "every trial of the search with its accuracy, "
+    search = manifest["search"]
+    return trials * bool(search["steps"]) + "the scores, " * (search["scores"] is not None)
+
+
+def _allowed(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what accuracy was allowed, and the checks that failed."""
+    bound = manifest["bound"]
+    lowest, pruning = bound["min_accuracy"], bound.get("while_pruning")
+    told = f"Allowed: a validation accuracy of {lowest:.4f} at least"
+    if not bound.get("binds", True):
+        told = "No bound on accuracy held this method"
+    elif pruning is not None and pruning != lowest:
+        told += f", of {pruning:.4f} while heads were chosen, before healing"
+    failed = [f"{check['what']}: {check['detail']}" for check in manifest["checks"]
+              if not check["passed"]]  # fmt: skip
+    lines = [f"{told}.", ""]
+    return [*lines, f"**Not held: {'; '.join(failed)}.**", ""] if failed else lines
+
+
+def _healed(manifest: Mapping[str, Any]) -> str:
+    fields = manifest["heal"]["fields"]
+    if fields.get("epochs") == 0:
+        return "it was not fine-tuned afterwards"
+    told = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+    texts = "clean data and probes of it" if fields.get("on") == "probes" else "clean data"
+    tried = manifest["heal"].get("tried", [])
+    lr = manifest["heal"].get("lr", 0)
+    cooled = f", begun anew for accuracy, kept: lr {lr:g}" if len(tried) > 1 else ""
+    return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"

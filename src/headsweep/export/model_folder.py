@@ -1,0 +1,57 @@
+"""What a purification leaves behind: weights, manifest, model card; and how to check it.
+
+The folder holds full-shape weights with the pruned units at zero, so that it loads in plain
+``from_pretrained`` everywhere, the tokenizer, and ``headsweep.json``: what was pruned, why, and
+with which figures, versions and seeds. It is written to a sibling and renamed when complete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from headsweep.model.loading import (
+    Suspect,
+    probe_inputs,
+    quiet,
+)
+
+MANIFEST_FORMAT = "headsweep.manifest/1"
+LOGIT_TOLERANCE = 1e-4
+
+
+def save_model(suspect: Suspect, folder: Path) -> None:
+    """Write weights in the checkpoint's own precision, config and tokenizer."""
+    model = suspect.model
+    floats = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    lasting = {t.data_ptr() for t in model.state_dict().values()}
+    saved = [t for t in floats if t.data_ptr() in lasting]
+    wide = [t.data for t in saved]
+    try:  # the data is swapped, not cast in place: buffers that are not saved keep float32
+        for tensor in saved:
+            tensor.data = tensor.data.to(suspect.precision)
+        with quiet():
+            model.save_pretrained(folder)
+    finally:
+        for tensor, data in zip(saved, wide, strict=True):
+            tensor.data = data
+        model.config.dtype = torch.float32
+    suspect.tokenizer.save_pretrained(folder)
+
+
+def fingerprint(model: PreTrainedModel) -> Tensor:
+    """Return the logits of a fixed batch of token numbers, [example, class]."""
+    with torch.inference_mode():
+        found: Tensor = model(**probe_inputs(model)).logits
+    return found.float().cpu()
+
+
+def reload(folder: Path) -> PreTrainedModel:
+    """Load a folder as any user would, plainly, then widen it to float32."""
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    loaded: PreTrainedModel = model.float().eval()
+    return loaded

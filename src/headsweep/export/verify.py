@@ -1,0 +1,199 @@
+"""A purified folder checked against its manifest, with nothing but the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from headsweep.errors import UserError
+from headsweep.export.model_folder import LOGIT_TOLERANCE, MANIFEST_FORMAT, fingerprint, reload
+from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
+from headsweep.model.anatomy import Anatomy, locate
+from headsweep.model.loading import (
+    MANIFEST,
+    described_adapter,
+    read_tokenizer,
+)
+from headsweep.model.mask import HeadMask
+from headsweep.model.removal import already_pruned, left_of, zero_parts
+from headsweep.predict import needed
+from headsweep.texts.split import Labels
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest; raises UserError when there is none or it is of another format."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise UserError(f"{folder}: no {MANIFEST}", "give a folder that `headsweep purify` wrote")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest") from error
+    if found != MANIFEST_FORMAT:
+        raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        told = f"{path}: {', '.join(wrong)}: missing, or not what it should be"
+        raise UserError(told, "the manifest is damaged: get the folder from its source again")
+    return manifest
+
+
+NEEDED: dict[str, type] = {
+    "mask": dict,
+    "pruned_units": list,
+    "zero_before": list,
+    "weights_sha256": dict,
+    "other_files_sha256": dict,
+    "tensors_sha256": dict,
+    "fingerprint": list,
+    "labels": list,
+    "before": dict,
+    "after": dict,
+    "search": dict,
+    "strategy": dict,
+    "checks": list,
+    "verified": bool,
+    "bound": dict,
+}
+"""What every manifest has, and of which kind."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified."""
+
+    what: str
+    passed: bool
+    detail: str = ""
+
+
+def verify(folder: Path) -> list[Check]:
+    """Check a purified folder against its manifest, with nothing but the folder.
+
+    What did not hold when it was made does not hold now. Beside that: its files are the ones
+    written, plain loading gives every tensor as it was written, every weight of every pruned unit
+    is zero, and no other unit is without its weights (but those that the suspect came with so);
+    labels and tokenizer are there, and the logits are those noted when it was made.
+    """
+    manifest = read_manifest(folder)
+    mask = HeadMask.from_json(manifest["mask"])
+    checks = [*_check_noted(manifest), *_check_files(folder, manifest)]
+    try:
+        model = reload(folder)
+        anatomy = locate(model, described_adapter(manifest), mask.units)
+    except UserError:
+        raise
+    except Exception as error:  # whatever plain loading raises is the finding
+        return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
+    checks.append(Check("loads in plain from_pretrained", True))
+    same = "every tensor is the one written"
+    checks.append(_same(same, tensors_hash(model), manifest["tensors_sha256"]))
+    checks += [_check_labels(model, manifest), _check_tokenizer(folder)]
+    names = [anatomy.layout.name(unit) for unit in range(anatomy.layout.units)]
+    before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
+    if mask.fits(anatomy.layout):
+        listed = [names[unit] for unit in mask.pruned]
+        told = Check("mask and list of pruned units agree", listed == manifest["pruned_units"])
+        checks.append(told)
+    return checks + check_weights(anatomy, mask, before) + [_check_logits(model, manifest)]
+
+
+def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:
+    """Return what did not hold when the folder was made, or that everything did."""
+    try:
+        failed = [
+            Check(f"when it was made: {check['what']}", False, str(check["detail"]))
+            for check in manifest["checks"]
+            if check["passed"] is not True
+        ]
+        bound, after = manifest["bound"], manifest["after"]["validation"]
+        kept = not bound["binds"] or _enough(after, bound["min_accuracy"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{MANIFEST}: lacks its checks, bound or figures ({error})",
+            "the manifest is damaged: get the folder from its source again",
+        ) from error
+    if failed:
+        return failed
+    sound = manifest["verified"] and kept
+    return [Check("every check held when it was made", sound, "its own figures say otherwise")]
+
+
+def _enough(figures: Mapping[str, Any], lowest: float) -> bool:
+    return bool(figures["right"] >= needed(lowest, figures["examples"]))
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
+    weights, others = manifest["weights_sha256"], manifest["other_files_sha256"]
+    return [
+        _same("weight files are the ones written", weights_hash(folder), weights),
+        _same("the other files are the ones written", other_files_hash(folder), others),
+    ]
+
+
+def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str]) -> Check:
+    """Check that things have the hashes noted: none changed, none missing, none more."""
+    apart = [name for name in {**noted, **found} if found.get(name) != noted.get(name)]
+    return Check(what, not apart, f"not so: {_few(apart)}")
+
+
+def _few(names: Iterable[str]) -> str:
+    told = list(names)
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+    return ", ".join(told[:3]) + more
+
+
+def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> list[Check]:
+    """Check that exactly the pruned units, and those zero before, are zero.
+
+    Of a pruned unit every number: query, key and value rows with their biases, output columns; of
+    a shared key/value group once all its units are pruned. A unit that was kept has weights in
+    every projection.
+    """
+    if not mask.fits(anatomy.layout):
+        return [Check("mask fits the model", False, f"{anatomy.layout.units} units in the model")]
+    live = left_of(anatomy, mask)
+    fine = {*mask.pruned, *before}
+    more = {unit: parts for unit, parts in zero_parts(anatomy).items() if unit not in fine}
+    lost = _few(f"{anatomy.layout.name(unit)} in {parts[0]}" for unit, parts in more.items())
+    return [
+        Check(
+            f"all weights of the {len(mask.pruned)} pruned units are zero",
+            not live,
+            f"not in {_few(live)}",
+        ),
+        Check("no other unit is zero", not more, f"{len(more)} more: {lost}"),
+        Check("every layer keeps a unit", not already_pruned(anatomy).empties_a_row),
+    ]
+
+
+def _check_labels(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
+    found = list(Labels.of(model.config.id2label).names)
+    return Check("labels are those noted", found == manifest["labels"], f"now {', '.join(found)}")
+
+
+def _check_tokenizer(folder: Path) -> Check:
+    try:
+        read_tokenizer(str(folder))
+    except UserError as error:
+        return Check("the tokenizer loads", False, error.what)
+    return Check("the tokenizer loads", True)
+
+
+def _check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
+    found = fingerprint(model)
+    try:
+        noted = torch.tensor(manifest["fingerprint"], dtype=torch.float32)
+    except (TypeError, ValueError):
+        noted = torch.empty(0)
+    if noted.shape != found.shape:
+        return Check("logits are those noted", False, "what is noted is no table of its logits")
+    gap = float((found - noted).abs().max())
+    return Check("logits are those noted", gap <= LOGIT_TOLERANCE, f"largest difference {gap:.1e}")
