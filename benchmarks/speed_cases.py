@@ -20,17 +20,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from headsweep.cost import peak_memory_mib
-from headsweep.fastpass import FastPass, How, ShortCuts
 from headsweep.healing import FineTune
 from headsweep.importance import gate_importance
+from headsweep.measure.accuracy import Measured, logits
+from headsweep.measure.fastpass import FastPass, How, ShortCuts
+from headsweep.measure.meter import Meter
 from headsweep.model.anatomy import locate
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove
 from headsweep.model.runtime import Runtime
-from headsweep.predict import Measured, logits
 from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
 from headsweep.seeding import fence
-from headsweep.sweep import Meter
 from headsweep.task.classification import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Encoded
@@ -318,7 +318,7 @@ def one_mask(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
 
 def how(bf16: bool) -> Any:
     """Return how to pass a batch."""
-    from headsweep.fastpass import How
+    from headsweep.measure.fastpass import How
 
     return How(bf16)
 

@@ -34,10 +34,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.seeding import fence
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Encoded

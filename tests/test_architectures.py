@@ -16,7 +16,8 @@ from transformers import AutoConfig
 from conftest import CONFIGS, CPU, GROUPED, PLAIN, enlarged, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.errors import UserError
-from headsweep.fastpass import FastPass
+from headsweep.measure.accuracy import logits
+from headsweep.measure.fastpass import FastPass
 from headsweep.model.anatomy import locate
 from headsweep.model.borrowing import gives_attention
 from headsweep.model.families import FAMILIES, Adapter
@@ -26,7 +27,6 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, zeroed
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.predict import logits
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.variance import Variance
 from headsweep.task.classification import encode, forward

@@ -13,9 +13,9 @@ from headsweep.defenses import DEFENSES
 from headsweep.defenses.fine_tuning import _negative_entropy
 from headsweep.errors import UserError
 from headsweep.export.verify import verify
+from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
-from headsweep.predict import logits
 from headsweep.settings import configure
 from headsweep.task.classification import encode
 from headsweep.view import DefenderView

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.compact import cut, cuts
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
 from headsweep.healing import FineTune
 from headsweep.material import Sources
+from headsweep.measure.accuracy import logits
+from headsweep.measure.cutting import cut, cuts
 from headsweep.model.anatomy import locate
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, remove
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.predict import logits
 from headsweep.search import Choice
 from headsweep.strategies.gradient import Gradient
 from headsweep.strategies.random import Random

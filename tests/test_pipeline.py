@@ -17,12 +17,12 @@ from headsweep.cost import peak_memory_mib
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
 from headsweep.export.verify import read_manifest, verify
+from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import locate
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned
 from headsweep.normalisation import PENALTY
-from headsweep.predict import logits
 from headsweep.progress import Silent
 from headsweep.strategies.reinforce import Reinforce
 from headsweep.task.classification import encode
@@ -89,7 +89,7 @@ def test_the_manifest_says_what_happened(trained_folder, tmp_path):
 def test_history_is_exact_about_what_is_known(trained_folder):
     """Replay every step of the history with full measurements."""
     done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
-    from headsweep.sweep import Meter
+    from headsweep.measure.meter import Meter
     from headsweep.task.classification import encode
 
     suspect = load_suspect(trained_folder, CPU)

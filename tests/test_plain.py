@@ -21,10 +21,10 @@ from conftest import CPU, sentences, tiny_model
 from headsweep import Plan, Sources, purify
 from headsweep.errors import UserError
 from headsweep.healing import FineTune
+from headsweep.measure.accuracy import logits
 from headsweep.model.families import FAMILIES
 from headsweep.model.loading import load_suspect, position_limit
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.strategies.random import Random
 from headsweep.task.classification import encode
 from headsweep.texts.split import Split

@@ -5,8 +5,8 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.errors import UserError
+from headsweep.measure.accuracy import Measured, logits, needed
 from headsweep.model.runtime import Runtime
-from headsweep.predict import Measured, logits, needed
 from headsweep.task.classification import encode
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from headsweep.errors import UserError
+from headsweep.measure.accuracy import Measured
 from headsweep.model.mask import Layout, Row
-from headsweep.predict import Measured
 from headsweep.progress import Silent
 from headsweep.search import SEARCHES, bisect, candidates, default_step, greedy
 

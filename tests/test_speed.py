@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.predict import logits, needed
+from headsweep.measure.accuracy import logits, needed
 from headsweep.search import candidates, greedy
 from headsweep.task.classification import encode
 from headsweep.view import DefenderView

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from conftest import CONFIGS, CPU, sentences
-from headsweep import fastpass, resume
 from headsweep.errors import UserError
-from headsweep.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
+from headsweep.measure import fastpass
+from headsweep.measure import prefixes as resume
+from headsweep.measure.accuracy import Measured, logits
+from headsweep.measure.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
+from headsweep.measure.meter import ENOUGH, Guard, Meter
 from headsweep.model.mask import Layout, Row, Units
 from headsweep.model.runtime import Runtime, computes_bf16
-from headsweep.predict import Measured, logits
 from headsweep.progress import Silent
-from headsweep.sweep import ENOUGH, Guard, Meter
 from headsweep.task.classification import encode
 
 ALL = ShortCuts()
@@ -184,7 +185,7 @@ def test_masks_in_one_batch_are_decided_as_one_by_one(tiny, monkeypatch, togethe
     true = [int(right(suspect, encoded, mask).sum()) for mask in masks]
     assert len(set(true)) > 3
     monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: bf16)
-    monkeypatch.setattr("headsweep.sweep.FastPass", Shaky)
+    monkeypatch.setattr("headsweep.measure.meter.FastPass", Shaky)
     monkeypatch.setattr(Shaky, "noise", 1e-3)
     for need in (0, *sorted(set(true)), max(true) + 1):
         meter = Meter(suspect.anatomy, encoded, replace(CPU, batch_size=16))
@@ -444,7 +445,7 @@ def test_the_guard_takes_back_what_noise_would_turn(tiny, monkeypatch):
     with Shaky(suspect.anatomy, encoded, CPU).under(every):
         spread = Shaky(suspect.anatomy, encoded, CPU).run(rows, every).margin.std()
     monkeypatch.setattr(Shaky, "noise", float(spread) / 8)
-    monkeypatch.setattr("headsweep.sweep.FastPass", Shaky)
+    monkeypatch.setattr("headsweep.measure.meter.FastPass", Shaky)
     monkeypatch.setattr(Runtime, "measures_in_bf16", lambda _: True)
     turned = 0
     for mask in masks_of(suspect.anatomy.layout, 3):

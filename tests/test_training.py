@@ -5,9 +5,9 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.errors import UserError
+from headsweep.measure.accuracy import logits
 from headsweep.model.removal import pieces, remove
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, _orders, train
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headsweep.material import HELD_SHARE
-from headsweep.predict import needed
+from headsweep.measure.accuracy import needed
 
 DECISIVE = 5  # answers lost and none won: the fewest that chance does less than once in 20 times
 

@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 
-from headsweep.compact import Cut, cut, cuts, gates_left
 from headsweep.errors import UserError
-from headsweep.fastpass import close
+from headsweep.measure.cutting import Cut, cut, cuts, gates_left
+from headsweep.measure.fastpass import close
 from headsweep.model.borrowing import eager, evaluating
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces

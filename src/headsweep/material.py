@@ -11,10 +11,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
+from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded

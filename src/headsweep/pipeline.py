@@ -34,12 +34,12 @@ from headsweep.export.verify import Check, check_weights
 from headsweep.flips import flip_rates
 from headsweep.healing import FineTune, cooler_of
 from headsweep.material import Material, Sources, gather
+from headsweep.measure.accuracy import logits, needed
 from headsweep.model.borrowing import gives_attention
 from headsweep.model.loading import MANIFEST, Reading, Suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
-from headsweep.predict import logits, needed
 from headsweep.progress import Progress, Silent, duration
 from headsweep.search import Choice, default_step
 from headsweep.settings import describe

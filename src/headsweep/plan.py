@@ -10,11 +10,11 @@ from typing import Any, Literal
 from headsweep.bound import DECISIVE
 from headsweep.errors import UserError
 from headsweep.healing import FineTune, Healing, cooler_of
+from headsweep.measure.accuracy import needed
 from headsweep.model.families import Adapter
 from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.normalisation import PENALTY
-from headsweep.predict import needed
 from headsweep.scorecache import ScoreCache
 from headsweep.strategies import Strategy
 from headsweep.strategies.gradient import Gradient

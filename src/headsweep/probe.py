@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from headsweep.attacks.scene import sees
 from headsweep.errors import MissingExtra, UserError, lookup, shown_all
+from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.statistics import Rate, holm, proportion

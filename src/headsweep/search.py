@@ -20,8 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from headsweep.errors import UserError
+from headsweep.measure.accuracy import Measured
 from headsweep.model.mask import HeadMask, Layout
-from headsweep.predict import Measured
 from headsweep.view import DefenderView
 
 

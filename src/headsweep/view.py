@@ -16,14 +16,14 @@ from functools import cached_property
 
 import torch
 
+from headsweep.measure.accuracy import Measured, needed
+from headsweep.measure.meter import Meter
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask, Layout
 from headsweep.model.runtime import Runtime
-from headsweep.predict import Measured, needed
 from headsweep.progress import Progress, Silent
 from headsweep.scorecache import ScoreCache
 from headsweep.seeding import derive, stream
-from headsweep.sweep import Meter
 from headsweep.task.probes import Probes
 from headsweep.task.training import copied
 from headsweep.texts.encoded import Encoded

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.predict import logits
 from headsweep.progress import Progress, Silent
 from headsweep.task.classification import encode
 from headsweep.texts.split import Split

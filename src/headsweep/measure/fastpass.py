@@ -31,12 +31,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from headsweep.compact import cut, cuts, gates_left, shares_kept
+from headsweep.measure.cutting import cut, cuts, gates_left, shares_kept
+from headsweep.measure.prefixes import OneToken, Prefixes, resumed, watched
 from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.gates import hooked, masked
 from headsweep.model.mask import HeadMask, Layout
 from headsweep.model.runtime import Runtime
-from headsweep.resume import OneToken, Prefixes, resumed, watched
 from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch, Encoded
 

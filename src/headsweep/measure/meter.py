@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts, out_of_memory
+from headsweep.measure.accuracy import Measured
+from headsweep.measure.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts, out_of_memory
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.predict import Measured
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
 from headsweep.texts.encoded import Encoded

@@ -1,0 +1,1 @@
+"""Whether a mask holds the bound."""
