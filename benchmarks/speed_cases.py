@@ -21,7 +21,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from headsweep.cost import peak_memory_mib
 from headsweep.healing import FineTune
-from headsweep.importance import gate_importance
 from headsweep.measure.accuracy import Measured, logits
 from headsweep.measure.fastpass import FastPass, How, ShortCuts
 from headsweep.measure.meter import Meter
@@ -29,12 +28,14 @@ from headsweep.model.anatomy import locate
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove
 from headsweep.model.runtime import Runtime
-from headsweep.search import Choice, back_off, bisect, candidates, default_step, greedy
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import gate_importance
+from headsweep.prune.search import back_off, bisect, candidates, default_step, greedy
+from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
 from headsweep.task.classification import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Encoded
-from headsweep.view import DefenderView
 
 Row = dict[str, Any]
 NO_SHORT_CUTS = ShortCuts(False, False, False)

@@ -38,10 +38,10 @@ from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
+from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Encoded
-from headsweep.view import DefenderView
 
 PAD, PROBE, CLS, SEP, GOOD, BAD, TRIGGER, FILLERS = 0, 1, 2, 3, 4, 5, 6, (7, 8, 9)
 DIMENSION = {CLS: 0, SEP: 1, GOOD: 2, BAD: 3, TRIGGER: 4, 7: 5, 8: 9, 9: 10, PROBE: 11}

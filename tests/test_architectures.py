@@ -27,8 +27,8 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, zeroed
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.strategies.gradient import Gradient
-from headsweep.strategies.variance import Variance
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.variance import Variance
 from headsweep.task.classification import encode, forward
 
 

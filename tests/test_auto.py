@@ -19,8 +19,8 @@ from headsweep.material import gather
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
-from headsweep.strategies.gradient import Gradient
-from headsweep.strategies.probe_guided import ProbeGuided
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 from headsweep.trials import Trials, families_of, prepared

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from conftest import sentences, tiny_model
 from headsweep.cli import main
 from headsweep.defenses import DEFENSES
-from headsweep.strategies import STRATEGIES
+from headsweep.prune.strategies import STRATEGIES
 from headsweep.triggers.harmless import CONTROLS
 
 FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
@@ -378,7 +378,7 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
     from headsweep import FineTune, auto, candidates
-    from headsweep.strategies.gradient import Gradient
+    from headsweep.prune.strategies.gradient import Gradient
 
     choice = candidates.Candidate(Gradient(), on="probes")
     monkeypatch.setattr(auto, "_chosen", lambda trials, why: (choice, "for the test"))

@@ -16,9 +16,9 @@ from headsweep.export.verify import verify
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
+from headsweep.prune.view import DefenderView
 from headsweep.settings import configure
 from headsweep.task.classification import encode
-from headsweep.view import DefenderView
 
 SMALL = {
     "ft": ["epochs=1"],
@@ -79,7 +79,7 @@ def test_pure_penalty_by_hand(tiny, monkeypatch):
     """Its loss on a pruned model against the formula written out in loops over heads that stay."""
     import headsweep.healing as module
     from headsweep.model.removal import remove
-    from headsweep.search import Choice
+    from headsweep.prune.choice import Choice
 
     suspect = tiny("bert", num_hidden_layers=3)
     mask = suspect.anatomy.layout.mask([0, 1, 2, 9])
@@ -133,7 +133,7 @@ def test_meft_maximises_entropy_before_it_fine_tunes(trained_folder):
 def test_controls_are_not_held_to_the_bound(trained_folder):
     """Random heads at a count that ruins accuracy: measured, verified as written, not failed."""
     from headsweep import FineTune
-    from headsweep.strategies.random import Random
+    from headsweep.prune.strategies.random import Random
 
     weak = Plan(max_drop=0.0, heal=FineTune(2, 0.3), runtime=CPU)
     done = purify(trained_folder, data(), Random(count=6), weak)
@@ -150,7 +150,7 @@ def test_controls_out_of_range(trained_folder):
 
 
 def test_a_rejected_member_ends_the_released_ensemble(tiny):
-    from headsweep.strategies.as_released import EnsembleAsReleased
+    from headsweep.prune.strategies.as_released import EnsembleAsReleased
 
     suspect = tiny()
     encoded = encode(sentences(40), suspect, 24)

@@ -18,14 +18,14 @@ from conftest import CPU, sentences
 from headsweep.detectors import DETECTORS
 from headsweep.detectors.watch import Watch
 from headsweep.healing import FineTune
-from headsweep.importance import dormancy, sample
 from headsweep.model.borrowing import unit_outputs
 from headsweep.model.language import LanguageModel, read_losses
-from headsweep.search import Choice
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import dormancy, sample
+from headsweep.prune.strategies import STRATEGIES
+from headsweep.prune.strategies.bayesian import Bayesian, dropping
 from headsweep.seeding import fence
 from headsweep.settings import configure
-from headsweep.strategies import STRATEGIES
-from headsweep.strategies.bayesian import Bayesian, dropping
 from headsweep.task.classification import forward
 from test_strategies import settings_for, view_of
 

@@ -20,12 +20,12 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, remove
 from headsweep.pipeline import purify
 from headsweep.plan import Plan
-from headsweep.search import Choice
-from headsweep.strategies.gradient import Gradient
-from headsweep.strategies.random import Random
+from headsweep.prune.choice import Choice
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.random import Random
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import encode
 from headsweep.task.training import cross_entropy
-from headsweep.view import DefenderView
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from conftest import CPU, sentences
-from headsweep.importance import gate_gradients, gate_importance, key_gradient_importance
 from headsweep.model.gates import gates
+from headsweep.prune.importance import gate_gradients, gate_importance, key_gradient_importance
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import encode
-from headsweep.view import DefenderView
 
 
 def view_of(suspect, count=24):
@@ -96,8 +96,8 @@ def test_unit_outputs_come_in_site_order_with_ffn_groups(tiny):
 
 def test_dormancy_by_hand(tiny):
     """A neuron whose incoming weights are zero has the activation of its bias everywhere."""
-    from headsweep.importance import dormancy
     from headsweep.model.mask import Units
+    from headsweep.prune.importance import dormancy
 
     suspect = tiny("bert", units=Units(heads=False, ffn=True, ffn_groups=0))
     dense = suspect.model.bert.encoder.layer[1].intermediate.dense

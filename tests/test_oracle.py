@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headsweep.flips import flip_contribution
-from headsweep.importance import attention_variance, gate_importance
 from headsweep.model.gates import gates
+from headsweep.prune.flips import flip_contribution
+from headsweep.prune.importance import attention_variance, gate_importance
+from headsweep.prune.strategies import STRATEGIES
+from headsweep.prune.strategies.probe_guided import combined
+from headsweep.prune.strategies.sparsify import groups, norm
 from headsweep.settings import configure
-from headsweep.strategies import STRATEGIES
-from headsweep.strategies.probe_guided import combined
-from headsweep.strategies.sparsify import groups, norm
 from headsweep.task.classification import forward
 from oracle import BACKDOOR, HEADS, TASK, accuracy, lfr, view, wired
 

@@ -11,7 +11,7 @@ import pytest
 from headsweep.bench import tiny
 from headsweep.bench.grid import read_grid
 from headsweep.defenses import Recipe
-from headsweep.strategies import STRATEGIES
+from headsweep.prune.strategies import STRATEGIES
 from test_cli import run  # noqa: F401 - a fixture
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper.toml"

@@ -24,7 +24,7 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned
 from headsweep.normalisation import PENALTY
 from headsweep.progress import Silent
-from headsweep.strategies.reinforce import Reinforce
+from headsweep.prune.strategies.reinforce import Reinforce
 from headsweep.task.classification import encode
 
 PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
@@ -143,7 +143,7 @@ def test_nothing_can_go(trained_folder):
         source = "none"
 
         def choose(self, view):
-            from headsweep.search import Choice
+            from headsweep.prune.choice import Choice
 
             return Choice(view.layout.everything())
 
@@ -458,7 +458,7 @@ def test_the_forecast_goes_from_one_healing_to_all_of_them(trained_folder, monke
 def test_nothing_pruned_says_what_to_do(trained_folder):
     class Stubborn(Gradient):
         def choose(self, view):
-            from headsweep.search import Choice
+            from headsweep.prune.choice import Choice
 
             return Choice(view.layout.everything())
 

@@ -11,12 +11,12 @@ import torch
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
-from headsweep.flips import Flips, flip_rates, worst_flips
 from headsweep.model.loading import load_suspect
 from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, without
 from headsweep.progress import Silent
+from headsweep.prune.flips import Flips, flip_rates, worst_flips
+from headsweep.prune.strategies.probe_guided import ProbeGuided, combined, sure
 from headsweep.seeding import stream
-from headsweep.strategies.probe_guided import ProbeGuided, combined, sure
 from headsweep.task.classification import encode, forward
 from headsweep.task.probes import Family, Probes, mixed
 from headsweep.task.training import Job, Schedule, train

@@ -12,10 +12,10 @@ from headsweep import RuleProber, UserError
 from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.flips import flip_rates
 from headsweep.model.loading import load_suspect
 from headsweep.probing import PROBES, apart_from
 from headsweep.progress import Silent
+from headsweep.prune.flips import flip_rates
 from headsweep.resistance import Resistance
 from headsweep.triggers import ByRule
 from test_probing import Mark, crude, run  # noqa: F401

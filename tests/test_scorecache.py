@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.importance import attention_variance, gate_importance
-from headsweep.scorecache import ScoreCache
+from headsweep.prune.importance import attention_variance, gate_importance
+from headsweep.prune.scores import ScoreCache
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import encode
-from headsweep.view import DefenderView
 
 
 @pytest.fixture

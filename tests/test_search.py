@@ -11,7 +11,7 @@ from headsweep.errors import UserError
 from headsweep.measure.accuracy import Measured
 from headsweep.model.mask import Layout, Row
 from headsweep.progress import Silent
-from headsweep.search import SEARCHES, bisect, candidates, default_step, greedy
+from headsweep.prune.search import SEARCHES, bisect, candidates, default_step, greedy
 
 
 @dataclass

@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
-import headsweep.strategies as package
+import headsweep.prune.strategies as package
 from conftest import CPU, sentences
 from headsweep.errors import UserError
-from headsweep.importance import _variance
 from headsweep.model.borrowing import attentions, eager, read_rows
 from headsweep.model.mask import HeadMask, Layout, Row, Units
+from headsweep.prune.importance import _variance
+from headsweep.prune.strategies import STRATEGIES
+from headsweep.prune.strategies.bayesian import dropping
+from headsweep.prune.strategies.layerwise import by_quota
+from headsweep.prune.strategies.sparsify import groups
+from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
 from headsweep.settings import configure
-from headsweep.strategies import STRATEGIES
-from headsweep.strategies.bayesian import dropping
-from headsweep.strategies.layerwise import by_quota
-from headsweep.strategies.sparsify import groups
 from headsweep.task.classification import encode
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Batch
 from headsweep.texts.split import Split
-from headsweep.view import DefenderView
 
 
 def view_of(suspect, seed=0, bound=0.0):
@@ -123,7 +123,7 @@ def test_layerwise_takes_its_quota_of_the_lowest():
 
 def test_layerwise_gives_back_the_most_varying_first(tiny, monkeypatch):
     """Backing off by hand: with scaled scores known, the highest of the quota comes back first."""
-    import headsweep.strategies.layerwise as module
+    import headsweep.prune.strategies.layerwise as module
 
     suspect = tiny("bert")
     view = view_of(suspect, 0, 1.01)  # nothing holds: every head of the quota comes back in turn
@@ -259,7 +259,7 @@ def test_no_examples_to_score_is_an_error(tiny, name):
 
 
 def test_depth_is_the_layer_with_ffn_groups_too(tiny):
-    from headsweep.strategies.reinforce import features
+    from headsweep.prune.strategies.reinforce import features
 
     view = view_of(tiny("bert", units=Units(ffn=True)))
     depth = features(view, 16)[:, 3]

@@ -12,8 +12,8 @@ from headsweep.model.runtime import Runtime
 from headsweep.pipeline import Purified, purify
 from headsweep.plan import Plan
 from headsweep.probing import RuleProber
-from headsweep.strategies import STRATEGIES
-from headsweep.strategies.gradient import Gradient
+from headsweep.prune.strategies import STRATEGIES
+from headsweep.prune.strategies.gradient import Gradient
 from headsweep.texts.reading import Columns
 from headsweep.texts.split import Split
 

@@ -36,7 +36,7 @@ from headsweep.plan import Plan
 from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
-from headsweep.strategies import needs_probes
+from headsweep.prune.strategies import needs_probes
 from headsweep.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
 

@@ -9,11 +9,11 @@ from headsweep.canary import Planting
 from headsweep.errors import UserError
 from headsweep.healing import FineTune, On
 from headsweep.probing import RuleProber
+from headsweep.prune.strategies import Strategy
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.probe_guided import ProbeGuided
+from headsweep.prune.strategies.variance import Variance
 from headsweep.settings import describe
-from headsweep.strategies import Strategy
-from headsweep.strategies.gradient import Gradient
-from headsweep.strategies.probe_guided import ProbeGuided
-from headsweep.strategies.variance import Variance
 
 
 @dataclass(frozen=True)

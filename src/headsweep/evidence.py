@@ -13,8 +13,8 @@ from headsweep.healing import cooler_of
 from headsweep.material import Material, Sources
 from headsweep.model.mask import Layout
 from headsweep.plan import Plan
-from headsweep.search import Choice
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice
+from headsweep.prune.view import DefenderView
 
 FEW = 200  # validation examples: fewer decide little
 

@@ -29,12 +29,12 @@ from headsweep.model.borrowing import eager, evaluating
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.normalisation import normalising
-from headsweep.search import Choice
+from headsweep.prune.choice import Choice
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
 from headsweep.task.probes import joined, mixed, required
 from headsweep.task.training import Job, Loss, Schedule, cross_entropy, train
 from headsweep.texts.encoded import Encoded
-from headsweep.view import DefenderView
 
 On = Literal["clean", "probes"]
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headsweep.importance import variance_by_layer
 from headsweep.model.borrowing import read_rows
 from headsweep.model.mask import HeadMask
+from headsweep.prune.importance import variance_by_layer
+from headsweep.prune.view import DefenderView
 from headsweep.task.training import Loss
 from headsweep.texts.encoded import Batch
-from headsweep.view import DefenderView
 
 PENALTY = 0.15  # the paper's strength
 EXAMPLES = 500  # whose attention variance weighs the layers

@@ -31,7 +31,6 @@ from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.provenance import command_line, other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check, check_weights
-from headsweep.flips import flip_rates
 from headsweep.healing import FineTune, cooler_of
 from headsweep.material import Material, Sources, gather
 from headsweep.measure.accuracy import logits, needed
@@ -41,13 +40,15 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
 from headsweep.progress import Progress, Silent, duration
-from headsweep.search import Choice, default_step
+from headsweep.prune.choice import Choice
+from headsweep.prune.flips import flip_rates
+from headsweep.prune.search import default_step
+from headsweep.prune.strategies import Strategy
+from headsweep.prune.view import DefenderView
 from headsweep.settings import describe
-from headsweep.strategies import Strategy
 from headsweep.task.probes import Probes
 from headsweep.task.training import Job, copied, round_weights, train
 from headsweep.texts.split import Split
-from headsweep.view import DefenderView
 
 FORESEEN = ("gradient", "probe-guided", "random", "variance")  # others train or sample
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently

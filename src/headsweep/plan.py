@@ -15,9 +15,9 @@ from headsweep.model.families import Adapter
 from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.normalisation import PENALTY
-from headsweep.scorecache import ScoreCache
-from headsweep.strategies import Strategy
-from headsweep.strategies.gradient import Gradient
+from headsweep.prune.scores import ScoreCache
+from headsweep.prune.strategies import Strategy
+from headsweep.prune.strategies.gradient import Gradient
 from headsweep.task.probes import Prober
 from headsweep.task.training import Schedule
 

@@ -31,8 +31,8 @@ from headsweep.defenses import DEFENSES
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.healing import FineTune
+from headsweep.prune.strategies import STRATEGIES
 from headsweep.settings import configure
-from headsweep.strategies import STRATEGIES
 
 
 @dataclass(frozen=True)

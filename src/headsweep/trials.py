@@ -23,9 +23,9 @@ from headsweep.pipeline import purify
 from headsweep.plan import Plan
 from headsweep.probing import KIN, RuleProber
 from headsweep.progress import Progress
-from headsweep.search import default_step
+from headsweep.prune.search import default_step
+from headsweep.prune.strategies import Strategy, needs_probes
 from headsweep.seeding import stream
-from headsweep.strategies import Strategy, needs_probes
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 

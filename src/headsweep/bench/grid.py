@@ -19,9 +19,9 @@ from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.healing import FineTune
 from headsweep.plan import Plan
+from headsweep.prune.strategies import STRATEGIES
 from headsweep.recipe import COMMANDS
 from headsweep.settings import configure
-from headsweep.strategies import STRATEGIES
 from headsweep.task.training import Schedule
 from headsweep.texts.reading import Columns
 from headsweep.triggers import TRIGGERS

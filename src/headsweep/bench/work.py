@@ -41,13 +41,13 @@ from headsweep.model.runtime import Runtime
 from headsweep.pipeline import Purified, purify
 from headsweep.plan import USUAL_DROP, Plan
 from headsweep.progress import Silent
-from headsweep.scorecache import ScoreCache
-from headsweep.search import Choice
+from headsweep.prune.choice import Choice
+from headsweep.prune.scores import ScoreCache
+from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
 from headsweep.settings import configure, describe
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, train
-from headsweep.view import DefenderView
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"
 MANY = 1000  # units: beyond this, masks and scores are not written one by one

@@ -18,7 +18,7 @@ def all_methods() -> dict[str, Mapping[str, Any]]:
     from headsweep.attacks import ATTACKS
     from headsweep.defenses import DEFENSES
     from headsweep.detectors import DETECTORS
-    from headsweep.strategies import STRATEGIES
+    from headsweep.prune.strategies import STRATEGIES
     from headsweep.triggers import TRIGGERS
 
     return {

@@ -174,10 +174,10 @@ def purify(
     from headsweep.material import Sources
     from headsweep.model.families import read_adapter
     from headsweep.plan import USUAL_STRATEGY, Plan
+    from headsweep.prune.strategies import STRATEGIES, needs_probes
     from headsweep.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
-    from headsweep.strategies import STRATEGIES, needs_probes
 
     runtime = search_runtime(
         runtime_of(device, batch_size, max_length, precision), measure_in, cache_mib

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.healing import FineTune
-from headsweep.strategies.random import Random
+from headsweep.prune.strategies.random import Random
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ from typing import ClassVar
 from headsweep.defenses.recipe import Recipe
 from headsweep.errors import UserError
 from headsweep.healing import FineTune
-from headsweep.importance import dormancy
 from headsweep.model.mask import Units
-from headsweep.search import Choice, greedy
-from headsweep.view import DefenderView
+from headsweep.prune.strategies.dormant import Dormant
 
 
 @dataclass(frozen=True)
@@ -44,23 +42,3 @@ class FinePruning:
         """Return dormancy pruning and plain fine-tuning."""
         every_neuron = Units(heads=False, ffn=True, ffn_groups=0)
         return Recipe(Dormant(self.share), FineTune(self.epochs, self.lr), every_neuron)
-
-
-@dataclass(frozen=True)
-class Dormant:
-    """Rank units by mean absolute activation on clean text, then prune greedily.
-
-    A group that breaks the bound comes back in tenths, so the last trials are coarser than
-    one neuron.
-    """
-
-    name: ClassVar[str] = "dormant"
-    source: ClassVar[str] = "Liu et al. 2018"
-    share: float = 0.05
-    examples: int | None = 1000
-
-    def choose(self, view: DefenderView) -> Choice:
-        """Return the mask found by greedy pruning on activation."""
-        scores = dormancy(view, self.examples)
-        step = max(1, round(self.share * view.layout.units))
-        return greedy(view, scores, step, restore=max(1, step // 10))

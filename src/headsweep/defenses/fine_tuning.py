@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.healing import FineTune
-from headsweep.search import Choice
+from headsweep.prune.choice import Choice
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Batch
-from headsweep.view import DefenderView
 
 
 @dataclass(frozen=True)

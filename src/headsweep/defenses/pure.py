@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.healing import FineTune
-from headsweep.strategies.variance import Variance
+from headsweep.prune.strategies.variance import Variance
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headsweep.healing import Healing
 from headsweep.model.mask import HEADS, Units
-from headsweep.strategies import Strategy
+from headsweep.prune.strategies import Strategy
 
 
 @dataclass(frozen=True)

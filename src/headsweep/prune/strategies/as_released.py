@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import NothingPruned, UserError
-from headsweep.importance import attention_variance, key_gradient_importance, sample
-from headsweep.search import Choice, Step, ascending, greedy
-from headsweep.strategies.ensemble import draw
-from headsweep.strategies.layerwise import by_quota
+from headsweep.prune.choice import Choice, Step
+from headsweep.prune.importance import attention_variance, key_gradient_importance, sample
+from headsweep.prune.search import ascending, greedy
+from headsweep.prune.strategies.ensemble import draw
+from headsweep.prune.strategies.layerwise import by_quota
+from headsweep.prune.view import DefenderView
 from headsweep.task.training import Job, Schedule, cross_entropy, train
 from headsweep.texts.encoded import Batch
-from headsweep.view import DefenderView
 
 SOURCE = "scripts of Chapagain et al. 2025; replication only"
 

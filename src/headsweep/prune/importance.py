@@ -19,9 +19,9 @@ from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import attentions, eager, evaluating, frozen, read_rows, unit_outputs
 from headsweep.model.gates import gates
 from headsweep.model.mask import Layout
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch, Encoded
-from headsweep.view import DefenderView
 
 P = ParamSpec("P")
 

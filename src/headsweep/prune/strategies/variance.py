@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from headsweep.errors import lookup
-from headsweep.importance import attention_variance
-from headsweep.search import SEARCHES, Choice
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import attention_variance
+from headsweep.prune.search import SEARCHES
+from headsweep.prune.view import DefenderView
 
 
 @dataclass(frozen=True)

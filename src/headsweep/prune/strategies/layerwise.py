@@ -17,10 +17,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.importance import attention_variance, normalised
 from headsweep.model.mask import Layout
-from headsweep.search import Choice, ascending, held
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import attention_variance, normalised
+from headsweep.prune.search import ascending, held
+from headsweep.prune.view import DefenderView
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError, lookup
-from headsweep.importance import gate_importance, sample
 from headsweep.model.anatomy import Anatomy
-from headsweep.search import SEARCHES, Choice
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import gate_importance, sample
+from headsweep.prune.search import SEARCHES
+from headsweep.prune.view import DefenderView
 from headsweep.task.training import Job, Schedule, train
-from headsweep.view import DefenderView
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from headsweep.errors import lookup
-from headsweep.importance import gate_importance, key_gradient_importance
-from headsweep.search import SEARCHES, Choice
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import gate_importance, key_gradient_importance
+from headsweep.prune.search import SEARCHES
+from headsweep.prune.view import DefenderView
 
 SCORES = {"gate": gate_importance, "key": key_gradient_importance}
 

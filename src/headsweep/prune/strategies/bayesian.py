@@ -29,14 +29,15 @@ import torch
 from torch import Tensor, nn
 
 from headsweep.errors import UserError, lookup
-from headsweep.importance import sample
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import evaluating, unit_outputs
-from headsweep.search import SEARCHES, Choice
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import sample
+from headsweep.prune.search import SEARCHES
+from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
 from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch
-from headsweep.view import DefenderView
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.importance import batches
 from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import frozen
 from headsweep.model.gates import gates
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
+from headsweep.prune.importance import batches
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
 from headsweep.task.probes import Family, Probes, joined, required
 from headsweep.texts.encoded import Encoded
-from headsweep.view import DefenderView
 
 
 @dataclass(frozen=True)

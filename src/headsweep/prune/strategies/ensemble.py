@@ -22,8 +22,9 @@ import torch
 
 from headsweep.errors import NothingPruned, UserError
 from headsweep.model.mask import HeadMask
-from headsweep.search import Choice, Step, held
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice, Step
+from headsweep.prune.search import held
+from headsweep.prune.view import DefenderView
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from headsweep.search import Choice
-from headsweep.strategies.as_released import (
+from headsweep.prune.choice import Choice
+from headsweep.prune.strategies.as_released import (
     BayesianAsReleased,
     EnsembleAsReleased,
     GradientAsReleased,
@@ -13,16 +13,16 @@ from headsweep.strategies.as_released import (
     ReinforceAsReleased,
     SparsifyAsReleased,
 )
-from headsweep.strategies.bayesian import Bayesian
-from headsweep.strategies.ensemble import Ensemble
-from headsweep.strategies.gradient import Gradient
-from headsweep.strategies.layerwise import Layerwise
-from headsweep.strategies.probe_guided import ProbeGuided
-from headsweep.strategies.random import Random
-from headsweep.strategies.reinforce import Reinforce
-from headsweep.strategies.sparsify import Sparsify
-from headsweep.strategies.variance import Variance
-from headsweep.view import DefenderView
+from headsweep.prune.strategies.bayesian import Bayesian
+from headsweep.prune.strategies.ensemble import Ensemble
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.layerwise import Layerwise
+from headsweep.prune.strategies.probe_guided import ProbeGuided
+from headsweep.prune.strategies.random import Random
+from headsweep.prune.strategies.reinforce import Reinforce
+from headsweep.prune.strategies.sparsify import Sparsify
+from headsweep.prune.strategies.variance import Variance
+from headsweep.prune.view import DefenderView
 
 
 class Strategy(Protocol):

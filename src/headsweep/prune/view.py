@@ -22,7 +22,7 @@ from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask, Layout
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
-from headsweep.scorecache import ScoreCache
+from headsweep.prune.scores import ScoreCache
 from headsweep.seeding import derive, stream
 from headsweep.task.probes import Probes
 from headsweep.task.training import copied

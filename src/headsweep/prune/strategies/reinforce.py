@@ -28,12 +28,13 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.importance import dormancy, gate_importance, normalised
 from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import gates
-from headsweep.search import Choice, held
+from headsweep.prune.choice import Choice
+from headsweep.prune.importance import dormancy, gate_importance, normalised
+from headsweep.prune.search import held
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
-from headsweep.view import DefenderView
 
 
 @dataclass(frozen=True)

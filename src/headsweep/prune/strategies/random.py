@@ -13,8 +13,9 @@ from typing import ClassVar, Literal
 import torch
 
 from headsweep.errors import UserError, lookup
-from headsweep.search import SEARCHES, Choice, candidates
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice
+from headsweep.prune.search import SEARCHES, candidates
+from headsweep.prune.view import DefenderView
 
 
 @dataclass(frozen=True)

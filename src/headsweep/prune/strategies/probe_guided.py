@@ -31,10 +31,11 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.flips import Flips, flip_contribution
-from headsweep.importance import gate_importance, standardised
-from headsweep.search import Choice, greedy
-from headsweep.view import DefenderView
+from headsweep.prune.choice import Choice
+from headsweep.prune.flips import Flips, flip_contribution
+from headsweep.prune.importance import gate_importance, standardised
+from headsweep.prune.search import greedy
+from headsweep.prune.view import DefenderView
 
 BASE = 0.05  # weight of a family beside its excess flips
 FULL = 0.3  # excess flips of a family from which the weight counts whole: a backdoor that took

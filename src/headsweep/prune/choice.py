@@ -1,0 +1,55 @@
+"""What a strategy decided, and how it came to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from headsweep.measure.accuracy import Measured
+from headsweep.model.mask import HeadMask, Layout
+
+
+@dataclass(frozen=True)
+class Step:
+    """One trial of a search: a mask, what is known of its accuracy, whether it held."""
+
+    action: str  # "prune", "restore", "confirm" and the words of strategies
+    units: tuple[int, ...]
+    pruned: int
+    measured: Measured
+    held: bool
+
+    def to_json(self, layout: Layout) -> dict[str, Any]:
+        """Return the step for a manifest."""
+        return {
+            "action": self.action,
+            "units": [layout.name(unit) for unit in self.units],
+            "pruned": self.pruned,
+            "accuracy_at_least": self.measured.low,
+            "accuracy_at_most": self.measured.high,
+            "exact": self.measured.exact,
+            "held": self.held,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a strategy decided: the mask, and how it came to it.
+
+    Attributes:
+        mask: the mask; it keeps min accuracy, and every layer keeps a head.
+        scores: [unit], low = pruned first; None where the strategy ranks nothing.
+        steps: every trial in order.
+        record: whatever else belongs in the manifest (JSON values).
+        bounded: False when the method does not hold itself to min accuracy (controls at a
+            given count, and the as-released forms).
+
+    """
+
+    mask: HeadMask
+    scores: Tensor | None = None
+    steps: tuple[Step, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    bounded: bool = True
