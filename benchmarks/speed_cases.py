@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from headsweep.cost import peak_memory_mib
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import Measured, logits
 from headsweep.measure.fastpass import FastPass, How, ShortCuts
 from headsweep.measure.meter import Meter

@@ -328,7 +328,7 @@ def test_no_head_removable_is_exit_1(run, csv_file, tmp_path, tokenizer):
 def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
-    import headsweep.healing as healing
+    import headsweep.heal.fine_tune as healing
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -412,7 +412,7 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
 def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
     from headsweep.candidates import Auto
     from headsweep.cli.purify import _go_on
-    from headsweep.healing import FineTune
+    from headsweep.heal.fine_tune import FineTune
     from headsweep.plan import Found
     from headsweep.settings import describe
 

@@ -10,9 +10,9 @@ import headsweep.defenses as package
 from conftest import CPU, sentences
 from headsweep import NothingPruned, Plan, Sources, purify
 from headsweep.defenses import DEFENSES
-from headsweep.defenses.fine_tuning import _negative_entropy
 from headsweep.errors import UserError
 from headsweep.export.verify import verify
+from headsweep.heal.entropy import _negative_entropy
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
@@ -77,7 +77,7 @@ def test_entropy_is_maximised_by_its_loss(tiny):
 
 def test_pure_penalty_by_hand(tiny, monkeypatch):
     """Its loss on a pruned model against the formula written out in loops over heads that stay."""
-    import headsweep.healing as module
+    import headsweep.heal.fine_tune as module
     from headsweep.model.removal import remove
     from headsweep.prune.choice import Choice
 
@@ -117,7 +117,7 @@ def test_pure_penalty_by_hand(tiny, monkeypatch):
 
 def test_meft_maximises_entropy_before_it_fine_tunes(trained_folder):
     """Without the second phase predictions must be less certain than the suspect's."""
-    from headsweep.defenses.fine_tuning import EntropyFirst
+    from headsweep.heal.entropy import EntropyFirst
 
     def certainty(healing):
         done = purify(trained_folder, data(), None, Plan(heal=healing, runtime=CPU))

@@ -17,7 +17,7 @@ import headsweep
 from conftest import CPU, sentences
 from headsweep.detectors import DETECTORS
 from headsweep.detectors.watch import Watch
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.model.borrowing import unit_outputs
 from headsweep.model.language import LanguageModel, read_losses
 from headsweep.prune.choice import Choice

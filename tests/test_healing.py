@@ -10,7 +10,7 @@ from conftest import CPU, sentences
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.material import Sources
 from headsweep.measure.accuracy import logits
 from headsweep.measure.cutting import cut, cuts

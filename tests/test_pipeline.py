@@ -17,12 +17,12 @@ from headsweep.cost import peak_memory_mib
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
 from headsweep.export.verify import read_manifest, verify
+from headsweep.heal.attention_penalty import PENALTY
 from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import locate
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned
-from headsweep.normalisation import PENALTY
 from headsweep.progress import Silent
 from headsweep.prune.strategies.reinforce import Reinforce
 from headsweep.task.classification import encode

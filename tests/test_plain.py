@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from conftest import CPU, sentences, tiny_model
 from headsweep import Plan, Sources, purify
 from headsweep.errors import UserError
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
 from headsweep.model.families import FAMILIES
 from headsweep.model.loading import load_suspect, position_limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headsweep.defenses import DEFENSES
 from headsweep.errors import NothingPruned, UserError
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.material import Sources
 from headsweep.model.families import Adapter
 from headsweep.model.mask import HeadMask

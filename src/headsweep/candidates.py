@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from headsweep.canary import Planting
 from headsweep.errors import UserError
-from headsweep.healing import FineTune, On
+from headsweep.heal.fine_tune import FineTune, On
 from headsweep.probing import RuleProber
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient

@@ -9,7 +9,7 @@ from headsweep.bound import DECISIVE, Bound, answers
 from headsweep.cost import peak_memory_mib
 from headsweep.export.model_folder import MANIFEST_FORMAT
 from headsweep.export.provenance import command_line, environment
-from headsweep.healing import cooler_of
+from headsweep.heal.fine_tune import cooler_of
 from headsweep.material import Material, Sources
 from headsweep.model.mask import Layout
 from headsweep.plan import Plan

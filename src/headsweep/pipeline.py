@@ -31,7 +31,7 @@ from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.provenance import command_line, other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check, check_weights
-from headsweep.healing import FineTune, cooler_of
+from headsweep.heal.fine_tune import FineTune, cooler_of
 from headsweep.material import Material, Sources, gather
 from headsweep.measure.accuracy import logits, needed
 from headsweep.model.borrowing import gives_attention

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from headsweep.bound import DECISIVE
 from headsweep.errors import UserError
-from headsweep.healing import FineTune, Healing, cooler_of
+from headsweep.heal.attention_penalty import PENALTY
+from headsweep.heal.fine_tune import FineTune, Healing, cooler_of
 from headsweep.measure.accuracy import needed
 from headsweep.model.families import Adapter
 from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
-from headsweep.normalisation import PENALTY
 from headsweep.prune.scores import ScoreCache
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient

@@ -30,7 +30,7 @@ from typing import Any
 from headsweep.defenses import DEFENSES
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.settings import configure
 

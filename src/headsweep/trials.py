@@ -16,7 +16,7 @@ import torch
 from headsweep.canary import Canary, Ground, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import NothingPruned, UserError
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.material import Material, Sources
 from headsweep.model.loading import Suspect
 from headsweep.pipeline import purify

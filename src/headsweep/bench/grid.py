@@ -17,7 +17,7 @@ from headsweep.attacks import ATTACKS
 from headsweep.defenses import DEFENSES, Recipe
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.plan import Plan
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.recipe import COMMANDS

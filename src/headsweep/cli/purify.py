@@ -373,7 +373,7 @@ def _check_report(path: Path, out: Path, overwrite: bool) -> None:
 
 def _healing(asked: Any, plan: Any, chosen: Any) -> Any:
     """Return the healing; raises UserError where what is asked of it does not fit."""
-    from headsweep.healing import FineTune
+    from headsweep.heal.fine_tune import FineTune
     from headsweep.plan import usual_healing
 
     usual = usual_healing(plan.start)

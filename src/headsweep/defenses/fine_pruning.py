@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from headsweep.defenses.recipe import Recipe
 from headsweep.errors import UserError
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.model.mask import Units
 from headsweep.prune.strategies.dormant import Dormant
 

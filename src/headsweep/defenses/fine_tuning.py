@@ -9,19 +9,11 @@ FT.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from typing import ClassVar
 
 from headsweep.defenses.recipe import Recipe
-from headsweep.healing import FineTune
-from headsweep.prune.choice import Choice
-from headsweep.prune.view import DefenderView
-from headsweep.task.classification import forward
-from headsweep.task.training import Job, Schedule, train
-from headsweep.texts.encoded import Batch
+from headsweep.heal.entropy import EntropyFirst
+from headsweep.heal.fine_tune import FineTune
 
 
 @dataclass(frozen=True)
@@ -73,30 +65,3 @@ class MEFT:
     def recipe(self) -> Recipe:
         """Return the two phases."""
         return Recipe(None, EntropyFirst(self.entropy_epochs, self.epochs, self.lr))
-
-
-@dataclass(frozen=True)
-class EntropyFirst:
-    """Entropy up, then cross-entropy down."""
-
-    name: ClassVar[str] = "maximum entropy, then fine-tune"
-    entropy_epochs: float = 1
-    epochs: float = 3
-    lr: float = 2e-5
-
-    def __post_init__(self) -> None:
-        Schedule(self.entropy_epochs, self.lr)
-        Schedule(self.epochs, self.lr)
-
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Run both phases on the view's model."""
-        schedule = Schedule(self.entropy_epochs, self.lr)
-        job = Job(schedule, view.subseed("entropy"), "maximising entropy", _negative_entropy)
-        losses = train(view.anatomy.model, view.train, job, view.runtime, view.progress)
-        after = FineTune(self.epochs, self.lr).heal(view, choice)
-        return {"entropy_losses": losses} | after
-
-
-def _negative_entropy(model: PreTrainedModel, batch: Batch) -> Tensor:
-    log_p = torch.log_softmax(forward(model, batch), dim=-1)
-    return (log_p.exp() * log_p).sum(-1).mean()

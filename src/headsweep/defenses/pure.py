@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from headsweep.defenses.recipe import Recipe
-from headsweep.healing import FineTune
+from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies.variance import Variance
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headsweep.healing import Healing
+from headsweep.heal.fine_tune import Healing
 from headsweep.model.mask import HEADS, Units
 from headsweep.prune.strategies import Strategy
 

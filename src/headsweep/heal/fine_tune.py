@@ -23,12 +23,12 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 
 from headsweep.errors import UserError
+from headsweep.heal.attention_penalty import normalising
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.borrowing import eager, evaluating
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
-from headsweep.normalisation import normalising
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
