@@ -25,10 +25,10 @@ from headsweep.model.gates import check_gates, masked
 from headsweep.model.loading import Reading, prepare, probe_inputs
 from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, zeroed
-from headsweep.pipeline import purify
-from headsweep.plan import Plan
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.variance import Variance
+from headsweep.purification.pipeline import purify
+from headsweep.purification.plan import Plan
 from headsweep.task.classification import encode, forward
 
 

@@ -15,12 +15,12 @@ from headsweep.auto import purify_automatically, seconds_of
 from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.export.verify import read_manifest
-from headsweep.material import gather
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.probe_guided import ProbeGuided
+from headsweep.purification.material import gather
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 from headsweep.trials import Trials, families_of, prepared

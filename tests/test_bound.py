@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from headsweep import Plan
-from headsweep.bound import DECISIVE, Bound
+from headsweep.purification.bound import DECISIVE, Bound
 from headsweep.show import ending
 
 

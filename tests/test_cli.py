@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import sentences, tiny_model
 from headsweep.cli import main
-from headsweep.defenses import DEFENSES
 from headsweep.prune.strategies import STRATEGIES
+from headsweep.purification.defenses import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
 
 FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
@@ -413,7 +413,7 @@ def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
     from headsweep.candidates import Auto
     from headsweep.cli.purify import _go_on
     from headsweep.heal.fine_tune import FineTune
-    from headsweep.plan import Found
+    from headsweep.purification.plan import Found
     from headsweep.settings import describe
 
     healing = describe(FineTune(attention=penalty))

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import headsweep.defenses as package
+import headsweep.purification.defenses as package
 from conftest import CPU, sentences
 from headsweep import NothingPruned, Plan, Sources, purify
-from headsweep.defenses import DEFENSES
 from headsweep.errors import UserError
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import _negative_entropy
@@ -17,6 +16,7 @@ from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
 from headsweep.prune.view import DefenderView
+from headsweep.purification.defenses import DEFENSES
 from headsweep.settings import configure
 from headsweep.task.classification import encode
 

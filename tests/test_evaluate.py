@@ -266,8 +266,8 @@ def test_a_model_with_numbers_for_names_takes_the_classes_of_datasets(trained_fo
 def test_a_fresh_classifier_in_memory_keeps_the_order_of_the_classes(tmp_path, tokenizer):
     datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
     from conftest import tiny_model
-    from headsweep.material import Sources, gather
     from headsweep.model.loading import Reading
+    from headsweep.purification.material import Sources, gather
 
     names = {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
     split = sentences(60, 5)

@@ -167,7 +167,7 @@ def test_a_failed_draft_leaves_nothing_and_spares_what_was_there(tmp_path, monke
 
 
 def test_saving_a_model_whose_copy_differs_is_refused(trained_folder, tmp_path, monkeypatch):
-    import headsweep.pipeline as module
+    import headsweep.purification.pipeline as module
 
     data = Sources(sentences(60), sentences(40, seed=5))
     done = purify(trained_folder, data, Gradient(step=2), Plan(0.3, heal=FineTune(0), runtime=CPU))

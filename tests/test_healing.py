@@ -11,19 +11,19 @@ from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
 from headsweep.heal.fine_tune import FineTune
-from headsweep.material import Sources
 from headsweep.measure.accuracy import logits
 from headsweep.measure.cutting import cut, cuts
 from headsweep.model.anatomy import locate
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, remove
-from headsweep.pipeline import purify
-from headsweep.plan import Plan
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
+from headsweep.purification.material import Sources
+from headsweep.purification.pipeline import purify
+from headsweep.purification.plan import Plan
 from headsweep.task.classification import encode
 from headsweep.task.training import cross_entropy
 

@@ -10,8 +10,8 @@ import pytest
 
 from headsweep.bench import tiny
 from headsweep.bench.grid import read_grid
-from headsweep.defenses import Recipe
 from headsweep.prune.strategies import STRATEGIES
+from headsweep.purification.defenses import Recipe
 from test_cli import run  # noqa: F401 - a fixture
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper.toml"

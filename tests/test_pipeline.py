@@ -375,7 +375,7 @@ def test_the_usual_strategy_runs_with_its_penalty_on_every_family(family, tokeni
 def test_a_model_without_attention_weights_is_healed_without_the_penalty(
     trained_folder, monkeypatch
 ):
-    import headsweep.pipeline as module
+    import headsweep.purification.pipeline as module
 
     monkeypatch.setattr(module, "gives_attention", lambda anatomy: False)
     done = purify(trained_folder, sources(), Gradient(step=2), Plan(0.5, runtime=CPU))
@@ -436,7 +436,7 @@ def test_what_nobody_asked_for_is_five_answers_of_a_few(trained_folder):
 
 
 def test_the_forecast_goes_from_one_healing_to_all_of_them(trained_folder, monkeypatch):
-    import headsweep.pipeline as module
+    import headsweep.purification.pipeline as module
 
     monkeypatch.setattr(module, "duration", lambda seconds: f"{seconds:.9f} s")
     heard = Order()

@@ -11,8 +11,8 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.plan import USUAL_STRATEGY, usual_healing
-from headsweep.recipe import HEAL, Asked, read_recipe
+from headsweep.purification.plan import USUAL_STRATEGY, usual_healing
+from headsweep.purification.recipe import HEAL, Asked, read_recipe
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
 DEFAULTS = Asked("gradient", (), 0.02, None, 0, "classifier", "heads", None, None, None)

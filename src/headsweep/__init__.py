@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from headsweep.defenses import DEFENSES
 from headsweep.errors import NothingPruned, UserError
 from headsweep.heal.fine_tune import FineTune
-from headsweep.material import Sources
 from headsweep.model.families import Adapter
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.pipeline import Purified, purify
-from headsweep.plan import Plan
 from headsweep.probing import RuleProber
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.purification.defenses import DEFENSES
+from headsweep.purification.material import Sources
+from headsweep.purification.pipeline import Purified, purify
+from headsweep.purification.plan import Plan
 from headsweep.texts.reading import Columns
 from headsweep.texts.split import Split
 

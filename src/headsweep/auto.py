@@ -26,17 +26,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headsweep import evidence
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
-from headsweep.material import Material, Sources, gather
 from headsweep.model.loading import Reading
-from headsweep.pipeline import Purified, purify
-from headsweep.plan import Plan
 from headsweep.probe import Battery, probe
 from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
 from headsweep.prune.strategies import needs_probes
+from headsweep.purification import manifest as evidence
+from headsweep.purification.material import Material, Sources, gather
+from headsweep.purification.pipeline import Purified, purify
+from headsweep.purification.plan import Plan
 from headsweep.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
 

@@ -33,13 +33,13 @@ from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.export.folders import drafted
 from headsweep.export.provenance import environment
-from headsweep.material import Sources
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.pipeline import purify
-from headsweep.plan import Plan
 from headsweep.progress import Progress, duration
+from headsweep.purification.material import Sources
+from headsweep.purification.pipeline import purify
+from headsweep.purification.plan import Plan
 from headsweep.seeding import stream
 from headsweep.show import interval, picture
 from headsweep.task.classification import encode

@@ -17,14 +17,14 @@ from headsweep.canary import Canary, Ground, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import NothingPruned, UserError
 from headsweep.heal.fine_tune import FineTune
-from headsweep.material import Material, Sources
 from headsweep.model.loading import Suspect
-from headsweep.pipeline import purify
-from headsweep.plan import Plan
 from headsweep.probing import KIN, RuleProber
 from headsweep.progress import Progress
 from headsweep.prune.search import default_step
 from headsweep.prune.strategies import Strategy, needs_probes
+from headsweep.purification.material import Material, Sources
+from headsweep.purification.pipeline import purify
+from headsweep.purification.plan import Plan
 from headsweep.seeding import stream
 from headsweep.task.training import copied
 from headsweep.texts.split import Split

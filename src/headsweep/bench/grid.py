@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headsweep.attacks import ATTACKS
-from headsweep.defenses import DEFENSES, Recipe
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
-from headsweep.plan import Plan
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.recipe import COMMANDS
+from headsweep.purification.defenses import DEFENSES, Recipe
+from headsweep.purification.plan import Plan
+from headsweep.purification.recipe import COMMANDS
 from headsweep.settings import configure
 from headsweep.task.training import Schedule
 from headsweep.texts.reading import Columns

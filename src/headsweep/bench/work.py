@@ -28,22 +28,22 @@ from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
 from headsweep.bench.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
-from headsweep.defenses import Recipe
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned
 from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import environment, weights_hash
-from headsweep.material import Sources
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime
-from headsweep.pipeline import Purified, purify
-from headsweep.plan import USUAL_DROP, Plan
 from headsweep.progress import Silent
 from headsweep.prune.choice import Choice
 from headsweep.prune.scores import ScoreCache
 from headsweep.prune.view import DefenderView
+from headsweep.purification.defenses import Recipe
+from headsweep.purification.material import Sources
+from headsweep.purification.pipeline import Purified, purify
+from headsweep.purification.plan import USUAL_DROP, Plan
 from headsweep.seeding import derive
 from headsweep.settings import configure, describe
 from headsweep.task.classification import encode

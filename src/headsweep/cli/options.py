@@ -151,7 +151,7 @@ def with_recipe(
     more: dict[str, Any] | None = None,
 ) -> Any:
     """Return what was asked for, completed from a recipe (of a strategy or a defense)."""
-    from headsweep.recipe import read_recipe
+    from headsweep.purification.recipe import read_recipe
 
     given = given_in(ctx)
     if {"max_drop", "min_accuracy"} <= given:
@@ -279,7 +279,7 @@ def mask_in(path: Path) -> Any:
 
     """
     from headsweep.model.mask import MASK_FORMAT, HeadMask
-    from headsweep.plan import Found
+    from headsweep.purification.plan import Found
 
     fix = f"a mask is JSON of the format {MASK_FORMAT}, as under 'mask' in headsweep.json"
     text = text_of(path, fix)

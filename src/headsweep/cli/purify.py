@@ -171,11 +171,11 @@ def purify(
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     from headsweep.candidates import Auto
     from headsweep.export.folders import check_free
-    from headsweep.material import Sources
     from headsweep.model.families import read_adapter
-    from headsweep.plan import USUAL_STRATEGY, Plan
     from headsweep.prune.strategies import STRATEGIES, needs_probes
-    from headsweep.recipe import Asked
+    from headsweep.purification.material import Sources
+    from headsweep.purification.plan import USUAL_STRATEGY, Plan
+    from headsweep.purification.recipe import Asked
     from headsweep.report import page
     from headsweep.settings import configure
 
@@ -311,12 +311,12 @@ def defend(
     quiet: Quiet = False,
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
-    from headsweep.defenses import DEFENSES
     from headsweep.export.folders import check_free
-    from headsweep.material import Sources
     from headsweep.model.families import read_adapter
-    from headsweep.plan import Plan
-    from headsweep.recipe import Asked
+    from headsweep.purification.defenses import DEFENSES
+    from headsweep.purification.material import Sources
+    from headsweep.purification.plan import Plan
+    from headsweep.purification.recipe import Asked
     from headsweep.settings import configure
 
     runtime = search_runtime(
@@ -374,7 +374,7 @@ def _check_report(path: Path, out: Path, overwrite: bool) -> None:
 def _healing(asked: Any, plan: Any, chosen: Any) -> Any:
     """Return the healing; raises UserError where what is asked of it does not fit."""
     from headsweep.heal.fine_tune import FineTune
-    from headsweep.plan import usual_healing
+    from headsweep.purification.plan import usual_healing
 
     usual = usual_healing(plan.start)
     halvings = asked.heal_halvings
@@ -429,7 +429,7 @@ def _mask_file(out: Path) -> Path:
 
 def _is_kept(path: Path) -> bool:
     """Tell whether a mask file is one that an interrupted run left behind."""
-    from headsweep.plan import KEPT
+    from headsweep.purification.plan import KEPT
 
     return path.exists() and f'"{KEPT}"' in path.read_text(encoding="utf-8")
 
@@ -437,7 +437,7 @@ def _is_kept(path: Path) -> bool:
 def _go_on(kept: Path, strategy: Any) -> str:
     """Return how to go on from a mask that was kept."""
     from headsweep.candidates import Auto
-    from headsweep.plan import Found
+    from headsweep.purification.plan import Found
 
     found = Found.of(text_of(kept))
     if not isinstance(strategy, Auto) or found is None:
@@ -470,7 +470,7 @@ def _run(
     from headsweep.auto import purify_automatically
     from headsweep.candidates import Auto
     from headsweep.cli.probe import before_and_after, print_both
-    from headsweep.pipeline import purify
+    from headsweep.purification.pipeline import purify
 
     run: Any = purify_automatically if isinstance(strategy, Auto) else purify
     try:

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headsweep.material import HELD_SHARE
 from headsweep.measure.accuracy import needed
+from headsweep.purification.material import HELD_SHARE
 
 DECISIVE = 5  # answers lost and none won: the fewest that chance does less than once in 20 times
 

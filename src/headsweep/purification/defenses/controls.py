@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headsweep.defenses.recipe import Recipe
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies.random import Random
+from headsweep.purification.defenses.recipe import Recipe
 
 
 @dataclass(frozen=True)

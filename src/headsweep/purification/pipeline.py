@@ -21,8 +21,6 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headsweep import evidence
-from headsweep.bound import Bound, answers
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
@@ -32,19 +30,21 @@ from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, 
 from headsweep.export.provenance import command_line, other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check, check_weights
 from headsweep.heal.fine_tune import FineTune, cooler_of
-from headsweep.material import Material, Sources, gather
 from headsweep.measure.accuracy import logits, needed
 from headsweep.model.borrowing import gives_attention
 from headsweep.model.loading import MANIFEST, Reading, Suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
-from headsweep.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
 from headsweep.progress import Progress, Silent, duration
 from headsweep.prune.choice import Choice
 from headsweep.prune.flips import flip_rates
 from headsweep.prune.search import default_step
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.view import DefenderView
+from headsweep.purification import manifest as evidence
+from headsweep.purification.bound import Bound, answers
+from headsweep.purification.material import Material, Sources, gather
+from headsweep.purification.plan import PAPER, USUAL, USUAL_STRATEGY, Found, Plan, Usual
 from headsweep.settings import describe
 from headsweep.task.probes import Probes
 from headsweep.task.training import Job, copied, round_weights, train

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headsweep.bound import DECISIVE
 from headsweep.errors import UserError
 from headsweep.heal.attention_penalty import PENALTY
 from headsweep.heal.fine_tune import FineTune, Healing, cooler_of
@@ -18,6 +17,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.prune.scores import ScoreCache
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.purification.bound import DECISIVE
 from headsweep.task.probes import Prober
 from headsweep.task.training import Schedule
 
@@ -132,7 +132,7 @@ class Plan:
 
         As was asked. Where nothing was, 0.02; but of fewer than 250 examples that is less than
         chance does in any healing, so that no result would hold it but by luck: five answers then
-        (``headsweep.bound``), at most 0.1. Heads are chosen within 0.02 all the same.
+        (``headsweep.purification.bound``), at most 0.1. Heads are chosen within 0.02 all the same.
         """
         if self.max_drop is not None:
             return self.max_drop

@@ -27,11 +27,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headsweep.defenses import DEFENSES
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies import STRATEGIES
+from headsweep.purification.defenses import DEFENSES
 from headsweep.settings import configure
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headsweep.defenses.recipe import Recipe
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.mask import Units
 from headsweep.prune.strategies.dormant import Dormant
+from headsweep.purification.defenses.recipe import Recipe
 
 
 @dataclass(frozen=True)

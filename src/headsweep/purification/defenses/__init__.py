@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from headsweep.defenses.controls import NothingDone, RandomHeads
-from headsweep.defenses.fine_pruning import FinePruning
-from headsweep.defenses.fine_tuning import FT, FTH, MEFT
-from headsweep.defenses.pure import Pure
-from headsweep.defenses.recipe import Recipe
+from headsweep.purification.defenses.controls import NothingDone, RandomHeads
+from headsweep.purification.defenses.fine_pruning import FinePruning
+from headsweep.purification.defenses.fine_tuning import FT, FTH, MEFT
+from headsweep.purification.defenses.pure import Pure
+from headsweep.purification.defenses.recipe import Recipe
 
 
 class Defense(Protocol):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from headsweep.bound import DECISIVE, Bound, answers
 from headsweep.cost import peak_memory_mib
 from headsweep.export.model_folder import MANIFEST_FORMAT
 from headsweep.export.provenance import command_line, environment
 from headsweep.heal.fine_tune import cooler_of
-from headsweep.material import Material, Sources
 from headsweep.model.mask import Layout
-from headsweep.plan import Plan
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
+from headsweep.purification.bound import DECISIVE, Bound, answers
+from headsweep.purification.material import Material, Sources
+from headsweep.purification.plan import Plan
 
 FEW = 200  # validation examples: fewer decide little
 

@@ -1,0 +1,1 @@
+"""The story: gather, measure, prune, heal, check, save."""
