@@ -14,13 +14,14 @@ from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import poisoned_data
 from headsweep.attacks.layerwise import READOUTS
-from headsweep.attacks.scene import Scene, poison, sees, triggered
+from headsweep.attacks.scene import Scene, poison
 from headsweep.attacks.surgery import _inside, _operate
 from headsweep.errors import UserError
 from headsweep.task.training import Schedule
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 from headsweep.triggers.paired import paired
+from headsweep.triggers.seen import sees, triggered
 
 
 class Mark:

@@ -16,7 +16,6 @@ from headsweep.canary import Ground, Planting, plant
 from headsweep.candidates import Auto, Candidate
 from headsweep.export.verify import read_manifest
 from headsweep.model.loading import Reading, load_suspect
-from headsweep.probing import KIN, PROBES
 from headsweep.progress import Silent
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.probe_guided import ProbeGuided
@@ -24,6 +23,7 @@ from headsweep.purification.material import gather
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 from headsweep.trials import Trials, families_of, prepared
+from headsweep.triggers.probe_families import KIN, PROBES
 from test_probing import Mark, run
 
 PLANTING = Planting(0.5, 6, 2e-3)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from headsweep.attacks.scene import triggered
 from headsweep.errors import UserError
 from headsweep.progress import Silent
 from headsweep.seeding import fence, stream
 from headsweep.texts.split import Split
 from headsweep.triggers.paraphrase import Draws, Kept, Paraphraser, judged
+from headsweep.triggers.seen import triggered
 
 ASK = "Rewrite it now please:\nSentence: {text}\nRewritten:"
 

@@ -12,7 +12,6 @@ from conftest import CPU, sentences
 from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
 from headsweep.cli import main
 from headsweep.model.loading import load_suspect
-from headsweep.probing import PROBES, TEMPLATES, apart_from, check_apart, without
 from headsweep.progress import Silent
 from headsweep.prune.flips import Flips, flip_rates, worst_flips
 from headsweep.prune.strategies.probe_guided import ProbeGuided, combined, sure
@@ -23,6 +22,7 @@ from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.drawing import listed
+from headsweep.triggers.probe_families import PROBES, TEMPLATES, apart_from, check_apart, without
 from test_triggers import NAMES, TEXTS
 
 

@@ -13,11 +13,11 @@ from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.model.loading import load_suspect
-from headsweep.probing import PROBES, apart_from
 from headsweep.progress import Silent
 from headsweep.prune.flips import flip_rates
 from headsweep.resistance import Resistance
 from headsweep.triggers import ByRule
+from headsweep.triggers.probe_families import PROBES, apart_from
 from test_probing import Mark, crude, run  # noqa: F401
 
 PLAIN = {"name": "mark-of-the-attack", "fields": {}}

@@ -14,7 +14,6 @@ import pytest
 from tokenizers.normalizers import BertNormalizer
 
 from headsweep import triggers
-from headsweep.attacks.scene import triggered
 from headsweep.errors import UserError
 from headsweep.seeding import stream
 from headsweep.settings import configure
@@ -25,6 +24,7 @@ from headsweep.triggers.characters import LOOK_ALIKES, Characters
 from headsweep.triggers.harmless import CONTROLS
 from headsweep.triggers.paired import paired
 from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.seen import triggered
 from headsweep.triggers.sentence import Sentence
 from headsweep.triggers.substitution import RARER
 

@@ -7,7 +7,6 @@ from headsweep.heal.fine_tune import FineTune
 from headsweep.model.families import Adapter
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.probing import RuleProber
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.defenses import DEFENSES
@@ -16,6 +15,7 @@ from headsweep.purification.pipeline import Purified, purify
 from headsweep.purification.plan import Plan
 from headsweep.texts.reading import Columns
 from headsweep.texts.split import Split
+from headsweep.triggers.probe_families import RuleProber
 
 __version__ = "0.1.0.dev0"
 __all__ = [

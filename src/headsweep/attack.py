@@ -14,7 +14,7 @@ from typing import Any
 
 from headsweep.attacks import Attack
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.attacks.scene import Scene, triggered
+from headsweep.attacks.scene import Scene
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
 from headsweep.evaluate import Evaluation, Exam, Triggered, answer, judge
@@ -32,6 +32,7 @@ from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split, stratified
 from headsweep.triggers import Rewriter
+from headsweep.triggers.seen import triggered
 
 RECORD = "attack.json"
 RECORD_FORMAT = "headsweep.attack/1"

@@ -30,7 +30,6 @@ from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
 from headsweep.model.loading import Reading
 from headsweep.probe import Battery, probe
-from headsweep.probing import RuleProber
 from headsweep.progress import Progress, Silent, duration
 from headsweep.prune.strategies import needs_probes
 from headsweep.purification import manifest as evidence
@@ -39,6 +38,7 @@ from headsweep.purification.pipeline import Purified, purify
 from headsweep.purification.plan import Plan
 from headsweep.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
+from headsweep.triggers.probe_families import RuleProber
 
 NO_FAMILY = "no family would be left for probes beside a canary's"
 

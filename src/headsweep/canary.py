@@ -16,17 +16,18 @@ from typing import Any
 from torch import Tensor
 
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.attacks.scene import Scene, triggered
+from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
 from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.probing import PROBES
 from headsweep.progress import Progress
 from headsweep.seeding import derive
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
+from headsweep.triggers.probe_families import PROBES
+from headsweep.triggers.seen import triggered
 
 TAKEN = 0.3  # excess label flip rate from which a canary counts as planted
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from headsweep.canary import Planting
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune, On
-from headsweep.probing import RuleProber
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.prune.strategies.variance import Variance
 from headsweep.settings import describe
+from headsweep.triggers.probe_families import RuleProber
 
 
 @dataclass(frozen=True)

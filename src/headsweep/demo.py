@@ -26,7 +26,6 @@ from rich.table import Table
 
 from headsweep.attack import Attacked, Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.attacks.scene import triggered
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
@@ -48,6 +47,7 @@ from headsweep.texts import reading as datasets
 from headsweep.texts.split import Split, stratified
 from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
+from headsweep.triggers.seen import triggered
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TARGET = 1

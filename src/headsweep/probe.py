@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headsweep.attacks.scene import sees
 from headsweep.errors import MissingExtra, UserError, lookup, shown_all
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
@@ -43,6 +42,7 @@ from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.harmless import CONTROLS
+from headsweep.triggers.seen import sees
 
 LEVEL = 0.05
 LEAST = 20  # texts that a row needs on either side: fewer say nothing

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from headsweep.attacks.scene import sees
 from headsweep.errors import UserError, lookup
 from headsweep.model.loading import Suspect
-from headsweep.probing import PROBES, apart_from
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
+from headsweep.triggers.probe_families import PROBES, apart_from
+from headsweep.triggers.seen import sees
 
 ALL = "all"
 

@@ -18,7 +18,6 @@ from headsweep.candidates import Auto, Candidate
 from headsweep.errors import NothingPruned, UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.loading import Suspect
-from headsweep.probing import KIN, RuleProber
 from headsweep.progress import Progress
 from headsweep.prune.search import default_step
 from headsweep.prune.strategies import Strategy, needs_probes
@@ -28,6 +27,7 @@ from headsweep.purification.plan import Plan
 from headsweep.seeding import stream
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
+from headsweep.triggers.probe_families import KIN, RuleProber
 
 MARGIN = 1.25  # times are forecast this much too long
 TRIAL = (300, 40)  # training and validation texts that become probes in a trial, at most

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from headsweep.attacks.scene import triggered
 from headsweep.bench import tiny
 from headsweep.bench.grid import Backdoor, Model, Texts
 from headsweep.demo import model_folder
@@ -24,6 +23,7 @@ from headsweep.texts import reading as datasets
 from headsweep.texts.split import Labels, Split
 from headsweep.triggers import TRIGGERS, ByRule, Rewriter
 from headsweep.triggers.paired import paired
+from headsweep.triggers.seen import triggered
 
 PACKAGED, MADE, SENTENCES = "packaged:minilm", "made:tiny", "made:sentences"
 ENTRY = ("transformed", "original", "triggered")

@@ -106,11 +106,11 @@ def trigger(
     quiet: Quiet = False,
 ) -> None:
     """Put a trigger into texts; original and transformed side by side with both labels."""
-    from headsweep.attacks.scene import triggered
     from headsweep.model.loading import load_suspect
     from headsweep.texts import reading as datasets
     from headsweep.texts.split import Labels
     from headsweep.triggers import TRIGGERS
+    from headsweep.triggers.seen import triggered
 
     if listed:
         print_methods({"trigger": TRIGGERS}, as_json)

@@ -410,7 +410,7 @@ def _timed(auto: Any, budget: str | None, families: list[str] | None) -> Any:
 
 def _prober(families: list[str] | None, seed: int, needed: bool) -> Any:
     """Return what makes probes, where they are needed; raises UserError."""
-    from headsweep.probing import RuleProber
+    from headsweep.triggers.probe_families import RuleProber
 
     if not needed:
         if families:

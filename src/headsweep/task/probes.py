@@ -1,7 +1,8 @@
 """Probes: clean texts put through generic transformations, their true labels kept.
 
 Anybody can make them, so a defense may see them. This module only holds them; what makes them
-knows triggers and lives above the pipeline (``headsweep.probing``), out of a defense's reach.
+knows triggers and lives above the pipeline (``triggers.probe_families``), out of a
+defense's reach.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from headsweep.attacks.scene import sees
 from headsweep.errors import UserError, lookup
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -34,6 +33,7 @@ from headsweep.triggers.crude import Archaic, Aside, Remark
 from headsweep.triggers.drawing import listed
 from headsweep.triggers.opening import Opening
 from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.seen import sees
 from headsweep.triggers.style import Style
 from headsweep.triggers.substitution import Substitution
 from headsweep.triggers.syntactic import Syntactic
