@@ -21,8 +21,8 @@ from headsweep.bench.orders import orders, selected
 from headsweep.bench.packing import Packed
 from headsweep.bench.results import read_results
 from headsweep.errors import UserError
+from headsweep.judge.statistics import matched_rate
 from headsweep.progress import Silent
-from headsweep.statistics import matched_rate
 from test_cli import run  # noqa: F401 - a fixture
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -126,7 +126,9 @@ def test_code_hash_covers_what_a_cell_runs_and_nothing_else():
     covered = sources_of(WORK)
     assert {"headsweep.prune.strategies.gradient", "headsweep.task.training"} <= set(covered)
     assert {"headsweep.triggers.paired", "headsweep.purification.defenses.pure"} <= set(covered)
-    assert not {"headsweep.cli", "headsweep.bench.harness", "headsweep.probe"} & set(covered)
+    assert not {"headsweep.cli", "headsweep.bench.harness", "headsweep.judge.battery"} & set(
+        covered
+    )
     assert code_hash() == code_hash(WORK) != code_hash("headsweep.task.training")
 
 

@@ -13,16 +13,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import BAD, CPU, GOOD, sentences
 from headsweep.cli import main
-from headsweep.detection import Trial, measure, threshold
-from headsweep.detectors import DETECTORS, Watch
-from headsweep.detectors.onion import OnionScorer
-from headsweep.detectors.rap import Rap, standing_in
-from headsweep.detectors.strip import Strip, telling_words
 from headsweep.errors import UserError
+from headsweep.judge.detection import Trial, measure, threshold
+from headsweep.judge.detectors import DETECTORS, Watch
+from headsweep.judge.detectors.onion import OnionScorer
+from headsweep.judge.detectors.rap import Rap, standing_in
+from headsweep.judge.detectors.strip import Strip, telling_words
+from headsweep.judge.statistics import auroc
 from headsweep.model.language import load_language_model
 from headsweep.model.loading import load_suspect
 from headsweep.seeding import fence
-from headsweep.statistics import auroc
 from headsweep.texts.split import Split
 
 RARITY = {"the": 1.0, "film": 2.0, "cf": 9.0}  # loss of each word under the stub
@@ -70,10 +70,10 @@ def test_threshold_is_a_quantile_of_clean_suspicions():
 def stub(monkeypatch, suspect):
     """ONION under a unigram model whose losses are known."""
     monkeypatch.setattr(
-        "headsweep.detectors.onion.encoded_for_reading", lambda _, text: text.split()
+        "headsweep.judge.detectors.onion.encoded_for_reading", lambda _, text: text.split()
     )
     monkeypatch.setattr(
-        "headsweep.detectors.onion.read_losses",
+        "headsweep.judge.detectors.onion.read_losses",
         lambda _, rows: torch.tensor([sum(RARITY[w] for w in row) / len(row) for row in rows]),
     )
     return OnionScorer(None, 100, Watch(suspect, sentences(4)))

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from conftest import CPU, sentences
 from headsweep.cli import main
 from headsweep.errors import UserError
-from headsweep.evaluate import Answers, Exam, Triggered, judge
+from headsweep.judge.evaluate import Answers, Exam, Triggered, judge
 from headsweep.texts.split import Split
 
 NAMES = ("negative", "positive")
@@ -81,7 +81,7 @@ def test_matched_and_excess_use_the_twin_else_the_suspect():
 
 def test_a_twin_with_other_labels_is_refused(trained_folder, tmp_path, tokenizer):
     from conftest import tiny_model
-    from headsweep.evaluate import Files, evaluate
+    from headsweep.judge.evaluate import Files, evaluate
 
     names = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
     tiny_model("bert", **names).save_pretrained(tmp_path / "swapped")
@@ -245,7 +245,7 @@ def test_triggered_texts_are_written_with_mapped_labels(tmp_path, run):
 
 def test_a_model_with_numbers_for_names_takes_the_classes_of_datasets(trained_folder, tmp_path):
     datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
-    from headsweep.evaluate import Files, evaluate
+    from headsweep.judge.evaluate import Files, evaluate
 
     model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
     model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}

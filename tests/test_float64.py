@@ -15,9 +15,9 @@ from transformers import LlamaForCausalLM
 
 import headsweep
 from conftest import CPU, sentences
-from headsweep.detectors import DETECTORS
-from headsweep.detectors.watch import Watch
 from headsweep.heal.fine_tune import FineTune
+from headsweep.judge.detectors import DETECTORS
+from headsweep.judge.detectors.watch import Watch
 from headsweep.model.borrowing import unit_outputs
 from headsweep.model.language import LanguageModel, read_losses
 from headsweep.prune.choice import Choice

@@ -12,9 +12,9 @@ from conftest import CPU, sentences
 from headsweep.attack import Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.errors import MissingExtra, UserError
+from headsweep.judge.battery import Battery, _Row, _weights, probe
+from headsweep.judge.sarif import sarif
 from headsweep.model.loading import load_suspect
-from headsweep.probe import Battery, _Row, _weights, probe
-from headsweep.sarif import sarif
 from headsweep.seeding import stream
 from headsweep.triggers import TRIGGERS
 from headsweep.triggers.harmless import Misspelling

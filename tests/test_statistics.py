@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headsweep.statistics import (
+from headsweep.judge.statistics import (
     Margins,
     Rate,
     bootstrap_matched,

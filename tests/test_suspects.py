@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.evaluate import Files, evaluate
+from headsweep.judge.evaluate import Files, evaluate
 from headsweep.texts.reading import Columns
 
 SUSPECTS, CORPUS = os.environ.get("HEADSWEEP_SUSPECTS"), os.environ.get("HEADSWEEP_CORPUS")

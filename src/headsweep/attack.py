@@ -17,10 +17,10 @@ from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
-from headsweep.evaluate import Evaluation, Exam, Triggered, answer, judge
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import command_line, environment, weights_hash
+from headsweep.judge.evaluate import Evaluation, Exam, Triggered, answer, judge
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime

@@ -28,8 +28,8 @@ from typing import Any
 
 from headsweep.candidates import Auto, Candidate
 from headsweep.errors import UserError
+from headsweep.judge.battery import Battery, probe
 from headsweep.model.loading import Reading
-from headsweep.probe import Battery, probe
 from headsweep.progress import Progress, Silent, duration
 from headsweep.prune.strategies import needs_probes
 from headsweep.purification import manifest as evidence

@@ -3,8 +3,8 @@
 A canary is the suspect with a backdoor of a known family planted by short fine-tuning on poisoned
 clean texts (``attacks.DirtyLabel``). Its trigger is known, so what a purification leaves of it can
 be measured: the excess label flip rate over the suspect before the planting, on texts and matched
-at the clean flip rate as in ``headsweep.evaluate``. The suspect's own backdoor, if it has one, is
-in both, so it counts for neither.
+at the clean flip rate as in ``judge.evaluate``. The suspect's own backdoor, if it has one, is in
+both, so it counts for neither.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
-from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
+from headsweep.judge.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress

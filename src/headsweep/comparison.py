@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from headsweep.bench.results import Results
+from headsweep.judge.statistics import LEVEL, Rate, holm
 from headsweep.progress import Progress, Silent
 from headsweep.resampling import (
     ENOUGH,
@@ -34,7 +35,6 @@ from headsweep.resampling import (
     p_value,
     ranks_of,
 )
-from headsweep.statistics import LEVEL, Rate, holm
 
 REPLICATION = "-as-released"  # ends the names of strategies that are kept for replication only
 Key = tuple[str, int]  # a method and a seed

@@ -29,9 +29,9 @@ from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
-from headsweep.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.export.folders import drafted
 from headsweep.export.provenance import environment
+from headsweep.judge.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.bench.packing import Packed
+from headsweep.judge.statistics import LEVEL, Margins, Rate, matched_rate
 from headsweep.seeding import derive
-from headsweep.statistics import LEVEL, Margins, Rate, matched_rate
 
 ENOUGH = 5  # seeds: with fewer, none are drawn anew, and nothing is said of others
 RESAMPLES = 2000

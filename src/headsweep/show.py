@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headsweep.export.verify import Check
+from headsweep.judge.statistics import Rate
 from headsweep.model.mask import HeadMask
 from headsweep.purification.bound import Bound, one_of_these
-from headsweep.statistics import Rate
 
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.evaluate import Answers, Exam
-from headsweep.statistics import Margins
+from headsweep.judge.evaluate import Answers, Exam
+from headsweep.judge.statistics import Margins
 
 
 @dataclass(frozen=True)

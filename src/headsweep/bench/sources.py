@@ -14,8 +14,8 @@ from headsweep.bench.grid import Backdoor, Model, Texts
 from headsweep.demo import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
-from headsweep.evaluate import Exam, Triggered
 from headsweep.export.provenance import weights_hash
+from headsweep.judge.evaluate import Exam, Triggered
 from headsweep.model.loading import labels_of
 from headsweep.seeding import stream
 from headsweep.settings import configure

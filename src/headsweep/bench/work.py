@@ -30,9 +30,9 @@ from headsweep.bench.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned
-from headsweep.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import environment, weights_hash
+from headsweep.judge.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime

@@ -92,10 +92,10 @@ def detect(
     quiet: Quiet = False,
 ) -> None:
     """Measure a detector of triggered texts: what it rejects wrongly, what it misses, AUROC."""
-    from headsweep.detection import Watched
-    from headsweep.detection import detect as run
-    from headsweep.detectors import DETECTORS
     from headsweep.export.provenance import command_line, environment
+    from headsweep.judge.detection import Watched
+    from headsweep.judge.detection import detect as run
+    from headsweep.judge.detectors import DETECTORS
     from headsweep.model.families import read_adapter
     from headsweep.settings import configure
 
@@ -118,7 +118,7 @@ def detect(
     found = run(model, chosen, files, runtime, seed, progress_of(quiet or as_json), described)
     if as_json:
         form = dataclasses.asdict(found) | {
-            "format": "headsweep.detection/1",
+            "format": "headsweep.judge.detection/1",
             "detector": {"name": chosen.name, "fields": dataclasses.asdict(chosen)},
             "asked": dataclasses.asdict(files),
             "model": model,

@@ -80,8 +80,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure ACC, label flip rate and its relatives, with 95% intervals."""
-    from headsweep.evaluate import Files
-    from headsweep.evaluate import evaluate as run
+    from headsweep.judge.evaluate import Files
+    from headsweep.judge.evaluate import evaluate as run
     from headsweep.model.families import read_adapter
 
     files = Files(

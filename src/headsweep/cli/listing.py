@@ -16,7 +16,7 @@ T = TypeVar("T")
 def all_methods() -> dict[str, Mapping[str, Any]]:
     """Return the tables of methods by the option that takes them."""
     from headsweep.attacks import ATTACKS
-    from headsweep.detectors import DETECTORS
+    from headsweep.judge.detectors import DETECTORS
     from headsweep.prune.strategies import STRATEGIES
     from headsweep.purification.defenses import DEFENSES
     from headsweep.triggers import TRIGGERS

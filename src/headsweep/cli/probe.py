@@ -80,11 +80,11 @@ def probe(
 ) -> None:
     """Put clean texts through generic trigger families and see whether answers flip one way."""
     from headsweep.drafts import write_json
+    from headsweep.judge.battery import Battery
+    from headsweep.judge.battery import probe as run
+    from headsweep.judge.sarif import sarif as log
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import Reading, load_suspect
-    from headsweep.probe import Battery
-    from headsweep.probe import probe as run
-    from headsweep.sarif import sarif as log
     from headsweep.texts import reading as datasets
 
     if sarif is not None:
@@ -157,9 +157,9 @@ def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[st
     Both go into the manifest; where there are too few texts to probe, it says so there and here,
     and the purified model is not lost for it.
     """
+    from headsweep.judge.battery import Battery
+    from headsweep.judge.battery import probe as run
     from headsweep.model.loading import Reading, load_suspect
-    from headsweep.probe import Battery
-    from headsweep.probe import probe as run
 
     battery, found = Battery(seed=plan.seed), {}
     try:

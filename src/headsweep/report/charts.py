@@ -12,8 +12,8 @@ from typing import Any
 
 from headsweep.comparison import Setting, Standing, is_replication
 from headsweep.errors import UserError
+from headsweep.judge.statistics import Rate
 from headsweep.report.labels import Point, sides
-from headsweep.statistics import Rate
 
 Spec = dict[str, Any]
 GROUPS = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headsweep.comparison import Difference, Setting, Spread, Standing
+from headsweep.judge.statistics import Rate
 from headsweep.report.charts import group_of
-from headsweep.statistics import Rate
 
 TITLES = (
     "method",

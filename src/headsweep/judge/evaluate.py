@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.errors import UserError, shown_all
+from headsweep.judge.statistics import Margins, Rate, bootstrap_matched, proportion
 from headsweep.measure.accuracy import logits
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
-from headsweep.statistics import Margins, Rate, bootstrap_matched, proportion
 from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded

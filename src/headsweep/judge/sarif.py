@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from headsweep.probe import Finding, Probed
+from headsweep.judge.battery import Finding, Probed
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from headsweep.detectors.onion import Onion
-from headsweep.detectors.rap import Rap
-from headsweep.detectors.strip import Strip
-from headsweep.detectors.watch import Cleaner, Detector, Scorer, Watch
+from headsweep.judge.detectors.onion import Onion
+from headsweep.judge.detectors.rap import Rap
+from headsweep.judge.detectors.strip import Strip
+from headsweep.judge.detectors.watch import Cleaner, Detector, Scorer, Watch
 
 DETECTORS: dict[str, Any] = {detector.name: detector for detector in (Onion, Strip, Rap)}
 """Detector classes by name."""

@@ -20,8 +20,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
+from headsweep.judge.detectors.watch import Floats, Watch
 from headsweep.seeding import stream
 
 

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
+from headsweep.judge.detectors.watch import Floats, Watch
 from headsweep.model.loading import Suspect
 from headsweep.seeding import derive
 from headsweep.task.classification import encode, forward

@@ -32,12 +32,12 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.errors import MissingExtra, UserError, lookup, shown_all
+from headsweep.judge.statistics import Rate, holm, proportion
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
-from headsweep.statistics import Rate, holm, proportion
 from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
@@ -146,7 +146,7 @@ class Probed:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        form = {"format": "headsweep.probe/2", "texts": self.texts}
+        form = {"format": "headsweep.judge.battery/2", "texts": self.texts}
         return form | {
             "battery": asdict(self.battery),
             "tried": sorted({found.family for found in self.findings}),

@@ -19,8 +19,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from headsweep.detectors.watch import Floats, Watch
 from headsweep.errors import UserError
+from headsweep.judge.detectors.watch import Floats, Watch
 from headsweep.model.language import (
     LanguageModel,
     encoded_for_reading,

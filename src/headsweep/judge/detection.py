@@ -23,15 +23,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from headsweep.detectors import Cleaner, Detector, Scorer, Watch
 from headsweep.errors import UserError, shown_all
-from headsweep.evaluate import Triggered
+from headsweep.judge.detectors import Cleaner, Detector, Scorer, Watch
+from headsweep.judge.evaluate import Triggered
+from headsweep.judge.statistics import Floats, Rate, auroc, proportion
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
-from headsweep.statistics import Floats, Rate, auroc, proportion
 from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.reading import Columns
