@@ -10,12 +10,12 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from conftest import CPU, FILLER, sentences
-from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import poisoned_data
 from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison
 from headsweep.attacks.surgery import _inside, _operate
+from headsweep.attacks.victim import Judging, Order, attack
 from headsweep.errors import UserError
 from headsweep.task.training import Schedule
 from headsweep.texts.split import Split

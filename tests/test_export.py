@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import CPU, sentences, tiny_model
 from headsweep import FineTune, Gradient, Plan, Sources, UserError, purify
-from headsweep.attack import Attacked
+from headsweep.attacks.victim import Attacked
 from headsweep.bench.sources import place
 from headsweep.drafts import write_json
 from headsweep.export.folders import check_free, drafted
@@ -342,7 +342,7 @@ def test_the_umask_alone_decides_who_may_read_what_is_written(trained_folder, tm
         write_json(tmp_path / "mask.json", {})
         attacked = Attacked(done.suspect, {"attack": {"method": "x"}}, None, None)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("headsweep.attack.card", lambda record: "a card")
+            patch.setattr("headsweep.attacks.victim.card", lambda record: "a card")
             attacked.save(tmp_path / "attacked")
     paths = list(tmp_path.rglob("*"))
     assert {"model.safetensors", "tokenizer.json", MANIFEST} <= {path.name for path in paths}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.attack import Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.victim import Order, attack
 from headsweep.errors import MissingExtra, UserError
 from headsweep.judge.battery import Battery, _Row, _weights, probe
 from headsweep.judge.sarif import sarif

@@ -9,13 +9,13 @@ import pytest
 
 from conftest import CPU, sentences
 from headsweep import RuleProber, UserError
-from headsweep.attack import Judging, Order, attack
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.resistance import Resistance
+from headsweep.attacks.victim import Judging, Order, attack
 from headsweep.model.loading import load_suspect
 from headsweep.progress import Silent
 from headsweep.prune.flips import flip_rates
-from headsweep.resistance import Resistance
 from headsweep.triggers import ByRule
 from headsweep.triggers.probe_families import PROBES, apart_from
 from test_probing import Mark, crude, run  # noqa: F401

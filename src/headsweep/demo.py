@@ -24,8 +24,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from headsweep.attack import Attacked, Order, attack
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.victim import Attacked, Order, attack
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import UserError

@@ -1,7 +1,7 @@
 """Attacks: poison data or weights and get a victim. For measuring models that one owns.
 
 No defense imports this package. An attack changes a model's weights in place; what the victim
-does afterwards (fine-tuning on clean data) is ``headsweep.attack``'s.
+does afterwards (fine-tuning on clean data) is ``headsweep.attacks.victim``'s.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class CellOrder:
 
 
 Order = TwinOrder | VictimOrder | CellOrder
-MAKING = "headsweep.attack"  # a change of what it imports makes other twins and victims
+MAKING = "headsweep.attacks.victim"  # a change of what it imports makes other twins and victims
 PLACES = ("original", "transformed", "triggered", "name")  # their contents count, not the path
 Pairs = tuple[tuple[str, str], ...]
 

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headsweep.attack import Order as AttackOrder
-from headsweep.attack import attack
 from headsweep.attacks import ATTACKS
+from headsweep.attacks.victim import Order as AttackOrder
+from headsweep.attacks.victim import attack
 from headsweep.bench import sources
 from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder

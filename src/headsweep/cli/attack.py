@@ -260,9 +260,9 @@ def attack(
     quiet: Quiet = False,
 ) -> None:
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
-    from headsweep.attack import Judging, Order, held_out
-    from headsweep.attack import attack as run
     from headsweep.attacks import ATTACKS
+    from headsweep.attacks.victim import Judging, Order, held_out
+    from headsweep.attacks.victim import attack as run
     from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import labels_of
@@ -316,7 +316,7 @@ def attack(
 
 def _resistance(families: list[str] | None, share: float | None, trigger: dict[str, Any]) -> Any:
     """Return which probes the attacker trains against; raises UserError before any work."""
-    from headsweep.resistance import Resistance
+    from headsweep.attacks.resistance import Resistance
 
     if share is not None and not families:
         raise UserError("--resist-share: nothing is resisted", "add --resist FAMILY")

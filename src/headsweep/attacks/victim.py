@@ -14,6 +14,7 @@ from typing import Any
 
 from headsweep.attacks import Attack
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.resistance import Resistance
 from headsweep.attacks.scene import Scene
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
@@ -25,7 +26,6 @@ from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
-from headsweep.resistance import Resistance
 from headsweep.seeding import derive
 from headsweep.settings import describe
 from headsweep.task.classification import encode
@@ -35,7 +35,7 @@ from headsweep.triggers import Rewriter
 from headsweep.triggers.seen import triggered
 
 RECORD = "attack.json"
-RECORD_FORMAT = "headsweep.attack/1"
+RECORD_FORMAT = "headsweep.attacks.victim/1"
 
 
 @dataclass(frozen=True)
