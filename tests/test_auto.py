@@ -11,9 +11,10 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep import FineTune, Plan, Sources, UserError
-from headsweep.auto import purify_automatically, seconds_of
-from headsweep.canary import Ground, Planting, plant
-from headsweep.candidates import Auto, Candidate
+from headsweep.auto.automatic import purify_automatically, seconds_of
+from headsweep.auto.canary import Ground, Planting, plant
+from headsweep.auto.candidates import Auto, Candidate
+from headsweep.auto.trials import Trials, families_of, prepared
 from headsweep.export.verify import read_manifest
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.progress import Silent
@@ -22,7 +23,6 @@ from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.purification.material import gather
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
-from headsweep.trials import Trials, families_of, prepared
 from headsweep.triggers.probe_families import KIN, PROBES
 from test_probing import Mark, run
 

@@ -377,7 +377,9 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
 def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
-    from headsweep import FineTune, auto, candidates
+    from headsweep import FineTune
+    from headsweep.auto import candidates
+    from headsweep.auto.automatic import automatic as auto
     from headsweep.prune.strategies.gradient import Gradient
 
     choice = candidates.Candidate(Gradient(), on="probes")
@@ -410,7 +412,7 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
-    from headsweep.candidates import Auto
+    from headsweep.auto.candidates import Auto
     from headsweep.cli.purify import _go_on
     from headsweep.heal.fine_tune import FineTune
     from headsweep.purification.plan import Found

@@ -169,7 +169,7 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
-    from headsweep.candidates import Auto
+    from headsweep.auto.candidates import Auto
     from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
     from headsweep.prune.strategies import STRATEGIES, needs_probes
@@ -400,7 +400,7 @@ def _healing(asked: Any, plan: Any, chosen: Any) -> Any:
 
 def _timed(auto: Any, budget: str | None, families: list[str] | None) -> Any:
     """Return how to choose, with the budget and the probe families asked for."""
-    from headsweep.auto import seconds_of
+    from headsweep.auto.automatic import seconds_of
 
     changes: dict[str, Any] = {"families": tuple(families)} if families else {}
     if budget is not None:
@@ -436,7 +436,7 @@ def _is_kept(path: Path) -> bool:
 
 def _go_on(kept: Path, strategy: Any) -> str:
     """Return how to go on from a mask that was kept."""
-    from headsweep.candidates import Auto
+    from headsweep.auto.candidates import Auto
     from headsweep.purification.plan import Found
 
     found = Found.of(text_of(kept))
@@ -467,8 +467,8 @@ def _run(
 ) -> Any:
     """Run the pipeline, save, print; return what was made."""
     from headsweep import show
-    from headsweep.auto import purify_automatically
-    from headsweep.candidates import Auto
+    from headsweep.auto.automatic import purify_automatically
+    from headsweep.auto.candidates import Auto
     from headsweep.cli.probe import before_and_after, print_both
     from headsweep.purification.pipeline import purify
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from headsweep.canary import Planting
+from headsweep.auto.canary import Planting
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune, On
 from headsweep.prune.strategies import Strategy

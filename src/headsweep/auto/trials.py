@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from headsweep.canary import Canary, Ground, plant
-from headsweep.candidates import Auto, Candidate
+from headsweep.auto.canary import Canary, Ground, plant
+from headsweep.auto.candidates import Auto, Candidate
 from headsweep.errors import NothingPruned, UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.loading import Suspect

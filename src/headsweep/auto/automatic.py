@@ -5,7 +5,7 @@ own are known. So ``auto``
 
 1. runs the probe battery on the suspect, for the label that probes flip into and the families
    that do it;
-2. plants canaries (``headsweep.canary``), each of another family, in copies of the suspect;
+2. plants canaries (``headsweep.auto.canary``), each of another family, in copies of the suspect;
 3. tries candidates (strategy x depth x healing) on every canary, on a part of the data. The
    probes of a trial leave out the canary's family and its kin: the real trigger is not among the
    probes either;
@@ -26,7 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headsweep.candidates import Auto, Candidate
+from headsweep.auto.candidates import Auto, Candidate
+from headsweep.auto.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
 from headsweep.errors import UserError
 from headsweep.judge.battery import Battery, probe
 from headsweep.model.loading import Reading
@@ -36,7 +37,6 @@ from headsweep.purification import manifest as evidence
 from headsweep.purification.material import Material, Sources, gather
 from headsweep.purification.pipeline import Purified, purify
 from headsweep.purification.plan import Plan
-from headsweep.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
 from headsweep.triggers import ByRule
 from headsweep.triggers.probe_families import RuleProber
 

@@ -1,0 +1,1 @@
+"""Choosing by backdoors of one's own."""
