@@ -15,7 +15,7 @@ from pathlib import Path
 
 from figures import draw
 
-from headsweep.bench.results import Results, read_results
+from headsweep.bench.results.reading import Results, read_results
 from headsweep.comparison import Setting, compare
 from headsweep.errors import UserError
 from headsweep.progress import Terminal

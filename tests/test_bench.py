@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.bench import engines, harness, sources, store, work
+from headsweep.bench import engines, harness, sources, work
 from headsweep.bench.engines import Inline, Local, Outcome
 from headsweep.bench.grid import Defending, read_grid
 from headsweep.bench.identity import WORK, code_hash, sources_of
 from headsweep.bench.orders import orders, selected
-from headsweep.bench.packing import Packed
-from headsweep.bench.results import read_results
+from headsweep.bench.results import store
+from headsweep.bench.results.packing import Packed
+from headsweep.bench.results.reading import read_results
 from headsweep.errors import UserError
 from headsweep.judge.statistics import matched_rate
 from headsweep.progress import Silent

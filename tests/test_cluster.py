@@ -11,7 +11,7 @@ import pytest
 
 from headsweep.bench import cluster, harness
 from headsweep.bench.grid import read_grid
-from headsweep.bench.store import Store
+from headsweep.bench.results.store import Store
 from headsweep.errors import UserError
 from headsweep.progress import Silent
 from test_bench import FLEETING, SMOKE

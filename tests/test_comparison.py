@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from headsweep.bench.packing import Packed
-from headsweep.bench.results import Results, read_results
+from headsweep.bench.results.packing import Packed
+from headsweep.bench.results.reading import Results, read_results
 from headsweep.comparison import compare
 from headsweep.errors import UserError
 from headsweep.report.markdown import _standings

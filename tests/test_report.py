@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.bench.results import read_results
+from headsweep.bench.results.reading import read_results
 from headsweep.comparison import compare
 from headsweep.errors import UserError
 from headsweep.report import charts, page, tables

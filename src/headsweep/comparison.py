@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from headsweep.bench.results import Results
+from headsweep.bench.results.reading import Results
 from headsweep.judge.statistics import LEVEL, Rate, holm
 from headsweep.progress import Progress, Silent
 from headsweep.resampling import (

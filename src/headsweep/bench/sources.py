@@ -11,7 +11,7 @@ import torch
 
 from headsweep.bench import tiny
 from headsweep.bench.grid import Backdoor, Model, Texts
-from headsweep.demo import model_folder
+from headsweep.bench.packaged import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
 from headsweep.export.provenance import weights_hash

@@ -26,7 +26,7 @@ from headsweep.attacks.victim import attack
 from headsweep.bench import sources
 from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
-from headsweep.bench.packing import pack
+from headsweep.bench.results.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned

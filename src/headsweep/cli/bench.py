@@ -75,7 +75,7 @@ def bench(
     from headsweep.bench import harness
     from headsweep.bench.engines import jobs_for
     from headsweep.bench.grid import read_grid
-    from headsweep.bench.store import Store
+    from headsweep.bench.results.store import Store
     from headsweep.bench.tracking import tensorboard as follow
     from headsweep.bench.tracking import written
     from headsweep.cache import user_cache

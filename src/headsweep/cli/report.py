@@ -35,7 +35,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write what a grid of cells, or one purification, shows: a page, or tables."""
-    from headsweep.bench.results import read_results
+    from headsweep.bench.results.reading import read_results
     from headsweep.comparison import compare
     from headsweep.export.verify import read_manifest
     from headsweep.model.loading import MANIFEST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headsweep.bench.results import Results
+from headsweep.bench.results.reading import Results
 from headsweep.comparison import Difference, Replication, Setting, Spread, Standing
 from headsweep.report.charts import group_of
 from headsweep.report.reproduce import steps

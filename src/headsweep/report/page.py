@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep import __version__
-from headsweep.bench.results import Results
+from headsweep.bench.results.reading import Results
 from headsweep.comparison import Setting
 from headsweep.errors import UserError
 from headsweep.report import charts, tables

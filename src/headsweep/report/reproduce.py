@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headsweep.bench.results import Results
+from headsweep.bench.results.reading import Results
 
 Form = Mapping[str, Any]
 

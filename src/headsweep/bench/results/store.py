@@ -19,7 +19,7 @@ from typing import Any
 
 from headsweep.bench.identity import code_hash, commit
 from headsweep.bench.orders import CellOrder
-from headsweep.bench.shapes import CELL, VICTIM, fits
+from headsweep.bench.results.shapes import CELL, VICTIM, fits
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
 

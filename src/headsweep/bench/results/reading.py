@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from headsweep.bench.store import Form, read_cell, read_json, read_victims, version_of
+from headsweep.bench.results.store import Form, read_cell, read_json, read_victims, version_of
 from headsweep.errors import UserError
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headsweep.bench.packing import Packed
+from headsweep.bench.results.packing import Packed
 
 CELL_FORMAT = "headsweep.cell/1"
 VICTIM_FORMAT = "headsweep.victim/1"
