@@ -10,10 +10,10 @@ import pytest
 
 from headsweep.bench.results.packing import Packed
 from headsweep.bench.results.reading import Results, read_results
-from headsweep.comparison import compare
 from headsweep.errors import UserError
-from headsweep.report.markdown import _standings
-from headsweep.report.tables import sentences
+from headsweep.reports.comparison import compare
+from headsweep.reports.markdown import _standings
+from headsweep.reports.tables import sentences
 
 VALIDATION = np.linspace(-1.0, -0.01, 100).astype("<f4")
 TEXTS = 200

@@ -20,7 +20,7 @@ from headsweep.export.folders import check_free, drafted
 from headsweep.export.verify import verify
 from headsweep.model.loading import MANIFEST
 from headsweep.model.mask import HeadMask, Units
-from headsweep.report import page
+from headsweep.reports import page
 from headsweep.texts import reading as datasets
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from headsweep.bench.results.reading import read_results
-from headsweep.comparison import compare
 from headsweep.errors import UserError
-from headsweep.report import charts, page, tables
-from headsweep.report.labels import SIDES, Point, sides
-from headsweep.report.markdown import markdown
-from headsweep.report.reproduce import command, hint
+from headsweep.reports import charts, page, tables
+from headsweep.reports.comparison import compare
+from headsweep.reports.labels import SIDES, Point, sides
+from headsweep.reports.markdown import markdown
+from headsweep.reports.reproduce import command, hint
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -176,7 +176,7 @@ def purify(
     from headsweep.purification.material import Sources
     from headsweep.purification.plan import USUAL_STRATEGY, Plan
     from headsweep.purification.recipe import Asked
-    from headsweep.report import page
+    from headsweep.reports import page
     from headsweep.settings import configure
 
     runtime = search_runtime(
@@ -363,7 +363,7 @@ def _end(done: Any, out: Path, as_json: bool) -> None:
 
 def _check_report(path: Path, out: Path, overwrite: bool) -> None:
     """Check, before any work, that the page can be made and written; raises UserError."""
-    from headsweep.report import charts
+    from headsweep.reports import charts
 
     charts.plotly()
     if path.absolute() == out.absolute():

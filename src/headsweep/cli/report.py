@@ -36,11 +36,11 @@ def report(
 ) -> None:
     """Write what a grid of cells, or one purification, shows: a page, or tables."""
     from headsweep.bench.results.reading import read_results
-    from headsweep.comparison import compare
     from headsweep.export.verify import read_manifest
     from headsweep.model.loading import MANIFEST
-    from headsweep.report import page, tables
-    from headsweep.report.markdown import markdown
+    from headsweep.reports import page, tables
+    from headsweep.reports.comparison import compare
+    from headsweep.reports.markdown import markdown
 
     one_of(form, FORMATS, "--format")
     if form == "html" and out is None:

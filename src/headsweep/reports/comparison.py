@@ -25,7 +25,7 @@ import numpy as np
 from headsweep.bench.results.reading import Results
 from headsweep.judge.statistics import LEVEL, Rate, holm
 from headsweep.progress import Progress, Silent
-from headsweep.resampling import (
+from headsweep.reports.resampling import (
     ENOUGH,
     RESAMPLES,
     Draws,

@@ -10,10 +10,10 @@ from typing import Any
 
 from headsweep import __version__
 from headsweep.bench.results.reading import Results
-from headsweep.comparison import Setting
 from headsweep.errors import UserError
-from headsweep.report import charts, tables
-from headsweep.report.reproduce import command, hint
+from headsweep.reports import charts, tables
+from headsweep.reports.comparison import Setting
+from headsweep.reports.reproduce import command, hint
 
 Form = Mapping[str, Any]
 MEASURES = {
@@ -198,7 +198,7 @@ def _page(
         from jinja2 import Environment
     except ImportError as error:
         raise UserError("the report needs Jinja", "pip install 'headsweep[report]'") from error
-    here = files("headsweep.report")
+    here = files("headsweep.reports")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = json.dumps({"charts": specs, "cells": cells}, allow_nan=False).replace("<", "\\u003c")
     return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headsweep.comparison import Setting, Standing, is_replication
 from headsweep.errors import UserError
 from headsweep.judge.statistics import Rate
-from headsweep.report.labels import Point, sides
+from headsweep.reports.comparison import Setting, Standing, is_replication
+from headsweep.reports.labels import Point, sides
 
 Spec = dict[str, Any]
 GROUPS = {

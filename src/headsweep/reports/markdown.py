@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headsweep.bench.results.reading import Results
-from headsweep.comparison import Difference, Replication, Setting, Spread, Standing
-from headsweep.report.charts import group_of
-from headsweep.report.reproduce import steps
-from headsweep.report.tables import (
+from headsweep.reports.charts import group_of
+from headsweep.reports.comparison import Difference, Replication, Setting, Spread, Standing
+from headsweep.reports.reproduce import steps
+from headsweep.reports.tables import (
     BELOW_TOLD,
     accuracy,
     between,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headsweep.comparison import Difference, Setting, Spread, Standing
 from headsweep.judge.statistics import Rate
-from headsweep.report.charts import group_of
+from headsweep.reports.charts import group_of
+from headsweep.reports.comparison import Difference, Setting, Spread, Standing
 
 TITLES = (
     "method",
