@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from headsweep import Plan
+from headsweep.cli.show import ending
 from headsweep.purification.bound import DECISIVE, Bound
-from headsweep.show import ending
 
 
 def test_fewer_answers_than_decisive_are_what_chance_does():

@@ -18,9 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.victim import Attacked, Order, attack
 from headsweep.bench.packaged import LABELS, Texts, film_reviews, model_folder
@@ -30,13 +27,11 @@ from headsweep.export.folders import drafted
 from headsweep.export.provenance import environment
 from headsweep.judge.evaluate import Answers, Evaluation, Exam, Triggered, answer, judge
 from headsweep.model.loading import Reading, Suspect, load_suspect
-from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.progress import Progress, duration
+from headsweep.progress import Progress
 from headsweep.purification.material import Sources
 from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
-from headsweep.show import interval, picture
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
@@ -109,48 +104,6 @@ def run(
         report = _report(exam, victim.suspect, answers, done.manifest, clock.report(), out)
         write_json(folder / "demo.json", report.to_json())
     return report
-
-
-def show(console: Console, report: Report) -> None:
-    """Print the report for people."""
-    console.print(picture(HeadMask.from_json(report.manifest["mask"])), end="")
-    table = Table("", "suspect", "purified", "never-poisoned twin")
-    measures = (
-        ("ACC, clean accuracy", "accuracy"),
-        ("LFR, triggered reviews flipped", "lfr"),
-        ("CFR, clean reviews flipped", "cfr"),
-        ("matched LFR", "matched_lfr"),
-        ("excess LFR over the twin", "excess_lfr"),
-    )
-    for title, name in measures:
-        models = (report.suspect, report.purified, report.twin)
-        table.add_row(title, *(interval(getattr(model, name)) for model in models))
-    console.print(table)
-    went = report.manifest["pruned_units"]
-    console.print(f"{len(went)} of {report.manifest['units']} heads pruned, then healed.")
-    console.print(_verdict(report))
-    console.print(
-        f"{duration(report.seconds['all'])} in all; "
-        + (f"kept in {report.kept}" if report.kept else "keep the models with --out DIR"),
-        style="dim",
-    )
-
-
-def _verdict(report: Report) -> str:
-    before, after = report.suspect.excess_lfr, report.purified.excess_lfr
-    assert before is not None
-    assert after is not None
-    if not report.survived:
-        return (
-            "The backdoor did NOT survive the victim's fine-tuning (its LFR is not above the "
-            "twin's), so this run shows nothing about pruning."
-        )
-    share = 1 - after.value / before.value
-    return (
-        f"The backdoor survived the victim's fine-tuning; purification took away {share:.0%} of "
-        f"its excess LFR ({100 * before.value:.1f} to {100 * after.value:.1f} points; intervals "
-        "in the table)."
-    )
 
 
 def _report(

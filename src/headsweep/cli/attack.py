@@ -326,7 +326,7 @@ def _resistance(families: list[str] | None, share: float | None, trigger: dict[s
 
 
 def _show(made: Any, out: Path) -> None:
-    from headsweep.show import interval
+    from headsweep.cli.show import interval
 
     record = made.record
     poisoned = record["poisoned"]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from headsweep.cli.app import app
 from headsweep.cli.options import (
@@ -21,6 +23,10 @@ from headsweep.cli.options import (
     progress_of,
     runtime_of,
 )
+from headsweep.cli.show import interval, picture
+from headsweep.demo import Report
+from headsweep.model.mask import HeadMask
+from headsweep.progress import duration
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep demo --out ./demo-out")
@@ -37,11 +43,52 @@ def demo(
 ) -> None:
     """Plant a backdoor in a small real model, purify it, and show before and after."""
     from headsweep.demo import run
-    from headsweep.demo import show as show_demo
 
     runtime = runtime_of(device, batch_size, max_length, precision)
     report = run(runtime, seed, progress_of(quiet or as_json), out, overwrite)
     if as_json:
         print_json(report.to_json())
     else:
-        show_demo(out_console, report)
+        show(out_console, report)
+
+
+def show(console: Console, report: Report) -> None:
+    """Print the report for people."""
+    console.print(picture(HeadMask.from_json(report.manifest["mask"])), end="")
+    table = Table("", "suspect", "purified", "never-poisoned twin")
+    measures = (
+        ("ACC, clean accuracy", "accuracy"),
+        ("LFR, triggered reviews flipped", "lfr"),
+        ("CFR, clean reviews flipped", "cfr"),
+        ("matched LFR", "matched_lfr"),
+        ("excess LFR over the twin", "excess_lfr"),
+    )
+    for title, name in measures:
+        models = (report.suspect, report.purified, report.twin)
+        table.add_row(title, *(interval(getattr(model, name)) for model in models))
+    console.print(table)
+    went = report.manifest["pruned_units"]
+    console.print(f"{len(went)} of {report.manifest['units']} heads pruned, then healed.")
+    console.print(_verdict(report))
+    console.print(
+        f"{duration(report.seconds['all'])} in all; "
+        + (f"kept in {report.kept}" if report.kept else "keep the models with --out DIR"),
+        style="dim",
+    )
+
+
+def _verdict(report: Report) -> str:
+    before, after = report.suspect.excess_lfr, report.purified.excess_lfr
+    assert before is not None
+    assert after is not None
+    if not report.survived:
+        return (
+            "The backdoor did NOT survive the victim's fine-tuning (its LFR is not above the "
+            "twin's), so this run shows nothing about pruning."
+        )
+    share = 1 - after.value / before.value
+    return (
+        f"The backdoor survived the victim's fine-tuning; purification took away {share:.0%} of "
+        f"its excess LFR ({100 * before.value:.1f} to {100 * after.value:.1f} points; intervals "
+        "in the table)."
+    )

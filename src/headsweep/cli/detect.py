@@ -128,8 +128,8 @@ def detect(
         }
         print_json(form)
         return
+    from headsweep.cli.show import interval
     from headsweep.progress import duration
-    from headsweep.show import interval
 
     table = Table("measure", "value (95% interval)", "what it is")
     table.add_row("FRR", interval(found.frr), f"clean texts rejected (judged: {found.judged})")

@@ -103,7 +103,7 @@ def evaluate(
     if as_json:
         print_json(dataclasses.asdict(found))
         return
-    from headsweep.show import interval, percent
+    from headsweep.cli.show import interval, percent
 
     table = Table("measure", "value (95% interval)", "what it is")
     table.add_row("ACC", interval(found.accuracy), "accuracy on clean examples")

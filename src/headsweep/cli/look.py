@@ -41,10 +41,10 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
+    from headsweep.cli.show import picture
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import Reading, load_suspect, noted_units
     from headsweep.model.removal import already_pruned
-    from headsweep.show import picture
 
     reading = Reading(adapter=read_adapter(adapter) if adapter else None, units=noted_units(model))
     opened = load_suspect(model, runtime_of(device, batch_size, max_length, precision), reading)
@@ -105,7 +105,7 @@ def verify(
     if as_json:
         print_json([dataclasses.asdict(check) for check in found])
     else:
-        from headsweep import show
+        from headsweep.cli import show
 
         show.checks(out_console, found)
     if not all(check.passed for check in found):

@@ -109,7 +109,7 @@ def probe(
 
 def print_probed(found: Any) -> None:
     """Print what the battery found."""
-    from headsweep.show import percent
+    from headsweep.cli.show import percent
 
     table = Table("family", "into", "flips", "other way", "harmless", "excess points", "p")
     for row in found.findings:
@@ -177,7 +177,7 @@ def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[st
 
 def print_both(both: Mapping[str, Any]) -> None:
     """Print the probes of the suspect and of the purified model side by side."""
-    from headsweep.show import percent
+    from headsweep.cli.show import percent
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for stage, found in both.items():

@@ -352,7 +352,7 @@ def defend(
 
 def _end(done: Any, out: Path, as_json: bool) -> None:
     """Say in the last line what came of it; exit with 1 where it did not verify."""
-    from headsweep import show
+    from headsweep.cli import show
 
     if not as_json:
         ending = show.ending(done.manifest, out)
@@ -466,9 +466,9 @@ def _run(
     probed: bool = False,
 ) -> Any:
     """Run the pipeline, save, print; return what was made."""
-    from headsweep import show
     from headsweep.auto.automatic import purify_automatically
     from headsweep.auto.candidates import Auto
+    from headsweep.cli import show
     from headsweep.cli.probe import before_and_after, print_both
     from headsweep.purification.pipeline import purify
 
