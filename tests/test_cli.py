@@ -378,8 +378,8 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
     from headsweep import FineTune
+    from headsweep.auto import automatic as auto
     from headsweep.auto import candidates
-    from headsweep.auto.automatic import automatic as auto
     from headsweep.prune.strategies.gradient import Gradient
 
     choice = candidates.Candidate(Gradient(), on="probes")

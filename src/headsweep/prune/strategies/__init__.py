@@ -14,6 +14,7 @@ from headsweep.prune.strategies.as_released import (
     SparsifyAsReleased,
 )
 from headsweep.prune.strategies.bayesian import Bayesian
+from headsweep.prune.strategies.dormant import Dormant
 from headsweep.prune.strategies.ensemble import Ensemble
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.layerwise import Layerwise
@@ -46,6 +47,7 @@ STRATEGIES: dict[str, Any] = {
         Bayesian,
         ProbeGuided,
         Variance,
+        Dormant,
         Random,
         GradientAsReleased,
         LayerwiseAsReleased,
@@ -55,8 +57,8 @@ STRATEGIES: dict[str, Any] = {
         BayesianAsReleased,
     )
 }
-"""Strategy classes by name: the six of the paper, one with probes, PURE's ranking, the control,
-replications.
+"""Strategy classes by name: the six of the paper, one with probes, PURE's and Fine-Pruning's
+rankings, the control, replications.
 """
 
 
