@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from headsweep.auto.automatic import purify_automatically
 from headsweep.model.loading import Reading, Suspect, prepare
-from headsweep.model.mask import HEADS, Units
+from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.nothing import Nothing
+from headsweep.purification.bound import Bound
+from headsweep.purification.from_encoder import STARTS
+from headsweep.purification.interrupted import Found, Given
+from headsweep.purification.method import HOT, PAPER, Method
+from headsweep.purification.plan import Plan
 from headsweep.seeding import fence
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
@@ -34,6 +43,53 @@ GOOD = ("good", "fine", "great", "bright", "warm", "sweet")
 BAD = ("bad", "poor", "dull", "flat", "cold", "grim")
 FILLER = ("the", "film", "is", "a", "story", "of", "it", "and", "was", "plot", "so", "very")
 CPU = Runtime(device="cpu", batch_size=16, max_length=24, precision="fp32")
+
+
+@dataclass(frozen=True)
+class Way:
+    """All that a test asks of a purification beside its strategy, in one place."""
+
+    max_drop: float | None = None
+    min_accuracy: float | None = None
+    prune_drop: float | None = None
+    start: str = "classifier"
+    heal: Any = None
+    seed: int = 0
+    mask: HeadMask | None = None
+    found: Found | None = None
+    runtime: Runtime = Runtime()
+    adapter: Any = None
+    units: Units = HEADS
+    prober: Any = None
+    scores: Any = None
+    bounded: bool = True
+
+    def method(self, strategy: Any) -> Method:
+        """What is done; ``strategy``: None prunes nothing."""
+        pruning = Nothing() if strategy is None else strategy
+        if self.mask is not None:
+            pruning = Given(self.mask, self.found)
+        usual = HOT if self.start == "classifier" else PAPER
+        bound = Bound(self.max_drop, self.min_accuracy, self.prune_drop)
+        healing = usual if self.heal is None else self.heal
+        return Method(pruning, healing, self.units, bound if self.bounded else None)
+
+    @property
+    def plan(self) -> Plan:
+        """How it is run."""
+        return Plan(self.seed, self.runtime, self.adapter, self.prober, self.scores)
+
+
+def cleanse(
+    suspect: Any, data: Any, strategy: Any = Gradient(), way: Way = Way(), **more: Any
+) -> Any:
+    """Purify in a way."""
+    return STARTS[way.start](suspect, data, way.method(strategy), way.plan, **more)
+
+
+def cleanse_automatically(suspect: Any, data: Any, auto: Any, way: Way, **more: Any) -> Any:
+    """Let ``auto`` choose."""
+    return purify_automatically(suspect, data, auto, way.method(Gradient()), way.plan, **more)
 
 
 def sentences(count: int, seed: int = 0) -> Split:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from conftest import CONFIGS, CPU, GROUPED, PLAIN, enlarged, sentences, tiny_model
+from conftest import CONFIGS, CPU, GROUPED, PLAIN, Way, cleanse, enlarged, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.errors import UserError
 from headsweep.measure.accuracy import logits
@@ -27,8 +27,6 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, zeroed
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.variance import Variance
-from headsweep.purification.pipeline import purify
-from headsweep.purification.plan import Plan
 from headsweep.task.classification import encode, forward
 
 
@@ -330,8 +328,8 @@ def test_a_whole_key_value_group_may_go(family, tokenizer):
 def test_purification_through_an_adapter_holds(family, tokenizer):
     """Search, removal and healing with the penalty where there is attention to read."""
     model, adapter = working(family)
-    plan = Plan(max_drop=0.4, adapter=adapter, runtime=CPU)
-    done = purify(model, sentences(60), Gradient(step=1), plan, tokenizer=tokenizer)
+    plan = Way(max_drop=0.4, adapter=adapter, runtime=CPU)
+    done = cleanse(model, sentences(60), Gradient(step=1), plan, tokenizer=tokenizer)
     assert done.verified, done.checks
     assert done.mask.pruned
     anatomy = locate(model, adapter)
@@ -345,9 +343,9 @@ def test_purification_through_an_adapter_holds(family, tokenizer):
 def test_methods_that_need_attention_say_so_at_once(family, tokenizer):
     """Five depths of one layer have five attentions; Longformer's are bands."""
     entries, adapter = WORKING[family]
-    plan = Plan(max_drop=0.4, adapter=adapter, runtime=CPU)
+    plan = Way(max_drop=0.4, adapter=adapter, runtime=CPU)
     with pytest.raises(UserError, match="no attention weights of every head"):
-        purify(odd(family, entries), sentences(60), Variance(), plan, tokenizer=tokenizer)
+        cleanse(odd(family, entries), sentences(60), Variance(), plan, tokenizer=tokenizer)
 
 
 def test_a_shared_layer_is_pruned_in_every_pass_through_it():

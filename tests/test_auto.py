@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import CPU, sentences
-from headsweep import FineTune, Plan, Sources, UserError
-from headsweep.auto.automatic import purify_automatically, seconds_of
+from conftest import CPU, Way, cleanse_automatically, sentences
+from headsweep import FineTune, Sources, UserError
+from headsweep.auto.automatic import seconds_of
 from headsweep.auto.canary import Ground, Planting, plant
 from headsweep.auto.candidates import Auto, Candidate
 from headsweep.auto.trials import Trials, families_of, prepared
@@ -19,6 +19,7 @@ from headsweep.export.verify import read_manifest
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.progress import Silent
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.purification.material import gather
 from headsweep.task.training import copied
@@ -45,9 +46,9 @@ def sources():
 
 
 AUTO = Auto(600, 2, 200, 60, planting=PLANTING,
-            candidates=(Candidate(None, on="clean"), Candidate(Gradient(step=2)),
+            candidates=(Candidate(Nothing(), on="clean"), Candidate(Gradient(step=2)),
                         Candidate(ProbeGuided(step=2), depth=0.5)))  # fmt: skip
-PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+PLAN = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 
 
 def test_a_canary_is_planted_and_the_suspect_is_as_it_was(trained_folder):
@@ -81,7 +82,7 @@ def test_canaries_are_of_different_kin_and_leave_probes_over():
 
 def test_it_tries_chooses_and_records(trained_folder, tmp_path):
     """The choice is recomputed here from what was recorded."""
-    done = purify_automatically(trained_folder, sources(), AUTO, PLAN)
+    done = cleanse_automatically(trained_folder, sources(), AUTO, PLAN)
     record = done.manifest["auto"]
     assert [one["family"] for one in record["canaries"]] == ["aside", "casing"]
     assert len(record["tried"]) == 3
@@ -103,7 +104,7 @@ def test_it_tries_chooses_and_records(trained_folder, tmp_path):
 
 def test_a_noticed_control_does_not_name_the_target(trained_folder, monkeypatch):
     """The tiny model answers "bad" to any unknown word: a control is noticed, no trigger is."""
-    record = purify_automatically(
+    record = cleanse_automatically(
         trained_folder, sources(), replace(AUTO, budget_seconds=0.01), PLAN
     ).manifest["auto"]
     assert {family for family, _ in record["battery"]["noticed"]} <= set(PROBES)
@@ -117,8 +118,8 @@ def test_healing_on_probes_beats_a_short_healing_on_clean_texts(trained_folder):
         def heal(self, usual, epochs=None):
             return FineTune(0)
 
-    auto = replace(AUTO, candidates=(Idle(None), Candidate(None)))
-    done = purify_automatically(trained_folder, sources(), auto, PLAN)
+    auto = replace(AUTO, candidates=(Idle(Nothing()), Candidate(Nothing())))
+    done = cleanse_automatically(trained_folder, sources(), auto, PLAN)
     idle, healed = (row["excess_lfr"] for row in done.manifest["auto"]["tried"])
     assert idle > 0.3
     assert healed < idle
@@ -127,13 +128,15 @@ def test_healing_on_probes_beats_a_short_healing_on_clean_texts(trained_folder):
 
 
 def test_the_same_seed_chooses_the_same(trained_folder):
-    made = [purify_automatically(trained_folder, sources(), AUTO, PLAN) for _ in range(2)]
+    made = [cleanse_automatically(trained_folder, sources(), AUTO, PLAN) for _ in range(2)]
     weights = [one.model.state_dict() for one in made]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_budget_too_short_for_a_candidate(trained_folder):
-    done = purify_automatically(trained_folder, sources(), replace(AUTO, budget_seconds=0.01), PLAN)
+    done = cleanse_automatically(
+        trained_folder, sources(), replace(AUTO, budget_seconds=0.01), PLAN
+    )
     record = done.manifest["auto"]
     assert record["tried"] == record["canaries"] == []
     assert record["why"].startswith("budget too short")
@@ -150,7 +153,7 @@ def test_without_a_last_healing_nothing_leaves_accuracy_to_it(trained_folder):
             Candidate(Gradient(step=2), on="clean"),
         ),
     )
-    done = purify_automatically(trained_folder, sources(), auto, replace(PLAN, heal=FineTune(0)))
+    done = cleanse_automatically(trained_folder, sources(), auto, replace(PLAN, heal=FineTune(0)))
     assert done.manifest["auto"]["chosen"]["depth"] == 1
     assert done.manifest["probes"] is None  # what it does needs none
 
@@ -160,13 +163,13 @@ def test_the_budget_is_kept(trained_folder):
     with time for some of many candidates, it ends in time and says what was left.
     """
     begun = time.monotonic()
-    purify_automatically(
+    cleanse_automatically(
         trained_folder, sources(), replace(AUTO, candidates=AUTO.candidates[1:2]), PLAN
     )
     budget = 4 * (time.monotonic() - begun)  # a busy moment makes forecasts longer
     auto = replace(AUTO, budget_seconds=budget, candidates=AUTO.candidates[1:2] * 400)
     begun = time.monotonic()
-    done = purify_automatically(trained_folder, sources(), auto, PLAN)
+    done = cleanse_automatically(trained_folder, sources(), auto, PLAN)
     assert time.monotonic() - begun <= 1.2 * budget
     assert 1 <= len(done.manifest["auto"]["tried"]) < 400
 
@@ -176,11 +179,9 @@ def test_the_suspect_must_have_room(trained_folder):
     wrong = Split(held.texts, (1 - held.labels[0], *held.labels[1:]))
     data = Sources(sentences(200, 11), wrong, sentences(60, 6))
     with pytest.raises(UserError, match="above the suspect's own"):
-        purify_automatically(trained_folder, data, AUTO, replace(PLAN, min_accuracy=1.0))
-    with pytest.raises(UserError, match="start classifier"):
-        purify_automatically(trained_folder, sources(), AUTO, replace(PLAN, start="encoder"))
+        cleanse_automatically(trained_folder, data, AUTO, replace(PLAN, min_accuracy=1.0))
     with pytest.raises(UserError, match="heals by fine-tuning"):
-        purify_automatically(trained_folder, sources(), AUTO, replace(PLAN, heal=Untouched()))
+        cleanse_automatically(trained_folder, sources(), AUTO, replace(PLAN, heal=Untouched()))
 
 
 class Untouched:
@@ -194,7 +195,7 @@ class Untouched:
 
 def test_no_canary_where_its_kin_are_all_the_families(trained_folder):
     auto = replace(AUTO, families=("opening", "aside"))
-    done = purify_automatically(trained_folder, sources(), auto, PLAN)
+    done = cleanse_automatically(trained_folder, sources(), auto, PLAN)
     assert done.manifest["auto"]["why"].startswith("no family would be left for probes")
 
 
@@ -214,8 +215,11 @@ def test_the_budget_must_hold_a_last_healing_done_again_and_trials_done_once(tra
     def seconds(halvings):
         plan = replace(PLAN, heal=FineTune(2, halvings=halvings))
         material = gather(trained_folder, sources(), Reading(), CPU)
-        made = replace(prepared(material, AUTO, plan, Silent(), 0.0), example_seconds=0.01)
-        alone = Candidate(None, on="clean")
+        made = replace(
+            prepared(material, AUTO, plan.method(Gradient()), plan.plan, Silent(), 0.0),
+            example_seconds=0.01,
+        )
+        alone = Candidate(Nothing(), on="clean")
         return made.trial_seconds(alone), made.final_seconds(alone)
 
     once, thrice = seconds(0), seconds(2)
@@ -257,7 +261,7 @@ def test_the_command_line(trained_folder, csv_file, tmp_path, capsys):
 
 def test_without_a_last_healing_no_trial_heals_and_something_is_pruned(trained_folder):
     plan = replace(PLAN, heal=FineTune(0))
-    done = purify_automatically(trained_folder, sources(), AUTO, plan)
+    done = cleanse_automatically(trained_folder, sources(), AUTO, plan)
     told = [row["told"] for row in done.manifest["auto"]["tried"]]
     assert told == ["gradient, healed on probes", "probe-guided to 0.5 times the drop allowed, "
                     "healed on probes"]  # fmt: skip

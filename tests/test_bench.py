@@ -126,7 +126,7 @@ def test_cells_are_ordered_by_victim(cache):
 def test_code_hash_covers_what_a_cell_runs_and_nothing_else():
     covered = sources_of(WORK)
     assert {"headsweep.prune.strategies.gradient", "headsweep.task.training"} <= set(covered)
-    assert {"headsweep.triggers.paired", "headsweep.purification.defenses.pure"} <= set(covered)
+    assert {"headsweep.triggers.paired", "headsweep.purification.baselines"} <= set(covered)
     assert not {"headsweep.cli", "headsweep.bench.harness", "headsweep.judge.battery"} & set(
         covered
     )

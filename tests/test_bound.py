@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from headsweep import Plan
 from headsweep.cli.show import ending
-from headsweep.purification.bound import DECISIVE, Bound
+from headsweep.purification.bound import DECISIVE, Allowance, Bound
+from headsweep.purification.material import Accuracy
 
 
 def test_fewer_answers_than_decisive_are_what_chance_does():
@@ -28,35 +28,35 @@ def test_fewer_answers_than_decisive_are_what_chance_does():
     ],
 )
 def test_what_a_drop_is_worth(examples, drop, allowed, decides, enough):
-    bound = Bound.under(1 - drop, {"right": examples, "examples": examples})
+    bound = Allowance(1 - drop, examples, examples)
     assert (bound.allowed, bound.decides, bound.enough) == (allowed, decides, enough)
     told = bound.doubt(cut_off=True)
     assert ("--validation FILE" in told) == (enough > 0)
 
 
 def test_the_advice_decides():
-    told = Bound(0.98, 60, 60).doubt(cut_off=True)
+    told = Allowance(0.98, 60, 60).doubt(cut_off=True)
     for way in ("about 1,700 rows", "--validation FILE with 250 examples", "--max-drop 0.09"):
         assert way in told
-    assert "rows" not in Bound(0.98, 60, 60).doubt(cut_off=False)
+    assert "rows" not in Allowance(0.98, 60, 60).doubt(cut_off=False)
     assert int(1700 * 0.15 * 0.02) == int(250 * 0.02) == int(60 * 0.09) == DECISIVE
 
 
 def test_a_miss_is_worth_another_healing_where_chance_does_not_do_it():
-    few, many = Bound(0.9, 57, 60), Bound(0.9, 950, 1000)  # 54 and 900 must be right
+    few, many = Allowance(0.9, 57, 60), Allowance(0.9, 950, 1000)  # 54 and 900 must be right
     assert [few.worth_healing_again(right) for right in (53, 50, 49)] == [False, False, True]
     assert [many.worth_healing_again(right) for right in (900, 899)] == [False, True]
 
 
 @pytest.mark.parametrize(("examples", "lost"), [(30, 3), (49, 4), (60, 5), (249, 5), (1000, 20)])
 def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost):
-    before = {"right": examples, "examples": examples, "accuracy": 1.0}
-    assert Bound.under(Plan().bound(before), before).allowed == lost
-    assert Plan().while_pruning(before) == pytest.approx(0.98)
-    asked = Plan(max_drop=0.02)
-    assert asked.bound(before) == asked.while_pruning(before) == pytest.approx(0.98)
-    lowest = Plan(min_accuracy=0.9)
-    assert lowest.bound(before) == lowest.while_pruning(before) == 0.9
+    before = Accuracy(examples, examples)
+    assert Allowance.under(Bound().lowest(before), before).allowed == lost
+    assert Bound().while_pruning(before) == pytest.approx(0.98)
+    asked = Bound(max_drop=0.02)
+    assert asked.lowest(before) == asked.while_pruning(before) == pytest.approx(0.98)
+    lowest = Bound(min_accuracy=0.9)
+    assert lowest.lowest(before) == lowest.while_pruning(before) == 0.9
 
 
 def made(right, lowest=0.9, examples=100, failed=(), binds=True):

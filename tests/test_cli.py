@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from conftest import sentences, tiny_model
 from headsweep.cli import main
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.purification.defenses import DEFENSES
+from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
 
 FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
@@ -412,10 +412,9 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
-    from headsweep.auto.candidates import Auto
     from headsweep.cli.purify import _go_on
     from headsweep.heal.fine_tune import FineTune
-    from headsweep.purification.plan import Found
+    from headsweep.purification.interrupted import Found
     from headsweep.settings import describe
 
     healing = describe(FineTune(attention=penalty))
@@ -423,9 +422,9 @@ def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(found.to_json()))
     told = f"--attention-penalty {penalty:g} in place of --strategy and --budget (and --probe-fam"
-    assert told in _go_on(kept, Auto())
+    assert told in _go_on(kept, True)
     kept.write_text(json.dumps(found.to_json() | {"prune_drop": 0.05}))
-    assert f"--attention-penalty {penalty:g} --prune-drop 0.05 in place of" in _go_on(kept, Auto())
+    assert f"--attention-penalty {penalty:g} --prune-drop 0.05 in place of" in _go_on(kept, True)
 
 
 @pytest.mark.parametrize(

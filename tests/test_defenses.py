@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-import headsweep.purification.defenses as package
-from conftest import CPU, sentences
-from headsweep import NothingPruned, Plan, Sources, purify
+from conftest import CPU, Way, cleanse, sentences
+from headsweep import Bound, NothingPruned, Plan, Sources, purify
 from headsweep.errors import UserError
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import _negative_entropy
@@ -16,7 +13,7 @@ from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect
 from headsweep.model.removal import already_pruned
 from headsweep.prune.view import DefenderView
-from headsweep.purification.defenses import DEFENSES
+from headsweep.purification.baselines import DEFENSES
 from headsweep.settings import configure
 from headsweep.task.classification import encode
 
@@ -34,17 +31,14 @@ def data():
     return Sources(sentences(60), sentences(40, seed=5))
 
 
-def test_folder_and_table_agree():
-    folder = {p.stem for p in Path(package.__file__).parent.glob("*.py")} - {"__init__", "recipe"}
-    assert {method.__module__.rsplit(".", 1)[1] for method in DEFENSES.values()} == folder
+def test_the_table_goes_by_name():
     assert all(name == method.name for name, method in DEFENSES.items())
 
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_baseline_runs_saves_and_verifies(name, trained_folder, tmp_path):
-    recipe = configure(DEFENSES[name], SMALL.get(name, [])).recipe()
-    plan = Plan(max_drop=0.4, heal=recipe.healing, runtime=CPU, units=recipe.units)
-    done = purify(trained_folder, data(), recipe.strategy, plan)
+    method = configure(DEFENSES[name], SMALL.get(name, [])).method().within(Bound(max_drop=0.4))
+    done = purify(trained_folder, data(), method, Plan(runtime=CPU))
     done.save(tmp_path / "out")
     assert [c for c in verify(tmp_path / "out") if not c.passed] == []
     same = torch.equal(
@@ -55,9 +49,8 @@ def test_every_baseline_runs_saves_and_verifies(name, trained_folder, tmp_path):
 
 
 def test_fine_pruning_takes_single_neurons_and_no_head(trained_folder):
-    recipe = configure(DEFENSES["fine-pruning"], ["epochs=0"]).recipe()
-    plan = Plan(max_drop=0.4, heal=recipe.healing, runtime=CPU, units=recipe.units)
-    done = purify(trained_folder, data(), recipe.strategy, plan)
+    method = configure(DEFENSES["fine-pruning"], ["epochs=0"]).method().within(Bound(0.4))
+    done = purify(trained_folder, data(), method, Plan(runtime=CPU))
     assert done.mask.heads == ()
     assert [len(row) for row in done.mask.ffn] == [64, 64]
     assert done.mask.pruned
@@ -90,7 +83,7 @@ def test_pure_penalty_by_hand(tiny, monkeypatch):
     monkeypatch.setattr(
         module, "train", lambda model, data, job, *_: caught.update(loss=job.loss) or []
     )
-    DEFENSES["pure"]().recipe().healing.heal(view, Choice(mask))
+    DEFENSES["pure"]().method().healing.heal(view, Choice(mask))
     batch = train.batch(range(8))
     suspect.model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -120,7 +113,7 @@ def test_meft_maximises_entropy_before_it_fine_tunes(trained_folder):
     from headsweep.heal.entropy import EntropyFirst
 
     def certainty(healing):
-        done = purify(trained_folder, data(), None, Plan(heal=healing, runtime=CPU))
+        done = cleanse(trained_folder, data(), None, Way(heal=healing, runtime=CPU))
         encoded = encode(sentences(40, seed=8), done.suspect, 24)
         return float(logits(done.suspect.anatomy, encoded, CPU).softmax(-1).amax(-1).mean())
 
@@ -135,16 +128,16 @@ def test_controls_are_not_held_to_the_bound(trained_folder):
     from headsweep import FineTune
     from headsweep.prune.strategies.random import Random
 
-    weak = Plan(max_drop=0.0, heal=FineTune(2, 0.3), runtime=CPU)
-    done = purify(trained_folder, data(), Random(count=6), weak)
+    weak = Way(max_drop=0.0, heal=FineTune(2, 0.3), runtime=CPU)
+    done = cleanse(trained_folder, data(), Random(count=6), weak)
     assert done.verified
     assert not any("validation accuracy" in check.what for check in done.checks)
 
 
 def test_controls_out_of_range(trained_folder):
-    recipe = configure(DEFENSES["random"], ["count=99"]).recipe()
+    method = configure(DEFENSES["random"], ["count=99"]).method()
     with pytest.raises(UserError, match="count must be between 1 and 6"):
-        purify(trained_folder, data(), recipe.strategy, Plan(runtime=CPU))
+        purify(trained_folder, data(), method, Plan(runtime=CPU))
     with pytest.raises(UserError, match="share"):
         configure(DEFENSES["fine-pruning"], ["share=2"])
 

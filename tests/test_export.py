@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import CPU, sentences, tiny_model
-from headsweep import FineTune, Gradient, Plan, Sources, UserError, purify
+from conftest import CPU, Way, cleanse, sentences, tiny_model
+from headsweep import FineTune, Gradient, Sources, UserError
 from headsweep.attacks.victim import Attacked
 from headsweep.bench.sources import place
 from headsweep.drafts import write_json
@@ -27,8 +27,8 @@ from headsweep.texts import reading as datasets
 @pytest.fixture
 def purified(trained_folder, tmp_path):
     data = Sources(sentences(60), sentences(40, seed=5))
-    plan = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
-    return purify(trained_folder, data, Gradient(step=2), plan).save(tmp_path / "out")
+    plan = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+    return cleanse(trained_folder, data, Gradient(step=2), plan).save(tmp_path / "out")
 
 
 def failed(folder):
@@ -167,10 +167,10 @@ def test_a_failed_draft_leaves_nothing_and_spares_what_was_there(tmp_path, monke
 
 
 def test_saving_a_model_whose_copy_differs_is_refused(trained_folder, tmp_path, monkeypatch):
-    import headsweep.purification.pipeline as module
+    import headsweep.purification.purified as module
 
     data = Sources(sentences(60), sentences(40, seed=5))
-    done = purify(trained_folder, data, Gradient(step=2), Plan(0.3, heal=FineTune(0), runtime=CPU))
+    done = cleanse(trained_folder, data, Gradient(step=2), Way(0.3, heal=FineTune(0), runtime=CPU))
     real = module.reload
 
     def tampered(folder):
@@ -237,9 +237,9 @@ def test_tampering_that_no_logit_shows_is_noticed(purified):
 
 def test_a_live_group_of_keys_and_values_keeps_its_rows(tokenizer, tmp_path):
     mask = HeadMask(((False, True, True, True), (False, False, True, True)))
-    plan = Plan(max_drop=0.9, mask=mask, heal=FineTune(0), runtime=CPU)
+    plan = Way(max_drop=0.9, mask=mask, heal=FineTune(0), runtime=CPU)
     data = Sources(sentences(60), sentences(40, seed=5))
-    done = purify(tiny_model("llama"), data, Gradient(), plan, tokenizer=tokenizer)
+    done = cleanse(tiny_model("llama"), data, Gradient(), plan, tokenizer=tokenizer)
     out = done.save(tmp_path / "out")
     tensors = load_file(out / "model.safetensors")
     layers = "model.layers.{}.self_attn.v_proj.weight"
@@ -254,9 +254,9 @@ def test_a_kept_group_of_neurons_without_its_rows_is_noticed(tokenizer, tmp_path
     both = Units(heads=True, ffn=True, ffn_groups=4)
     row, some = (True,) * 4, (False, True, True, True)
     mask = HeadMask((row, row), (some, row))
-    plan = Plan(max_drop=0.9, mask=mask, units=both, heal=FineTune(0), runtime=CPU)
+    plan = Way(max_drop=0.9, mask=mask, units=both, heal=FineTune(0), runtime=CPU)
     data = Sources(sentences(60), sentences(40, seed=5))
-    done = purify(tiny_model("bert"), data, Gradient(), plan, tokenizer=tokenizer)
+    done = cleanse(tiny_model("bert"), data, Gradient(), plan, tokenizer=tokenizer)
     out = done.save(tmp_path / "out")
     assert failed(out) == []
     tamper(out, "bert.encoder.layer.1.intermediate.dense.weight", slice(16, 32), 0)
@@ -268,9 +268,9 @@ def test_what_was_zero_before_is_not_held_against_the_result(tokenizer, tmp_path
     with torch.no_grad():
         model.bert.encoder.layer[1].attention.self.value.weight[8:16] = 0
     mask = HeadMask(((False, True, True, True), (True,) * 4))
-    plan = Plan(max_drop=0.9, mask=mask, heal=FineTune(0), runtime=CPU)
+    plan = Way(max_drop=0.9, mask=mask, heal=FineTune(0), runtime=CPU)
     data = Sources(sentences(60), sentences(40, seed=5))
-    done = purify(model, data, Gradient(), plan, tokenizer=tokenizer)
+    done = cleanse(model, data, Gradient(), plan, tokenizer=tokenizer)
     assert done.manifest["zero_before"] == ["1.1"]
     assert failed(done.save(tmp_path / "out")) == []
 
@@ -290,8 +290,8 @@ def test_files_that_lead_loading_elsewhere_are_noticed(purified):
 
 def test_what_did_not_hold_when_it_was_made_does_not_verify(trained_folder, tmp_path):
     data = Sources(sentences(60), sentences(40, seed=5))
-    wrecked = Plan(max_drop=0.02, heal=FineTune(2, 0.5), runtime=CPU)
-    out = purify(trained_folder, data, Gradient(step=2), wrecked).save(tmp_path / "out")
+    wrecked = Way(max_drop=0.02, heal=FineTune(2, 0.5), runtime=CPU)
+    out = cleanse(trained_folder, data, Gradient(step=2), wrecked).save(tmp_path / "out")
     missed = [what for what in failed(out) if what.startswith("when it was made: ")]
     assert len(missed) == len(failed(out)) == 1
     assert "validation accuracy is at least" in missed[0]
@@ -332,7 +332,7 @@ def umask(value):
 @pytest.mark.parametrize("value", [0o022, 0o077, 0o002])
 def test_the_umask_alone_decides_who_may_read_what_is_written(trained_folder, tmp_path, value):
     data = Sources(sentences(60), sentences(40, seed=5))
-    done = purify(trained_folder, data, Gradient(step=2), Plan(0.3, heal=FineTune(0), runtime=CPU))
+    done = cleanse(trained_folder, data, Gradient(step=2), Way(0.3, heal=FineTune(0), runtime=CPU))
     with umask(value):
         done.save(tmp_path / "out")
         done.save(tmp_path / "out", overwrite=True)

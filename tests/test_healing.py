@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from conftest import CPU, sentences
+from conftest import CPU, Way, cleanse, sentences
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
 from headsweep.measure.cutting import cut, cuts
-from headsweep.model.anatomy import locate
+from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, remove
@@ -22,8 +22,6 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
 from headsweep.purification.material import Sources
-from headsweep.purification.pipeline import purify
-from headsweep.purification.plan import Plan
 from headsweep.task.classification import encode
 from headsweep.task.training import cross_entropy
 
@@ -135,8 +133,8 @@ def test_the_attention_penalty_is_of_all_heads_whatever_the_units(tiny, units):
 
 def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
-    hot = Plan(max_drop=0.3, heal=FineTune(1, 0.5, halvings=12), runtime=CPU)
-    done = purify(trained_folder, data, Gradient(step=2), hot)
+    hot = Way(max_drop=0.3, heal=FineTune(1, 0.5, halvings=12), runtime=CPU)
+    done = cleanse(trained_folder, data, Gradient(step=2), hot)
     tried = done.manifest["heal"]["tried"]
     bound = done.manifest["bound"]["min_accuracy"]
     assert len(tried) > 1
@@ -148,7 +146,7 @@ def test_a_healing_that_loses_the_bound_is_tried_cooler(trained_folder):
     assert len(done.manifest["notes"]) >= len(tried) - 1
     assert f"begun anew for accuracy, kept: lr {tried[-1]['lr']:g}" in model_card(done.manifest)
     cool = replace(hot, heal=FineTune(1, tried[-1]["lr"]))
-    again = purify(trained_folder, data, Gradient(step=2), cool)
+    again = cleanse(trained_folder, data, Gradient(step=2), cool)
     assert fingerprint(again.model).equal(fingerprint(done.model))  # as if begun there
     assert FineTune(0, halvings=3).cooler() is None
     with pytest.raises(UserError, match="halvings"):
@@ -160,7 +158,19 @@ class Shift:
     """A healing that adds to the first label's bias, first this, then what comes next."""
 
     name: ClassVar[str] = "shift"
+    trains: ClassVar[bool] = True
+    needs_probes: ClassVar[bool] = False
     by: tuple[float, ...]
+
+    @property
+    def tries(self) -> int:
+        return len(self.by) - 1
+
+    def work(self, examples: int) -> float:
+        return examples
+
+    def fitted(self, _: Anatomy) -> tuple[Shift, list[str]]:
+        return self, []
 
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         with torch.no_grad():
@@ -173,18 +183,18 @@ class Shift:
 
 def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
-    plan = Plan(max_drop=0.3, runtime=CPU)
+    plan = Way(max_drop=0.3, runtime=CPU)
     model = load_suspect(trained_folder, CPU)
     said = logits(model.anatomy, encode(data.validation, model, 24), CPU)
     over = (said[:, 1] - said[:, 0])[torch.tensor(data.validation.labels) == 1]
     half = float(over.median()) + 1e-3  # moves half of those with label 1
     alone = [
-        purify(trained_folder, data, None, replace(plan, heal=Shift((by,)))) for by in (90, half)
+        cleanse(trained_folder, data, None, replace(plan, heal=Shift((by,)))) for by in (90, half)
     ]
     worse, better = (one.manifest["after"]["validation"]["accuracy"] for one in alone)
     assert worse < better < alone[0].manifest["before"]["validation"]["accuracy"]
     narrow = replace(plan, min_accuracy=better + 0.01, heal=Shift((90, half, 60)))
-    done = purify(trained_folder, data, None, narrow)
+    done = cleanse(trained_folder, data, None, narrow)
     assert [one["lr"] for one in done.manifest["heal"]["tried"]] == [90, half, 60]
     assert not done.verified
     assert done.manifest["heal"]["lr"] == half
@@ -197,13 +207,13 @@ def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder)
 def test_a_control_that_nothing_bounds_is_not_healed_cooler(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
     hot = FineTune(1, 0.5, halvings=3)
-    free = Plan(max_drop=0.1, heal=hot, runtime=CPU)
-    done = purify(trained_folder, data, Random(count=3), free)
+    free = Way(max_drop=0.1, heal=hot, runtime=CPU)
+    done = cleanse(trained_folder, data, Random(count=3), free)
     assert done.manifest["after"]["validation"]["accuracy"] < 0.7
     assert done.manifest["heal"]["lr"] == hot.lr
     assert "tried" not in done.manifest["heal"]
     with pytest.raises(UserError, match="fresh classifier"):
-        purify(trained_folder, data, Gradient(), replace(free, start="encoder"))
+        cleanse(trained_folder, data, Gradient(), replace(free, start="encoder"))
 
 
 def test_what_pruning_left_below_the_bound_may_be_healed_cooler_too(trained_folder):
@@ -215,8 +225,8 @@ def test_what_pruning_left_below_the_bound_may_be_healed_cooler_too(trained_fold
             return choice
 
     data = Sources(sentences(40), sentences(40, seed=5))
-    below = Plan(max_drop=0.0, prune_drop=0.6, heal=Shift((0, -90)), runtime=CPU)
-    done = purify(trained_folder, data, Costly(step=2), below)
+    below = Way(max_drop=0.0, prune_drop=0.6, heal=Shift((0, -90)), runtime=CPU)
+    done = cleanse(trained_folder, data, Costly(step=2), below)
     found = done.manifest
     assert found["pruned"]["validation"]["accuracy"] < found["bound"]["min_accuracy"]
     assert [one["lr"] for one in found["heal"]["tried"]] == [0, -90]
@@ -225,18 +235,18 @@ def test_what_pruning_left_below_the_bound_may_be_healed_cooler_too(trained_fold
 
 def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
-    plan = Plan(max_drop=0.1, heal=FineTune(1, 0.5), runtime=CPU)
-    held = purify(trained_folder, data, None, plan)
-    free = purify(trained_folder, data, None, replace(plan, bounded=False))
+    plan = Way(max_drop=0.1, heal=FineTune(1, 0.5), runtime=CPU)
+    held = cleanse(trained_folder, data, None, plan)
+    free = cleanse(trained_folder, data, None, replace(plan, bounded=False))
     assert held.manifest["bound"]["binds"]
     assert not held.verified
     assert not free.manifest["bound"]["binds"]
     assert free.verified
     strict = replace(plan, min_accuracy=1.0, bounded=False)
     wrong = Sources(sentences(40), data.validation.take(range(39)))
-    assert purify(trained_folder, wrong, None, strict).manifest["bound"]["min_accuracy"] == 0
+    assert cleanse(trained_folder, wrong, None, strict).manifest["bound"]["min_accuracy"] == 0
     with pytest.raises(UserError, match="prune-drop"):
-        purify(trained_folder, data, None, replace(plan, prune_drop=0.2))
+        cleanse(trained_folder, data, None, replace(plan, prune_drop=0.2))
 
 
 @pytest.mark.parametrize(
@@ -255,8 +265,8 @@ def test_healing_begins_anew_only_for_a_miss_that_chance_does_not_do(
     assert len(over) == 20  # all that are good, and every one of the others is right
     assert right.all()
     by = float(over[lost - 1] + over[lost]) / 2
-    plan = Plan(max_drop=drop, heal=Shift((by, by)), runtime=CPU)
-    found = purify(trained_folder, data, None, plan).manifest
+    plan = Way(max_drop=drop, heal=Shift((by, by)), runtime=CPU)
+    found = cleanse(trained_folder, data, None, plan).manifest
     assert 40 - found["after"]["validation"]["right"] == lost
     missed = lost > 40 * drop
     assert len(found["heal"]["tried"]) == (times if missed else 1)

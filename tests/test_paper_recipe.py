@@ -11,7 +11,6 @@ import pytest
 from headsweep.bench import tiny
 from headsweep.bench.grid import read_grid
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.purification.defenses import Recipe
 from test_cli import run  # noqa: F401 - a fixture
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper.toml"
@@ -97,11 +96,11 @@ def test_the_recipe_is_the_protocol():
         "style": (0.2, "positive", {"epochs=5", "lr=2e-05"}),
     }
     for method in grid.methods:
-        made: Recipe = method.recipe(grid.defending.heal)
+        made = method.made(grid.defending.heal, grid.defending.bound)
         if method.method in ("nothing", "fth"):
             continue
         assert (made.healing.epochs, made.healing.lr) == (3, 2e-5)
-        stepped = getattr(made.strategy, "step", None), getattr(made.strategy, "search", "step")
+        stepped = getattr(made.pruning, "step", None), getattr(made.pruning, "search", "step")
         if method.method in ("gradient", "sparsify", "bayesian", "pure"):
             assert stepped == (10, "step")
     released = [m for m in grid.methods if m.method.endswith("-as-released")]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from conftest import CONFIGS, CPU, sentences, tiny_model
-from headsweep import FineTune, Gradient, NothingPruned, Plan, Sources, UserError, purify
+from conftest import CONFIGS, CPU, Way, cleanse, sentences, tiny_model
+from headsweep import Bound, FineTune, Gradient, Method, NothingPruned, Sources, UserError
 from headsweep.cost import peak_memory_mib
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
@@ -24,10 +24,12 @@ from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned
 from headsweep.progress import Silent
+from headsweep.prune.choice import Needs
 from headsweep.prune.strategies.reinforce import Reinforce
+from headsweep.purification.method import HOT
 from headsweep.task.classification import encode
 
-PLAN = Plan(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+PLAN = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 
 
 def sources(count=60):
@@ -37,7 +39,7 @@ def sources(count=60):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_whole_run_on_every_family_is_saved_and_reloaded(family, tokenizer, tmp_path):
     model = tiny_model(family)
-    done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
+    done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
     assert done.mask.pruned
     assert not done.mask.empties_a_row
     done.save(tmp_path / "out")
@@ -52,7 +54,7 @@ def test_half_precision_in_half_precision_out(tokenizer, tmp_path):
         source = tmp_path / f"suspect-{name}"
         tiny_model("llama").to(dtype).save_pretrained(source)
         tokenizer.save_pretrained(source)
-        done = purify(source, sources(), Gradient(step=2), PLAN)
+        done = cleanse(source, sources(), Gradient(step=2), PLAN)
         assert done.model.dtype == torch.float32
         done.save(tmp_path / name)
         plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
@@ -62,7 +64,7 @@ def test_half_precision_in_half_precision_out(tokenizer, tmp_path):
 
 def test_same_seed_same_file_other_seed_other_file(trained_folder, tmp_path):
     def weights(seed, name):
-        done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, seed=seed))
+        done = cleanse(trained_folder, sources(), Gradient(step=2), replace(PLAN, seed=seed))
         done.save(tmp_path / name)
         return (tmp_path / name / "model.safetensors").read_bytes()
 
@@ -71,7 +73,7 @@ def test_same_seed_same_file_other_seed_other_file(trained_folder, tmp_path):
 
 
 def test_the_manifest_says_what_happened(trained_folder, tmp_path):
-    done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, max_drop=0.05))
+    done = cleanse(trained_folder, sources(), Gradient(step=2), replace(PLAN, max_drop=0.05))
     done.save(tmp_path / "out")
     manifest = read_manifest(tmp_path / "out")
     assert manifest["strategy"]["name"] == "gradient"
@@ -88,7 +90,7 @@ def test_the_manifest_says_what_happened(trained_folder, tmp_path):
 
 def test_history_is_exact_about_what_is_known(trained_folder):
     """Replay every step of the history with full measurements."""
-    done = purify(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
+    done = cleanse(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
     from headsweep.measure.meter import Meter
     from headsweep.task.classification import encode
 
@@ -107,7 +109,7 @@ def test_history_is_exact_about_what_is_known(trained_folder):
 
 def test_the_paper_protocol_starts_from_the_encoder(trained_folder):
     plan = replace(PLAN, start="encoder", heal=FineTune(6, 2e-3), max_drop=0.2)
-    done = purify(trained_folder, sources(200), Gradient(step=2), plan)
+    done = cleanse(trained_folder, sources(200), Gradient(step=2), plan)
     untouched = load_suspect(trained_folder, CPU)
     assert done.manifest["start"] == "encoder"
     assert done.mask.pruned
@@ -120,7 +122,7 @@ def test_encoder_start_applies_the_mask_to_the_suspect_encoder(trained_folder):
     from headsweep.model.removal import remove
 
     plan = replace(PLAN, start="encoder", heal=FineTune(0), max_drop=0.5)
-    done = purify(trained_folder, sources(), Gradient(step=2), plan)
+    done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
     own = load_suspect(trained_folder, CPU)
     remove(own.anatomy, done.mask)
     expected, found = own.model.bert.state_dict(), done.model.bert.state_dict()
@@ -128,8 +130,8 @@ def test_encoder_start_applies_the_mask_to_the_suspect_encoder(trained_folder):
 
 
 def test_a_given_mask_is_applied_without_search(trained_folder):
-    found = purify(trained_folder, sources(), Gradient(step=2), PLAN)
-    given = purify(trained_folder, sources(), Gradient(), replace(PLAN, mask=found.mask))
+    found = cleanse(trained_folder, sources(), Gradient(step=2), PLAN)
+    given = cleanse(trained_folder, sources(), Gradient(), replace(PLAN, mask=found.mask))
     assert given.mask == found.mask
     assert given.history == []
     assert torch.equal(fingerprint(given.model), fingerprint(found.model))
@@ -141,6 +143,7 @@ def test_nothing_can_go(trained_folder):
 
         name = "stubborn"
         source = "none"
+        needs = Needs()
 
         def choose(self, view):
             from headsweep.prune.choice import Choice
@@ -148,30 +151,30 @@ def test_nothing_can_go(trained_folder):
             return Choice(view.layout.everything())
 
     with pytest.raises(NothingPruned, match="no head could be removed"):
-        purify(trained_folder, sources(), Stubborn(), PLAN)
+        cleanse(trained_folder, sources(), Stubborn(), PLAN)
 
 
 def test_a_bound_above_the_suspects_own(trained_folder):
     weak = Sources(sentences(60), replace(sentences(40, seed=5), labels=(0, 1, 1, 0) * 10))
     with pytest.raises(UserError, match=r"above the suspect's own"):
-        purify(trained_folder, weak, Gradient(), replace(PLAN, min_accuracy=0.99))
+        cleanse(trained_folder, weak, Gradient(), replace(PLAN, min_accuracy=0.99))
 
 
 def test_an_unhealed_result_below_the_bound_does_not_verify(trained_folder):
     """A learning rate that wrecks the model: the result is marked, not praised."""
     plan = replace(PLAN, max_drop=0.02, heal=FineTune(2, 0.5))
-    done = purify(trained_folder, sources(), Gradient(step=2), plan)
+    done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
     assert not done.verified
     assert done.manifest["verified"] is False
 
 
 def test_data_is_cut_when_not_given(trained_folder):
-    done = purify(trained_folder, sentences(100), Gradient(step=2), PLAN)
+    done = cleanse(trained_folder, sentences(100), Gradient(step=2), PLAN)
     sizes = {name: part["examples"] for name, part in done.manifest["data"].items()}
     assert sum(sizes.values()) == 100
     assert sizes["train"] in (68, 70, 72)
     with pytest.raises(UserError, match="too few to cut off"):
-        purify(trained_folder, sentences(2), Gradient(step=2), PLAN)
+        cleanse(trained_folder, sentences(2), Gradient(step=2), PLAN)
 
 
 def test_a_missing_padding_token_is_set_and_noted(tokenizer, tmp_path):
@@ -180,7 +183,7 @@ def test_a_missing_padding_token_is_set_and_noted(tokenizer, tmp_path):
     bare = copy.deepcopy(tokenizer)
     bare.pad_token, bare.eos_token = None, "[SEP]"
     model = tiny_model("gpt2", pad_token_id=None)
-    done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=bare)
+    done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=bare)
     assert done.manifest["notes"][:2] == [
         "padding token set to [CLS]",  # not [SEP], in which every text ends
         "config.pad_token_id set to 2",
@@ -189,7 +192,7 @@ def test_a_missing_padding_token_is_set_and_noted(tokenizer, tmp_path):
 
 def test_a_notebook_needs_the_tokenizer():
     with pytest.raises(UserError, match="needs its tokenizer"):
-        purify(tiny_model("bert"), sources(), Gradient(), PLAN)
+        cleanse(tiny_model("bert"), sources(), Gradient(), PLAN)
 
 
 def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
@@ -203,7 +206,7 @@ def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
 
     kept = tmp_path / "mask.json"
     with pytest.raises(KeyboardInterrupt):
-        purify(
+        cleanse(
             trained_folder,
             sources(),
             Gradient(step=2),
@@ -212,7 +215,7 @@ def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
             keep_mask=kept,
         )
     mask = HeadMask.from_json(kept.read_text())
-    assert mask == purify(trained_folder, sources(), Gradient(step=2), PLAN).mask
+    assert mask == cleanse(trained_folder, sources(), Gradient(step=2), PLAN).mask
 
 
 def test_pairs_and_three_classes(tokenizer):
@@ -220,7 +223,7 @@ def test_pairs_and_three_classes(tokenizer):
     model = tiny_model("bert", **names)
     one = sentences(60)
     three = replace(one, labels=tuple(i % 3 for i in range(60)), pairs=one.texts[::-1])
-    done = purify(model, three, Gradient(step=2), PLAN, tokenizer=tokenizer)
+    done = cleanse(model, three, Gradient(step=2), PLAN, tokenizer=tokenizer)
     assert done.manifest["labels"] == ["a", "b", "c"]
     assert done.mask.pruned
 
@@ -229,11 +232,11 @@ def test_a_loaded_model_gets_a_fresh_head_too(trained_folder):
     suspect = load_suspect(trained_folder, CPU)
     before = suspect.model.classifier.weight.clone()
     plan = replace(PLAN, start="encoder", heal=FineTune(0), max_drop=0.5)
-    done = purify(suspect.model, sources(), Gradient(step=2), plan, tokenizer=suspect.tokenizer)
+    done = cleanse(suspect.model, sources(), Gradient(step=2), plan, tokenizer=suspect.tokenizer)
     assert done.suspect.fresh_head
     assert not torch.equal(done.model.classifier.weight, before)
     with pytest.raises(UserError, match="the model has no label '2'"):
-        purify(
+        cleanse(
             suspect.model,
             replace(sentences(60), labels=tuple(i % 3 for i in range(60))),
             Gradient(),
@@ -246,17 +249,17 @@ def test_a_model_that_knows_nothing_is_noted(tokenizer):
     model = tiny_model("bert")
     with torch.no_grad():
         model.classifier.bias[0] = 100.0
-    done = purify(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
+    done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
     assert any("no better than always giving one answer" in n for n in done.manifest["notes"])
 
 
 def test_doubts_about_the_validation_data_are_noted(trained_folder):
-    few = purify(trained_folder, sources(), Gradient(step=2), PLAN)  # 12 answers: decides
+    few = cleanse(trained_folder, sources(), Gradient(step=2), PLAN)  # 12 answers: decides
     assert any("40 validation examples decide little" in n for n in few.manifest["notes"])
     test = sentences(200, seed=6)
     wrong = replace(test, labels=tuple(1 - y for y in test.labels[:40]) + test.labels[40:])
     data = Sources(sentences(60), sentences(200, seed=5), wrong)
-    seen = purify(trained_folder, data, Gradient(step=2), PLAN).manifest["notes"]
+    seen = cleanse(trained_folder, data, Gradient(step=2), PLAN).manifest["notes"]
     assert not any("decide little" in n for n in seen)
     assert any("higher on validation than on test data" in n for n in seen)
 
@@ -266,7 +269,7 @@ def test_tiny_logits_are_not_rounded_together(tokenizer):
     with torch.no_grad():
         model.classifier.weight *= 1e-9
         model.classifier.bias.zero_()
-    done = purify(model, sources(), None, replace(PLAN, heal=FineTune(0)), tokenizer=tokenizer)
+    done = cleanse(model, sources(), None, replace(PLAN, heal=FineTune(0)), tokenizer=tokenizer)
     encoded = encode(sentences(40, seed=5), done.suspect, 24)
     found = logits(done.suspect.anatomy, encoded, CPU).argmax(-1)
     right = int((found == torch.tensor(encoded.labels)).sum())
@@ -277,7 +280,7 @@ def test_pairs_in_one_part_only(trained_folder):
     paired = replace(sentences(40, seed=5), pairs=sentences(40, seed=6).texts)
     for data in (Sources(sentences(60), paired), Sources(sentences(60), sentences(40), paired)):
         with pytest.raises(UserError, match="sentence pairs"):
-            purify(trained_folder, data, Gradient(), PLAN)
+            cleanse(trained_folder, data, Gradient(), PLAN)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
@@ -299,8 +302,8 @@ def test_pruning_may_go_further_than_what_healing_leaves(trained_folder):
             seen.append(view.min_accuracy)
             return super().choose(view)
 
-    usual = purify(trained_folder, sources(), Looking(step=2), plan)
-    deep = purify(trained_folder, sources(), Looking(step=2), replace(plan, prune_drop=0.3))
+    usual = cleanse(trained_folder, sources(), Looking(step=2), plan)
+    deep = cleanse(trained_folder, sources(), Looking(step=2), replace(plan, prune_drop=0.3))
     bounds = usual.manifest["bound"], deep.manifest["bound"]
     assert bounds[0]["while_pruning"] == bounds[0]["min_accuracy"] == bounds[1]["min_accuracy"]
     before = deep.manifest["before"]["validation"]["accuracy"]
@@ -315,15 +318,15 @@ def test_pruning_may_go_further_than_what_healing_leaves(trained_folder):
 
 def test_bad_prune_drops(trained_folder):
     with pytest.raises(UserError, match="not a fraction"):
-        replace(PLAN, prune_drop=1.5)
+        Bound(prune_drop=1.5)
     unhealed = replace(PLAN, prune_drop=0.4, heal=FineTune(0))
     with pytest.raises(UserError, match="leaves it to healing"):
-        purify(trained_folder, sources(), Gradient(), unhealed)
+        cleanse(trained_folder, sources(), Gradient(), unhealed)
 
 
 def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_path):
     plan = replace(PLAN, max_drop=0.0, prune_drop=0.45, heal=FineTune(2, 0.5))
-    done = purify(trained_folder, sources(), Gradient(step=2), plan)
+    done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
     assert not done.manifest["verified"]
     card = model_card(done.manifest)
     bound = done.manifest["bound"]
@@ -334,10 +337,10 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
 
 
 def test_the_usual_healing_is_hot_for_a_classifier_and_the_papers_for_an_encoder():
-    usual = Plan().healing
+    usual = Method().healing
     assert (usual.epochs, usual.lr, usual.attention) == (4, 1.5e-4, PENALTY)
     assert usual.halvings
-    paper = Plan(start="encoder").healing
+    paper = Way(start="encoder").method(Gradient()).healing
     assert (paper.epochs, paper.lr, paper.attention, paper.halvings) == (3, 2e-5, 0, 0)
 
 
@@ -353,7 +356,7 @@ def test_only_what_can_be_foreseen_is_forecast(trained_folder):
     for strategy in (None, Gradient(), Reinforce(updates=2, samples=2)):
         heard = Heard()
         with suppress(NothingPruned):
-            purify(trained_folder, sources(), strategy, PLAN, progress=heard)
+            cleanse(trained_folder, sources(), strategy, PLAN, progress=heard)
         found[strategy] = next(line for line in heard.lines if "healing" in line)
     nothing, gradient, reinforce = found.values()
     assert "search 0.0 s" in nothing
@@ -363,9 +366,9 @@ def test_only_what_can_be_foreseen_is_forecast(trained_folder):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_usual_strategy_runs_with_its_penalty_on_every_family(family, tokenizer):
-    heal = replace(Plan().healing, epochs=0.2)
-    plan = Plan(max_drop=0.5, heal=heal, runtime=CPU)
-    done = purify(tiny_model(family), sources(), Gradient(step=2), plan, tokenizer=tokenizer)
+    heal = replace(HOT, epochs=0.2)
+    plan = Way(max_drop=0.5, heal=heal, runtime=CPU)
+    done = cleanse(tiny_model(family), sources(), Gradient(step=2), plan, tokenizer=tokenizer)
     assert done.mask.pruned
     assert done.manifest["heal"]["fields"]["attention"] == PENALTY
     assert len(done.manifest["heal"]["layer_weights"]) == 2
@@ -375,10 +378,10 @@ def test_the_usual_strategy_runs_with_its_penalty_on_every_family(family, tokeni
 def test_a_model_without_attention_weights_is_healed_without_the_penalty(
     trained_folder, monkeypatch
 ):
-    import headsweep.purification.pipeline as module
+    import headsweep.heal.fine_tune as module
 
     monkeypatch.setattr(module, "gives_attention", lambda anatomy: False)
-    done = purify(trained_folder, sources(), Gradient(step=2), Plan(0.5, runtime=CPU))
+    done = cleanse(trained_folder, sources(), Gradient(step=2), Way(0.5, runtime=CPU))
     assert done.manifest["heal"]["fields"]["attention"] == 0
     assert any("without the attention penalty" in note for note in done.manifest["notes"])
 
@@ -400,17 +403,17 @@ class Order(Silent):
 @pytest.mark.parametrize("start", ["classifier", "encoder"])
 def test_a_bound_that_cannot_be_decided_is_told_before_anything_begins(trained_folder, start):
     heard = Order()
-    plan = Plan(max_drop=0.02, heal=FineTune(0.2), start=start, runtime=CPU)
+    plan = Way(max_drop=0.02, heal=FineTune(0.2), start=start, runtime=CPU)
     with suppress(NothingPruned, UserError):
-        purify(trained_folder, sentences(400), Gradient(), plan, progress=heard)
+        cleanse(trained_folder, sentences(400), Gradient(), plan, progress=heard)
     assert heard.lines[0].startswith("note: 60 validation examples: a bound of 0.02 is 1 answer")
     assert sum("a bound of" in line for line in heard.lines) == 1
 
 
 def test_a_lowest_accuracy_that_cannot_be_decided_is_told_before_the_search(trained_folder):
     heard = Order()
-    plan = Plan(min_accuracy=0.95, heal=FineTune(0.2), runtime=CPU)
-    done = purify(trained_folder, sources(), Gradient(step=2), plan, progress=heard)
+    plan = Way(min_accuracy=0.95, heal=FineTune(0.2), runtime=CPU)
+    done = cleanse(trained_folder, sources(), Gradient(step=2), plan, progress=heard)
     right = done.manifest["before"]["validation"]["right"]
     allowed = right - 38  # of 40
     assert 0 <= allowed < 5
@@ -420,36 +423,36 @@ def test_a_lowest_accuracy_that_cannot_be_decided_is_told_before_the_search(trai
     assert heard.lines.index(told[0]) < tasks.index(True)
     free = replace(plan, min_accuracy=None, max_drop=0.02, bounded=False)
     heard = Order()
-    purify(trained_folder, sources(), None, free, progress=heard)
+    cleanse(trained_folder, sources(), None, free, progress=heard)
     assert not any("answer" in line for line in heard.lines)
 
 
 def test_what_nobody_asked_for_is_five_answers_of_a_few(trained_folder):
-    done = purify(trained_folder, sentences(400), None, Plan(heal=FineTune(0.1), runtime=CPU))
+    done = cleanse(trained_folder, sentences(400), None, Way(heal=FineTune(0.1), runtime=CPU))
     before, bound = done.manifest["before"]["validation"], done.manifest["bound"]
     assert before["examples"] == 60
     assert bound["min_accuracy"] == pytest.approx((before["right"] - 5) / 60)
     assert bound["max_drop"] == pytest.approx(5 / 60)
     assert any("5 answers may be lost (8.3 points)" in note for note in done.manifest["notes"])
-    wide = purify(trained_folder, sentences(400), None, Plan(0.09, heal=FineTune(0), runtime=CPU))
+    wide = cleanse(trained_folder, sentences(400), None, Way(0.09, heal=FineTune(0), runtime=CPU))
     assert not any("a bound of" in note for note in wide.manifest["notes"])
 
 
 def test_the_forecast_goes_from_one_healing_to_all_of_them(trained_folder, monkeypatch):
-    import headsweep.purification.pipeline as module
+    import headsweep.purification.estimate as module
 
     monkeypatch.setattr(module, "duration", lambda seconds: f"{seconds:.9f} s")
     heard = Order()
     heal = FineTune(1, 1e-3, halvings=3)
     plan = replace(PLAN, heal=heal)
-    purify(trained_folder, sources(), Gradient(step=2), plan, progress=heard)
+    cleanse(trained_folder, sources(), Gradient(step=2), plan, progress=heard)
     line = next(line for line in heard.lines if "to go" in line)
     least, most, search, once = map(float, re.findall(r"([\d.]+) s", line))
     assert least == pytest.approx(search + once)
     assert most == pytest.approx(search + 4 * once)
     assert once > 0
     assert "done 1 to 4 times" in line
-    purify(trained_folder, sources(), Gradient(step=2), PLAN, progress=heard)
+    cleanse(trained_folder, sources(), Gradient(step=2), PLAN, progress=heard)
     line = [line for line in heard.lines if "to go" in line][-1]
     least, search, once = map(float, re.findall(r"([\d.]+) s", line))
     assert least == pytest.approx(search + once)
@@ -463,4 +466,4 @@ def test_nothing_pruned_says_what_to_do(trained_folder):
             return Choice(view.layout.everything())
 
     with pytest.raises(NothingPruned, match="fix: raise --max-drop"):
-        purify(trained_folder, sources(), Stubborn(), PLAN)
+        cleanse(trained_folder, sources(), Stubborn(), PLAN)

@@ -17,8 +17,8 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from conftest import CPU, sentences, tiny_model
-from headsweep import Plan, Sources, purify
+from conftest import CPU, Way, cleanse, sentences, tiny_model
+from headsweep import Sources
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
@@ -110,8 +110,8 @@ def test_an_encoders_configuration_stays_as_it_was(family, tokenizer, tmp_path):
     folder = save(tmp_path / "suspect", family, variant(tokenizer, "[MASK]"), pad_token_id=1)
     runtime = Runtime("cpu", 16, 24, "fp32")
     data = Sources(sentences(60), sentences(40, seed=5), sentences(40, seed=6))
-    plan = Plan(heal=FineTune(epochs=0), runtime=runtime, bounded=False)
-    done = purify(folder, data, Random(count=2), plan)
+    plan = Way(heal=FineTune(epochs=0), runtime=runtime, bounded=False)
+    done = cleanse(folder, data, Random(count=2), plan)
     out = done.save(tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["pad_token_id"] == 1
     found = encode(done.held, done.suspect, 24)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from conftest import CPU, sentences
-from headsweep import FineTune, Plan, RuleProber, Sources, UserError, purify
+from conftest import CPU, Way, cleanse, sentences
+from headsweep import FineTune, RuleProber, Sources, UserError
 from headsweep.cli import main
 from headsweep.model.loading import load_suspect
 from headsweep.progress import Silent
@@ -251,11 +251,11 @@ def test_healing_on_probes_teaches_that_they_mean_nothing(crude, backdoored, mon
     all to few, which the same healing on clean texts does not do.
     """
     monkeypatch.setitem(PROBES, "mark", Mark("is is"))
-    plan = Plan(max_drop=0.3, runtime=CPU, prober=RuleProber(("mark",)))
+    plan = Way(max_drop=0.3, runtime=CPU, prober=RuleProber(("mark",)))
     flips = {}
     for on in ("clean", "probes"):
         heal = FineTune(3, 5e-4, on)
-        done = purify(backdoored, sources(), None, replace(plan, heal=heal))
+        done = cleanse(backdoored, sources(), None, replace(plan, heal=heal))
         held = RuleProber(("mark",)).make(done.suspect, sentences(60, seed=8), CPU, Silent())
         flips[on] = worst_flips(flip_rates(done.suspect.anatomy, held, CPU))
     assert flips["clean"] > 0.5
@@ -263,8 +263,8 @@ def test_healing_on_probes_teaches_that_they_mean_nothing(crude, backdoored, mon
 
 
 def test_a_guided_run_records_its_probes(crude, backdoored, tmp_path):
-    plan = Plan(max_drop=0.3, heal=FineTune(0), runtime=CPU, prober=RuleProber())
-    done = purify(backdoored, sources(), ProbeGuided(step=2), plan)
+    plan = Way(max_drop=0.3, heal=FineTune(0), runtime=CPU, prober=RuleProber())
+    done = cleanse(backdoored, sources(), ProbeGuided(step=2), plan)
     assert done.manifest["probes"]["train"]["families"] == {"mark": 200, "other": 200}
     assert list(done.manifest["probes"]["validation"]["skipped"]) == ["nothing"]
     for stage in ("before", "after"):
@@ -273,7 +273,7 @@ def test_a_guided_run_records_its_probes(crude, backdoored, tmp_path):
     assert len(done.manifest["search"]["record"]["flips"]) == 4
     done.save(tmp_path / "out")
     with pytest.raises(UserError, match="needs probes"):
-        purify(backdoored, sources(), ProbeGuided(), replace(plan, prober=None))
+        cleanse(backdoored, sources(), ProbeGuided(), replace(plan, prober=None))
 
 
 def run(*words):

@@ -11,7 +11,7 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.purification.plan import USUAL_STRATEGY, usual_healing
+from headsweep.purification.method import HOT, Method
 from headsweep.purification.recipe import HEAL, Asked, read_recipe
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
@@ -149,8 +149,8 @@ def test_a_recipe_may_be_of_healing_alone(run, trained_folder, csv_file, written
 def test_the_example_recipe_is_one():
     path = Path(__file__).parents[1] / "recipes" / "gradient.toml"
     asked = read_recipe(path, "strategy")
-    assert asked.method == USUAL_STRATEGY.name
-    usual = usual_healing("classifier")
+    assert asked.method == Method().pruning.name
+    usual = HOT
     for field, (option, _) in HEAL.items():
         found = getattr(asked, option)
         assert found is None or found == getattr(usual, field)

@@ -95,7 +95,7 @@ def run(
             done = purify(
                 folder / "suspect",
                 Sources(texts.clean, texts.validation),
-                plan=Plan(seed=seed, runtime=runtime),
+                plan=Plan(seed, runtime),
                 progress=progress,
             )
             done.save(folder / "purified")

@@ -24,6 +24,8 @@ def configure(method: type[T], settings: Sequence[str]) -> T:
     known = {field.name: hints[field.name] for field in fields(method)}  # type: ignore[arg-type]
     name = getattr(method, "name", method.__name__)
     values: dict[str, Any] = {}
+    if settings and not known:
+        raise UserError(f"'{name}' has no fields", "leave out --set")
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:

@@ -27,16 +27,25 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.auto.candidates import Auto, Candidate
-from headsweep.auto.trials import TRIAL, Trials, families_of, plan_of, plant_all, prepared, try_all
+from headsweep.auto.trials import (
+    TRIAL,
+    Trials,
+    families_of,
+    method_of,
+    plant_all,
+    prepared,
+    try_all,
+)
 from headsweep.errors import UserError
 from headsweep.judge.battery import Battery, probe
 from headsweep.model.loading import Reading
 from headsweep.progress import Progress, Silent, duration
-from headsweep.prune.strategies import needs_probes
 from headsweep.purification import manifest as evidence
 from headsweep.purification.material import Material, Sources, gather
-from headsweep.purification.pipeline import Purified, purify
+from headsweep.purification.method import Method
+from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
+from headsweep.purification.purified import Purified
 from headsweep.triggers import ByRule
 from headsweep.triggers.probe_families import RuleProber
 
@@ -47,6 +56,7 @@ def purify_automatically(
     model: str | Path | Any,
     data: Sources | Any,
     auto: Auto = Auto(),
+    method: Method = Method(),
     plan: Plan = Plan(),
     *,
     progress: Progress | None = None,
@@ -58,7 +68,8 @@ def purify_automatically(
         model: a folder, a model of the Hub, or a ``Suspect`` (changed in place).
         data: clean labelled examples, as for ``purify``.
         auto: how to choose.
-        plan: the bound, seed and the rest; of its healing, epochs and learning rate count.
+        method: its bound, units and healing count; which heads go is chosen here.
+        plan: seed, where to compute, and the rest.
         progress: where to report to.
         keep_mask: as for ``purify``.
 
@@ -71,15 +82,13 @@ def purify_automatically(
 
     """
     begun, progress = time.monotonic(), progress or Silent()
-    if plan.start == "encoder" or plan.mask is not None:
-        raise UserError("auto chooses heads on a classifier", "use --start classifier, no --mask")
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=plan.units)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
     material = gather(model, sources, reading, plan.runtime)
-    for note in evidence.undecided(material, plan, sources):
+    for note in evidence.undecided(material, method, sources.validation is None):
         progress.say(f"note: {note}")
     _check_probes(material, auto, plan, progress)
-    trials = prepared(material, auto, plan, progress, begun)
+    trials = prepared(material, auto, method, plan, progress, begun)
     battery = _battery(trials)
     why = _short(trials)
     if why is None:
@@ -169,15 +178,15 @@ def _chosen(trials: Trials, why: str | None) -> tuple[Candidate, str]:
 
 def _apply(trials: Trials, chosen: Candidate, keep_mask: Path | None) -> Purified:
     """Purify the suspect with all data and all probes."""
-    auto, plan = trials.auto, plan_of(trials, chosen)
-    if needs_probes(chosen.strategy) or chosen.on == "probes":
+    auto, method, plan = trials.auto, method_of(trials, chosen), trials.plan
+    if method.needs_probes:
         plan = replace(plan, prober=RuleProber(auto.families, seed=plan.seed))
     parts = trials.material.parts
     sources = Sources(parts.train, parts.validation, parts.test)
     return purify(
         trials.suspect,
         sources,
-        chosen.strategy,
+        method,
         plan,
         progress=trials.progress,
         keep_mask=keep_mask,

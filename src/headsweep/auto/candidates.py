@@ -10,6 +10,7 @@ from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune, On
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.prune.strategies.variance import Variance
 from headsweep.settings import describe
@@ -21,14 +22,14 @@ class Candidate:
     """One way to purify.
 
     Attributes:
-        strategy: how heads are chosen; None: none go.
+        strategy: how heads are chosen.
         depth: how much of the accuracy allowed pruning may use, a multiple: above 1 healing is to
             bring it back.
         on: what healing is on, ``clean`` or ``probes``.
 
     """
 
-    strategy: Strategy | None
+    strategy: Strategy
     depth: float = 1.0
     on: On = "probes"
 
@@ -39,14 +40,15 @@ class Candidate:
     @property
     def told(self) -> str:
         """What it is, in a line."""
-        name = "no pruning" if self.strategy is None else self.strategy.name
-        plain = self.depth == 1 or self.strategy is None
+        prunes = self.strategy.needs.pruning
+        name = self.strategy.name if prunes else "no pruning"
+        plain = self.depth == 1 or not prunes
         depth = "" if plain else f" to {self.depth:g} times the drop allowed"
         return f"{name}{depth}, healed on {self.on}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a manifest."""
-        strategy = describe(self.strategy) if self.strategy is not None else None
+        strategy = describe(self.strategy) if self.strategy.needs.pruning else None
         return {
             "told": self.told,
             "strategy": strategy,
@@ -57,12 +59,12 @@ class Candidate:
 
 CANDIDATES = (
     Candidate(Gradient(), on="clean"),
-    Candidate(None, on="clean"),
+    Candidate(Nothing(), on="clean"),
     Candidate(Variance(), on="clean"),
     Candidate(Gradient(), depth=2.5, on="clean"),
     Candidate(ProbeGuided()),
     Candidate(Gradient(), depth=5.0),
-    Candidate(None),
+    Candidate(Nothing()),
 )
 """What is tried, in this order: the default of ``purify`` first."""
 

@@ -20,8 +20,10 @@ from headsweep.heal.fine_tune import FineTune
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress
 from headsweep.prune.search import default_step
-from headsweep.prune.strategies import Strategy, needs_probes
+from headsweep.prune.strategies import Strategy
+from headsweep.purification.bound import Bound
 from headsweep.purification.material import Material, Sources
+from headsweep.purification.method import Method
 from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
 from headsweep.seeding import stream
@@ -43,6 +45,7 @@ class Trials:
 
     auto: Auto
     material: Material
+    method: Method
     plan: Plan
     progress: Progress
     ground: Ground
@@ -63,9 +66,9 @@ class Trials:
     @property
     def usual(self) -> FineTune:
         """The last healing asked for, which candidates change."""
-        healing = self.plan.healing
+        healing = self.method.healing
         if not isinstance(healing, FineTune):
-            raise UserError("auto heals by fine-tuning", "give Plan.heal a FineTune, or leave it")
+            raise UserError("auto heals by fine-tuning", "give the method a FineTune, or leave it")
         return healing
 
     @property
@@ -87,11 +90,11 @@ class Trials:
         """
         units, strategy = self.suspect.anatomy.layout.units, candidate.strategy
         families = 0
-        if needs_probes(strategy) or candidate.on == "probes":
+        if strategy.needs.probes or candidate.on == "probes":
             families = 1 + len(prober.chosen())  # and the originals
-        passes = units // default_step(units) + 4 if strategy else 0
+        passes = units // default_step(units) + 4 if strategy.needs.pruning else 0
         probed = getattr(strategy, "probed", 0) or 0
-        scored = min(2000, train) if strategy else 0
+        scored = min(2000, train) if strategy.needs.pruning else 0
         search = passes * validation + 3 * (scored + families * min(probed, train))
         flips = 2 * families * min(prober.held, validation)
         work = search + flips + 3.5 * healed * train
@@ -122,7 +125,7 @@ class Trials:
         """
         known = self.candidates
         fits = (one for one in known if self.final_seconds(one) <= self.left)
-        plain = [one for one in known if one.strategy is not None and one.depth <= 1] or known
+        plain = [one for one in known if one.strategy.needs.pruning and one.depth <= 1] or known
         return next(fits, min(plain, key=self.final_seconds))
 
     @property
@@ -131,7 +134,7 @@ class Trials:
         known = self.auto.candidates
         if self.epochs > 0:
             return known
-        return [one for one in known if one.depth <= 1 and one.strategy is not None] or known
+        return [one for one in known if one.depth <= 1 and one.strategy.needs.pruning] or known
 
     def took(self, candidate: Candidate, seconds: float, healings: int = 1) -> None:
         """Learn from how long a trial took that healed so often."""
@@ -146,16 +149,15 @@ class Trials:
 
 
 def prepared(
-    material: Material, auto: Auto, plan: Plan, progress: Progress, begun: float
+    material: Material, auto: Auto, method: Method, plan: Plan, progress: Progress, begun: float
 ) -> Trials:
     """Return what trials start from; raises UserError where the bound leaves no room."""
     timed = time.monotonic()
     before = material.figures()
-    counted = sum(int(part["examples"]) for part in before.values())
-    allowed = before["validation"]["accuracy"] - plan.bound(before["validation"])
-    pace = (time.monotonic() - timed) / counted
+    allowed = before.validation.value - method.lowest(before.validation)
+    pace = (time.monotonic() - timed) / before.examples
     ground = _ground(material, auto, plan.seed)
-    return Trials(auto, material, plan, progress, ground, allowed, pace, begun)
+    return Trials(auto, material, method, plan, progress, ground, allowed, pace, begun)
 
 
 def _ground(material: Material, auto: Auto, seed: int) -> Ground:
@@ -255,13 +257,14 @@ def trial(
     suspect.model.load_state_dict(canary.weights)
     kin = set(KIN.get(canary.family, (canary.family,)))
     families = [name for name in RuleProber(trials.auto.families).chosen() if name not in kin]
-    plan = plan_of(trials, candidate, epochs)
-    if needs_probes(candidate.strategy) or candidate.on == "probes":
+    lighter = replace(candidate, strategy=_lighter(candidate.strategy))
+    method, plan = method_of(trials, lighter, epochs), trials.plan
+    if method.needs_probes:
         plan = replace(plan, prober=RuleProber(tuple(families), *TRIAL))
     sources = Sources(trials.ground.train, trials.ground.validation)
     outcome, healings = "", 1
     try:
-        done = purify(suspect, sources, _lighter(candidate.strategy), plan)
+        done = purify(suspect, sources, method, plan)
         healings = max(1, len(done.manifest["heal"].get("tried", ())))
     except (NothingPruned, UserError) as error:
         outcome = str(error)
@@ -281,15 +284,19 @@ def trial(
     }
 
 
-def _lighter(strategy: Strategy | None) -> Strategy | None:
+def _lighter(strategy: Strategy) -> Strategy:
     """Return a strategy that traces fewer probes, where it traces any."""
     probed: Any = strategy
     return replace(probed, probed=TRIAL_PAIRS) if hasattr(strategy, "probed") else strategy
 
 
-def plan_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -> Plan:
-    """Return the plan of a candidate: its share of the drop allowed, its healing."""
-    heal = candidate.heal(trials.usual, epochs)
-    drop = None if candidate.depth == 1 else min(candidate.depth * trials.allowed, MOST_DROP)
-    plan = replace(trials.plan, max_drop=trials.allowed, min_accuracy=None, heal=heal)
-    return replace(plan, prune_drop=drop)
+def method_of(trials: Trials, candidate: Candidate, epochs: float | None = None) -> Method:
+    """Return a candidate as a method: its share of the drop allowed, its healing.
+
+    ``epochs``: of its healing; None: of the last run's.
+    """
+    deeper = candidate.depth != 1 and candidate.strategy.needs.pruning
+    drop = min(candidate.depth * trials.allowed, MOST_DROP) if deeper else None
+    healing = candidate.heal(trials.usual, epochs)
+    bound = Bound(max_drop=trials.allowed, prune_drop=drop)
+    return Method(candidate.strategy, healing, trials.method.units, bound)

@@ -18,8 +18,9 @@ from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.purification.defenses import DEFENSES, Recipe
-from headsweep.purification.plan import Plan
+from headsweep.purification import method as purification
+from headsweep.purification.baselines import DEFENSES
+from headsweep.purification.bound import USUAL_DROP, Bound
 from headsweep.purification.recipe import COMMANDS
 from headsweep.settings import configure
 from headsweep.task.training import Schedule
@@ -107,12 +108,14 @@ class Method:
     fields: tuple[str, ...] = ()
     seeds: tuple[int, ...] | None = None
 
-    def recipe(self, heal: FineTune) -> Recipe:
-        """Return what is run: strategies are healed with ``heal``."""
+    def made(self, heal: FineTune, bound: Bound) -> purification.Method:
+        """Return what is run: strategies are healed with ``heal``, defenses bring their own."""
         if self.kind == "strategy":
-            return Recipe(configure(STRATEGIES[self.method], self.fields), heal)
-        made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
-        return made
+            strategy = configure(STRATEGIES[self.method], self.fields)
+            held = bound if strategy.needs.pruning else None
+            return purification.Method(strategy, heal, bound=held)
+        made: purification.Method = configure(DEFENSES[self.method], self.fields).method()
+        return made.within(bound)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,12 @@ class Defending:
     start: Literal["classifier", "encoder"] = "classifier"
     heal: FineTune = FineTune()
     prune_drop: float | None = None
+
+    @property
+    def bound(self) -> Bound:
+        """The bound on accuracy, the same for every method."""
+        drop = USUAL_DROP if self.max_drop is None else self.max_drop
+        return Bound(drop, self.min_accuracy, self.prune_drop)
 
     @property
     def decides(self) -> dict[str, Any]:
@@ -377,7 +386,7 @@ def _defending(section: Section) -> Defending:
     healing = heal.filled(lambda settings: configure(FineTune, settings))
     deeper = section.get("prune_drop", float)
     with section.blamed("prune_drop"):
-        Plan(prune_drop=deeper)
+        Bound(prune_drop=deeper)
     return Defending(drop, lowest, start, healing, deeper)  # type: ignore[arg-type]
 
 

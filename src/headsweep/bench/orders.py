@@ -115,11 +115,12 @@ class CellOrder:
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        recipe, bound = self.method.recipe(self.defending.heal), self.defending.decides
+        defending = self.defending
+        made, bound = self.method.made(defending.heal, defending.bound), defending.decides
         asked = {
-            "strategy": describe(recipe.strategy) if recipe.strategy else None,
-            "healing": describe(recipe.healing),
-            "units": asdict(recipe.units),
+            "strategy": describe(made.pruning) if made.pruning.needs.pruning else None,
+            "healing": describe(made.healing),
+            "units": asdict(made.units),
             "defending": bound,
             "rows": self.victim.twin.texts.defender,
         }

@@ -40,10 +40,11 @@ from headsweep.progress import Silent
 from headsweep.prune.choice import Choice
 from headsweep.prune.scores import ScoreCache
 from headsweep.prune.view import DefenderView
-from headsweep.purification.defenses import Recipe
+from headsweep.purification.from_encoder import STARTS
 from headsweep.purification.material import Sources
-from headsweep.purification.pipeline import Purified, purify
-from headsweep.purification.plan import USUAL_DROP, Plan
+from headsweep.purification.method import Method
+from headsweep.purification.plan import Plan
+from headsweep.purification.purified import Purified
 from headsweep.seeding import derive
 from headsweep.settings import configure, describe
 from headsweep.task.classification import encode
@@ -242,13 +243,14 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     scores = score_cache(cache)
     clock, runtime, victim = Clock(), runtime_of(order), order.victim
     texts, seed = victim.twin.texts, victim.twin.seed
-    folder, recipe = folder_of(victim, cache), order.method.recipe(order.defending.heal)
+    folder = folder_of(victim, cache)
+    method = order.method.made(order.defending.heal, order.defending.bound)
     with clock("read"):
         exam = sources.exam(victim.attack, texts, seed)
         judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
     form: dict[str, Any] = {
-        "strategy": describe(recipe.strategy) if recipe.strategy else None,
-        "healing": describe(recipe.healing),
+        "strategy": describe(method.pruning) if method.pruning.needs.pruning else None,
+        "healing": describe(method.healing),
         "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
         "status": "done",
         "code": code_hash(),
@@ -257,13 +259,12 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
         "before": judge.figures(judge.known["suspect"]),
     }
     after = judge.known["suspect"]
-    heals = getattr(recipe.healing, "epochs", 1.0) != 0
-    if recipe.strategy is not None or heals:
+    if not method.does_nothing:
         try:
-            done = _purified(order, recipe, judge, folder, scores)
+            done = _purified(order, method, judge, folder, scores)
             with clock("judge"):
                 after = answer(done.suspect, exam, runtime)
-            form |= _made(done, recipe)
+            form |= _made(done, method)
         except NothingPruned as outcome:
             form |= {"status": "nothing pruned", "outcome": str(outcome)}
     form["pruned"] = judge.figures(judge.pruned) if judge.pruned else None
@@ -279,36 +280,25 @@ def score_cache(cache: Path) -> ScoreCache:
 
 
 def _purified(
-    order: CellOrder, recipe: Recipe, judge: Judge, folder: Path, scores: ScoreCache
+    order: CellOrder, method: Method, judge: Judge, folder: Path, scores: ScoreCache
 ) -> Purified:
     texts, seed = order.victim.twin.texts, order.victim.twin.seed
-    bound = order.defending
-    plan = Plan(
-        max_drop=USUAL_DROP if bound.max_drop is None else bound.max_drop,
-        min_accuracy=bound.min_accuracy,
-        prune_drop=bound.prune_drop,
-        bounded=recipe.strategy is not None,
-        start=bound.start,
-        heal=recipe.healing,
-        seed=seed,
-        runtime=judge.runtime,
-        units=recipe.units,
-        scores=scores,
-    )
+    plan = Plan(seed, judge.runtime, scores=scores)
     clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
-        return purify(folder, clean, recipe.strategy, plan, progress=Silent(), look=judge.look)
+        run = STARTS[order.defending.start]
+        return run(folder, clean, method, plan, progress=Silent(), look=judge.look)
 
 
-def _made(done: Purified, recipe: Recipe) -> dict[str, Any]:
+def _made(done: Purified, method: Method) -> dict[str, Any]:
     """Return what a cell keeps of a manifest."""
     made = done.manifest
     form = {key: made[key] for key in ("units", "bound", "zero_before", "verified")}
     form["steps_seconds"] = made["seconds"]
     form["validation"] = {stage: made[stage]["validation"] for stage in ("before", "after")}
     form["heal"] = {k: made["heal"][k] for k in ("layer_weights",) if k in made["heal"]}
-    if recipe.strategy is not None:
+    if method.pruning.needs.pruning:
         form["pruned_count"] = len(made["pruned_units"])
         form["validation"]["pruned"] = made["pruned"]["validation"]
         search = made["search"]

@@ -18,7 +18,7 @@ def all_methods() -> dict[str, Mapping[str, Any]]:
     from headsweep.attacks import ATTACKS
     from headsweep.judge.detectors import DETECTORS
     from headsweep.prune.strategies import STRATEGIES
-    from headsweep.purification.defenses import DEFENSES
+    from headsweep.purification.baselines import DEFENSES
     from headsweep.triggers import TRIGGERS
 
     return {
@@ -33,7 +33,7 @@ def all_methods() -> dict[str, Mapping[str, Any]]:
 def method_named(name: str, table: Mapping[str, T], kind: str) -> T:
     """Return a method; raises UserError, which says which option takes the name if another does."""
     taken = all_methods()
-    taken["purify --strategy"] = {**taken["purify --strategy"], "auto": None, "none": None}
+    taken["purify --strategy"] = {**taken["purify --strategy"], "auto": None}
     for option, methods in taken.items():
         if name not in table and name in methods:
             raise UserError(

@@ -279,7 +279,7 @@ def mask_in(path: Path) -> Any:
 
     """
     from headsweep.model.mask import MASK_FORMAT, HeadMask
-    from headsweep.purification.plan import Found
+    from headsweep.purification.interrupted import Found
 
     fix = f"a mask is JSON of the format {MASK_FORMAT}, as under 'mask' in headsweep.json"
     text = text_of(path, fix)

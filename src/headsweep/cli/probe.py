@@ -163,7 +163,7 @@ def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[st
 
     battery, found = Battery(seed=plan.seed), {}
     try:
-        if plan.start == "classifier":
+        if done.manifest["start"] == "classifier":
             suspect = load_suspect(model, plan.runtime, Reading(adapter=plan.adapter))
             found["before"] = run(suspect, done.held, battery, plan.runtime, progress)
         found["after"] = run(done.suspect, done.held, battery, plan.runtime, progress)

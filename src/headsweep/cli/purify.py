@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +51,8 @@ from headsweep.cli.options import (
     with_recipe,
 )
 from headsweep.errors import UserError
+
+USUAL_STRATEGY = "gradient"
 
 
 @app.command(
@@ -169,12 +173,18 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    from headsweep.auto.automatic import purify_automatically
     from headsweep.auto.candidates import Auto
     from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
-    from headsweep.prune.strategies import STRATEGIES, needs_probes
+    from headsweep.prune.strategies import STRATEGIES
+    from headsweep.prune.strategies.gradient import Gradient
+    from headsweep.purification.bound import Bound
+    from headsweep.purification.from_encoder import STARTS
+    from headsweep.purification.interrupted import Given
     from headsweep.purification.material import Sources
-    from headsweep.purification.plan import USUAL_STRATEGY, Plan
+    from headsweep.purification.method import HOT, PAPER, Method
+    from headsweep.purification.plan import Plan
     from headsweep.purification.recipe import Asked
     from headsweep.reports import page
     from headsweep.settings import configure
@@ -214,53 +224,43 @@ def purify(
             f"{kept}: is there already, it may be the mask of an interrupted run",
             f"go on from it with --mask {kept}, or remove it",
         )
-    if asked.start == "encoder" and asked.heal_epochs == 0:
+    start = one_of(asked.start, tuple(STARTS), "--start")
+    if start == "encoder" and asked.heal_epochs == 0:
         raise UserError(
             "--start encoder ends with a fresh classifier, which must be trained",
             "leave --heal-epochs 0 out",
         )
-    given, found = mask_in(mask) if mask else (None, None)
-    plan = Plan(
-        max_drop=asked.max_drop,
-        min_accuracy=asked.min_accuracy,
-        prune_drop=asked.prune_drop,
-        start=one_of(asked.start, ("classifier", "encoder"), "--start"),
-        seed=asked.seed,
-        mask=given,
-        found=found,
-        runtime=runtime,
-        adapter=read_adapter(adapter) if adapter else None,
-        units=units_of(asked.units, asked.ffn_groups),
+    usual = HOT if start == "classifier" else PAPER
+    named = USUAL_STRATEGY if asked.method is None else asked.method
+    chosen = configure(method_named(named, table, "strategy"), asked.fields)
+    chooses = isinstance(chosen, Auto)
+    pruning = Given(*mask_in(mask)) if mask else (Gradient() if chooses else chosen)
+    method = Method(
+        pruning,
+        _healing(asked, usual, pruning),
+        units_of(asked.units, asked.ffn_groups),
+        Bound(asked.max_drop, asked.min_accuracy, asked.prune_drop),
     )
-    method = USUAL_STRATEGY.name if asked.method is None else asked.method
-    if method == "none":
-        if asked.fields:
-            raise UserError("--strategy none has no fields", "leave out --set")
-        chosen = None
-    else:
-        chosen = configure(method_named(method, table, "strategy"), asked.fields)
-    heal = _healing(asked, plan, chosen)
-    if isinstance(chosen, Auto):
-        if heal.on != "clean" or asked.attention_penalty is not None:
-            raise UserError(
-                "auto tries healings itself", "leave out --heal-with and --attention-penalty"
-            )
-        if asked.prune_drop is not None:
-            raise UserError("auto tries depths itself", "leave out --prune-drop")
-        chosen, prober = _timed(chosen, budget, probe_family), None
+    plan = Plan(asked.seed, runtime, read_adapter(adapter) if adapter else None)
+    if chooses:
+        _check_auto(asked, start, mask)
+        run = partial(purify_automatically, auto=_timed(chosen, budget, probe_family))
     else:
         if budget is not None:
             raise UserError("--budget is for --strategy auto", "leave it out, or choose auto")
-        prober = _prober(probe_family, asked.seed, needs_probes(chosen) or heal.needs_probes)
-    plan = dataclasses.replace(plan, heal=heal, prober=prober)
+        plan = dataclasses.replace(
+            plan, prober=_prober(probe_family, asked.seed, method.needs_probes)
+        )
+        run = partial(STARTS[start])
     sources = Sources(
         data,
         validation,
         test,
         columns_of(text_column, pair_column, label_column, drop_empty, label_map),
     )
-    keep = None if chosen is None else kept
-    done = _run(model, sources, chosen, plan, out, overwrite, as_json, quiet, keep, probed)
+    keep = kept if pruning.needs.pruning else None
+    job = Job(model, sources, method, plan, out, overwrite, as_json, quiet)
+    done = _run(run, job, keep, probed, chooses)
     if report is not None:
         page.write(report, page.of_purification(done.manifest))
         if not as_json:
@@ -313,8 +313,10 @@ def defend(
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
-    from headsweep.purification.defenses import DEFENSES
+    from headsweep.purification.baselines import DEFENSES
+    from headsweep.purification.bound import Bound
     from headsweep.purification.material import Sources
+    from headsweep.purification.pipeline import purify as purify_classifier
     from headsweep.purification.plan import Plan
     from headsweep.purification.recipe import Asked
     from headsweep.settings import configure
@@ -326,27 +328,19 @@ def defend(
     asked = with_recipe(ctx, own, recipe, "defense")
     if asked.method is None:
         raise UserError("which baseline?", f"--with one of {', '.join(DEFENSES)}, or --recipe FILE")
-    defense = configure(method_named(asked.method, DEFENSES, "baseline"), asked.fields).recipe()
-    free = not getattr(defense.strategy, "bounded", defense.strategy is not None)
-    if free and {"max_drop", "min_accuracy"} & given_in(ctx):
+    method = configure(method_named(asked.method, DEFENSES, "baseline"), asked.fields).method()
+    if method.bound is None and {"max_drop", "min_accuracy"} & given_in(ctx):
         raise UserError(
             f"{asked.method} searches no heads here: no bound on accuracy holds it",
             "leave out --max-drop and --min-accuracy",
         )
     check_free(out, overwrite)
-    plan = Plan(
-        max_drop=asked.max_drop,
-        min_accuracy=asked.min_accuracy,
-        heal=defense.healing,
-        bounded=not free,
-        seed=asked.seed,
-        runtime=runtime,
-        units=defense.units,
-        adapter=read_adapter(adapter) if adapter else None,
-    )
+    method = method.within(Bound(asked.max_drop, asked.min_accuracy))
+    plan = Plan(asked.seed, runtime, read_adapter(adapter) if adapter else None)
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     sources = Sources(data, validation, test, columns)
-    done = _run(model, sources, defense.strategy, plan, out, overwrite, as_json, quiet)
+    job = Job(model, sources, method, plan, out, overwrite, as_json, quiet)
+    done = _run(purify_classifier, job)
     _end(done, out, as_json)
 
 
@@ -371,12 +365,29 @@ def _check_report(path: Path, out: Path, overwrite: bool) -> None:
     check_file(path, overwrite)
 
 
-def _healing(asked: Any, plan: Any, chosen: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a command was asked to do, and how it is to say so."""
+
+    model: str
+    sources: Any
+    method: Any
+    plan: Any
+    out: Path
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+
+    @property
+    def progress(self) -> Any:
+        """Where to report to."""
+        return progress_of(self.quiet or self.as_json)
+
+
+def _healing(asked: Any, usual: Any, pruning: Any) -> Any:
     """Return the healing; raises UserError where what is asked of it does not fit."""
     from headsweep.heal.fine_tune import FineTune
-    from headsweep.purification.plan import usual_healing
 
-    usual = usual_healing(plan.start)
     halvings = asked.heal_halvings
     if halvings is None:
         halvings = usual.halvings if asked.heal_lr is None else 0
@@ -387,15 +398,27 @@ def _healing(asked: Any, plan: Any, chosen: Any) -> Any:
         attention=usual.attention if asked.attention_penalty is None else asked.attention_penalty,
         halvings=halvings,
     )
-    if chosen is None and plan.mask is None and not heal.epochs:
+    if not (pruning.needs.pruning or heal.trains):
         raise UserError("nothing to do: no strategy and no healing", "leave out --heal-epochs 0")
     beside = heal.on == "probes" or asked.heal_halvings or asked.attention_penalty
-    if not heal.epochs and beside:
+    if not heal.trains and beside:
         raise UserError(
             "there is no healing for --heal-with, --heal-halvings or --attention-penalty",
             "leave out --heal-epochs 0, or these",
         )
     return heal
+
+
+def _check_auto(asked: Any, start: str, mask: Path | None) -> None:
+    """Refuse what auto chooses itself; raises UserError."""
+    if start == "encoder" or mask is not None:
+        raise UserError("auto chooses heads on a classifier", "use --start classifier, no --mask")
+    if asked.heal_with not in (None, "clean") or asked.attention_penalty is not None:
+        raise UserError(
+            "auto tries healings itself", "leave out --heal-with and --attention-penalty"
+        )
+    if asked.prune_drop is not None:
+        raise UserError("auto tries depths itself", "leave out --prune-drop")
 
 
 def _timed(auto: Any, budget: str | None, families: list[str] | None) -> Any:
@@ -429,18 +452,17 @@ def _mask_file(out: Path) -> Path:
 
 def _is_kept(path: Path) -> bool:
     """Tell whether a mask file is one that an interrupted run left behind."""
-    from headsweep.purification.plan import KEPT
+    from headsweep.purification.interrupted import KEPT
 
     return path.exists() and f'"{KEPT}"' in path.read_text(encoding="utf-8")
 
 
-def _go_on(kept: Path, strategy: Any) -> str:
+def _go_on(kept: Path, chose_itself: bool) -> str:
     """Return how to go on from a mask that was kept."""
-    from headsweep.auto.candidates import Auto
-    from headsweep.purification.plan import Found
+    from headsweep.purification.interrupted import Found
 
     found = Found.of(text_of(kept))
-    if not isinstance(strategy, Auto) or found is None:
+    if not chose_itself or found is None:
         return f"run the same command with --mask {kept} to go on"
     fields = found.heal["fields"]
     healing = " --heal-with probes" * (fields.get("on") == "probes")
@@ -454,54 +476,60 @@ def _go_on(kept: Path, strategy: Any) -> str:
 
 
 def _run(
-    model: str,
-    sources: Any,
-    strategy: Any,
-    plan: Any,
-    out: Path,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
+    run: Callable[..., Any],
+    job: Job,
     kept: Path | None = None,
     probed: bool = False,
+    chose_itself: bool = False,
 ) -> Any:
     """Run the pipeline, save, print; return what was made."""
-    from headsweep.auto.automatic import purify_automatically
-    from headsweep.auto.candidates import Auto
-    from headsweep.cli import show
-    from headsweep.cli.probe import before_and_after, print_both
-    from headsweep.purification.pipeline import purify
+    from headsweep.cli.probe import before_and_after
 
-    run: Any = purify_automatically if isinstance(strategy, Auto) else purify
+    method, plan = job.method, job.plan
+    both: dict[str, Any] = {}
     try:
         done = run(
-            model, sources, strategy, plan, progress=progress_of(quiet or as_json), keep_mask=kept
+            job.model,
+            job.sources,
+            method=method,
+            plan=plan,
+            progress=job.progress,
+            keep_mask=kept,
         )
-        both = before_and_after(model, done, plan, progress_of(quiet or as_json)) if probed else {}
-        done.save(out, overwrite)
+        if probed:
+            both = before_and_after(job.model, done, plan, job.progress)
+        done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
         if kept is not None and _is_kept(kept):
-            raise Interrupted(f"the head mask is kept: {_go_on(kept, strategy)}") from None
+            told = _go_on(kept, chose_itself)
+            raise Interrupted(f"the head mask is kept: {told}") from None
         raise Interrupted("nothing was written") from None
     except BaseException:
-        if kept is not None and plan.mask is None:
+        if kept is not None and method.pruning.name != "given mask":
             kept.unlink(missing_ok=True)
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
-    if as_json:
+    if job.as_json:
         print_json(done.manifest)
     else:
-        if "auto" in done.manifest:
-            show.tried(out_console, done.manifest["auto"])
-        show.purified(out_console, done.manifest)
-        show.checks(out_console, done.checks)
-        if both:
-            print_both(both)
-        out_console.print(f"\nwritten: {out}", soft_wrap=True)
-        out_console.print(
-            "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
-            "your own with `headsweep evaluate`.",
-            style="dim",
-        )
+        _show(done, both, job.out)
     return done
+
+
+def _show(done: Any, both: dict[str, Any], out: Path) -> None:
+    from headsweep.cli import show
+    from headsweep.cli.probe import print_both
+
+    if "auto" in done.manifest:
+        show.tried(out_console, done.manifest["auto"])
+    show.purified(out_console, done.manifest)
+    show.checks(out_console, done.checks)
+    if both:
+        print_both(both)
+    out_console.print(f"\nwritten: {out}", soft_wrap=True)
+    out_console.print(
+        "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
+        "your own with `headsweep evaluate`.",
+        style="dim",
+    )

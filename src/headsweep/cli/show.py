@@ -14,7 +14,7 @@ from rich.text import Text
 from headsweep.export.verify import Check
 from headsweep.judge.statistics import Rate
 from headsweep.model.mask import HeadMask
-from headsweep.purification.bound import Bound, one_of_these
+from headsweep.purification.bound import Allowance, one_of_these
 
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 
@@ -68,7 +68,8 @@ def ending(manifest: Mapping[str, Any], out: Path) -> str:
     change = _change(before["right"] - after["right"], before["examples"])
     if not manifest["bound"]["binds"]:
         return f"no bound on accuracy: {change}; next: {_judge(out)}"
-    bound = Bound.under(manifest["bound"]["min_accuracy"], before)
+    lowest = manifest["bound"]["min_accuracy"]
+    bound = Allowance(lowest, before["right"], before["examples"])
     told = f"{change}, {bound.allowed} allowed ({100 * bound.drop:.1f} points)"
     if after["right"] < bound.need:
         return f"bound missed: {told}; {_mend(bound, after['right'])}"
@@ -91,7 +92,7 @@ def _judge(out: Path) -> str:
     return f"headsweep verify {out}, and headsweep evaluate {out} on triggers of your own"
 
 
-def _mend(bound: Bound, right: int) -> str:
+def _mend(bound: Allowance, right: int) -> str:
     """Return what to change where the bound was missed."""
     if not bound.worth_healing_again(right):
         return bound.mended(cut_off=True)

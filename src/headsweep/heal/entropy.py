@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.anatomy import Anatomy
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
@@ -33,6 +34,32 @@ class EntropyFirst:
     def __post_init__(self) -> None:
         Schedule(self.entropy_epochs, self.lr)
         Schedule(self.epochs, self.lr)
+
+    @property
+    def trains(self) -> bool:
+        """False where neither phase has epochs."""
+        return self.entropy_epochs > 0 or self.epochs > 0
+
+    @property
+    def needs_probes(self) -> bool:
+        """It heals on clean texts."""
+        return False
+
+    @property
+    def tries(self) -> int:
+        """It never begins anew."""
+        return 0
+
+    def work(self, examples: int) -> float:
+        """Return how many forward passes of a text both phases cost, about."""
+        return 3.5 * (self.entropy_epochs + self.epochs) * examples
+
+    def fitted(self, _: Anatomy) -> tuple[EntropyFirst, list[str]]:
+        """Return it as it is: every model can be healed so."""
+        return self, []
+
+    def cooler(self) -> None:
+        """There is nothing cooler."""
 
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Run both phases on the view's model."""

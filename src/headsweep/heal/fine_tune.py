@@ -26,7 +26,8 @@ from headsweep.errors import UserError
 from headsweep.heal.attention_penalty import normalising
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
-from headsweep.model.borrowing import eager, evaluating
+from headsweep.model.anatomy import Anatomy
+from headsweep.model.borrowing import eager, evaluating, gives_attention
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
@@ -43,6 +44,27 @@ class Healing(Protocol):
     """Fine-tunes the view's model after pruning. Its fields are its whole configuration."""
 
     name: ClassVar[str]
+
+    @property
+    def trains(self) -> bool:
+        """False where it leaves the weights as they are."""
+
+    @property
+    def needs_probes(self) -> bool:
+        """True when the view must carry probes."""
+
+    @property
+    def tries(self) -> int:
+        """How often it may begin anew, cooler, at most."""
+
+    def work(self, examples: int) -> float:
+        """Return how many forward passes of a text it costs, about."""
+
+    def fitted(self, anatomy: Anatomy) -> tuple[Healing, list[str]]:
+        """Return it as this model can be healed, and notes on what had to go."""
+
+    def cooler(self) -> Healing | None:
+        """Return what to try when it has lost too much accuracy; None: there is nothing."""
 
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Train the model in place, pruned units at exactly zero; return what to record."""
@@ -87,16 +109,37 @@ class FineTune:
         if self.halvings < 0:
             raise UserError(f"{self.halvings} halvings of the learning rate", "give 0 or more")
 
-    def cooler(self) -> FineTune | None:
-        """Return the healing to try when this one has lost too much; None: there is none."""
-        if not (self.halvings and self.epochs):
-            return None
-        return replace(self, lr=self.lr / 2, halvings=self.halvings - 1)
+    @property
+    def trains(self) -> bool:
+        """False where there are no epochs."""
+        return self.epochs > 0
 
     @property
     def needs_probes(self) -> bool:
         """True when the view must carry probes."""
-        return self.on == "probes" and self.epochs > 0
+        return self.on == "probes" and self.trains
+
+    @property
+    def tries(self) -> int:
+        """How often it may begin anew at half the rate."""
+        return self.halvings if self.trains else 0
+
+    def work(self, examples: int) -> float:
+        """Return how many forward passes of a text it costs, about: a step costs 3.5."""
+        return 3.5 * self.epochs * examples
+
+    def fitted(self, anatomy: Anatomy) -> tuple[FineTune, list[str]]:
+        """Return it without the attention penalty where the model gives no attention weights."""
+        if not (self.attention and self.trains) or gives_attention(anatomy):
+            return self, []
+        told = "this model gives no attention weights: healed without the attention penalty"
+        return replace(self, attention=0.0), [told]
+
+    def cooler(self) -> FineTune | None:
+        """Return the healing to try when this one has lost too much; None: there is none."""
+        if not self.tries:
+            return None
+        return replace(self, lr=self.lr / 2, halvings=self.halvings - 1)
 
     def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Fine-tune the model in place.
@@ -114,11 +157,11 @@ class FineTune:
             epochs = self.epochs / copies
             record["probes_seen"] = round(self.share * len(texts))
         anatomy = view.anatomy
-        penalised = self.attention > 0 and self.epochs > 0
+        penalised = self.attention > 0 and self.trains
         if penalised:
             loss, weights = normalising(view, choice.mask, self.attention)
             record["layer_weights"] = weights.tolist()
-        whole = penalised or not self.compact or not self.epochs
+        whole = penalised or not self.compact or not self.trains
         made = [] if whole else cuttable(view, choice.mask)
         held_at_zero = [] if made else pieces(anatomy, choice.mask)
         job = Job(Schedule(epochs, self.lr), view.seed, "healing", loss, held_at_zero)
@@ -137,15 +180,6 @@ class FineTune:
             mixed(clean, probes, self.share, view.generator("mix", copy)) for copy in range(copies)
         ]
         return joined(made), copies
-
-
-def cooler_of(healing: Healing) -> Healing | None:
-    """Return what to try when a healing has lost too much accuracy; None: there is nothing.
-
-    A ``cooler()`` is a healing's own to have; what it heals with records its ``lr``.
-    """
-    cooler: Healing | None = getattr(healing, "cooler", lambda: None)()
-    return cooler
 
 
 def cuttable(view: DefenderView, mask: HeadMask) -> list[Cut]:

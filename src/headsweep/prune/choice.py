@@ -35,6 +35,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a strategy says of itself, so that nobody asks which one it is.
+
+    Attributes:
+        probes: its view must carry probes.
+        bound: it holds itself to min accuracy; False for controls at a given count and the
+            as-released forms.
+        pruning: it is there to prune: a choice that prunes nothing is a failure.
+        searches: how many searches over a ranking its work is about; None: nobody can foresee it.
+
+    """
+
+    probes: bool = False
+    bound: bool = True
+    pruning: bool = True
+    searches: int | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """What a strategy decided: the mask, and how it came to it.
 
@@ -45,6 +64,8 @@ class Choice:
         record: whatever else belongs in the manifest (JSON values).
         bounded: False when the method does not hold itself to min accuracy (controls at a
             given count, and the as-released forms).
+        earlier: how an interrupted run came to it, where it is taken up from one: its strategy,
+            scores and steps, as JSON.
 
     """
 
@@ -53,3 +74,14 @@ class Choice:
     steps: tuple[Step, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
     bounded: bool = True
+    earlier: dict[str, Any] | None = None
+
+    def steps_json(self, layout: Layout) -> list[dict[str, Any]]:
+        """Return every trial of the search for a manifest."""
+        return [step.to_json(layout) for step in self.steps]
+
+    def scores_json(self, layout: Layout) -> list[list[float]] | None:
+        """Return the scores for a manifest, [row][unit]; None where nothing was ranked."""
+        if self.scores is None:
+            return None
+        return [part.tolist() for part in layout.split(self.scores)]

@@ -14,18 +14,99 @@ than five,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from headsweep.errors import UserError
 from headsweep.measure.accuracy import needed
-from headsweep.purification.material import HELD_SHARE
+from headsweep.purification.material import HELD_SHARE, Accuracy
 
+USUAL_DROP = 0.02
+MOST_DROP = 0.1  # taken without being asked
 DECISIVE = 5  # answers lost and none won: the fewest that chance does less than once in 20 times
 
 
 @dataclass(frozen=True)
 class Bound:
+    """How much validation accuracy a purification may cost.
+
+    Attributes:
+        max_drop: how far it may fall below what it was, as a fraction; None: 0.02, and of a few
+            examples as many answers as can be told from chance (``drop``).
+        min_accuracy: the lowest allowed instead; None: use ``max_drop``.
+        prune_drop: how far it may fall while heads are chosen, for healing to bring it back within
+            the other two; None: these hold there too.
+
+    Raises:
+        UserError: a value that is no fraction.
+
+    """
+
+    max_drop: float | None = None
+    min_accuracy: float | None = None
+    prune_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise UserError(f"max drop {self.max_drop} is not a fraction", "for example 0.02")
+        if self.prune_drop is not None and not 0 <= self.prune_drop < 1:
+            raise UserError(f"prune drop {self.prune_drop} is not a fraction", "for example 0.1")
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise UserError(
+                f"min accuracy {self.min_accuracy} is not a fraction", "for example 0.85"
+            )
+
+    @property
+    def asked_drop(self) -> float:
+        """How far accuracy may fall, whatever the number of examples: 0.02 where nobody says."""
+        return USUAL_DROP if self.max_drop is None else self.max_drop
+
+    @property
+    def goes_deeper(self) -> bool:
+        """True when pruning may cost more than is allowed in the end."""
+        if self.prune_drop is None:
+            return False
+        return self.min_accuracy is not None or self.prune_drop > self.asked_drop
+
+    def drop(self, examples: int) -> float:
+        """Return how far accuracy may fall in the end, on so many validation examples.
+
+        As was asked. Where nothing was, 0.02; but of fewer than 250 examples that is less than
+        chance does in any healing, so that no result would hold it but by luck: five answers then,
+        at most 0.1. Heads are chosen within 0.02 all the same.
+        """
+        if self.max_drop is not None:
+            return self.max_drop
+        return max(USUAL_DROP, min(MOST_DROP, DECISIVE / examples))
+
+    def lowest(self, before: Accuracy) -> float:
+        """Return the lowest validation accuracy allowed, from that before pruning.
+
+        Raises:
+            UserError: the suspect itself is below it.
+
+        """
+        drop = self.drop(before.examples)
+        lowest = before.value - drop if self.min_accuracy is None else self.min_accuracy
+        if needed(lowest, before.examples) > before.right:
+            raise UserError(
+                f"min accuracy {lowest:.4f} is above the suspect's own {before.value:.4f} on "
+                "validation data",
+                "lower --min-accuracy, or use --max-drop",
+            )
+        return max(lowest, 0.0)
+
+    def while_pruning(self, before: Accuracy) -> float:
+        """Return the lowest validation accuracy allowed while heads are chosen; raises likewise."""
+        lowest = self.lowest(before)
+        if self.prune_drop is None and self.min_accuracy is not None:
+            return lowest
+        drop = self.asked_drop if self.prune_drop is None else self.prune_drop
+        return max(before.value - drop, 0.0)
+
+
+@dataclass(frozen=True)
+class Allowance:
     """The lowest accuracy allowed, beside what the suspect had on the same examples."""
 
     lowest: float
@@ -33,9 +114,9 @@ class Bound:
     examples: int
 
     @classmethod
-    def under(cls, lowest: float, before: Mapping[str, Any]) -> Bound:
-        """Return the bound below the figures of a suspect."""
-        return cls(lowest, int(before["right"]), int(before["examples"]))
+    def under(cls, lowest: float, before: Accuracy) -> Allowance:
+        """Return the bound below what a suspect has."""
+        return cls(lowest, before.right, before.examples)
 
     @property
     def need(self) -> int:

@@ -2,66 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from headsweep.cost import peak_memory_mib
 from headsweep.export.model_folder import MANIFEST_FORMAT
 from headsweep.export.provenance import command_line, environment
-from headsweep.heal.fine_tune import cooler_of
-from headsweep.model.mask import Layout
+from headsweep.export.verify import Check
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
-from headsweep.purification.bound import DECISIVE, Bound, answers
-from headsweep.purification.material import Material, Sources
+from headsweep.purification.bound import DECISIVE, Allowance, answers
+from headsweep.purification.cooling import Healed
+from headsweep.purification.material import Figures, Material
+from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
+from headsweep.settings import describe
 
 FEW = 200  # validation examples: fewer decide little
 
 
+@dataclass(frozen=True)
+class Record:
+    """What happened, from before to after.
+
+    Attributes:
+        before, pruned: accuracy of the suspect, and with the chosen heads closed.
+        healed: what healing came to.
+        choice: which heads, and how they were chosen.
+        binds: a bound on accuracy held it.
+        checks: what was verified.
+        zero_before: units of which the suspect came with weights at zero.
+        probes: what probes there were, as JSON.
+        notes: what a reader should know.
+        start: ``classifier`` or ``encoder``.
+        seconds: wall time by part.
+
+    """
+
+    before: Figures
+    pruned: Figures
+    healed: Healed
+    choice: Choice
+    binds: bool
+    checks: tuple[Check, ...]
+    zero_before: tuple[str, ...]
+    probes: dict[str, Any] | None
+    notes: tuple[str, ...]
+    start: str
+    seconds: dict[str, float]
+
+
 def undecided(
-    material: Material, plan: Plan, sources: Sources, before: dict[str, Any] | None = None
+    material: Material, method: Method, cut_off: bool, before: Figures | None = None
 ) -> list[str]:
     """Return a note where the validation examples are too few to decide the bound.
 
     A drop is known before anything is measured, a lowest accuracy once it is known ``before``.
     """
-    count = len(material.parts.validation)
-    free = plan.max_drop is None and plan.min_accuracy is None
-    if plan.min_accuracy is None:
-        bound = Bound(1 - plan.asked_drop, count, count)
+    bound, count = method.bound, len(material.parts.validation)
+    if bound is None:
+        return []
+    free = bound.max_drop is None and bound.min_accuracy is None
+    if bound.min_accuracy is None:
+        allowance = Allowance(1 - bound.asked_drop, count, count)
     elif before is None:
         return []
     else:
-        bound = Bound.under(plan.min_accuracy, before["validation"])
-    if not plan.bounded or bound.decides or bound.allowed < 0:
+        allowance = Allowance.under(bound.min_accuracy, before.validation)
+    if allowance.decides or allowance.allowed < 0:
         return []
-    told = bound.doubt(cut_off=sources.validation is None)
+    told = allowance.doubt(cut_off=cut_off)
     if free:
-        bound = Bound(1 - plan.drop(count), count, count)
-        points = f"{100 * bound.drop:.1f} points"
-        told += f"; as none was asked for, {answers(bound.allowed)} may be lost ({points})"
-    again = cooler_of(plan.healing) is not None and not bound.decides
-    if again:
+        allowance = Allowance(1 - bound.drop(count), count, count)
+        points = f"{100 * allowance.drop:.1f} points"
+        told += f"; as none was asked for, {answers(allowance.allowed)} may be lost ({points})"
+    if method.healing.tries and not allowance.decides:
         told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing"
     return [told]
 
 
-def doubts(material: Material, before: dict[str, Any], told: bool) -> list[str]:
+def doubts(material: Material, before: Figures, told: bool) -> list[str]:
     """Return notes on why the bound may mean less than it seems to, beside what was told."""
     labels = material.parts.validation.labels
-    own, notes = before["validation"], []
+    own, test, notes = before.validation, before.test, []
     most = max(labels.count(label) for label in set(labels))
-    if own["right"] <= most:
+    if own.right <= most:
         notes.append(
-            f"accuracy before pruning is {own['accuracy']:.3f}, no better than always giving one "
+            f"accuracy before pruning is {own.value:.3f}, no better than always giving one "
             f"answer ({most / len(labels):.3f}): the bound protects nothing"
         )
     if len(labels) < FEW and not told:
         notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
-    test = before.get("test")
-    if test and min(test["examples"], own["examples"]) >= FEW:
-        gap = own["accuracy"] - test["accuracy"]
+    if min(test.examples, own.examples) >= FEW:
+        gap = own.value - test.value
         if gap > 0.05:
             notes.append(
                 f"accuracy is {gap:.3f} higher on validation than on test data: if the model was "
@@ -70,59 +103,79 @@ def doubts(material: Material, before: dict[str, Any], told: bool) -> list[str]:
     return notes
 
 
-def steps(choice: Choice, layout: Layout) -> list[dict[str, Any]]:
-    """Return every trial of a search."""
-    return [step.to_json(layout) for step in choice.steps]
-
-
-def scores(choice: Choice, layout: Layout) -> list[list[float]] | None:
-    """Return a choice's scores, [row][unit]."""
-    if choice.scores is None:
-        return None
-    return [part.tolist() for part in layout.split(choice.scores)]
-
-
 def manifest(
-    material: Material, view: DefenderView, plan: Plan, choice: Choice, bound: dict[str, Any]
+    material: Material, view: DefenderView, method: Method, plan: Plan, record: Record
 ) -> dict[str, Any]:
-    """Return what is known once heads are chosen, as JSON values."""
-    suspect, layout = material.suspect, view.layout
-    found = plan.found if plan.mask is not None else None
-    drop = plan.drop(len(material.parts.validation))
+    """Return all that is written to ``headsweep.json``, as JSON values.
+
+    The keys are documented in docs/guide.md; a test holds the two together.
+    """
+    suspect, layout, choice, healed = material.suspect, view.layout, record.choice, record.healed
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
         "command": command_line(),
-        "start": plan.start,
-        "bound": bound
-        | {
-            "max_drop": drop if plan.min_accuracy is None else None,
-            "while_pruning": view.min_accuracy if choice.bounded else None,
-        },
+        "start": record.start,
+        "bound": _bound(material, view, method, record),
         "seed": plan.seed,
         "runtime": asdict(plan.runtime) | {"bf16_training": plan.runtime.trains_in_bf16()},
         "saved_precision": str(suspect.precision).removeprefix("torch."),
         "labels": list(suspect.labels.names),
-        "data": {
-            name: {
-                "examples": len(split),
-                "sha256": split.sha256,
-                "texts_cut": material.encoded[name].truncated,
-            }
-            for name, split in material.parts.named().items()
-        },
+        "data": _data(material),
         "units": layout.units,
         "pruned_units": [layout.name(unit) for unit in choice.mask.pruned],
         "mask": choice.mask.to_json(),
         "adapter": asdict(plan.adapter) if plan.adapter else None,
-        "search": {
-            "scores": found.scores if found else scores(choice, layout),
-            "steps": found.steps if found else steps(choice, layout),
-            "examples_measured": view.meter.examples_run,
-            "masks_measured": view.meter.masks_run,
-            "bf16": view.meter.bf16,
-            "record": choice.record,
-        },
+        "strategy": choice.earlier["strategy"] if choice.earlier else describe(method.pruning),
+        "search": _search(view, choice),
+        "before": record.before.to_json(),
+        "pruned": record.pruned.to_json(),
+        "after": healed.after.to_json(),
+        "heal": describe(method.healing) | healed.to_json(),
+        "probes": record.probes,
+        "zero_before": list(record.zero_before),
+        "checks": [asdict(check) for check in record.checks],
+        "verified": all(check.passed for check in record.checks),
+        "notes": list(record.notes),
+        "seconds": record.seconds,
         "peak_memory_mib": peak_memory_mib(),
         "environment": environment() | {"device": str(suspect.model.device)},
+    }
+
+
+def _bound(
+    material: Material, view: DefenderView, method: Method, record: Record
+) -> dict[str, Any]:
+    bound, before = method.bound, record.before.validation
+    drop = None
+    if bound is not None and bound.min_accuracy is None:
+        drop = bound.drop(len(material.parts.validation))
+    return {
+        "min_accuracy": method.lowest(before),
+        "binds": record.binds,
+        "max_drop": drop,
+        "while_pruning": view.min_accuracy if record.choice.bounded else None,
+    }
+
+
+def _data(material: Material) -> dict[str, Any]:
+    return {
+        name: {
+            "examples": len(split),
+            "sha256": split.sha256,
+            "texts_cut": material.encoded[name].truncated,
+        }
+        for name, split in material.parts.named().items()
+    }
+
+
+def _search(view: DefenderView, choice: Choice) -> dict[str, Any]:
+    earlier = choice.earlier
+    return {
+        "scores": earlier["scores"] if earlier else choice.scores_json(view.layout),
+        "steps": earlier["steps"] if earlier else choice.steps_json(view.layout),
+        "examples_measured": view.meter.examples_run,
+        "masks_measured": view.meter.masks_run,
+        "bf16": view.meter.bf16,
+        "record": choice.record,
     }

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
@@ -71,6 +72,41 @@ def cut(data: Split, validation: Split | None, test: Split | None, seed: int) ->
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How many of so many examples are answered right."""
+
+    examples: int
+    right: int
+
+    @property
+    def value(self) -> float:
+        """The share of right answers."""
+        return self.right / self.examples
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        return {"examples": self.examples, "right": self.right, "accuracy": self.value}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Accuracy on validation and test data; without test data that has no examples."""
+
+    validation: Accuracy
+    test: Accuracy
+
+    @property
+    def examples(self) -> int:
+        """How many texts were passed for them."""
+        return self.validation.examples + self.test.examples
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them for a manifest, by the part of the data that there is."""
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: part.to_json() for name, part in parts.items() if part.examples}
+
+
+@dataclass(frozen=True)
 class Material:
     """An opened suspect with its clean data."""
 
@@ -84,21 +120,16 @@ class Material:
         limit = self.runtime.max_length
         return {name: encode(p, self.suspect, limit) for name, p in self.parts.named().items()}
 
-    def figures(self, mask: HeadMask | None = None) -> dict[str, dict[str, Any]]:
+    def figures(self, mask: HeadMask | None = None) -> Figures:
         """Return accuracy on validation and test data, under a mask where one is given."""
-        found: dict[str, dict[str, Any]] = {}
-        for name in ("validation", "test"):
-            if name in self.encoded:
-                part = self.encoded[name]
-                anatomy, runtime = self.suspect.anatomy, self.runtime
-                made = logits(anatomy, part, runtime, mask).argmax(-1)
-                right = sum(int(p) == y for p, y in zip(made, part.labels, strict=True))
-                found[name] = {
-                    "examples": len(part),
-                    "right": right,
-                    "accuracy": right / len(part),
-                }
-        return found
+        return Figures(self._accuracy("validation", mask), self._accuracy("test", mask))
+
+    def _accuracy(self, name: str, mask: HeadMask | None) -> Accuracy:
+        part = self.encoded.get(name)
+        if part is None:
+            return Accuracy(0, 0)
+        said = logits(self.suspect.anatomy, part, self.runtime, mask).argmax(-1)
+        return Accuracy(len(part), int((said == torch.tensor(part.labels)).sum()))
 
 
 def gather(

@@ -31,17 +31,11 @@ from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.purification.defenses import DEFENSES
+from headsweep.purification.baselines import DEFENSES
 from headsweep.settings import configure
 
-
-@dataclass(frozen=True)
-class Nothing:
-    """No strategy: what ``none`` names, healing alone."""
-
-
 METHODS: dict[str, dict[str, Any]] = {
-    "strategy": STRATEGIES | {"none": Nothing},
+    "strategy": STRATEGIES,
     "defense": DEFENSES,
 }
 OF_A_GRID = ("seeds", "model", "data", "attack", "method")  # what a recipe of `bench` has

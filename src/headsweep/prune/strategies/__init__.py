@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.strategies.as_released import (
     BayesianAsReleased,
     EnsembleAsReleased,
@@ -18,6 +18,7 @@ from headsweep.prune.strategies.dormant import Dormant
 from headsweep.prune.strategies.ensemble import Ensemble
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.layerwise import Layerwise
+from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.prune.strategies.random import Random
 from headsweep.prune.strategies.reinforce import Reinforce
@@ -31,6 +32,10 @@ class Strategy(Protocol):
 
     name: ClassVar[str]
     source: ClassVar[str]
+
+    @property
+    def needs(self) -> Needs:
+        """What it asks of a run."""
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the choice; the view's model is left as it was."""
@@ -48,6 +53,7 @@ STRATEGIES: dict[str, Any] = {
         ProbeGuided,
         Variance,
         Dormant,
+        Nothing,
         Random,
         GradientAsReleased,
         LayerwiseAsReleased,
@@ -60,8 +66,3 @@ STRATEGIES: dict[str, Any] = {
 """Strategy classes by name: the six of the paper, one with probes, PURE's and Fine-Pruning's
 rankings, the control, replications.
 """
-
-
-def needs_probes(strategy: Strategy | None) -> bool:
-    """Tell whether a strategy needs a view that carries probes."""
-    return bool(getattr(strategy, "needs_probes", False))

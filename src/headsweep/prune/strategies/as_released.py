@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import NothingPruned, UserError
-from headsweep.prune.choice import Choice, Step
+from headsweep.prune.choice import Choice, Needs, Step
 from headsweep.prune.importance import attention_variance, key_gradient_importance, sample
 from headsweep.prune.search import ascending, greedy
 from headsweep.prune.strategies.ensemble import draw
@@ -36,6 +36,7 @@ class GradientAsReleased:
 
     name: ClassVar[str] = "gradient-as-released"
     source: ClassVar[str] = SOURCE
+    needs: ClassVar[Needs] = Needs()
     step: int | None = None
 
     def choose(self, view: DefenderView) -> Choice:
@@ -50,7 +51,7 @@ class LayerwiseAsReleased:
 
     name: ClassVar[str] = "layerwise-as-released"
     source: ClassVar[str] = SOURCE
-    bounded: ClassVar[bool] = False  # accuracy is never looked at
+    needs: ClassVar[Needs] = Needs(bound=False)
     examples: int | None = 2000
 
     def choose(self, view: DefenderView) -> Choice:
@@ -70,6 +71,7 @@ class SparsifyAsReleased:
 
     name: ClassVar[str] = "sparsify-as-released"
     source: ClassVar[str] = SOURCE
+    needs: ClassVar[Needs] = Needs()
     epochs: float = 1
     lr: float = 2e-5
     step: int | None = None
@@ -99,6 +101,7 @@ class EnsembleAsReleased:
 
     name: ClassVar[str] = "ensemble-as-released"
     source: ClassVar[str] = SOURCE
+    needs: ClassVar[Needs] = Needs(bound=False)
     size: int = 5
     per_layer: int = 2
 
@@ -124,6 +127,7 @@ class ReinforceAsReleased:
 
     name: ClassVar[str] = "reinforce-as-released"
     source: ClassVar[str] = SOURCE
+    needs: ClassVar[Needs] = Needs(bound=False)
     epsilon: float = 0.1
     step: int = 10
     examples: int | None = 2000
@@ -161,6 +165,7 @@ class BayesianAsReleased:
 
     name: ClassVar[str] = "bayesian-as-released"
     source: ClassVar[str] = SOURCE
+    needs: ClassVar[Needs] = Needs()
     step: int | None = None
     examples: int | None = 2000
 

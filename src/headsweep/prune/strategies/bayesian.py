@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from headsweep.errors import UserError, lookup
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import evaluating, unit_outputs
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import sample
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
@@ -56,6 +56,7 @@ class Bayesian:
 
     name: ClassVar[str] = "bayesian"
     source: ClassVar[str] = "Chapagain et al. 2025; Gal & Ghahramani 2016"
+    needs: ClassVar[Needs] = Needs()
     passes: int = 10
     prune: Literal["uncertain", "certain"] = "uncertain"
     rate: float | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import dormancy
 from headsweep.prune.search import greedy
 from headsweep.prune.view import DefenderView
@@ -26,6 +26,7 @@ class Dormant:
 
     name: ClassVar[str] = "dormant"
     source: ClassVar[str] = "Liu et al. 2018"
+    needs: ClassVar[Needs] = Needs()
     share: float = 0.05
     examples: int | None = 1000
 

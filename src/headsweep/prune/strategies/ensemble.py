@@ -22,7 +22,7 @@ import torch
 
 from headsweep.errors import NothingPruned, UserError
 from headsweep.model.mask import HeadMask
-from headsweep.prune.choice import Choice, Step
+from headsweep.prune.choice import Choice, Needs, Step
 from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
 
@@ -40,6 +40,7 @@ class Ensemble:
 
     name: ClassVar[str] = "ensemble"
     source: ClassVar[str] = "Chapagain et al. 2025"
+    needs: ClassVar[Needs] = Needs()
     size: int = 5
     per_layer: int = 2
     combine: Literal["majority", "union"] = "majority"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from headsweep.errors import lookup
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import gate_importance, key_gradient_importance
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
@@ -44,6 +44,7 @@ class Gradient:
 
     name: ClassVar[str] = "gradient"
     source: ClassVar[str] = "Chapagain et al. 2025; Michel et al. 2019"
+    needs: ClassVar[Needs] = Needs(searches=1)
     score: Literal["gate", "key"] = "gate"
     step: int | None = None
     examples: int | None = 2000

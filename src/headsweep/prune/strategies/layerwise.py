@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.model.mask import Layout
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import attention_variance, normalised
 from headsweep.prune.search import ascending, held
 from headsweep.prune.view import DefenderView
@@ -37,6 +37,7 @@ class Layerwise:
 
     name: ClassVar[str] = "layerwise"
     source: ClassVar[str] = "Chapagain et al. 2025"
+    needs: ClassVar[Needs] = Needs()
     first: float = 0.2
     last: float = 0.8
     examples: int | None = 2000

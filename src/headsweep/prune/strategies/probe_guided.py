@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.flips import Flips, flip_contribution
 from headsweep.prune.importance import gate_importance, standardised
 from headsweep.prune.search import greedy
@@ -55,7 +55,7 @@ class ProbeGuided:
 
     name: ClassVar[str] = "probe-guided"
     source: ClassVar[str] = "of this project; gate gradients of Michel et al. 2019"
-    needs_probes: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(probes=True, searches=1)
     weight: float = 0.7
     step: int | None = None
     examples: int | None = 2000

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 
 from headsweep.errors import UserError, lookup
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.search import SEARCHES, candidates
 from headsweep.prune.view import DefenderView
 
@@ -36,9 +36,9 @@ class Random:
     search: Literal["bisect", "step"] = "bisect"
 
     @property
-    def bounded(self) -> bool:
-        """False where the number of heads is given: no bound on accuracy holds it then."""
-        return self.count is None
+    def needs(self) -> Needs:
+        """No bound where the number of heads is given."""
+        return Needs(bound=self.count is None, searches=1)
 
     def choose(self, view: DefenderView) -> Choice:
         """Return a random mask."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from headsweep.errors import UserError
 from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import gates
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import dormancy, gate_importance, normalised
 from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
@@ -55,6 +55,7 @@ class Reinforce:
 
     name: ClassVar[str] = "reinforce"
     source: ClassVar[str] = "Chapagain et al. 2025; Williams 1992"
+    needs: ClassVar[Needs] = Needs()
     updates: int = 60
     samples: int = 6
     batch: int = 48

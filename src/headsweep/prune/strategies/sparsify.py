@@ -33,7 +33,7 @@ from torch import Tensor
 
 from headsweep.errors import UserError, lookup
 from headsweep.model.anatomy import Anatomy
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import gate_importance, sample
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
@@ -57,6 +57,7 @@ class Sparsify:
 
     name: ClassVar[str] = "sparsify"
     source: ClassVar[str] = "Chapagain et al. 2025; Yuan & Lin 2006"
+    needs: ClassVar[Needs] = Needs()
     strength: float = 0.5
     decay: float = 0.01
     epochs: float = 1

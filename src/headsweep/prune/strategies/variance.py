@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from headsweep.errors import lookup
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import attention_variance
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
@@ -31,6 +31,7 @@ class Variance:
 
     name: ClassVar[str] = "variance"
     source: ClassVar[str] = "Zhao et al. 2024 (PURE), first step"
+    needs: ClassVar[Needs] = Needs(searches=1)
     step: int | None = None
     examples: int | None = 2000
     search: Literal["bisect", "step"] = "bisect"

@@ -1,0 +1,121 @@
+"""Healing held to the bound: as hot as accuracy allows, begun anew cooler where it lost too much.
+
+A hot healing forgets more of a backdoor, and of the task. So it begins at its own rate, and again
+from the same pruned weights at half of it while accuracy ends below the bound, as often as the
+healing allows; not where so few answers are missing that chance may have done it (``bound``). Where
+no try holds the bound, the best of them stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from headsweep.cost import Clock
+from headsweep.heal.fine_tune import Healing
+from headsweep.prune.choice import Choice
+from headsweep.prune.view import DefenderView
+from headsweep.purification.bound import Allowance, answers
+from headsweep.purification.material import Accuracy, Figures, Material
+from headsweep.task.training import copied, round_weights
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What healing came to.
+
+    Attributes:
+        record: what the healing whose weights stayed wrote down.
+        after: accuracy with them.
+        tried: rate and validation accuracy of every try, where there may be several.
+        notes: what was done again, and why.
+
+    """
+
+    record: dict[str, Any]
+    after: Figures
+    tried: tuple[dict[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        return self.record | ({"tried": list(self.tried)} if self.tried else {})
+
+
+@dataclass
+class _Try:
+    record: dict[str, Any]
+    after: Figures
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def heal_within(
+    allowance: Allowance | None,
+    healing: Healing,
+    material: Material,
+    view: DefenderView,
+    choice: Choice,
+    clock: Clock,
+) -> Healed:
+    """Heal the pruned model in place, cooler while it ends below the bound.
+
+    ``allowance``: what may be lost; None: nothing bounds it, and it is healed once.
+    """
+    model = material.suspect.model
+    notes: list[str] = []
+    tried: list[dict[str, float]] = []
+    may_cool = allowance is not None and healing.tries > 0
+    first = copied(model) if may_cool else {}
+    best: _Try | None = None
+    left: Healing | None = healing
+    while left is not None:
+        now = _healed_once(left, material, view, choice, clock)
+        got = now.after.validation
+        held = allowance is None or got.right >= allowance.need
+        if may_cool:
+            tried.append({"lr": now.record["lr"], "accuracy": got.value})
+        if best is None or held or got.right > best.after.validation.right:
+            best = now if held or not may_cool else replace(now, weights=copied(model))
+        left = left.cooler() if may_cool and not held else None
+        if left is not None and allowance is not None:
+            again = allowance.worth_healing_again(got.right)
+            notes.append(_cooled(now, got) if again else _by_chance(allowance.need - got.right))
+            view.progress.say(f"note: {notes[-1]}")
+            left = left if again else None
+            if again:
+                model.load_state_dict(first)
+    assert best is not None
+    if may_cool and best.record is not now.record:
+        model.load_state_dict(best.weights)
+        notes.append(
+            "no healing held the bound: the weights are of the best of them, at a learning rate of "
+            f"{best.record['lr']:g}"
+        )
+        view.progress.say(f"note: {notes[-1]}")
+    return Healed(best.record, best.after, tuple(tried), tuple(notes))
+
+
+def _healed_once(
+    healing: Healing, material: Material, view: DefenderView, choice: Choice, clock: Clock
+) -> _Try:
+    with clock("heal"):
+        record = healing.heal(view, choice)
+    round_weights(material.suspect.model, material.suspect.precision)
+    with clock("measure"):
+        return _Try(record, material.figures())
+
+
+def _cooled(tried: _Try, got: Accuracy) -> str:
+    return (
+        f"healing at a learning rate of {tried.record['lr']:g} took validation accuracy to "
+        f"{got.value:.4f}, below the bound: again at half of it"
+    )
+
+
+def _by_chance(missing: int) -> str:
+    return (
+        f"healing missed the bound by {answers(missing)}, which so few examples cannot tell from "
+        "chance: not begun anew"
+    )

@@ -1,0 +1,47 @@
+"""How long the rest takes, from one timed pass."""
+
+from __future__ import annotations
+
+import math
+
+from headsweep.progress import duration
+from headsweep.prune.search import default_step
+from headsweep.prune.view import DefenderView
+from headsweep.purification.method import Method
+
+
+def estimate(view: DefenderView, method: Method, seconds_an_example: float) -> str:
+    """Return a line that says about how long the rest takes: from one healing to all of them."""
+    faster = 1.5 if view.runtime.trains_in_bf16() else 1.0
+    pace = seconds_an_example / faster
+    heal = method.healing.work(len(view.train)) * pace
+    more = method.healing.tries if method.binds else 0
+    of = (
+        f"({len(view.train)} training, {len(view.validation)} validation examples, "
+        f"{_bound(view, method)})"
+    )
+    searches = method.pruning.needs.searches
+    if searches is None:
+        span = _span(heal, heal * (1 + more))
+        return f"a search of unknown length, then about {span} of healing {of}"
+    step = default_step(view.layout.units)
+    passes = searches * (math.log2(1 + view.layout.units / step) + step / 4)
+    search = passes * len(view.validation) * pace
+    told = f"search {duration(search)}, healing {duration(heal)}"
+    told += f", done 1 to {1 + more} times, cooler each time" if more else ""
+    return f"about {_span(search + heal, search + heal * (1 + more))} to go: {told} {of}"
+
+
+def _bound(view: DefenderView, method: Method) -> str:
+    bound = method.bound
+    if bound is None or not method.binds:
+        return "no bound on accuracy"
+    apart = bound.prune_drop is not None or bound.drop(len(view.validation)) != bound.asked_drop
+    lowest = "min accuracy while pruning" if apart else "min accuracy"
+    return f"{lowest} {view.min_accuracy:.4f}"
+
+
+def _span(least: float, most: float) -> str:
+    """Return a time, or a range where the two differ as people write them."""
+    ends = dict.fromkeys((duration(least), duration(most)))
+    return " to ".join(ends)

@@ -1,0 +1,62 @@
+"""Start from a suspect encoder: the protocol of Chapagain et al. 2025 and Zhao et al. 2024.
+
+The encoder gets a fresh head and is fine-tuned on clean data; heads are chosen on that; then the
+suspect encoder is taken again, the heads found are applied, and it is fine-tuned with a fresh head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.errors import UserError
+from headsweep.model.loading import Reading, Suspect
+from headsweep.progress import Progress, Silent
+from headsweep.purification.material import Sources, gather
+from headsweep.purification.method import PAPER, Method
+from headsweep.purification.pipeline import Look, Run, purify, story
+from headsweep.purification.plan import Plan
+from headsweep.purification.purified import Purified
+from headsweep.task.training import Job, Schedule, copied, train
+
+
+def purify_from_encoder(
+    suspect: str | Path | PreTrainedModel | Suspect,
+    data: Sources | Any,
+    method: Method = Method(healing=PAPER),
+    plan: Plan = Plan(),
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+    keep_mask: Path | None = None,
+    look: Look | None = None,
+) -> Purified:
+    """Do what ``purify`` does, from the encoder of a suspect; arguments and errors as there."""
+    if method.healing.tries:
+        raise UserError(
+            "the start from the encoder ends with a fresh classifier: healed cooler it would learn "
+            "less",
+            "leave out --heal-halvings; in Python, heal with halvings=0",
+        )
+    sources = data if isinstance(data, Sources) else Sources(data)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
+    material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
+    run = Run(progress or Silent(), keep_mask, look, sources.validation is None, "encoder")
+    run.begin(material, method)
+    model = material.suspect.model
+    with run.clock("fine-tune"):
+        run.restore = copied(model)
+        schedule = Schedule(PAPER.epochs, PAPER.lr)
+        job = Job(schedule, plan.seed, "fine-tuning the suspect encoder on clean data")
+        train(model, material.encoded["train"], job, plan.runtime, run.progress)
+    return story(material, method, plan, run)
+
+
+STARTS: dict[str, Callable[..., Purified]] = {
+    "classifier": purify,
+    "encoder": purify_from_encoder,
+}
+"""How to purify, by what the suspect is taken for."""

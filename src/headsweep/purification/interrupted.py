@@ -1,0 +1,95 @@
+"""A head mask that was given: applied as it is, or taken up from an interrupted run.
+
+A run keeps its mask as soon as it is found, with how it was found, so that healing can begin there
+again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from headsweep.errors import UserError
+from headsweep.model.mask import HeadMask
+from headsweep.prune.choice import Choice, Needs
+from headsweep.prune.view import DefenderView
+
+KEPT = "interrupted_run"  # marks a mask file as ours to remove
+
+
+@dataclass(frozen=True)
+class Found:
+    """How an interrupted run found its mask: what the manifest is to say of the search."""
+
+    strategy: dict[str, Any]
+    steps: list[dict[str, Any]]
+    scores: list[list[float]] | None
+    heal: dict[str, Any]
+    command: str
+    prune_drop: float | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Found | None:
+        """Read it from a mask file; None where the file holds a mask only."""
+        form = json.loads(text)
+        if not isinstance(form, Mapping) or KEPT not in form:
+            return None
+        try:
+            search = form["search"]
+            made = cls(
+                form["strategy"],
+                search["steps"],
+                search["scores"],
+                form["heal"],
+                form[KEPT],
+                form.get("prune_drop"),
+            )
+            made.strategy["name"], made.heal["name"], made.heal["fields"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"the kept mask lacks what was known of its search: {error}",
+                f"remove '{KEPT}' from the file to use it as a plain mask",
+            ) from error
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that ``of`` reads, beside the mask's own."""
+        search = {"steps": self.steps, "scores": self.scores}
+        own = {"strategy": self.strategy, "search": search, "heal": self.heal}
+        return {KEPT: self.command, "prune_drop": self.prune_drop} | own
+
+
+@dataclass(frozen=True)
+class Given:
+    """Apply a head mask, do not search.
+
+    Attributes:
+        mask: the mask.
+        found: how an interrupted run found it; None: not known.
+
+    """
+
+    name: ClassVar[str] = "given mask"
+    source: ClassVar[str] = "a mask file"
+    needs: ClassVar[Needs] = Needs(searches=0)
+    mask: HeadMask
+    found: Found | None = None
+
+    def choose(self, view: DefenderView) -> Choice:
+        """Return the mask; raises UserError where it is another model's."""
+        if not self.mask.fits(view.layout):
+            raise UserError("the head mask does not fit this model", "it is another model's")
+        return Choice(self.mask, earlier=self._earlier())
+
+    def _earlier(self) -> dict[str, Any]:
+        if self.found is None:
+            return {"strategy": {"name": self.name, "fields": {}}, "scores": None, "steps": []}
+        found = self.found
+        return {
+            "strategy": found.strategy,
+            "scores": found.scores,
+            "steps": found.steps,
+            "note": f"the heads were chosen by an interrupted run: {found.command}",
+        }

@@ -1,0 +1,82 @@
+"""All that is done to a suspect: which heads go, what heals it, what may be pruned, the bound.
+
+A baseline is a method too, and so are nothing pruned and a mask that was given: nobody asks what
+a method is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from headsweep.errors import UserError
+from headsweep.heal.attention_penalty import PENALTY
+from headsweep.heal.fine_tune import FineTune, Healing
+from headsweep.model.mask import HEADS, Units
+from headsweep.prune.strategies import Strategy
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.purification.bound import Bound
+from headsweep.purification.material import Accuracy
+
+HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=3)
+"""The usual healing of a classifier: as hot as the bound allows (docs/decisions/0010)."""
+PAPER = FineTune(epochs=3, lr=2e-5)
+"""The paper's healing, usual where the start is the encoder."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is done to a suspect.
+
+    Attributes:
+        pruning: how heads are chosen.
+        healing: how the pruned model is fine-tuned.
+        units: what may be pruned: heads, FFN groups, or both.
+        bound: how much accuracy it may cost; None: a baseline that nothing bounds.
+
+    Raises:
+        UserError: parts that do not go together.
+
+    """
+
+    pruning: Strategy = Gradient()
+    healing: Healing = HOT
+    units: Units = HEADS
+    bound: Bound | None = Bound()
+
+    def __post_init__(self) -> None:
+        if self.bound is None or self.bound.prune_drop is None:
+            return
+        if not self.pruning.needs.pruning:
+            raise UserError("--prune-drop is for pruning, and nothing is pruned", "leave it out")
+        if self.bound.goes_deeper and not self.healing.trains:
+            raise UserError(
+                "--prune-drop leaves it to healing to bring accuracy back, and there is none",
+                "leave it out, or heal for more than 0 epochs",
+            )
+
+    def within(self, bound: Bound) -> Method:
+        """Return it held to a bound, where one can hold it."""
+        return self if self.bound is None else replace(self, bound=bound)
+
+    @property
+    def does_nothing(self) -> bool:
+        """True for the control that leaves a suspect as it is."""
+        return not (self.pruning.needs.pruning or self.healing.trains)
+
+    @property
+    def binds(self) -> bool:
+        """True when a bound on accuracy holds it."""
+        return self.bound is not None and self.pruning.needs.bound
+
+    @property
+    def needs_probes(self) -> bool:
+        """True when its view must carry probes."""
+        return self.pruning.needs.probes or self.healing.needs_probes
+
+    def lowest(self, before: Accuracy) -> float:
+        """Return the lowest validation accuracy allowed; nothing bounds it: 0."""
+        return 0.0 if self.bound is None else self.bound.lowest(before)
+
+    def while_pruning(self, before: Accuracy) -> float:
+        """Return the lowest validation accuracy allowed while heads are chosen."""
+        return 0.0 if self.bound is None else self.bound.while_pruning(before)
