@@ -35,6 +35,7 @@ from headsweep.cli.options import (
     TextColumn,
     UnitKinds,
     check_file,
+    check_sources,
     columns_of,
     given_in,
     mask_in,
@@ -169,8 +170,11 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
-    from headsweep.auto.candidates import Auto
     from headsweep.export.folders import check_free
+
+    check_sources(data, validation, test)
+    check_free(out, overwrite)
+    from headsweep.auto.candidates import Auto
     from headsweep.model.families import read_adapter
     from headsweep.prune.strategies import STRATEGIES, needs_probes
     from headsweep.purification.material import Sources
@@ -205,7 +209,6 @@ def purify(
         {Auto.name: Auto},
     )
     table = STRATEGIES | {Auto.name: Auto}
-    check_free(out, overwrite)
     if report is not None:
         _check_report(report, out, overwrite)
     kept = _mask_file(out)
@@ -312,6 +315,9 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     from headsweep.export.folders import check_free
+
+    check_sources(data, validation, test)
+    check_free(out, overwrite)
     from headsweep.model.families import read_adapter
     from headsweep.purification.defenses import DEFENSES
     from headsweep.purification.material import Sources
@@ -333,7 +339,6 @@ def defend(
             f"{asked.method} searches no heads here: no bound on accuracy holds it",
             "leave out --max-drop and --min-accuracy",
         )
-    check_free(out, overwrite)
     plan = Plan(
         max_drop=asked.max_drop,
         min_accuracy=asked.min_accuracy,

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.cost import Clock
-from headsweep.drafts import write_json
+from headsweep.drafts import MANIFEST, write_json
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export.card import model_card
 from headsweep.export.folders import drafted
@@ -32,7 +32,7 @@ from headsweep.export.verify import Check, check_weights
 from headsweep.heal.fine_tune import FineTune, cooler_of
 from headsweep.measure.accuracy import logits, needed
 from headsweep.model.borrowing import gives_attention
-from headsweep.model.loading import MANIFEST, Reading, Suspect
+from headsweep.model.loading import Reading, Suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent, duration
