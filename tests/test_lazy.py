@@ -103,6 +103,7 @@ def test_the_help_of_every_command_loads_nothing_heavy():
         "detect ./suspect --with strip --data clean.csv --validation nope.csv",
         "trigger rare-word --data nope.csv --out t.csv",
         "attack ./encoder --trigger rare-word --target 1 --data nope.csv --out out",
+        "trigger style --original nope.csv --transformed clean.csv --data clean.csv --out t.csv",
         "bench nope.csv --out out",
     ],
 )

@@ -116,7 +116,7 @@ def trigger(
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
-    check_sources(data)
+    check_sources(data, original, transformed)
     _check_table(out, overwrite)
     from headsweep.model.loading import load_suspect
     from headsweep.texts import reading as datasets
@@ -265,7 +265,7 @@ def attack(
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
     from headsweep.export.folders import check_free
 
-    check_sources(data, test, validation, victim_data)
+    check_sources(data, test, validation, victim_data, original, transformed)
     check_free(out, overwrite)
     from headsweep.attacks import ATTACKS
     from headsweep.attacks.victim import Judging, Order, held_out

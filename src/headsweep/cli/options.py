@@ -181,7 +181,7 @@ def units_of(kinds: str, ffn_groups: int | None) -> Any:
     return Units("heads" in asked, "ffn" in asked, ffn_groups)
 
 
-def check_sources(*sources: str | None) -> None:
+def check_sources(*sources: str | Path | None) -> None:
     """Say which data is not there before anything long is imported; raises UserError."""
     from headsweep.texts.reading import check_there
 
