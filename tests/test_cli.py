@@ -727,8 +727,9 @@ def test_trigger_behind_the_limit_names_the_row(run, trained_folder, tmp_path):
         ("--measure-in", "fp8", "unknown precision"),
     ],
 )
-def test_how_to_measure_is_checked_before_any_work(run, tmp_path, option, value, message):
-    code, _, err = run("purify", "none", "--data", "n.csv", "--out", tmp_path / "o", option, value)
+def test_how_to_measure_is_checked_before_any_work(run, csv_file, tmp_path, option, value, message):
+    out = tmp_path / "o"
+    code, _, err = run("purify", "none", "--data", csv_file, "--out", out, option, value)
     assert code == 2
     assert message in err
 

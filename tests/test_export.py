@@ -15,10 +15,9 @@ from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep import FineTune, Gradient, Sources, UserError
 from headsweep.attacks.victim import Attacked
 from headsweep.bench.sources import place
-from headsweep.drafts import write_json
+from headsweep.drafts import MANIFEST, write_json
 from headsweep.export.folders import check_free, drafted
 from headsweep.export.verify import verify
-from headsweep.model.loading import MANIFEST
 from headsweep.model.mask import HeadMask, Units
 from headsweep.reports import page
 from headsweep.texts import reading as datasets

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
+
 
 @contextmanager
 def draft_beside(folder: Path) -> Iterator[Path]:

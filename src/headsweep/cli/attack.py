@@ -27,6 +27,7 @@ from headsweep.cli.options import (
     Seed,
     TextColumn,
     check_file,
+    check_sources,
     columns_of,
     one_of,
     out_console,
@@ -106,20 +107,22 @@ def trigger(
     quiet: Quiet = False,
 ) -> None:
     """Put a trigger into texts; original and transformed side by side with both labels."""
-    from headsweep.model.loading import load_suspect
-    from headsweep.texts import reading as datasets
-    from headsweep.texts.split import Labels
-    from headsweep.triggers import TRIGGERS
-    from headsweep.triggers.seen import triggered
-
     if listed:
+        from headsweep.triggers import TRIGGERS
+
         print_methods({"trigger": TRIGGERS}, as_json)
         return
     missing = [o for o, v in (("NAME", name), ("--data", data), ("--out", out)) if v is None]
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
+    check_sources(data, original, transformed)
     _check_table(out, overwrite)
+    from headsweep.model.loading import load_suspect
+    from headsweep.texts import reading as datasets
+    from headsweep.texts.split import Labels
+    from headsweep.triggers.seen import triggered
+
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(name, settings, columns, corpus, writer)
     table = datasets.without_empty(datasets.read(data), columns)
@@ -260,10 +263,13 @@ def attack(
     quiet: Quiet = False,
 ) -> None:
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
+    from headsweep.export.folders import check_free
+
+    check_sources(data, test, validation, victim_data, original, transformed)
+    check_free(out, overwrite)
     from headsweep.attacks import ATTACKS
     from headsweep.attacks.victim import Judging, Order, held_out
     from headsweep.attacks.victim import attack as run
-    from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import labels_of
     from headsweep.settings import configure
@@ -271,7 +277,6 @@ def attack(
     from headsweep.texts import reading as datasets
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
-    check_free(out, overwrite)
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)

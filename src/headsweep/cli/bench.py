@@ -72,6 +72,12 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Run a grid of attacks, methods and seeds; one JSON file a cell."""
+    from headsweep.document import read_document
+
+    one_of(engine, ENGINES, "--engine")
+    if address is not None and engine != "ray":
+        raise UserError(f"--address {address} is of a Ray cluster", "add --engine ray")
+    read_document(recipe)  # says at once that it is not there, or not TOML
     from headsweep.bench import harness
     from headsweep.bench.engines import jobs_for
     from headsweep.bench.grid import read_grid
@@ -80,9 +86,6 @@ def bench(
     from headsweep.bench.tracking import written
     from headsweep.cache import user_cache
 
-    one_of(engine, ENGINES, "--engine")
-    if address is not None and engine != "ray":
-        raise UserError(f"--address {address} is of a Ray cluster", "add --engine ray")
     grid, store = read_grid(recipe, variables or ()), Store(out)
     cache = (cache or user_cache() / "bench").absolute()
     check_folder(out, "--out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -24,9 +24,11 @@ from headsweep.cli.options import (
     runtime_of,
 )
 from headsweep.cli.show import interval, picture
-from headsweep.demo import Report
 from headsweep.model.mask import HeadMask
 from headsweep.progress import duration
+
+if TYPE_CHECKING:
+    from headsweep.demo import Report
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep demo --out ./demo-out")

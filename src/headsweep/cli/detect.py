@@ -29,6 +29,7 @@ from headsweep.cli.options import (
     TriggeredLabelColumn,
     TriggeredPairColumn,
     TriggeredTextColumn,
+    check_sources,
     columns_of,
     one_of,
     out_console,
@@ -92,6 +93,7 @@ def detect(
     quiet: Quiet = False,
 ) -> None:
     """Measure a detector of triggered texts: what it rejects wrongly, what it misses, AUROC."""
+    check_sources(data, triggered, validation)
     from headsweep.export.provenance import command_line, environment
     from headsweep.judge.detection import Watched
     from headsweep.judge.detection import detect as run

@@ -27,6 +27,7 @@ from headsweep.cli.options import (
     TriggeredLabelColumn,
     TriggeredPairColumn,
     TriggeredTextColumn,
+    check_sources,
     columns_of,
     one_of,
     out_console,
@@ -80,6 +81,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure ACC, label flip rate and its relatives, with 95% intervals."""
+    check_sources(data, triggered, validation)
     from headsweep.judge.evaluate import Files
     from headsweep.judge.evaluate import evaluate as run
     from headsweep.model.families import read_adapter

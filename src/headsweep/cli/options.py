@@ -181,6 +181,15 @@ def units_of(kinds: str, ffn_groups: int | None) -> Any:
     return Units("heads" in asked, "ffn" in asked, ffn_groups)
 
 
+def check_sources(*sources: str | Path | None) -> None:
+    """Say which data is not there before anything long is imported; raises UserError."""
+    from headsweep.texts.reading import check_there
+
+    for source in sources:
+        if source is not None:
+            check_there(source)
+
+
 def columns_of(
     text: str | None, pair: str | None, label: str | None, drop_empty: bool, label_map: Any
 ) -> Any:

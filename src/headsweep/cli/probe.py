@@ -27,6 +27,7 @@ from headsweep.cli.options import (
     Seed,
     TextColumn,
     check_file,
+    check_sources,
     columns_of,
     out_console,
     print_json,
@@ -79,6 +80,9 @@ def probe(
     quiet: Quiet = False,
 ) -> None:
     """Put clean texts through generic trigger families and see whether answers flip one way."""
+    check_sources(data)
+    if sarif is not None:
+        check_file(sarif, overwrite)
     from headsweep.drafts import write_json
     from headsweep.judge.battery import Battery
     from headsweep.judge.battery import probe as run
@@ -87,8 +91,6 @@ def probe(
     from headsweep.model.loading import Reading, load_suspect
     from headsweep.texts import reading as datasets
 
-    if sarif is not None:
-        check_file(sarif, overwrite)
     battery = Battery(tuple(family or ()), texts, max_flip, seed)
     runtime = runtime_of(device, batch_size, max_length, precision)
     reading = Reading(adapter=read_adapter(adapter) if adapter else None)

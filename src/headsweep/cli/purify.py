@@ -37,6 +37,7 @@ from headsweep.cli.options import (
     TextColumn,
     UnitKinds,
     check_file,
+    check_sources,
     columns_of,
     given_in,
     mask_in,
@@ -173,9 +174,12 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    from headsweep.export.folders import check_free
+
+    check_sources(data, validation, test)
+    check_free(out, overwrite)
     from headsweep.auto.automatic import purify_automatically
     from headsweep.auto.candidates import Auto
-    from headsweep.export.folders import check_free
     from headsweep.model.families import read_adapter
     from headsweep.prune.strategies import STRATEGIES
     from headsweep.prune.strategies.gradient import Gradient
@@ -215,7 +219,6 @@ def purify(
         {Auto.name: Auto},
     )
     table = STRATEGIES | {Auto.name: Auto}
-    check_free(out, overwrite)
     if report is not None:
         _check_report(report, out, overwrite)
     kept = _mask_file(out)
@@ -312,6 +315,9 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     from headsweep.export.folders import check_free
+
+    check_sources(data, validation, test)
+    check_free(out, overwrite)
     from headsweep.model.families import read_adapter
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
@@ -334,7 +340,6 @@ def defend(
             f"{asked.method} searches no heads here: no bound on accuracy holds it",
             "leave out --max-drop and --min-accuracy",
         )
-    check_free(out, overwrite)
     method = method.within(Bound(asked.max_drop, asked.min_accuracy))
     plan = Plan(asked.seed, runtime, read_adapter(adapter) if adapter else None)
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)

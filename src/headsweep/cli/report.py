@@ -35,18 +35,18 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write what a grid of cells, or one purification, shows: a page, or tables."""
-    from headsweep.bench.results.reading import read_results
-    from headsweep.export.verify import read_manifest
-    from headsweep.model.loading import MANIFEST
-    from headsweep.reports import page, tables
-    from headsweep.reports.comparison import compare
-    from headsweep.reports.markdown import markdown
-
     one_of(form, FORMATS, "--format")
     if form == "html" and out is None:
         raise UserError("a page needs a file to go to", "--out report.html")
     if out is not None:
         check_file(out, overwrite)
+    from headsweep.bench.results.reading import read_results
+    from headsweep.drafts import MANIFEST
+    from headsweep.export.verify import read_manifest
+    from headsweep.reports import page, tables
+    from headsweep.reports.comparison import compare
+    from headsweep.reports.markdown import markdown
+
     if (results / MANIFEST).is_file():
         if form != "html":
             raise UserError("a single purification has a page only", "leave --format out")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headsweep.export.verify import Check
-from headsweep.judge.statistics import Rate
 from headsweep.model.mask import HeadMask
-from headsweep.purification.bound import Allowance, one_of_these
+
+if TYPE_CHECKING:  # torch, scipy: only for what has them already
+    from headsweep.export.verify import Check
+    from headsweep.judge.statistics import Rate
+    from headsweep.purification.bound import Allowance
 
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 
@@ -64,6 +66,8 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
 
 def ending(manifest: Mapping[str, Any], out: Path) -> str:
     """Return the last line of a purification: whether the bound was held, and what to do next."""
+    from headsweep.purification.bound import Allowance
+
     before, after = manifest["before"]["validation"], manifest["after"]["validation"]
     change = _change(before["right"] - after["right"], before["examples"])
     if not manifest["bound"]["binds"]:
@@ -94,6 +98,8 @@ def _judge(out: Path) -> str:
 
 def _mend(bound: Allowance, right: int) -> str:
     """Return what to change where the bound was missed."""
+    from headsweep.purification.bound import one_of_these
+
     if not bound.worth_healing_again(right):
         return bound.mended(cut_off=True)
     wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headsweep.model.loading import (
-    MANIFEST,
-)
+from headsweep.drafts import MANIFEST
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:

@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headsweep.drafts import draft_beside, even_modes
+from headsweep.drafts import MANIFEST, draft_beside, even_modes
 from headsweep.errors import UserError
-from headsweep.model.loading import (
-    MANIFEST,
-)
 
 OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
 

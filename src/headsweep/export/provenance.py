@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.model.loading import (
-    MANIFEST,
-)
+from headsweep.drafts import MANIFEST
 
 READ_BY_LOADERS = (".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".txt")
 

@@ -11,16 +11,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.export.model_folder import LOGIT_TOLERANCE, MANIFEST_FORMAT, fingerprint, reload
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.measure.accuracy import needed
 from headsweep.model.anatomy import Anatomy, locate
-from headsweep.model.loading import (
-    MANIFEST,
-    described_adapter,
-    read_tokenizer,
-)
+from headsweep.model.loading import described_adapter, read_tokenizer
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned, left_of, zero_parts
 from headsweep.texts.split import Labels

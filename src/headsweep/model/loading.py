@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import Adapter, adapter_for, check_one_stack
@@ -37,7 +38,6 @@ from headsweep.model.runtime import Runtime
 from headsweep.seeding import fence
 from headsweep.texts.split import Labels
 
-MANIFEST = "headsweep.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from headsweep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASK_FORMAT = "headsweep.head-mask/1"
 

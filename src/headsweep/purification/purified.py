@@ -8,14 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from headsweep.drafts import write_json
+from headsweep.drafts import MANIFEST, write_json
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check
-from headsweep.model.loading import MANIFEST, Suspect
+from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask
 from headsweep.texts.split import Split
 

@@ -264,21 +264,26 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def read(source: str | Path) -> Table:
-    """Read a table from any of the supported sources; raises UserError."""
-    path = Path(source)
-    if path.is_dir():
-        table = _from_datasets(str(source), folder=path)
-    elif path.exists():
-        table = _from_file(path)
-    elif _looks_like_hub(str(source)):
-        table = _from_datasets(str(source))
-    else:
+def check_there(source: str | Path) -> None:
+    """Check, opening nothing, that a source is there or may be on the Hub; raises UserError."""
+    if not Path(source).exists() and not _looks_like_hub(str(source)):
         raise UserError(
             f"{source}: no such file",
             "give a .csv, .tsv, .jsonl or .parquet file, a folder saved by `datasets`, or a data "
             "set of the Hub as name:split",
         )
+
+
+def read(source: str | Path) -> Table:
+    """Read a table from any of the supported sources; raises UserError."""
+    check_there(source)
+    path = Path(source)
+    if path.is_dir():
+        table = _from_datasets(str(source), folder=path)
+    elif path.exists():
+        table = _from_file(path)
+    else:
+        table = _from_datasets(str(source))
     if not len(table):
         raise UserError(f"{source}: no rows", "the file must hold labelled texts")
     return table

@@ -11,10 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from headsweep.errors import UserError, shortened, shown, shown_all
-from headsweep.seeding import stream
 
 MOST_CLASSES = 9999  # a larger class number is an id column
 
@@ -173,6 +170,10 @@ def stratified(split: Split, shares: Sequence[float], seed: int) -> tuple[Split,
     Every class's rows are spread as the shares say, to the nearest row; a class with too few
     rows for every part goes to the first parts. Row order inside a part is the original one.
     """
+    import torch  # not above: who only reads texts need not wait for it
+
+    from headsweep.seeding import stream
+
     total = math.fsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
     for label in sorted(set(split.labels)):
