@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +15,10 @@ from headsweep.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PACKAGE = ROOT / "src" / "headsweep"
+WALL = "-- the wall"
+WORDS = 1500
+LONG = {"guide.md", "log.md", "results.md"}  # a reference, a diary, and tables made by a program
 
 
 def anchors(page: Path) -> set[str]:
@@ -47,6 +53,12 @@ def test_options_in_commands_are_known(page):
         assert {word for word in asked if word.startswith("--")} <= known, line
 
 
+def test_no_page_is_longer_than_a_reader_in_a_hurry_reads():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    words = {page.name: len(page.read_text("utf-8").split()) for page in pages}
+    assert {name: n for name, n in words.items() if n > WORDS and name not in LONG} == {}
+
+
 def test_the_tests_that_reliability_names_exist():
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", page)
@@ -57,3 +69,66 @@ def test_the_tests_that_reliability_names_exist():
         if f"def {test}" not in (ROOT / "tests" / file).read_text("utf-8")
     ]
     assert lost == []
+
+
+def shown() -> list[tuple[str, str]]:
+    """Return the tree of CONTRIBUTING, top to bottom: path below the package, caption."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    block = re.search(r"```text\nsrc/headsweep/\n(.*?)```", page, flags=re.DOTALL)
+    assert block, "CONTRIBUTING shows no tree of src/headsweep"
+    lines: list[tuple[str, str]] = []
+    folders: list[str] = []
+    for line in block[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        name, _, caption = line.strip().partition(" ")
+        path = "".join([*folders[:depth], name])
+        folders[depth:] = [name] if name.endswith("/") else []
+        lines.append((WALL if WALL in line else path, caption.strip()))
+    return lines
+
+
+def openings() -> dict[str, str]:
+    """Return how the docstring of every module begins; a folder's is that of its ``__init__``."""
+    files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py"]
+    first = {}
+    for file in files:
+        path = file.relative_to(PACKAGE).as_posix().removesuffix("__init__.py")
+        said = ast.get_docstring(ast.parse(file.read_text("utf-8")))
+        first[path] = (said or "no docstring").splitlines()[0]
+    return first
+
+
+def contract(name: str, key: str) -> list[str]:
+    """Return the parts of the package that a contract names, in its order."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    return re.findall(r"headsweep\.(\w+)", contracts[f"importlinter:contract:{name}"][key])
+
+
+def test_the_tree_shows_every_module_with_a_caption_and_nothing_else():
+    lines = [(path, caption) for path, caption in shown() if path != WALL]
+    paths = [path for path, _ in lines]
+    modules = openings()
+    assert {path: said for path, said in modules.items() if path not in paths} == {}
+    assert sorted(paths) == sorted(modules), "a line of no module, or a module twice"
+    assert [path for path, caption in lines if not caption] == []
+
+
+def test_a_caption_is_how_the_module_says_it_itself():
+    said = openings()
+    other = {
+        path: said[path]
+        for path, caption in shown()
+        if path in said and not re.match(rf"{re.escape(caption)}(?!\w)", said[path])
+    }
+    assert other == {}
+
+
+def test_the_tree_stands_in_the_order_of_imports_with_the_wall_where_it_is():
+    order = [path for path, _ in shown() if path == WALL or path.rstrip("/").count("/") == 0]
+    plain = [path.rstrip("/").removesuffix(".py") for path in order if path != "__main__.py"]
+    down = contract("layers", "layers")[::-1]
+    defense = contract("wall", "source_modules")
+    assert [name for name in plain if name != WALL] == down
+    assert set(plain[plain.index(WALL) + 1 :]) == set(contract("wall", "forbidden_modules"))
+    assert set(defense) <= set(plain[: plain.index(WALL)])

@@ -15,7 +15,7 @@ of heads, and costs accuracy all the same. Where nothing flips one way, only imp
 goes first, under the same min accuracy and in the same greedy loop.
 
 The default weight is the best of 0.7, 1 and 2 on the *dev* parts of two suspects: more takes the
-first heads of the flips at once, but costs so much accuracy that few go (docs/guided.md).
+first heads of the flips at once, but costs so much accuracy that few go (docs/log.md).
 
 Source: own. What it cannot do: see a backdoor that no probe family touches.
 Cost: as ``gradient``, and for each family a forward and a backward pass over ``probed`` probes.
