@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from contextlib import contextmanager
 from hashlib import sha256
@@ -348,3 +349,19 @@ def test_the_umask_alone_decides_who_may_read_what_is_written(trained_folder, tm
     for path in paths:
         wanted = (0o777 if path.is_dir() else 0o666) & ~value
         assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(wanted), path
+
+
+def test_every_key_of_the_manifest_is_documented_and_no_other(purified):
+    """The golden schema: a key that comes or goes changes the guide."""
+    guide = (Path(__file__).parents[1] / "docs" / "guide.md").read_text("utf-8")
+    table = guide[guide.index("| key of `headsweep.json`") :].split("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    named = {key for cell in rows for key in re.findall(r"`(\w+)`", cell)}
+    made = json.loads((purified / MANIFEST).read_text())
+    assert set(made) == named
+    assert set(made["bound"]) == {"min_accuracy", "max_drop", "while_pruning", "binds"}
+    assert set(made["data"]["train"]) == {"examples", "sha256", "texts_cut"}
+    assert set(made["before"]["validation"]) == {"examples", "right", "accuracy"}
+    assert {"scores", "steps", "record"} <= set(made["search"])
+    assert {"name", "fields"} == set(made["strategy"])
+    assert {"what", "passed", "detail"} == set(made["checks"][0])
