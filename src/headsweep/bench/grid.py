@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headsweep.attacks import ATTACKS
+from headsweep.bench.gone import METHODS as GONE
+from headsweep.bench.variation import KEYS, Variation, healed, healing_of, read_variation
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
@@ -21,6 +23,7 @@ from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.defenses import DEFENSES, Recipe
 from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import COMMANDS
+from headsweep.purification.recipe import METHODS as NAMED
 from headsweep.settings import configure
 from headsweep.task.training import Schedule
 from headsweep.texts.reading import Columns
@@ -106,9 +109,12 @@ class Method:
     method: str
     fields: tuple[str, ...] = ()
     seeds: tuple[int, ...] | None = None
+    variation: Variation = Variation()
 
     def recipe(self, heal: FineTune) -> Recipe:
         """Return what is run: strategies are healed with ``heal``."""
+        if self.method == "none":
+            return Recipe(None, heal)
         if self.kind == "strategy":
             return Recipe(configure(STRATEGIES[self.method], self.fields), heal)
         made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
@@ -130,6 +136,11 @@ class Defending:
         """Return what decides results, healing apart; what is not set changes no key."""
         found = asdict(self) | {"heal": None}
         return {name: x for name, x in found.items() if name != "prune_drop" or x is not None}
+
+    def of(self, variation: Variation) -> Defending:
+        """Return what one method is bound to, with what it has of its own."""
+        drop = self.prune_drop if variation.prune_drop is None else variation.prune_drop
+        return replace(self, heal=healed(self.heal, variation.heal), prune_drop=drop)
 
 
 @dataclass(frozen=True)
@@ -346,26 +357,28 @@ def _attack(section: Section) -> Backdoor:
 
 
 def _method(section: Section) -> Method:
-    section.only("name", "strategy", "defense", "fields", "seeds")
-    kinds: dict[str, dict[str, Any]] = {"strategy": STRATEGIES, "defense": DEFENSES}
+    section.only("name", "strategy", "defense", "fields", "seeds", *KEYS)
+    kinds = NAMED
     named = [kind for kind in kinds if kind in section.values]
     if len(named) != 1:
         raise section.mistake(None, "a method is one strategy or one defense")
     kind, method = named[0], section.need(named[0], str)
     with section.blamed(kind):
+        if method in GONE:
+            raise UserError(f"{kind} '{method}' is gone", GONE[method])
         chosen = lookup(method, kinds[kind], kind)
     fields = section.section("fields")
     fields.filled(lambda settings: configure(chosen, settings))
     seeds = section.get("seeds", list)
     name = section.get("name", str, method) or ""
     settings = tuple(fields.settings())
-    return Method(name, kind, method, settings, tuple(seeds) if seeds else None)  # type: ignore[arg-type]
+    variation = read_variation(section, kind)
+    limits = tuple(seeds) if seeds else None
+    return Method(name, kind, method, settings, limits, variation)  # type: ignore[arg-type]
 
 
 def _defending(section: Section) -> Defending:
     section.only("max_drop", "min_accuracy", "prune_drop", "start", "heal")
-    heal = section.section("heal")
-    heal.only("epochs", "lr")
     lowest, drop = section.get("min_accuracy", float), section.get("max_drop", float)
     if lowest is not None and drop is not None:
         raise section.mistake("min_accuracy", "there is one bound", "drop max_drop or this")
@@ -374,7 +387,7 @@ def _defending(section: Section) -> Defending:
         lookup(start, {"classifier": 0, "encoder": 0}, "start")
     if lowest is None and drop is None:
         drop = Defending.max_drop
-    healing = heal.filled(lambda settings: configure(FineTune, settings))
+    healing = healing_of(section.section("heal"))
     deeper = section.get("prune_drop", float)
     with section.blamed("prune_drop"):
         Plan(prune_drop=deeper)

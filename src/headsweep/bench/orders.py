@@ -184,7 +184,7 @@ def _victim(
 def _cells(grid: Grid, victim: VictimOrder, seed: int) -> Iterator[CellOrder]:
     for method in grid.methods:
         if method.seeds is None or seed in method.seeds:
-            yield CellOrder(victim, method, grid.defending, grid.mark)
+            yield CellOrder(victim, method, grid.defending.of(method.variation), grid.mark)
 
 
 def selected(cells: list[CellOrder], only: str | None) -> list[CellOrder]:

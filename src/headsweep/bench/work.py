@@ -286,8 +286,8 @@ def _purified(
     plan = Plan(
         max_drop=USUAL_DROP if bound.max_drop is None else bound.max_drop,
         min_accuracy=bound.min_accuracy,
-        prune_drop=bound.prune_drop,
-        bounded=recipe.strategy is not None,
+        prune_drop=bound.prune_drop if recipe.strategy else None,
+        bounded=recipe.strategy is not None or order.method.kind == "strategy",
         start=bound.start,
         heal=recipe.healing,
         seed=seed,

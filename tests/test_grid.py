@@ -1,0 +1,158 @@
+"""What methods and attacks of a grid may ask for, each run on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headsweep.bench import sources
+from headsweep.bench.grid import read_grid
+from headsweep.bench.orders import orders
+from headsweep.errors import UserError
+from headsweep.heal.fine_tune import FineTune
+from test_cli import run  # noqa: F401 - a fixture
+
+HEAD = """
+name = "tiny"
+seeds = [11]
+[compute]
+precision = "fp32"
+batch_size = 16
+max_length = 32
+[[model]]
+name = "tiny"
+source = "made:tiny"
+[[data]]
+name = "sentences"
+train = "made:sentences"
+validation = "made:sentences"
+test = "made:sentences"
+labels = ["negative", "positive"]
+attacker = 300
+victim = 200
+defender = 200
+[victim]
+epochs = 2
+lr = 2e-3
+"""
+ATTACK = """
+[[attack]]
+name = "rare-word"
+trigger = "rare-word"
+target = "positive"
+rate = 0.5
+fields = { epochs = 4, lr = 2e-3 }
+"""
+DEFEND = """
+[defend]
+max_drop = 0.05
+heal = { epochs = 1, lr = 2e-3 }
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(*tables, attack=ATTACK, defend=DEFEND, head=HEAD):
+        path = tmp_path / "grid.toml"
+        path.write_text("\n".join((head, attack, defend, *tables)), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cells(run, cache, tmp_path):  # noqa: F811
+    """Run a recipe; return its cells by method."""
+
+    def call(path, *more, engine="inline"):
+        out = tmp_path / "results"
+        asked = ["--out", out, "--cache", cache, "--engine", engine, "--json", *more]
+        code, text, err = run("bench", path, *asked)
+        assert code == 0, text + err
+        forms = [json.loads(p.read_text()) for p in sorted(out.glob("*.json"))]
+        return {form["method"]: form for form in forms}
+
+    return call
+
+
+def mistake(path, line):
+    """Return what is said of a recipe, whose fault stands in the line that holds a text."""
+    with pytest.raises(UserError) as caught:
+        read_grid(path)
+    numbers = [n for n, text in enumerate(path.read_text().split("\n"), 1) if line in text]
+    assert f"line {numbers[0]}:" in str(caught.value)
+    return str(caught.value)
+
+
+def method(text):
+    return f"[[method]]\n{text}\n"
+
+
+GRADIENT = method('strategy = "gradient"\nfields = { step = 2 }')
+HOT = "heal = { epochs = 2, lr = 1e-3, attention = 0.15, halvings = 2, compact = false }"
+
+
+def test_a_grid_takes_every_field_of_healing_and_a_method_its_own(recipe, cache):
+    own = method('name = "hotter"\nstrategy = "gradient"\nheal = { lr = 2e-3, halvings = 0 }')
+    alone = method('strategy = "none"\nprune_drop = 0.0')
+    grid = read_grid(recipe(GRADIENT, own, alone, defend=f"[defend]\nmax_drop = 0.05\n{HOT}"))
+    made = {
+        c.method.name: c.method.recipe(c.defending.heal)
+        for c in orders(grid, sources.Hashes(cache))
+    }
+    hot = FineTune(2, 1e-3, attention=0.15, halvings=2, compact=False)
+    assert made["gradient"].healing == made["none"].healing == hot
+    assert made["hotter"].healing == FineTune(2, 2e-3, attention=0.15, compact=False)
+    assert made["none"].strategy is None
+
+
+def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cells, cache):
+    more = [
+        method('name = "as-asked"\nstrategy = "none"'),
+        method('name = "hotter"\nstrategy = "none"\nheal = { lr = 4e-3, attention = 0.15 }'),
+        method('name = "deeper"\nstrategy = "gradient"\nprune_drop = 0.2\nfields = { step = 2 }'),
+    ]
+    path = recipe(GRADIENT, *more)
+    assert len({c.key for c in orders(read_grid(path), sources.Hashes(cache))}) == 4
+    found = cells(path)
+    healing = {name: form["healing"]["fields"] for name, form in found.items()}
+    assert {name: f["lr"] for name, f in healing.items()} == {
+        "gradient": 2e-3, "as-asked": 2e-3, "hotter": 4e-3, "deeper": 2e-3
+    }  # fmt: skip
+    assert healing["hotter"]["attention"] == 0.15
+    assert "layer_weights" in found["hotter"]["heal"]  # the penalty was at work
+    assert found["hotter"]["bound"]["binds"]  # healing alone is held to the bound, as pruning is
+    within = [found[name]["bound"]["while_pruning"] for name in ("gradient", "deeper")]
+    assert within[0] - within[1] == pytest.approx(0.15)
+    assert found["as-asked"]["strategy"] is None
+
+
+@pytest.mark.parametrize(
+    ("tables", "line", "told"),
+    [
+        ([method('strategy = "gradient"\nheal = { lrs = 1 }')], "heal = { lrs", "mean 'lr'"),
+        ([method('strategy = "gradient"\nheal = { distill = 1 }')], "distill", "is gone"),
+        ([method('strategy = "gradient"\nheal = { lr = -1 }')], "lr = -1", "learning rate"),
+        ([method('strategy = "cycles"')], '"cycles"', 'gone\n  fix: strategy = "gradient"'),
+        ([method('defense = "ft"\nheal = { lr = 1 }')], "heal = { lr = 1", "set it in its fields"),
+        ([method('strategy = "gradient"\nprune_drop = 3.0')], "prune_drop", "not a fraction"),
+    ],
+)
+def test_mistakes_of_a_method_are_said_with_their_line(recipe, tables, line, told):
+    assert told in mistake(recipe(*tables), line)
+
+
+def test_a_key_of_healing_that_is_gone_names_what_replaced_it(recipe):
+    for key in ("consistency", "distill", "freeze_embeddings"):
+        path = recipe(GRADIENT, defend=f"[defend]\nmax_drop = 0.05\nheal = {{ {key} = 1 }}")
+        assert f"'{key}' is gone\n  fix: nothing took its place" in mistake(path, key)
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
