@@ -12,6 +12,8 @@ from headsweep.bench.grid import read_grid
 from headsweep.bench.orders import orders
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
+from headsweep.prune.choice import Choice
+from headsweep.prune.strategies.gradient import Gradient
 from test_cli import run  # noqa: F401 - a fixture
 
 HEAD = """
@@ -143,16 +145,93 @@ def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cell
         ([method('strategy = "cycles"')], '"cycles"', 'gone\n  fix: strategy = "gradient"'),
         ([method('defense = "ft"\nheal = { lr = 1 }')], "heal = { lr = 1", "set it in its fields"),
         ([method('strategy = "gradient"\nprune_drop = 3.0')], "prune_drop", "not a fraction"),
+        ([method('defense = "random"\nmatch = "gradint"'), GRADIENT], "gradint", "'gradient'?"),
+        ([method('defense = "random"\nmatch = "random"')], "match", "'random' is matched itself"),
+        ([method('strategy = "variance"\nmatch = "variance"')], "match", "only random heads"),
+        (
+            [method('defense = "ft"'), method('defense = "random"\nmatch = "ft"')],
+            "match",
+            "no heads",
+        ),
+        (
+            [GRADIENT, method('defense = "random"\nmatch = "gradient"\nfields = { count = 1 }')],
+            "match",
+            "both give the number",
+        ),
+        (
+            [
+                GRADIENT.replace("fields", "seeds = [12]\nfields"),
+                method('defense = "random"\nmatch = "gradient"'),
+            ],
+            "match",
+            "not run with every seed",
+        ),
     ],
 )
 def test_mistakes_of_a_method_are_said_with_their_line(recipe, tables, line, told):
-    assert told in mistake(recipe(*tables), line)
+    head = HEAD.replace("[11]", "[11, 12]")
+    assert told in mistake(recipe(*tables, head=head), line)
 
 
 def test_a_key_of_healing_that_is_gone_names_what_replaced_it(recipe):
     for key in ("consistency", "distill", "freeze_embeddings"):
         path = recipe(GRADIENT, defend=f"[defend]\nmax_drop = 0.05\nheal = {{ {key} = 1 }}")
         assert f"'{key}' is gone\n  fix: nothing took its place" in mistake(path, key)
+
+
+SHALLOW = method('strategy = "gradient"\nfields = { step = 2, examples = 40 }\nprune_drop = 0.0')
+MATCHED = method(
+    'name = "matched"\ndefense = "random"\nmatch = "gradient"\nfields = { epochs = 1 }'
+)
+FLEETING = ("seconds", "cpu_seconds", "steps_seconds", "peak_memory_mib", "shared_scores")
+
+
+def lasting(form, *names):
+    return {key: x for key, x in form.items() if key not in (*FLEETING, *names)}
+
+
+def test_random_heads_are_as_many_as_another_method_pruned(recipe, cells, tmp_path):
+    found = cells(recipe(MATCHED, SHALLOW))  # it stands first, and is run second
+    count = found["gradient"]["pruned_count"]
+    assert found["matched"]["pruned_count"] == count > 0
+    assert found["matched"]["match"] == "gradient"
+    counted = method(
+        f'name = "matched"\ndefense = "random"\nfields = {{ count = {count}, epochs = 1 }}'
+    )
+    other = cells(recipe(counted, SHALLOW), "--out", tmp_path / "other")["matched"]
+    same = ("key", "recipe", "fields", "match")
+    assert lasting(found["matched"], *same) == lasting(other, *same)
+
+
+def test_a_matched_cell_brings_the_one_it_takes_its_number_from(recipe, cells, tmp_path):
+    path, out = recipe(MATCHED, SHALLOW, method('strategy = "none"')), tmp_path / "results"
+    found = cells(path, "--only", "matched")
+    assert set(found) == {"matched", "gradient"}
+    kept = out / "tiny-sentences-rare-word-s11-gradient.json"
+    before = kept.stat().st_mtime_ns
+    (out / "tiny-sentences-rare-word-s11-matched.json").unlink()
+    again = cells(path, "--only", "matched", engine="local")  # the number is the finished cell's
+    assert kept.stat().st_mtime_ns == before
+    assert lasting(again["matched"]) == lasting(found["matched"])
+
+
+def test_a_cell_whose_number_cannot_be_had_fails_with_the_reason(recipe, run, cache, tmp_path):  # noqa: F811
+    broken = SHALLOW.replace("examples = 40", "examples = 0")
+    asked = ["--out", tmp_path / "r", "--cache", cache, "--engine", "inline", "--json"]
+    code, text, _ = run("bench", recipe(MATCHED, broken), *asked)
+    failed = json.loads(text)["failed"]
+    assert (code, len(failed)) == (1, 2)
+    assert failed["tiny-sentences-rare-word-s11-matched"].startswith(
+        "tiny-sentences-rare-word-s11-gradient: "
+    )
+
+
+def test_where_nothing_was_pruned_the_matched_control_prunes_nothing(recipe, cells, monkeypatch):
+    monkeypatch.setattr(Gradient, "choose", lambda _, view: Choice(view.layout.everything()))
+    found = cells(recipe(MATCHED, SHALLOW))
+    assert {form["status"] for form in found.values()} == {"nothing pruned"}
+    assert found["matched"]["outcome"] == "'gradient' pruned no head either"
+    assert found["matched"]["after"] == found["matched"]["before"]
 
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

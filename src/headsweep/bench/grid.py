@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from headsweep.attacks import ATTACKS
 from headsweep.bench.gone import METHODS as GONE
+from headsweep.bench.matching import check_match
 from headsweep.bench.variation import KEYS, Variation, healed, healing_of, read_variation
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.mask import HEADS
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.defenses import DEFENSES, Recipe
 from headsweep.purification.plan import Plan
@@ -120,6 +122,12 @@ class Method:
         made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
         return made
 
+    @property
+    def prunes_heads(self) -> bool:
+        """True where it prunes heads, and nothing else."""
+        made = self.recipe(FineTune())
+        return made.strategy is not None and made.units == HEADS
+
 
 @dataclass(frozen=True)
 class Defending:
@@ -220,6 +228,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
             with section.blamed("target"):
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):
+        check_match(section, method, grid.methods, grid.seeds)
         for seed in method.seeds or ():
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")

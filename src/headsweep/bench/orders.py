@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -99,13 +99,23 @@ class VictimOrder:
 
 @dataclass(frozen=True)
 class CellOrder:
-    """One method on one victim."""
+    """One method on one victim.
+
+    Attributes:
+        victim, method, defending: what is purified how, within what bound.
+        recipe: for the record only.
+        like: the cell whose number of heads it takes; None: it takes none.
+        count: that number, once the other cell is finished.
+
+    """
 
     kind: ClassVar[str] = "cell"
     victim: VictimOrder
     method: Method
     defending: Defending
-    recipe: RecipeMark  # for the record only
+    recipe: RecipeMark
+    like: CellOrder | None = None
+    count: int | None = None
 
     @property
     def id(self) -> str:
@@ -116,7 +126,7 @@ class CellOrder:
     def key(self) -> str:
         """The hash of everything that decides the result."""
         recipe, bound = self.method.recipe(self.defending.heal), self.defending.decides
-        asked = {
+        asked: dict[str, Any] = {
             "strategy": describe(recipe.strategy) if recipe.strategy else None,
             "healing": describe(recipe.healing),
             "units": asdict(recipe.units),
@@ -125,12 +135,22 @@ class CellOrder:
         }
         if self.victim.twin.texts.unseen:
             asked["unseen"] = True  # left out otherwise: there are cells from before
+        if self.like is not None:
+            asked["like"] = self.like.key  # not the count: the key is known before it
         return digest({"victim": self.victim.key} | asked)
 
     @property
     def needs(self) -> tuple[Any, ...]:
         """The orders that must be filled before."""
-        return (self.victim,)
+        unknown = self.like is not None and self.count is None
+        return (self.victim, self.like) if unknown else (self.victim,)
+
+    @property
+    def asked(self) -> Method:
+        """The method as it is run, its number of heads put in."""
+        if self.count is None:
+            return self.method
+        return replace(self.method, fields=(*self.method.fields, f"count={self.count}"))
 
 
 Order = TwinOrder | VictimOrder | CellOrder
@@ -182,14 +202,24 @@ def _victim(
 
 
 def _cells(grid: Grid, victim: VictimOrder, seed: int) -> Iterator[CellOrder]:
-    for method in grid.methods:
-        if method.seeds is None or seed in method.seeds:
-            yield CellOrder(victim, method, grid.defending.of(method.variation), grid.mark)
+    """Yield a victim's cells in the recipe's order."""
+    made: dict[str, CellOrder] = {}
+    chosen = [one for one in grid.methods if one.seeds is None or seed in one.seeds]
+    for method in sorted(chosen, key=lambda one: one.variation.match is not None):
+        bound, match = grid.defending.of(method.variation), method.variation.match
+        like = made[match] if match is not None else None
+        made[method.name] = CellOrder(victim, method, bound, grid.mark, like)
+    yield from (made[method.name] for method in chosen)
 
 
 def selected(cells: list[CellOrder], only: str | None) -> list[CellOrder]:
-    """Return the cells whose name holds the pattern, or matches it where it has ``*``."""
+    """Return the cells whose name holds the pattern, or matches it where it has ``*``.
+
+    With those whose number of heads they take.
+    """
     if not only:
         return cells
     pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
-    return [cell for cell in cells if fnmatch.fnmatchcase(cell.id, pattern)]
+    chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell.id, pattern)]
+    names = {one.id for cell in chosen for one in (cell, cell.like) if one is not None}
+    return [cell for cell in cells if cell.id in names]

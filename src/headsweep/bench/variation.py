@@ -26,14 +26,17 @@ class Variation:
     Attributes:
         heal: fields of its healing that differ from the grid's, as ``field=value``.
         prune_drop: how far accuracy may fall while heads are chosen; None: as the grid says.
+        match: the method whose number of heads it takes, on every victim and seed; None: none.
 
     """
 
     heal: tuple[str, ...] = ()
     prune_drop: float | None = None
+    match: str | None = None
 
 
-KEYS = ("heal", "prune_drop")
+KEYS = ("heal", "prune_drop", "match")
+MATCHING = "random"  # the control: it alone takes a number of heads
 
 
 def healing_of(section: Section, usual: FineTune = FineTune()) -> FineTune:
@@ -56,4 +59,15 @@ def read_variation(section: Section, kind: str) -> Variation:
     drop = section.get("prune_drop", float)
     if drop is not None and not 0 <= drop < 1:
         raise section.mistake("prune_drop", f"prune drop {drop} is not a fraction", "such as 0.1")
-    return Variation(tuple(own.settings()), drop)
+    return Variation(tuple(own.settings()), drop, _match(section, kind))
+
+
+def _match(section: Section, kind: str) -> str | None:
+    match = section.get("match", str)
+    if match is None:
+        return None
+    if section.get(kind, str) != MATCHING:
+        raise section.mistake("match", "only random heads are matched", 'defense = "random"')
+    if "count" in section.section("fields").values:
+        raise section.mistake("match", "count and match both give the number", "leave one out")
+    return match

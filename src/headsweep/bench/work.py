@@ -242,7 +242,7 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     scores = score_cache(cache)
     clock, runtime, victim = Clock(), runtime_of(order), order.victim
     texts, seed = victim.twin.texts, victim.twin.seed
-    folder, recipe = folder_of(victim, cache), order.method.recipe(order.defending.heal)
+    folder, recipe = folder_of(victim, cache), order.asked.recipe(order.defending.heal)
     with clock("read"):
         exam = sources.exam(victim.attack, texts, seed)
         judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
@@ -260,6 +260,8 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     heals = getattr(recipe.healing, "epochs", 1.0) != 0
     if recipe.strategy is not None or heals:
         try:
+            if order.count == 0:
+                raise NothingPruned(f"'{order.method.variation.match}' pruned no head either")
             done = _purified(order, recipe, judge, folder, scores)
             with clock("judge"):
                 after = answer(done.suspect, exam, runtime)
