@@ -10,10 +10,12 @@ import pytest
 from headsweep.bench import sources
 from headsweep.bench.grid import read_grid
 from headsweep.bench.orders import orders
+from headsweep.bench.work import folder_of
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.texts.reading import write
 from test_cli import run  # noqa: F401 - a fixture
 
 HEAD = """
@@ -73,8 +75,8 @@ def recipe(tmp_path):
 def cells(run, cache, tmp_path):  # noqa: F811
     """Run a recipe; return its cells by method."""
 
-    def call(path, *more, engine="inline"):
-        out = tmp_path / "results"
+    def call(path, *more, engine="inline", folder="results"):
+        out = tmp_path / folder
         asked = ["--out", out, "--cache", cache, "--engine", engine, "--json", *more]
         code, text, err = run("bench", path, *asked)
         assert code == 0, text + err
@@ -198,7 +200,7 @@ def test_random_heads_are_as_many_as_another_method_pruned(recipe, cells, tmp_pa
     counted = method(
         f'name = "matched"\ndefense = "random"\nfields = {{ count = {count}, epochs = 1 }}'
     )
-    other = cells(recipe(counted, SHALLOW), "--out", tmp_path / "other")["matched"]
+    other = cells(recipe(counted, SHALLOW), folder="other")["matched"]
     same = ("key", "recipe", "fields", "match")
     assert lasting(found["matched"], *same) == lasting(other, *same)
 
@@ -232,6 +234,82 @@ def test_where_nothing_was_pruned_the_matched_control_prunes_nothing(recipe, cel
     assert {form["status"] for form in found.values()} == {"nothing pruned"}
     assert found["matched"]["outcome"] == "'gradient' pruned no head either"
     assert found["matched"]["after"] == found["matched"]["before"]
+
+
+RESISTING = (
+    ATTACK.replace('name = "rare-word"', 'name = "adaptive"') + 'resist = ["casing", "remark"]\n'
+)
+
+
+def test_an_attacker_may_resist_probes(recipe, cells, cache, tmp_path):
+    path = recipe(method('defense = "nothing"'), attack=ATTACK + RESISTING)
+    plain, adaptive = (order.victim for order in orders(read_grid(path), sources.Hashes(cache)))
+    assert plain.key != adaptive.key
+    cells(path)
+    records = [
+        json.loads((tmp_path / f"results/victims/{v.id}.json").read_text())
+        for v in (plain, adaptive)
+    ]
+    assert "resist" not in records[0]["attack"]
+    resisted = records[1]["attack"]["resist"]
+    assert set(resisted["families"]) == {"casing", "remark"}
+    assert resisted["share"] == 0.1
+    assert all(0 < count <= 30 for count in resisted["families"].values())  # of 300 texts
+    assert records[0]["weights"] != records[1]["weights"]
+
+
+def test_a_suspect_that_is_given_stands_in_the_same_tables(recipe, cells, cache, tmp_path):
+    path = recipe(method('defense = "nothing"'))
+    (order,) = orders(read_grid(path), sources.Hashes(cache))
+    made = cells(path)["nothing"]
+    suspect, twin = folder_of(order.victim, cache), folder_of(order.victim.twin, cache)
+    exam = sources.exam(order.victim.attack, order.victim.twin.texts, 11)
+    file = tmp_path / "triggered.csv"
+    write(file, [{"text": t, "label": "negative"} for t in exam.triggered.split.texts])
+    attack = f"""
+[[attack]]
+name = "published"
+given = "{suspect}"
+twin = "{twin}"
+triggered = "{file}"
+target = "positive"
+family = "rare-word"
+"""
+    found = cells(recipe(GRADIENT, attack=attack), folder="given")
+    assert set(found) == {"gradient"}
+    assert found["gradient"]["before"] == made["after"]  # the same model on the same texts
+    assert found["gradient"]["attack"] == "published"
+    assert str(suspect) not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("attack", "line", "told"),
+    [
+        (ATTACK + 'resist = ["casng"]', "casng", "did you mean 'casing'"),
+        (ATTACK.replace('"rare-word"\nt', '"casing"\nt') + 'resist = "all"', "resist", "list"),
+        (ATTACK + "resist_share = 0.2", "resist_share", "nothing is resisted"),
+        (ATTACK + 'resist = ["all"]\nresist_share = 2.0', "resist_share", "a share in"),
+        (ATTACK.replace('trigger = "rare-word"', 'trigger = "opening"\nresist = ["opening"]'),
+         "resist", "the trigger itself cannot be resisted"),
+        (ATTACK.replace('trigger = "rare-word"', 'transformed = "x"\nresist = ["all"]'),
+         "resist", "say which corpus"),
+        (ATTACK + 'given = "x"', "rate =", "is of an attack that is made"),
+        (ATTACK + 'twin = "x"', "twin", "given with its suspect"),
+        (ATTACK + 'family = "casing"', "family", "its own family"),
+        ('[[attack]]\ngiven = "x"\ntarget = "positive"', "[[attack]]", "'twin' is missing"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_an_attack_are_said_with_their_line(recipe, attack, line, told):
+    assert told in mistake(recipe(GRADIENT, attack=attack), line)
+
+
+def test_a_folder_that_is_not_there_is_said_before_any_work(recipe, run, cache, tmp_path):  # noqa: F811
+    attack = '[[attack]]\ngiven = "nowhere"\ntwin = "x"\ntriggered = "y"\ntarget = "positive"'
+    code, _, err = run(
+        "bench", recipe(GRADIENT, attack=attack), "--out", tmp_path / "r", "--cache", cache
+    )
+    assert code == 2
+    assert "x: no such folder" in err
 
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

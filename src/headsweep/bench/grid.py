@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from headsweep.attacks import ATTACKS
+from headsweep.bench.backdoor import Backdoor, read_backdoor
 from headsweep.bench.gone import METHODS as GONE
 from headsweep.bench.matching import check_match
 from headsweep.bench.variation import KEYS, Variation, healed, healing_of, read_variation
@@ -29,7 +29,6 @@ from headsweep.purification.recipe import METHODS as NAMED
 from headsweep.settings import configure
 from headsweep.task.training import Schedule
 from headsweep.texts.reading import Columns
-from headsweep.triggers import TRIGGERS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -70,36 +69,6 @@ class Texts:
     defender: int | None = None
     unseen: bool = False
     columns: Columns = Columns()
-
-
-@dataclass(frozen=True)
-class Backdoor:
-    """An attack.
-
-    Attributes:
-        name: for tables and file names.
-        method: the attack's name, with ``fields`` as ``field=value``.
-        target: the label wanted.
-        rate: share of the poisoned classes' texts.
-        trigger: a trigger by rule with its ``trigger_fields``; None: a published corpus.
-        original, transformed, key: the corpus, as ``headsweep attack`` takes it.
-        triggered: triggered test texts; None: the trigger is put into the test part.
-        triggered_labels: what their labels mean.
-
-    """
-
-    name: str
-    method: str
-    target: str
-    rate: float
-    fields: tuple[str, ...] = ()
-    trigger: str | None = None
-    trigger_fields: tuple[str, ...] = ()
-    original: str | None = None
-    transformed: str | None = None
-    key: str | None = None
-    triggered: str | None = None
-    triggered_labels: Literal["true", "target"] = "true"
 
 
 @dataclass(frozen=True)
@@ -217,7 +186,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
         tuple(dict.fromkeys(seeds)),
         tuple(_all(document, "model", _model)),
         tuple(_all(document, "data", _texts)),
-        tuple(_all(document, "attack", _attack)),
+        tuple(_all(document, "attack", read_backdoor)),
         tuple(_all(document, "method", _method)),
         victim.filled(lambda s: configure(Schedule, s)) if epochs else None,
         _defending(document.section("defend")),
@@ -326,42 +295,6 @@ def _texts(section: Section) -> Texts:
         **held,
         unseen=unseen,
         columns=Columns(**named, drop_empty=bool(section.get("drop_empty", bool, True))),
-    )
-
-
-def _attack(section: Section) -> Backdoor:
-    corpus = ("original", "transformed", "key", "triggered")
-    section.only("name", "method", "target", "rate", "fields", "trigger", "trigger_fields",
-                 "triggered_labels", *corpus)  # fmt: skip
-    method = section.get("method", str, "dirty-label") or ""
-    with section.blamed("method"):
-        chosen = lookup(method, ATTACKS, "attack")
-    fields, trigger = section.section("fields"), section.get("trigger", str)
-    fields.filled(lambda settings: configure(chosen, settings))
-    trigger_fields = section.section("trigger_fields")
-    if trigger is not None:
-        with section.blamed("trigger"):
-            kind = lookup(trigger, TRIGGERS, "trigger")
-        trigger_fields.filled(lambda settings: configure(kind, settings))
-    if (trigger is None) == (section.get("transformed", str) is None):
-        raise section.mistake("trigger", "give a trigger, or a corpus as 'transformed'")
-    rate = section.get("rate", float, 0.3) or 0.0
-    if not 0 < rate <= 1:
-        raise section.mistake("rate", f"a poisoning rate of {rate}", "it is a share in (0, 1]")
-    means = section.get("triggered_labels", str, "true") or "true"
-    with section.blamed("triggered_labels"):
-        lookup(means, {"true": 0, "target": 0}, "meaning of labels")
-    files: dict[str, Any] = {key: section.get(key, str) for key in corpus}
-    files["triggered_labels"] = means
-    return Backdoor(
-        section.get("name", str, trigger or "published") or "",
-        method,
-        section.need("target", str),
-        rate,
-        tuple(fields.settings()),
-        trigger,
-        tuple(trigger_fields.settings()),
-        **files,
     )
 
 

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from headsweep.attacks import ATTACKS
+from headsweep.bench.backdoor import Backdoor
 from headsweep.bench.grid import (
-    Backdoor,
     Computing,
     Defending,
     Grid,
@@ -39,7 +39,8 @@ class TwinOrder:
         victim: the victim's schedule; None: there is none.
         seed: decides everything random.
         computing: how.
-        contents: hashes of the model's files and of the texts.
+        contents: hashes of the model's files and of the texts, and of a twin that is given.
+        given: its folder, if so; then nothing is trained.
 
     """
 
@@ -51,6 +52,7 @@ class TwinOrder:
     seed: int
     computing: Computing
     contents: tuple[tuple[str, str], ...]
+    given: str | None = None
 
     @property
     def id(self) -> str:
@@ -87,8 +89,7 @@ class VictimOrder:
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        named = {k: v for k, v in asdict(self.attack).items() if k not in PLACES}
-        asked = {"contents": list(self.contents), "attack": named}
+        asked = {"contents": list(self.contents), "attack": self.attack.decides}
         return digest({"twin": self.twin.key} | asked)
 
     @property
@@ -155,7 +156,6 @@ class CellOrder:
 
 Order = TwinOrder | VictimOrder | CellOrder
 MAKING = "headsweep.attacks.victim"  # a change of what it imports makes other twins and victims
-PLACES = ("original", "transformed", "triggered", "name")  # their contents count, not the path
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -167,6 +167,9 @@ class Contents(Protocol):
 
     def of_attack(self, attack: Backdoor) -> Pairs:
         """Return those of an attack's files."""
+
+    def of_folder(self, folder: str | None, texts: Texts) -> str:
+        """Return that of a model that is given."""
 
 
 def _asked(order: TwinOrder) -> dict[str, Any]:
@@ -194,9 +197,16 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
 def _victim(
     grid: Grid, model: Model, texts: Texts, attack: Backdoor, seed: int, contents: Contents
 ) -> VictimOrder:
+    clean = contents.of_texts(model, texts)
+    if attack.given is not None:
+        held = {"twin": attack.twin, "given": attack.given}
+        hashes = {name: contents.of_folder(folder, texts) for name, folder in held.items()}
+        beside = (*clean, ("twin", hashes["twin"]))
+        twin = TwinOrder(model, texts, Schedule(0), None, seed, grid.computing, beside, attack.twin)
+        own = (*contents.of_attack(attack), ("given", hashes["given"]))
+        return VictimOrder(twin, attack, own)
     planted = configure(ATTACKS[attack.method], attack.fields)
     schedule = Schedule(planted.epochs, planted.lr)
-    clean = contents.of_texts(model, texts)
     twin = TwinOrder(model, texts, schedule, grid.victim, seed, grid.computing, clean)
     return VictimOrder(twin, attack, contents.of_attack(attack))
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from headsweep.bench import tiny
-from headsweep.bench.grid import Backdoor, Model, Texts
+from headsweep.bench.backdoor import UNNAMED, Backdoor
+from headsweep.bench.grid import Model, Texts
 from headsweep.bench.packaged import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
@@ -109,7 +110,8 @@ def check_rows(texts: Texts, there: int) -> None:
 def rewriter(attack: Backdoor, texts: Texts) -> Rewriter:
     """Return what puts the trigger into texts."""
     if attack.transformed is not None:
-        return paired(attack.original, attack.transformed, texts.columns, attack.key)
+        name = attack.family or UNNAMED
+        return paired(attack.original, attack.transformed, texts.columns, attack.key, name)
     assert attack.trigger is not None
     return ByRule(configure(TRIGGERS[attack.trigger], attack.trigger_fields))
 
@@ -150,6 +152,12 @@ class Hashes:
     def of_attack(self, attack: Backdoor) -> tuple[tuple[str, str], ...]:
         """Return the hashes of an attack's files."""
         return tuple((n, self.file(f)) for n in ENTRY if (f := getattr(attack, n)) is not None)
+
+    def of_folder(self, folder: str | None, texts: Texts) -> str:
+        """Return the hash of a model that is given, checked to be a folder that fits the texts."""
+        if folder is None or not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder", "given and twin are folders of models")
+        return self.model(Model(Path(folder).name, folder), texts.labels)
 
     def _split(self, texts: Texts, name: str) -> str:
         found = part(texts, name)

@@ -50,6 +50,7 @@ from headsweep.task.classification import encode
 from headsweep.task.training import Job, train
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"
+TOLD = ("attack", "trigger", "rate", "poisoned", "target", "resist")  # of an attack's record
 MANY = 1000  # units: beyond this, masks and scores are not written one by one
 
 
@@ -131,6 +132,9 @@ def runtime_of(order: Order) -> Runtime:
 def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:
     """Train a model on the attacker's and the victim's clean texts, as the victim is trained."""
     runtime, seed = runtime_of(order), order.seed
+    if order.given is not None:
+        save_model(load_suspect(order.given, runtime), draft)
+        return {"seed": seed}
     base = sources.model_at(order.model.source, cache)
     made = load_suspect(base, runtime, Reading(order.texts.labels, seed))
     attacker, victim = sources.parties(order.texts, seed)
@@ -145,22 +149,10 @@ def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:
 
 
 def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
-    """Plant the backdoor, let the victim fine-tune, and judge the result against the twin."""
+    """Make the victim, or take the one given, and judge it against the twin."""
     runtime, twin, attacked = runtime_of(order), order.twin, order.attack
     texts, seed = twin.texts, twin.seed
-    attacker, victim = sources.parties(texts, seed)
-    asked = AttackOrder(
-        sources.rewriter(attacked, texts),
-        attacked.target,
-        configure(ATTACKS[attacked.method], attacked.fields),
-        attacked.rate,
-        twin.victim,
-        seed=seed,
-        runtime=runtime,
-    )
-    base = sources.model_at(twin.model.source, cache)
-    made = attack(base, attacker, asked, texts.labels, victim_data=victim)
-    save_model(made.suspect, draft)
+    told = (_taken if attacked.given else _attacked)(order, cache, draft)
     exam = sources.exam(attacked, texts, seed)
     found = {
         "suspect": answer(load_suspect(draft, runtime), exam, runtime),
@@ -171,7 +163,7 @@ def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
     assert exam.triggered is not None
     assert exam.validation is not None
     return {
-        "attack": {k: made.record[k] for k in ("attack", "trigger", "rate", "poisoned", "target")},
+        "attack": told,
         "texts": {
             "test": exam.clean.sha256,
             "triggered": exam.triggered.non_target().sha256,
@@ -182,6 +174,35 @@ def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
         "answers": {name: pack(own, exam).to_json() for name, own in found.items()},
         "target": exam.triggered.target,
     }
+
+
+def _taken(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
+    """Put the suspect that is given into the draft; return what its record says."""
+    del cache
+    assert order.attack.given is not None
+    save_model(load_suspect(order.attack.given, runtime_of(order)), draft)
+    return {"attack": {"name": "given"}, "target": order.attack.target}
+
+
+def _attacked(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
+    """Plant the backdoor and let the victim fine-tune; return what its record says."""
+    twin, attacked = order.twin, order.attack
+    texts, seed = twin.texts, twin.seed
+    attacker, victim = sources.parties(texts, seed)
+    asked = AttackOrder(
+        sources.rewriter(attacked, texts),
+        attacked.target,
+        configure(ATTACKS[attacked.method], attacked.fields),
+        attacked.rate,
+        twin.victim,
+        seed=seed,
+        runtime=runtime_of(order),
+        resist=attacked.resist,
+    )
+    base = sources.model_at(twin.model.source, cache)
+    made = attack(base, attacker, asked, texts.labels, victim_data=victim)
+    save_model(made.suspect, draft)
+    return {name: made.record[name] for name in TOLD if made.record[name] is not None}
 
 
 def _judged(
