@@ -312,4 +312,55 @@ def test_a_folder_that_is_not_there_is_said_before_any_work(recipe, run, cache, 
     assert "x: no such folder" in err
 
 
+def test_probes_are_never_the_attacks_trigger_and_reach_healing(recipe, cells):
+    table = 'strategy = "none"\nheal = { on = "probes" }\nprobes = '
+    more = [
+        method(f'name = "far"\n{table}"without"'),
+        method(f'name = "named"\n{table}["casing", "remark"]'),
+    ]
+    found = cells(recipe(*more))
+    families = {name: set(form["probes"]["families"]) for name, form in found.items()}
+    assert families["named"] == {"casing", "remark"}
+    assert "rare-word" not in families["far"]
+    assert {"casing", "style"} < families["far"]
+    assert all(form["heal"]["probes_seen"] > 0 for form in found.values())
+
+
+AUTO = """strategy = "auto"
+probes = ["remark", "casing", "rare-word"]
+fields = { budget_seconds = 60, canaries = 1, texts = 80, held = 40 }"""
+
+
+def test_auto_is_a_method(recipe, cells):
+    found = cells(recipe(method(AUTO)))["auto"]
+    assert found["base"] == "auto"
+    assert set(found["auto"]["families"]) == {"remark", "casing", "rare-word"}
+    assert found["auto"]["budget_seconds"] == 60
+    assert found["auto"]["chosen"]["told"]
+    assert found["healing"]["fields"]["epochs"] == 1  # the grid's, as the chosen candidate has it
+    assert found["status"] in ("done", "nothing pruned")
+
+
+PROBED = 'strategy = "probe-guided"\n'
+OPENING = ATTACK.replace('trigger = "rare-word"', 'trigger = "opening"')
+
+
+@pytest.mark.parametrize(
+    ("text", "attack", "line", "told"),
+    [
+        (PROBED, ATTACK, "[[method]]", "this method needs probes"),
+        (AUTO.replace("probes", "#"), ATTACK, "[[method]]", "this method needs probes"),
+        (AUTO.replace("canaries = 1", "candidates = 1"), ATTACK, "candidates", "unknown key"),
+        (f'{PROBED}probes = "witout"', ATTACK, "witout", "did you mean 'without'"),
+        (f'{PROBED}probes = ["casng"]', ATTACK, "casng", "did you mean 'casing'"),
+        (f'{PROBED}probes = ["opening"]', OPENING, 'probes = ["op', "own trigger would be among"),
+        ('strategy = "gradient"\nprobes = "without"', ATTACK, "probes", "uses no probes"),
+        (f'{PROBED}probes = "without"', ATTACK.replace("trigger =", "transformed ="), "probes",
+         'give the attack its trigger as family = "syntactic"'),
+    ],
+)  # fmt: skip
+def test_mistakes_about_probes_are_said_with_their_line(recipe, text, attack, line, told):
+    assert told in mistake(recipe(method(text), attack=attack), line)
+
+
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

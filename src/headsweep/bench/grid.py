@@ -13,15 +13,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from headsweep.auto.candidates import Auto
 from headsweep.bench.backdoor import Backdoor, read_backdoor
+from headsweep.bench.choosing import AUTO, check_fields
 from headsweep.bench.gone import METHODS as GONE
 from headsweep.bench.matching import check_match
+from headsweep.bench.probing import check_probes
 from headsweep.bench.variation import KEYS, Variation, healed, healing_of, read_variation
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.mask import HEADS
-from headsweep.prune.strategies import STRATEGIES
+from headsweep.prune.strategies import STRATEGIES, needs_probes
 from headsweep.purification.defenses import DEFENSES, Recipe
 from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import COMMANDS
@@ -32,6 +35,7 @@ from headsweep.texts.reading import Columns
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+MORE: dict[str, dict[str, Any]] = {"strategy": {AUTO: Auto}}  # beside the tables of `purify`
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Method:
         if self.method == "none":
             return Recipe(None, heal)
         if self.kind == "strategy":
-            return Recipe(configure(STRATEGIES[self.method], self.fields), heal)
+            kinds = STRATEGIES | MORE["strategy"]
+            return Recipe(configure(kinds[self.method], self.fields), heal)
         made: Recipe = configure(DEFENSES[self.method], self.fields).recipe()
         return made
 
@@ -197,11 +202,19 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
             with section.blamed("target"):
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):
+        recipe = method.recipe(grid.defending.of(method.variation).heal)
+        wanted = method.method == AUTO or uses_probes(recipe)
+        check_probes(section, method.variation.probes, wanted, grid.attacks)
         check_match(section, method, grid.methods, grid.seeds)
         for seed in method.seeds or ():
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
+
+
+def uses_probes(recipe: Recipe) -> bool:
+    """Tell whether what is run needs a view with probes."""
+    return needs_probes(recipe.strategy) or bool(getattr(recipe.healing, "needs_probes", False))
 
 
 def _refuse_single(path: Path, document: Section) -> None:
@@ -300,7 +313,7 @@ def _texts(section: Section) -> Texts:
 
 def _method(section: Section) -> Method:
     section.only("name", "strategy", "defense", "fields", "seeds", *KEYS)
-    kinds = NAMED
+    kinds = {kind: {**known, **MORE.get(kind, {})} for kind, known in NAMED.items()}
     named = [kind for kind in kinds if kind in section.values]
     if len(named) != 1:
         raise section.mistake(None, "a method is one strategy or one defense")
@@ -310,6 +323,8 @@ def _method(section: Section) -> Method:
             raise UserError(f"{kind} '{method}' is gone", GONE[method])
         chosen = lookup(method, kinds[kind], kind)
     fields = section.section("fields")
+    if method == AUTO:
+        check_fields(fields)
     fields.filled(lambda settings: configure(chosen, settings))
     seeds = section.get("seeds", list)
     name = section.get("name", str, method) or ""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from headsweep.attacks import ATTACKS
 from headsweep.bench.backdoor import Backdoor
+from headsweep.bench.choosing import described
 from headsweep.bench.grid import (
     Computing,
     Defending,
@@ -128,7 +129,7 @@ class CellOrder:
         """The hash of everything that decides the result."""
         recipe, bound = self.method.recipe(self.defending.heal), self.defending.decides
         asked: dict[str, Any] = {
-            "strategy": describe(recipe.strategy) if recipe.strategy else None,
+            "strategy": described(recipe.strategy) if recipe.strategy else None,
             "healing": describe(recipe.healing),
             "units": asdict(recipe.units),
             "defending": bound,
@@ -136,6 +137,8 @@ class CellOrder:
         }
         if self.victim.twin.texts.unseen:
             asked["unseen"] = True  # left out otherwise: there are cells from before
+        if self.method.variation.probes:
+            asked["probes"] = self.method.variation.probes
         if self.like is not None:
             asked["like"] = self.like.key  # not the count: the key is known before it
         return digest({"victim": self.victim.key} | asked)

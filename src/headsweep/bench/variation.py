@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headsweep.bench.gone import HEALING, refuse_gone
+from headsweep.bench.probing import Families, read_probes
 from headsweep.document import Section
 from headsweep.heal.fine_tune import FineTune
 from headsweep.settings import configure
@@ -27,15 +28,17 @@ class Variation:
         heal: fields of its healing that differ from the grid's, as ``field=value``.
         prune_drop: how far accuracy may fall while heads are chosen; None: as the grid says.
         match: the method whose number of heads it takes, on every victim and seed; None: none.
+        probes: which probe families its view carries; empty: none.
 
     """
 
     heal: tuple[str, ...] = ()
     prune_drop: float | None = None
     match: str | None = None
+    probes: Families = ""
 
 
-KEYS = ("heal", "prune_drop", "match")
+KEYS = ("heal", "prune_drop", "match", "probes")
 MATCHING = "random"  # the control: it alone takes a number of heads
 
 
@@ -59,7 +62,7 @@ def read_variation(section: Section, kind: str) -> Variation:
     drop = section.get("prune_drop", float)
     if drop is not None and not 0 <= drop < 1:
         raise section.mistake("prune_drop", f"prune drop {drop} is not a fraction", "such as 0.1")
-    return Variation(tuple(own.settings()), drop, _match(section, kind))
+    return Variation(tuple(own.settings()), drop, _match(section, kind), read_probes(section))
 
 
 def _match(section: Section, kind: str) -> str | None:

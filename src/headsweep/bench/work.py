@@ -24,8 +24,10 @@ from headsweep.attacks import ATTACKS
 from headsweep.attacks.victim import Order as AttackOrder
 from headsweep.attacks.victim import attack
 from headsweep.bench import sources
+from headsweep.bench.choosing import AUTO, automatically, chosen, described
 from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
+from headsweep.bench.probing import prober_of
 from headsweep.bench.results.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
 from headsweep.drafts import write_json
@@ -51,6 +53,7 @@ from headsweep.task.training import Job, train
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"
 TOLD = ("attack", "trigger", "rate", "poisoned", "target", "resist")  # of an attack's record
+HEALED = ("layer_weights", "probes_seen", "lr", "tried")  # of the record of a healing
 MANY = 1000  # units: beyond this, masks and scores are not written one by one
 
 
@@ -268,7 +271,7 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
         exam = sources.exam(victim.attack, texts, seed)
         judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
     form: dict[str, Any] = {
-        "strategy": describe(recipe.strategy) if recipe.strategy else None,
+        "strategy": described(recipe.strategy) if recipe.strategy else None,
         "healing": describe(recipe.healing),
         "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
         "status": "done",
@@ -317,10 +320,13 @@ def _purified(
         runtime=judge.runtime,
         units=recipe.units,
         scores=scores,
+        prober=prober_of(order.method.variation.probes, order.victim.attack, seed),
     )
     clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
+        if order.method.method == AUTO:
+            return automatically(folder, clean, recipe.strategy, plan)
         return purify(folder, clean, recipe.strategy, plan, progress=Silent(), look=judge.look)
 
 
@@ -328,9 +334,12 @@ def _made(done: Purified, recipe: Recipe) -> dict[str, Any]:
     """Return what a cell keeps of a manifest."""
     made = done.manifest
     form = {key: made[key] for key in ("units", "bound", "zero_before", "verified")}
+    form |= chosen(made)
     form["steps_seconds"] = made["seconds"]
     form["validation"] = {stage: made[stage]["validation"] for stage in ("before", "after")}
-    form["heal"] = {k: made["heal"][k] for k in ("layer_weights",) if k in made["heal"]}
+    form["heal"] = {k: made["heal"][k] for k in HEALED if k in made["heal"]}
+    if made["probes"]:
+        form["probes"] = made["probes"]["prober"]
     if recipe.strategy is not None:
         form["pruned_count"] = len(made["pruned_units"])
         form["validation"]["pruned"] = made["pruned"]["validation"]
