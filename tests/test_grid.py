@@ -363,4 +363,29 @@ def test_mistakes_about_probes_are_said_with_their_line(recipe, text, attack, li
     assert told in mistake(recipe(method(text), attack=attack), line)
 
 
+def test_the_defenders_rows_may_have_a_file_of_their_own(recipe, cells, cache, tmp_path):
+    file = tmp_path / "mine.csv"
+    write(file, [{"text": f"the film is {w}", "label": n} for w, n in
+                 (("good", "positive"), ("bad", "negative")) for _ in range(30)])  # fmt: skip
+    head = HEAD.replace("defender = 200", f'defender = 40\ndefender_from = "{file}"')
+    usual = orders(read_grid(recipe(method('strategy = "none"'))), sources.Hashes(cache))
+    path = recipe(method('strategy = "none"'), head=head)
+    own = orders(read_grid(path), sources.Hashes(cache))
+    assert own[0].victim.key == usual[0].victim.key  # the same victim, not made again
+    assert own[0].key != usual[0].key
+    rows = sources.defender(own[0].victim.twin.texts, 11)
+    assert (len(rows), set(rows.texts)) == (40, {"the film is good", "the film is bad"})
+    assert cells(path)["none"]["status"] == "done"
+    write(file, [{"text": "a", "label": "positive"}, {"text": "b", "label": "negative"}] * 30)
+    again = orders(read_grid(path), sources.Hashes(cache))
+    assert again[0].key != own[0].key  # what it holds counts
+    with pytest.raises(UserError, match="61 rows asked for"):
+        orders(
+            read_grid(recipe(GRADIENT, head=head.replace("= 40", "= 61"))), sources.Hashes(cache)
+        )
+    assert "own" in mistake(
+        recipe(GRADIENT, head=head.replace("[victim]", "unseen = true\n[victim]")), "unseen"
+    )
+
+
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

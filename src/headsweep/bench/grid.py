@@ -59,6 +59,7 @@ class Texts:
         defender: training rows that the defender heals and scores on; None: all.
         unseen: the defender's rows are none of the attacker's and the victim's, as where a model
             comes from somebody else; else they are drawn from all.
+        defender_from: a file or Hub name that the defender's rows come from; None: ``train``.
         columns: the columns of the files.
 
     """
@@ -72,6 +73,7 @@ class Texts:
     victim: int | None = None
     defender: int | None = None
     unseen: bool = False
+    defender_from: str | None = None
     columns: Columns = Columns()
 
 
@@ -285,7 +287,9 @@ def _model(section: Section) -> Model:
 def _texts(section: Section) -> Texts:
     rows = ("attacker", "victim", "defender")
     columns = ("text", "pair", "label", "drop_empty")
-    section.only("name", "train", "validation", "test", "labels", "unseen", *rows, *columns)
+    section.only(
+        "name", "train", "validation", "test", "labels", "unseen", "defender_from", *rows, *columns
+    )
     labels = tuple(map(str, section.need("labels", list)))
     if len(labels) < 2 or list(labels) != sorted(labels, key=str.casefold):
         raise section.mistake("labels", f"labels {list(labels)}", "two or more, alphabetically")
@@ -297,6 +301,9 @@ def _texts(section: Section) -> Texts:
     unseen = bool(section.get("unseen", bool, False))
     if unseen and section.get("attacker", int) is None:
         raise section.mistake("unseen", "attacker and victim hold all", "give both their rows")
+    own = section.get("defender_from", str)
+    if unseen and own is not None:
+        raise section.mistake("unseen", "the defender's rows have a file of their own", "drop one")
     held: dict[str, Any] = {key: section.get(key, int) for key in rows}
     named: dict[str, Any] = {key: section.get(key, str) for key in columns[:3]}
     return Texts(
@@ -307,6 +314,7 @@ def _texts(section: Section) -> Texts:
         labels,
         **held,
         unseen=unseen,
+        defender_from=own,
         columns=Columns(**named, drop_empty=bool(section.get("drop_empty", bool, True))),
     )
 

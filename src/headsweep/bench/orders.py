@@ -108,6 +108,7 @@ class CellOrder:
         recipe: for the record only.
         like: the cell whose number of heads it takes; None: it takes none.
         count: that number, once the other cell is finished.
+        clean: the hash of the file that the defender's rows come from; None: of no other.
 
     """
 
@@ -118,6 +119,7 @@ class CellOrder:
     recipe: RecipeMark
     like: CellOrder | None = None
     count: int | None = None
+    clean: str | None = None
 
     @property
     def id(self) -> str:
@@ -137,6 +139,8 @@ class CellOrder:
         }
         if self.victim.twin.texts.unseen:
             asked["unseen"] = True  # left out otherwise: there are cells from before
+        if self.clean is not None:
+            asked["clean"] = self.clean
         if self.method.variation.probes:
             asked["probes"] = self.method.variation.probes
         if self.like is not None:
@@ -171,6 +175,9 @@ class Contents(Protocol):
     def of_attack(self, attack: Backdoor) -> Pairs:
         """Return those of an attack's files."""
 
+    def of_defender(self, texts: Texts) -> str | None:
+        """Return that of the file that the defender's rows come from."""
+
     def of_folder(self, folder: str | None, texts: Texts) -> str:
         """Return that of a model that is given."""
 
@@ -193,7 +200,7 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
             for seed in grid.seeds:
                 for attack in grid.attacks:
                     victim = _victim(grid, model, texts, attack, seed, contents)
-                    found += _cells(grid, victim, seed)
+                    found += _cells(grid, victim, seed, contents.of_defender(texts))
     return found
 
 
@@ -214,14 +221,14 @@ def _victim(
     return VictimOrder(twin, attack, contents.of_attack(attack))
 
 
-def _cells(grid: Grid, victim: VictimOrder, seed: int) -> Iterator[CellOrder]:
+def _cells(grid: Grid, victim: VictimOrder, seed: int, clean: str | None) -> Iterator[CellOrder]:
     """Yield a victim's cells in the recipe's order."""
     made: dict[str, CellOrder] = {}
     chosen = [one for one in grid.methods if one.seeds is None or seed in one.seeds]
     for method in sorted(chosen, key=lambda one: one.variation.match is not None):
         bound, match = grid.defending.of(method.variation), method.variation.match
         like = made[match] if match is not None else None
-        made[method.name] = CellOrder(victim, method, bound, grid.mark, like)
+        made[method.name] = CellOrder(victim, method, bound, grid.mark, like, clean=clean)
     yield from (made[method.name] for method in chosen)
 
 

@@ -62,7 +62,7 @@ def place(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def part(texts: Texts, name: str) -> Split:
-    """Return a part of a data set: ``train``, ``validation`` or ``test``."""
+    """Return a part of a data set: ``train``, ``validation``, ``test`` or ``defender_from``."""
     source: str = getattr(texts, name)
     if source == SENTENCES:
         return tiny.sentences(name)
@@ -88,7 +88,7 @@ def parties(texts: Texts, seed: int) -> tuple[Split, Split]:
 
 def defender(texts: Texts, seed: int) -> Split:
     """Return the defender's training rows."""
-    train = part(texts, "train")
+    train = part(texts, "defender_from" if texts.defender_from else "train")
     if texts.unseen:
         attacker, victim = parties(texts, seed)
         train = train.without(attacker + victim)
@@ -98,7 +98,7 @@ def defender(texts: Texts, seed: int) -> Split:
 def check_rows(texts: Texts, there: int) -> None:
     """Raise UserError where the parties ask for more rows than the training texts have."""
     makers = (texts.attacker or 0) + (texts.victim or 0)
-    own = texts.defender or int(texts.unseen)
+    own = 0 if texts.defender_from else texts.defender or int(texts.unseen)
     asked = makers + own if texts.unseen else max(makers, own)
     if asked > there:
         raise UserError(
@@ -149,6 +149,10 @@ class Hashes:
         parts = ((name, self.split(texts, name)) for name in ("train", "validation", "test"))
         return (("model", self.model(model, texts.labels)), *parts)
 
+    def of_defender(self, texts: Texts) -> str | None:
+        """Return the hash of the file that the defender's rows come from; None: of no other."""
+        return self.split(texts, "defender_from") if texts.defender_from else None
+
     def of_attack(self, attack: Backdoor) -> tuple[tuple[str, str], ...]:
         """Return the hashes of an attack's files."""
         return tuple((n, self.file(f)) for n in ENTRY if (f := getattr(attack, n)) is not None)
@@ -163,6 +167,12 @@ class Hashes:
         found = part(texts, name)
         if name == "train":
             check_rows(texts, len(found))
+        if name == "defender_from" and (texts.defender or 0) > len(found):
+            raise UserError(
+                f"data '{texts.name}': {texts.defender} rows asked for, {texts.defender_from} has "
+                f"{len(found)}",
+                "ask for fewer as defender",
+            )
         return found.sha256
 
     def _model(self, model: Model, labels: tuple[str, ...]) -> str:
