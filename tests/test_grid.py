@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -388,4 +389,29 @@ def test_the_defenders_rows_may_have_a_file_of_their_own(recipe, cells, cache, t
     )
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = Path(__file__).parents[1] / "recipes"
+GRIDS = sorted(p.stem for p in RECIPES.glob("*.toml") if "[[method]]" in p.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_recipe_is_valid_once_its_variables_are_given(name):
+    path = RECIPES / f"{name}.toml"
+    values = tomllib.loads(path.read_text("utf-8")).get("variables", {})
+    grid = read_grid(path, [f"{variable}=x" for variable in values])
+    assert grid.mark.name == name
+    assert "nothing" in {method.method for method in grid.methods}
+    matched = [method for method in grid.methods if method.variation.match]
+    assert bool(matched) or name in ("paper", "small", "smoke")  # these have fixed counts
+
+
+def test_the_recipes_cover_what_the_older_scripts_ran():
+    grids = {name: read_grid(RECIPES / f"{name}.toml", ["corpus=x", *more]) for name, more in
+             (("healing", ["judged=x"]), ("strategies", []), ("unseen", []), ("resist", []),
+              ("suspects", ["suspects=x"]))}  # fmt: skip
+    methods = {method.method for method in grids["strategies"].methods}
+    six = {"gradient", "layerwise", "sparsify", "ensemble", "reinforce", "bayesian"}
+    assert methods > six | {"pure", "ft", "fth", "meft", "random", "auto", "probe-guided", "none"}
+    assert len({m.variation.heal for m in grids["healing"].methods}) > 6
+    assert grids["unseen"].data[0].unseen
+    assert [bool(a.resist.families) for a in grids["resist"].attacks] == [False, True] * 2
+    assert [a.family for a in grids["suspects"].attacks] == ["syntactic", "style"]
