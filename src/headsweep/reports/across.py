@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from headsweep.bench.results.store import Form
 from headsweep.errors import lookup
 from headsweep.judge.statistics import Rate
-from headsweep.bench.results.store import Form
 from headsweep.reports.comparison import is_below
 from headsweep.reports.resampling import RESAMPLES, interval_of
 from headsweep.reports.tables import BELOW, Entry
