@@ -198,6 +198,8 @@ def test_random_heads_are_as_many_as_another_method_pruned(recipe, cells, tmp_pa
     count = found["gradient"]["pruned_count"]
     assert found["matched"]["pruned_count"] == count > 0
     assert found["matched"]["match"] == "gradient"
+    beside = cells(recipe(MATCHED, SHALLOW), "--jobs", "2", engine="local", folder="local")
+    assert {n: lasting(f) for n, f in beside.items()} == {n: lasting(f) for n, f in found.items()}
     counted = method(
         f'name = "matched"\ndefense = "random"\nfields = {{ count = {count}, epochs = 1 }}'
     )

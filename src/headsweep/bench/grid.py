@@ -16,6 +16,7 @@ from typing import Any, Literal
 from headsweep.auto.candidates import Auto
 from headsweep.bench.backdoor import Backdoor, read_backdoor
 from headsweep.bench.choosing import AUTO, check_fields
+from headsweep.bench.corpus import Texts, read_texts
 from headsweep.bench.gone import METHODS as GONE
 from headsweep.bench.matching import check_match
 from headsweep.bench.probing import check_probes
@@ -31,7 +32,6 @@ from headsweep.purification.recipe import COMMANDS
 from headsweep.purification.recipe import METHODS as NAMED
 from headsweep.settings import configure
 from headsweep.task.training import Schedule
-from headsweep.texts.reading import Columns
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -44,37 +44,6 @@ class Model:
 
     name: str
     source: str
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A data set: where its parts are, and how many training rows each party holds.
-
-    Attributes:
-        name: for tables and file names.
-        train, validation, test: files or Hub names; ``made:sentences`` makes them on the spot.
-        labels: the class names, in alphabetical order.
-        attacker, victim: training rows drawn for the attacker and, others, for the victim; None:
-            both hold all.
-        defender: training rows that the defender heals and scores on; None: all.
-        unseen: the defender's rows are none of the attacker's and the victim's, as where a model
-            comes from somebody else; else they are drawn from all.
-        defender_from: a file or Hub name that the defender's rows come from; None: ``train``.
-        columns: the columns of the files.
-
-    """
-
-    name: str
-    train: str
-    validation: str
-    test: str
-    labels: tuple[str, ...]
-    attacker: int | None = None
-    victim: int | None = None
-    defender: int | None = None
-    unseen: bool = False
-    defender_from: str | None = None
-    columns: Columns = Columns()
 
 
 @dataclass(frozen=True)
@@ -192,7 +161,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
         RecipeMark(document.need("name", str), sha256, _open(document, given)),
         tuple(dict.fromkeys(seeds)),
         tuple(_all(document, "model", _model)),
-        tuple(_all(document, "data", _texts)),
+        tuple(_all(document, "data", read_texts)),
         tuple(_all(document, "attack", read_backdoor)),
         tuple(_all(document, "method", _method)),
         victim.filled(lambda s: configure(Schedule, s)) if epochs else None,
@@ -282,41 +251,6 @@ def _all(document: Section, key: str, read: Any) -> Iterator[Any]:
 def _model(section: Section) -> Model:
     section.only("name", "source")
     return Model(section.need("name", str), section.need("source", str))
-
-
-def _texts(section: Section) -> Texts:
-    rows = ("attacker", "victim", "defender")
-    columns = ("text", "pair", "label", "drop_empty")
-    section.only(
-        "name", "train", "validation", "test", "labels", "unseen", "defender_from", *rows, *columns
-    )
-    labels = tuple(map(str, section.need("labels", list)))
-    if len(labels) < 2 or list(labels) != sorted(labels, key=str.casefold):
-        raise section.mistake("labels", f"labels {list(labels)}", "two or more, alphabetically")
-    for key in rows:
-        if (section.get(key, int) or 1) < 1:
-            raise section.mistake(key, f"{key} holds no rows", "leave it out for all rows")
-    if (section.get("attacker", int) is None) != (section.get("victim", int) is None):
-        raise section.mistake(None, "attacker and victim share the rows: give both, or neither")
-    unseen = bool(section.get("unseen", bool, False))
-    if unseen and section.get("attacker", int) is None:
-        raise section.mistake("unseen", "attacker and victim hold all", "give both their rows")
-    own = section.get("defender_from", str)
-    if unseen and own is not None:
-        raise section.mistake("unseen", "the defender's rows have a file of their own", "drop one")
-    held: dict[str, Any] = {key: section.get(key, int) for key in rows}
-    named: dict[str, Any] = {key: section.get(key, str) for key in columns[:3]}
-    return Texts(
-        section.need("name", str),
-        section.need("train", str),
-        section.need("validation", str),
-        section.need("test", str),
-        labels,
-        **held,
-        unseen=unseen,
-        defender_from=own,
-        columns=Columns(**named, drop_empty=bool(section.get("drop_empty", bool, True))),
-    )
 
 
 def _method(section: Section) -> Method:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 from headsweep.attacks import ATTACKS
 from headsweep.bench.backdoor import Backdoor
 from headsweep.bench.choosing import described
+from headsweep.bench.corpus import Texts
 from headsweep.bench.grid import (
     Computing,
     Defending,
@@ -23,7 +24,6 @@ from headsweep.bench.grid import (
     Method,
     Model,
     RecipeMark,
-    Texts,
 )
 from headsweep.bench.identity import code_hash, digest
 from headsweep.settings import configure, describe

@@ -11,7 +11,8 @@ import torch
 
 from headsweep.bench import tiny
 from headsweep.bench.backdoor import UNNAMED, Backdoor
-from headsweep.bench.grid import Model, Texts
+from headsweep.bench.corpus import Texts
+from headsweep.bench.grid import Model
 from headsweep.bench.packaged import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
