@@ -13,19 +13,17 @@ from headsweep.errors import UserError, lookup
 from headsweep.triggers.probe_families import PROBES, RuleProber, apart_from, check_apart, without
 
 WITHOUT, RELATIVES = "without", "relatives"
-Families = str | tuple[str, ...]
+Families = tuple[str, ...]  # names, or one of these two alone
 
 
 def read_probes(section: Section) -> Families:
-    """Return which probes a method has; an empty text: none. Raises UserError."""
-    asked = section.values.get("probes", "")
-    if isinstance(asked, list):
-        with section.blamed("probes"):
-            return tuple(RuleProber(tuple(map(str, asked))).families)
-    if asked:
-        with section.blamed("probes"):
-            lookup(str(asked), {WITHOUT: 0, RELATIVES: 0}, "choice of probes")
-    return str(asked)
+    """Return which probes a method has; empty: none. Raises UserError."""
+    asked = section.values.get("probes", [])
+    with section.blamed("probes"):
+        if isinstance(asked, list):
+            return RuleProber(tuple(map(str, asked))).families
+        lookup(str(asked), {WITHOUT: 0, RELATIVES: 0}, "choice of probes")
+    return (str(asked),)
 
 
 def prober_of(families: Families, attack: Backdoor, seed: int) -> RuleProber | None:
@@ -38,15 +36,15 @@ def prober_of(families: Families, attack: Backdoor, seed: int) -> RuleProber | N
     if not families:
         return None
     trigger = attack.described
-    chosen = families
-    if isinstance(families, str):
-        chosen = apart_from(trigger)
-        if families == WITHOUT:
-            far = without([str(trigger["name"])])
-            chosen = tuple(name for name in chosen if name in far)
+    far = without([str(trigger["name"])])
+    known: dict[Families, Families] = {
+        (RELATIVES,): apart_from(trigger),
+        (WITHOUT,): tuple(name for name in apart_from(trigger) if name in far),
+    }
+    chosen = known.get(families, families)
     if not chosen:
-        raise UserError(f"attack '{attack.name}' leaves no family of {', '.join(PROBES)}")
-    prober = RuleProber(tuple(chosen), seed=seed)
+        raise UserError(f"it leaves no family of {', '.join(PROBES)}")
+    prober = RuleProber(chosen, seed=seed)
     check_apart(prober, trigger)
     return prober
 

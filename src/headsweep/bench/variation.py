@@ -35,7 +35,7 @@ class Variation:
     heal: tuple[str, ...] = ()
     prune_drop: float | None = None
     match: str | None = None
-    probes: Families = ""
+    probes: Families = ()
 
 
 KEYS = ("heal", "prune_drop", "match", "probes")
