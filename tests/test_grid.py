@@ -11,11 +11,13 @@ import pytest
 from headsweep.bench import sources
 from headsweep.bench.grid import read_grid
 from headsweep.bench.orders import orders
+from headsweep.bench.results.reading import read_results
 from headsweep.bench.work import folder_of
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.reports.comparison import compare
 from headsweep.texts.reading import write
 from test_cli import run  # noqa: F401 - a fixture
 
@@ -389,6 +391,27 @@ def test_the_defenders_rows_may_have_a_file_of_their_own(recipe, cells, cache, t
     assert "own" in mistake(
         recipe(GRADIENT, head=head.replace("[victim]", "unseen = true\n[victim]")), "unseen"
     )
+
+
+def test_one_victim_may_be_healed_with_several_seeds(recipe, cells, cache, tmp_path):
+    head = HEAD.replace("seeds = [11]", "seeds = [11, 12]")
+    fixed = head.replace("epochs = 2", "seed = 11\nepochs = 2")
+    none = method('strategy = "none"')
+    several, own = (
+        orders(read_grid(recipe(none, head=h)), sources.Hashes(cache)) for h in (fixed, head)
+    )
+    assert [cell.id for cell in several] == [cell.id for cell in own]
+    assert several[0].victim == several[1].victim == own[0].victim != own[1].victim
+    assert len({cell.key for cell in (*several, *own)}) == 4
+    cells(recipe(none, head=fixed))
+    paths = sorted((tmp_path / "results").glob("*.json"))
+    forms = [json.loads(path.read_text()) for path in paths]
+    assert [form["seed"] for form in forms] == [11, 12]
+    assert forms[0]["before"] == forms[1]["before"]
+    assert forms[0]["answers"] != forms[1]["answers"]  # other sentences, another healing
+    assert len(list((tmp_path / "results/victims").iterdir())) == 1
+    (setting,) = compare(read_results(tmp_path / "results"), 50)
+    assert setting.seeds == (11, 12)
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -125,7 +125,7 @@ class RecipeMark:
 
 @dataclass(frozen=True)
 class Grid:
-    """A whole recipe."""
+    """A whole recipe; with ``victim_seed``, every victim is the one of that seed."""
 
     mark: RecipeMark
     seeds: tuple[int, ...]
@@ -136,6 +136,7 @@ class Grid:
     victim: Schedule | None
     defending: Defending
     computing: Computing
+    victim_seed: int | None = None
 
 
 def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
@@ -155,7 +156,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
     if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise document.mistake("seeds", f"seeds cannot be {seeds}", "for example [11, 12, 13]")
     victim = document.section("victim")
-    victim.only("epochs", "lr")
+    victim.only("epochs", "lr", "seed")
     epochs = victim.get("epochs", float, 3.0)
     grid = Grid(
         RecipeMark(document.need("name", str), sha256, _open(document, given)),
@@ -164,9 +165,10 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
         tuple(_all(document, "data", read_texts)),
         tuple(_all(document, "attack", read_backdoor)),
         tuple(_all(document, "method", _method)),
-        victim.filled(lambda s: configure(Schedule, s)) if epochs else None,
+        _schedule(victim) if epochs else None,
         _defending(document.section("defend")),
         _computing(document.section("compute")),
+        victim.get("seed", int),
     )
     for section, attack in zip(document.sections("attack"), grid.attacks, strict=True):
         for texts in grid.data:
@@ -181,6 +183,11 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
+
+
+def _schedule(victim: Section) -> Schedule:
+    values = {key: value for key, value in victim.values.items() if key != "seed"}
+    return replace(victim, values=values).filled(lambda s: configure(Schedule, s))
 
 
 def uses_probes(recipe: Recipe) -> bool:

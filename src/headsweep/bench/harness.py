@@ -229,7 +229,7 @@ def described(cell: CellOrder) -> Form:
         "kind": cell.method.kind,
         "fields": list(cell.method.fields),
         "match": cell.like.method.name if cell.like else None,
-        "seed": twin.seed,
+        "seed": cell.seed,
         "threads": twin.computing.threads,
         "recipe": asdict(cell.recipe) | {"variables": list(cell.recipe.variables)},
         "code": code_hash(),

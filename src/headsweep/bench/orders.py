@@ -82,10 +82,14 @@ class VictimOrder:
     contents: tuple[tuple[str, str], ...]  # hashes of the attack's files
 
     @property
+    def place(self) -> str:
+        """Its model, data set and attack."""
+        return f"{self.twin.model.name}-{self.twin.texts.name}-{self.attack.name}"
+
+    @property
     def id(self) -> str:
         """Its name."""
-        twin = self.twin
-        return f"{twin.model.name}-{twin.texts.name}-{self.attack.name}-s{twin.seed}"
+        return f"{self.place}-s{self.twin.seed}"
 
     @cached_property
     def key(self) -> str:
@@ -109,6 +113,7 @@ class CellOrder:
         like: the cell whose number of heads it takes; None: it takes none.
         count: that number, once the other cell is finished.
         clean: the hash of the file that the defender's rows come from; None: of no other.
+        drawn: the seed of the defender, where the victims of all seeds are one; None: the victim's.
 
     """
 
@@ -120,11 +125,17 @@ class CellOrder:
     like: CellOrder | None = None
     count: int | None = None
     clean: str | None = None
+    drawn: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the defender's rows, of pruning and of healing."""
+        return self.victim.twin.seed if self.drawn is None else self.drawn
 
     @property
     def id(self) -> str:
         """Its name, also of its file."""
-        return f"{self.victim.id}-{self.method.name}"
+        return f"{self.victim.place}-s{self.seed}-{self.method.name}"
 
     @cached_property
     def key(self) -> str:
@@ -139,6 +150,8 @@ class CellOrder:
         }
         if self.victim.twin.texts.unseen:
             asked["unseen"] = True  # left out otherwise: there are cells from before
+        if self.drawn is not None:
+            asked["seed"] = self.drawn
         if self.clean is not None:
             asked["clean"] = self.clean
         if self.method.variation.probes:
@@ -199,7 +212,8 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
         for texts in grid.data:
             for seed in grid.seeds:
                 for attack in grid.attacks:
-                    victim = _victim(grid, model, texts, attack, seed, contents)
+                    one = seed if grid.victim_seed is None else grid.victim_seed
+                    victim = _victim(grid, model, texts, attack, one, contents)
                     found += _cells(grid, victim, seed, contents.of_defender(texts))
     return found
 
@@ -228,7 +242,8 @@ def _cells(grid: Grid, victim: VictimOrder, seed: int, clean: str | None) -> Ite
     for method in sorted(chosen, key=lambda one: one.variation.match is not None):
         bound, match = grid.defending.of(method.variation), method.variation.match
         like = made[match] if match is not None else None
-        made[method.name] = CellOrder(victim, method, bound, grid.mark, like, clean=clean)
+        drawn = None if grid.victim_seed is None else seed
+        made[method.name] = CellOrder(victim, method, bound, grid.mark, like, None, clean, drawn)
     yield from (made[method.name] for method in chosen)
 
 

@@ -87,11 +87,11 @@ def parties(texts: Texts, seed: int) -> tuple[Split, Split]:
     return both.take(range(texts.attacker)), both.take(range(texts.attacker, len(both)))
 
 
-def defender(texts: Texts, seed: int) -> Split:
-    """Return the defender's training rows."""
+def defender(texts: Texts, seed: int, made: int | None = None) -> Split:
+    """Return the defender's training rows; ``made`` is the seed of the victim, where it differs."""
     train = part(texts, "defender_from" if texts.defender_from else "train")
     if texts.unseen:
-        attacker, victim = parties(texts, seed)
+        attacker, victim = parties(texts, seed if made is None else made)
         train = train.without(attacker + victim)
     return drawn(train, texts.defender, seed, "defender") if texts.defender else train
 

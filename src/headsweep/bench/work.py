@@ -307,7 +307,7 @@ def score_cache(cache: Path) -> ScoreCache:
 def _purified(
     order: CellOrder, recipe: Recipe, judge: Judge, folder: Path, scores: ScoreCache
 ) -> Purified:
-    texts, seed = order.victim.twin.texts, order.victim.twin.seed
+    texts, seed, made = order.victim.twin.texts, order.seed, order.victim.twin.seed
     bound = order.defending
     plan = Plan(
         max_drop=USUAL_DROP if bound.max_drop is None else bound.max_drop,
@@ -322,7 +322,7 @@ def _purified(
         scores=scores,
         prober=prober_of(order.method.variation.probes, order.victim.attack, seed),
     )
-    clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
+    clean = Sources(sources.defender(texts, seed, made), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
         if order.method.method == AUTO:
