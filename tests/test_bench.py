@@ -127,7 +127,7 @@ def test_code_hash_covers_what_a_cell_runs_and_nothing_else():
     covered = sources_of(WORK)
     assert {"headsweep.prune.strategies.gradient", "headsweep.task.training"} <= set(covered)
     assert {"headsweep.triggers.paired", "headsweep.purification.baselines"} <= set(covered)
-    assert not {"headsweep.cli", "headsweep.bench.harness", "headsweep.judge.battery"} & set(
+    assert not {"headsweep.cli", "headsweep.bench.harness", "headsweep.reports.tables"} & set(
         covered
     )
     assert code_hash() == code_hash(WORK) != code_hash("headsweep.task.training")

@@ -156,3 +156,15 @@ def test_the_example_recipe_is_one():
         assert found is None or found == getattr(usual, field)
     assert asked.heal_epochs
     assert asked.heal_halvings
+
+
+@pytest.mark.parametrize("key", ["consistency", "distill", "freeze_embeddings"])
+def test_a_deleted_key_says_that_it_is_gone(written, key):
+    with pytest.raises(UserError, match=f"'{key}' is gone"):
+        read_recipe(written(f'strategy = "gradient"\n[heal]\n{key} = 1\n'), "strategy")
+
+
+def test_a_deleted_strategy_names_what_replaced_it(written):
+    with pytest.raises(UserError, match="'cycles' is gone") as caught:
+        read_recipe(written('strategy = "cycles"\n'), "strategy")
+    assert "took its place" in caught.value.fix

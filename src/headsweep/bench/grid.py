@@ -13,22 +13,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from headsweep.attacks import ATTACKS
+from headsweep.auto.candidates import Auto
+from headsweep.bench.backdoor import Backdoor, read_backdoor
+from headsweep.bench.choosing import AUTO, check_fields
+from headsweep.bench.corpus import Texts, read_texts
+from headsweep.bench.matching import check_match
+from headsweep.bench.probing import check_probes
+from headsweep.bench.variation import KEYS, Variation, healed, healing_of, read_variation
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.mask import HEADS
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification import method as purification
 from headsweep.purification.baselines import DEFENSES
 from headsweep.purification.bound import USUAL_DROP, Bound
+from headsweep.purification.gone import METHODS as GONE
 from headsweep.purification.recipe import COMMANDS
+from headsweep.purification.recipe import METHODS as NAMED
 from headsweep.settings import configure
 from headsweep.task.training import Schedule
-from headsweep.texts.reading import Columns
-from headsweep.triggers import TRIGGERS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+MORE: dict[str, dict[str, Any]] = {"strategy": {AUTO: Auto}}  # beside the tables of `purify`
 
 
 @dataclass(frozen=True)
@@ -40,65 +48,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """A data set: where its parts are, and how many training rows each party holds.
-
-    Attributes:
-        name: for tables and file names.
-        train, validation, test: files or Hub names; ``made:sentences`` makes them on the spot.
-        labels: the class names, in alphabetical order.
-        attacker, victim: training rows drawn for the attacker and, others, for the victim; None:
-            both hold all.
-        defender: training rows that the defender heals and scores on; None: all.
-        unseen: the defender's rows are none of the attacker's and the victim's, as where a model
-            comes from somebody else; else they are drawn from all.
-        columns: the columns of the files.
-
-    """
-
-    name: str
-    train: str
-    validation: str
-    test: str
-    labels: tuple[str, ...]
-    attacker: int | None = None
-    victim: int | None = None
-    defender: int | None = None
-    unseen: bool = False
-    columns: Columns = Columns()
-
-
-@dataclass(frozen=True)
-class Backdoor:
-    """An attack.
-
-    Attributes:
-        name: for tables and file names.
-        method: the attack's name, with ``fields`` as ``field=value``.
-        target: the label wanted.
-        rate: share of the poisoned classes' texts.
-        trigger: a trigger by rule with its ``trigger_fields``; None: a published corpus.
-        original, transformed, key: the corpus, as ``headsweep attack`` takes it.
-        triggered: triggered test texts; None: the trigger is put into the test part.
-        triggered_labels: what their labels mean.
-
-    """
-
-    name: str
-    method: str
-    target: str
-    rate: float
-    fields: tuple[str, ...] = ()
-    trigger: str | None = None
-    trigger_fields: tuple[str, ...] = ()
-    original: str | None = None
-    transformed: str | None = None
-    key: str | None = None
-    triggered: str | None = None
-    triggered_labels: Literal["true", "target"] = "true"
-
-
-@dataclass(frozen=True)
 class Method:
     """A strategy or a defense with its fields; ``seeds`` limits it to some of the grid's."""
 
@@ -107,15 +56,29 @@ class Method:
     method: str
     fields: tuple[str, ...] = ()
     seeds: tuple[int, ...] | None = None
+    variation: Variation = Variation()
 
     def made(self, heal: FineTune, bound: Bound) -> purification.Method:
         """Return what is run: strategies are healed with ``heal``, defenses bring their own."""
+        if self.chooser is not None:
+            return purification.Method(healing=heal, bound=bound)
         if self.kind == "strategy":
             strategy = configure(STRATEGIES[self.method], self.fields)
-            held = bound if strategy.needs.pruning else None
+            held = bound if strategy.needs.pruning else replace(bound, prune_drop=None)
             return purification.Method(strategy, heal, bound=held)
         made: purification.Method = configure(DEFENSES[self.method], self.fields).method()
         return made.within(bound)
+
+    @property
+    def chooser(self) -> Auto | None:
+        """How ``auto`` chooses, where that is the method."""
+        return configure(Auto, self.fields) if self.method == AUTO else None
+
+    @property
+    def prunes_heads(self) -> bool:
+        """True where it prunes heads, and nothing else."""
+        made = self.made(FineTune(), Bound())
+        return made.pruning.needs.pruning and made.units == HEADS
 
 
 @dataclass(frozen=True)
@@ -139,6 +102,11 @@ class Defending:
         """Return what decides results, healing apart; what is not set changes no key."""
         found = asdict(self) | {"heal": None}
         return {name: x for name, x in found.items() if name != "prune_drop" or x is not None}
+
+    def of(self, variation: Variation) -> Defending:
+        """Return what one method is bound to, with what it has of its own."""
+        drop = self.prune_drop if variation.prune_drop is None else variation.prune_drop
+        return replace(self, heal=healed(self.heal, variation.heal), prune_drop=drop)
 
 
 @dataclass(frozen=True)
@@ -170,7 +138,7 @@ class RecipeMark:
 
 @dataclass(frozen=True)
 class Grid:
-    """A whole recipe."""
+    """A whole recipe; with ``victim_seed``, every victim is the one of that seed."""
 
     mark: RecipeMark
     seeds: tuple[int, ...]
@@ -181,6 +149,7 @@ class Grid:
     victim: Schedule | None
     defending: Defending
     computing: Computing
+    victim_seed: int | None = None
 
 
 def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
@@ -200,28 +169,38 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
     if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise document.mistake("seeds", f"seeds cannot be {seeds}", "for example [11, 12, 13]")
     victim = document.section("victim")
-    victim.only("epochs", "lr")
+    victim.only("epochs", "lr", "seed")
     epochs = victim.get("epochs", float, 3.0)
     grid = Grid(
         RecipeMark(document.need("name", str), sha256, _open(document, given)),
         tuple(dict.fromkeys(seeds)),
         tuple(_all(document, "model", _model)),
-        tuple(_all(document, "data", _texts)),
-        tuple(_all(document, "attack", _attack)),
+        tuple(_all(document, "data", read_texts)),
+        tuple(_all(document, "attack", read_backdoor)),
         tuple(_all(document, "method", _method)),
-        victim.filled(lambda s: configure(Schedule, s)) if epochs else None,
+        _schedule(victim) if epochs else None,
         _defending(document.section("defend")),
         _computing(document.section("compute")),
+        victim.get("seed", int),
     )
     for section, attack in zip(document.sections("attack"), grid.attacks, strict=True):
         for texts in grid.data:
             with section.blamed("target"):
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):
+        own = grid.defending.of(method.variation)
+        wanted = method.chooser is not None or method.made(own.heal, own.bound).needs_probes
+        check_probes(section, method.variation.probes, wanted, grid.attacks)
+        check_match(section, method, grid.methods, grid.seeds)
         for seed in method.seeds or ():
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
+
+
+def _schedule(victim: Section) -> Schedule:
+    values = {key: value for key, value in victim.values.items() if key != "seed"}
+    return replace(victim, values=values).filled(lambda s: configure(Schedule, s))
 
 
 def _refuse_single(path: Path, document: Section) -> None:
@@ -289,92 +268,31 @@ def _model(section: Section) -> Model:
     return Model(section.need("name", str), section.need("source", str))
 
 
-def _texts(section: Section) -> Texts:
-    rows = ("attacker", "victim", "defender")
-    columns = ("text", "pair", "label", "drop_empty")
-    section.only("name", "train", "validation", "test", "labels", "unseen", *rows, *columns)
-    labels = tuple(map(str, section.need("labels", list)))
-    if len(labels) < 2 or list(labels) != sorted(labels, key=str.casefold):
-        raise section.mistake("labels", f"labels {list(labels)}", "two or more, alphabetically")
-    for key in rows:
-        if (section.get(key, int) or 1) < 1:
-            raise section.mistake(key, f"{key} holds no rows", "leave it out for all rows")
-    if (section.get("attacker", int) is None) != (section.get("victim", int) is None):
-        raise section.mistake(None, "attacker and victim share the rows: give both, or neither")
-    unseen = bool(section.get("unseen", bool, False))
-    if unseen and section.get("attacker", int) is None:
-        raise section.mistake("unseen", "attacker and victim hold all", "give both their rows")
-    held: dict[str, Any] = {key: section.get(key, int) for key in rows}
-    named: dict[str, Any] = {key: section.get(key, str) for key in columns[:3]}
-    return Texts(
-        section.need("name", str),
-        section.need("train", str),
-        section.need("validation", str),
-        section.need("test", str),
-        labels,
-        **held,
-        unseen=unseen,
-        columns=Columns(**named, drop_empty=bool(section.get("drop_empty", bool, True))),
-    )
-
-
-def _attack(section: Section) -> Backdoor:
-    corpus = ("original", "transformed", "key", "triggered")
-    section.only("name", "method", "target", "rate", "fields", "trigger", "trigger_fields",
-                 "triggered_labels", *corpus)  # fmt: skip
-    method = section.get("method", str, "dirty-label") or ""
-    with section.blamed("method"):
-        chosen = lookup(method, ATTACKS, "attack")
-    fields, trigger = section.section("fields"), section.get("trigger", str)
-    fields.filled(lambda settings: configure(chosen, settings))
-    trigger_fields = section.section("trigger_fields")
-    if trigger is not None:
-        with section.blamed("trigger"):
-            kind = lookup(trigger, TRIGGERS, "trigger")
-        trigger_fields.filled(lambda settings: configure(kind, settings))
-    if (trigger is None) == (section.get("transformed", str) is None):
-        raise section.mistake("trigger", "give a trigger, or a corpus as 'transformed'")
-    rate = section.get("rate", float, 0.3) or 0.0
-    if not 0 < rate <= 1:
-        raise section.mistake("rate", f"a poisoning rate of {rate}", "it is a share in (0, 1]")
-    means = section.get("triggered_labels", str, "true") or "true"
-    with section.blamed("triggered_labels"):
-        lookup(means, {"true": 0, "target": 0}, "meaning of labels")
-    files: dict[str, Any] = {key: section.get(key, str) for key in corpus}
-    files["triggered_labels"] = means
-    return Backdoor(
-        section.get("name", str, trigger or "published") or "",
-        method,
-        section.need("target", str),
-        rate,
-        tuple(fields.settings()),
-        trigger,
-        tuple(trigger_fields.settings()),
-        **files,
-    )
-
-
 def _method(section: Section) -> Method:
-    section.only("name", "strategy", "defense", "fields", "seeds")
-    kinds: dict[str, dict[str, Any]] = {"strategy": STRATEGIES, "defense": DEFENSES}
+    section.only("name", "strategy", "defense", "fields", "seeds", *KEYS)
+    kinds = {kind: {**known, **MORE.get(kind, {})} for kind, known in NAMED.items()}
     named = [kind for kind in kinds if kind in section.values]
     if len(named) != 1:
         raise section.mistake(None, "a method is one strategy or one defense")
     kind, method = named[0], section.need(named[0], str)
     with section.blamed(kind):
+        if method in GONE:
+            raise UserError(f"{kind} '{method}' is gone", GONE[method])
         chosen = lookup(method, kinds[kind], kind)
     fields = section.section("fields")
+    if method == AUTO:
+        check_fields(fields)
     fields.filled(lambda settings: configure(chosen, settings))
     seeds = section.get("seeds", list)
     name = section.get("name", str, method) or ""
     settings = tuple(fields.settings())
-    return Method(name, kind, method, settings, tuple(seeds) if seeds else None)  # type: ignore[arg-type]
+    variation = read_variation(section, kind)
+    limits = tuple(seeds) if seeds else None
+    return Method(name, kind, method, settings, limits, variation)  # type: ignore[arg-type]
 
 
 def _defending(section: Section) -> Defending:
     section.only("max_drop", "min_accuracy", "prune_drop", "start", "heal")
-    heal = section.section("heal")
-    heal.only("epochs", "lr")
     lowest, drop = section.get("min_accuracy", float), section.get("max_drop", float)
     if lowest is not None and drop is not None:
         raise section.mistake("min_accuracy", "there is one bound", "drop max_drop or this")
@@ -383,7 +301,7 @@ def _defending(section: Section) -> Defending:
         lookup(start, {"classifier": 0, "encoder": 0}, "start")
     if lowest is None and drop is None:
         drop = Defending.max_drop
-    healing = heal.filled(lambda settings: configure(FineTune, settings))
+    healing = healing_of(section.section("heal"))
     deeper = section.get("prune_drop", float)
     with section.blamed("prune_drop"):
         Bound(prune_drop=deeper)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from headsweep.bench.engines import NEEDED_MIB, Engine, Outcome
 from headsweep.bench.grid import Grid
 from headsweep.bench.identity import code_hash, commit
+from headsweep.bench.matching import count_of
 from headsweep.bench.orders import CellOrder, Order, VictimOrder, orders, selected
 from headsweep.bench.results.shapes import CELL_FORMAT, VICTIM_FORMAT
 from headsweep.bench.results.store import Form, Found, Store, read_victims
@@ -47,7 +48,8 @@ class Plan:
         if not self.seconds:
             return None
         usual = mean(self.seconds.values())
-        victims = {order.id for cell in self.missing for order in needed(cell)}
+        needs = [order for cell in self.missing for order in needed(cell)]
+        victims = {order.id for order in needs if not isinstance(order, CellOrder)}
         each = [self.seconds.get(cell.method.name, usual) for cell in self.missing]
         return (sum(each) + len(victims) * self.seconds.get("victim", usual)) / jobs
 
@@ -110,6 +112,7 @@ class Run:
         progress: where to report.
         until: a time (``time.monotonic``) after which nothing new is begun.
         watch: called with every finished cell (tracking).
+        finished: cells that were finished before, by name.
 
     """
 
@@ -118,7 +121,9 @@ class Run:
     progress: Progress
     until: float = float("inf")
     watch: Watch | None = None
+    finished: Mapping[str, Form] = field(default_factory=dict)
     waiting: list[Order] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
     filled: set[str] = field(default_factory=set)
     broken: dict[str, str] = field(default_factory=dict)
     under_way: int = 0
@@ -132,8 +137,10 @@ class Run:
             UserError: nothing can be written any more.
 
         """
+        self.counts = {name: count_of(form) for name, form in self.finished.items()}
+        self.filled = set(self.finished)
         listed = {order.id: order for cell in cells for order in (*needed(cell), cell)}
-        self.waiting = list(listed.values())
+        self.waiting = [order for order in listed.values() if order.id not in self.filled]
         try:
             with self.progress.task("cells", len(cells)) as self.tick:
                 while self._begin() or self.under_way:
@@ -159,10 +166,16 @@ class Run:
                 and all(need.id in self.filled for need in order.needs)
             ):
                 self.waiting.remove(order)
-                self.engine.submit(order)
+                self.engine.submit(self._ready(order))
                 self.under_way += 1
                 begun = True
         return begun
+
+    def _ready(self, order: Order) -> Order:
+        """Return an order with all that it needs in it."""
+        if not isinstance(order, CellOrder) or order.like is None:
+            return order
+        return replace(order, count=self.counts[order.like.id])
 
     def _take(self, order: Order, outcome: Outcome) -> None:
         if outcome.fatal:
@@ -180,6 +193,7 @@ class Run:
             self.store.victim(order.id, {"format": VICTIM_FORMAT, "id": order.id} | outcome.record)
         elif isinstance(order, CellOrder):
             form = described(order) | outcome.record
+            self.counts[order.id] = count_of(form)
             self.store.finish(order, form)
             self.tally.done.append(order.id)
             self.tick(1, "")
@@ -214,7 +228,8 @@ def described(cell: CellOrder) -> Form:
         "base": cell.method.method,
         "kind": cell.method.kind,
         "fields": list(cell.method.fields),
-        "seed": twin.seed,
+        "match": cell.like.method.name if cell.like else None,
+        "seed": cell.seed,
         "threads": twin.computing.threads,
         "recipe": asdict(cell.recipe) | {"variables": list(cell.recipe.variables)},
         "code": code_hash(),

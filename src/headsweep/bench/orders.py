@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from headsweep.attacks import ATTACKS
+from headsweep.bench.backdoor import Backdoor
+from headsweep.bench.choosing import described
+from headsweep.bench.corpus import Texts
 from headsweep.bench.grid import (
-    Backdoor,
     Computing,
     Defending,
     Grid,
     Method,
     Model,
     RecipeMark,
-    Texts,
 )
 from headsweep.bench.identity import code_hash, digest
 from headsweep.settings import configure, describe
@@ -39,7 +40,8 @@ class TwinOrder:
         victim: the victim's schedule; None: there is none.
         seed: decides everything random.
         computing: how.
-        contents: hashes of the model's files and of the texts.
+        contents: hashes of the model's files and of the texts, and of a twin that is given.
+        given: its folder, if so; then nothing is trained.
 
     """
 
@@ -51,6 +53,7 @@ class TwinOrder:
     seed: int
     computing: Computing
     contents: tuple[tuple[str, str], ...]
+    given: str | None = None
 
     @property
     def id(self) -> str:
@@ -79,16 +82,19 @@ class VictimOrder:
     contents: tuple[tuple[str, str], ...]  # hashes of the attack's files
 
     @property
+    def place(self) -> str:
+        """Its model, data set and attack."""
+        return f"{self.twin.model.name}-{self.twin.texts.name}-{self.attack.name}"
+
+    @property
     def id(self) -> str:
         """Its name."""
-        twin = self.twin
-        return f"{twin.model.name}-{twin.texts.name}-{self.attack.name}-s{twin.seed}"
+        return f"{self.place}-s{self.twin.seed}"
 
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        named = {k: v for k, v in asdict(self.attack).items() if k not in PLACES}
-        asked = {"contents": list(self.contents), "attack": named}
+        asked = {"contents": list(self.contents), "attack": self.attack.decides}
         return digest({"twin": self.twin.key} | asked)
 
     @property
@@ -99,26 +105,46 @@ class VictimOrder:
 
 @dataclass(frozen=True)
 class CellOrder:
-    """One method on one victim."""
+    """One method on one victim.
+
+    Attributes:
+        victim, method, defending: what is purified how, within what bound.
+        recipe: for the record only.
+        like: the cell whose number of heads it takes; None: it takes none.
+        count: that number, once the other cell is finished.
+        clean: the hash of the file that the defender's rows come from; None: of no other.
+        drawn: the seed of the defender, where the victims of all seeds are one; None: the victim's.
+
+    """
 
     kind: ClassVar[str] = "cell"
     victim: VictimOrder
     method: Method
     defending: Defending
-    recipe: RecipeMark  # for the record only
+    recipe: RecipeMark
+    like: CellOrder | None = None
+    count: int | None = None
+    clean: str | None = None
+    drawn: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the defender's rows, of pruning and of healing."""
+        return self.victim.twin.seed if self.drawn is None else self.drawn
 
     @property
     def id(self) -> str:
         """Its name, also of its file."""
-        return f"{self.victim.id}-{self.method.name}"
+        return f"{self.victim.place}-s{self.seed}-{self.method.name}"
 
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        defending = self.defending
+        defending, chooser = self.defending, self.method.chooser
         made, bound = self.method.made(defending.heal, defending.bound), defending.decides
-        asked = {
-            "strategy": describe(made.pruning) if made.pruning.needs.pruning else None,
+        pruning = made.pruning if chooser is None else chooser
+        asked: dict[str, Any] = {
+            "strategy": described(pruning) if made.pruning.needs.pruning else None,
             "healing": describe(made.healing),
             "units": asdict(made.units),
             "defending": bound,
@@ -126,17 +152,32 @@ class CellOrder:
         }
         if self.victim.twin.texts.unseen:
             asked["unseen"] = True  # left out otherwise: there are cells from before
+        if self.drawn is not None:
+            asked["seed"] = self.drawn
+        if self.clean is not None:
+            asked["clean"] = self.clean
+        if self.method.variation.probes:
+            asked["probes"] = self.method.variation.probes
+        if self.like is not None:
+            asked["like"] = self.like.key  # not the count: the key is known before it
         return digest({"victim": self.victim.key} | asked)
 
     @property
     def needs(self) -> tuple[Any, ...]:
         """The orders that must be filled before."""
-        return (self.victim,)
+        unknown = self.like is not None and self.count is None
+        return (self.victim, self.like) if unknown else (self.victim,)
+
+    @property
+    def asked(self) -> Method:
+        """The method as it is run, its number of heads put in."""
+        if self.count is None:
+            return self.method
+        return replace(self.method, fields=(*self.method.fields, f"count={self.count}"))
 
 
 Order = TwinOrder | VictimOrder | CellOrder
 MAKING = "headsweep.attacks.victim"  # a change of what it imports makes other twins and victims
-PLACES = ("original", "transformed", "triggered", "name")  # their contents count, not the path
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -148,6 +189,12 @@ class Contents(Protocol):
 
     def of_attack(self, attack: Backdoor) -> Pairs:
         """Return those of an attack's files."""
+
+    def of_defender(self, texts: Texts) -> str | None:
+        """Return that of the file that the defender's rows come from."""
+
+    def of_folder(self, folder: str | None, texts: Texts) -> str:
+        """Return that of a model that is given."""
 
 
 def _asked(order: TwinOrder) -> dict[str, Any]:
@@ -167,30 +214,49 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
         for texts in grid.data:
             for seed in grid.seeds:
                 for attack in grid.attacks:
-                    victim = _victim(grid, model, texts, attack, seed, contents)
-                    found += _cells(grid, victim, seed)
+                    one = seed if grid.victim_seed is None else grid.victim_seed
+                    victim = _victim(grid, model, texts, attack, one, contents)
+                    found += _cells(grid, victim, seed, contents.of_defender(texts))
     return found
 
 
 def _victim(
     grid: Grid, model: Model, texts: Texts, attack: Backdoor, seed: int, contents: Contents
 ) -> VictimOrder:
+    clean = contents.of_texts(model, texts)
+    if attack.given is not None:
+        held = {"twin": attack.twin, "given": attack.given}
+        hashes = {name: contents.of_folder(folder, texts) for name, folder in held.items()}
+        beside = (*clean, ("twin", hashes["twin"]))
+        twin = TwinOrder(model, texts, Schedule(0), None, seed, grid.computing, beside, attack.twin)
+        own = (*contents.of_attack(attack), ("given", hashes["given"]))
+        return VictimOrder(twin, attack, own)
     planted = configure(ATTACKS[attack.method], attack.fields)
     schedule = Schedule(planted.epochs, planted.lr)
-    clean = contents.of_texts(model, texts)
     twin = TwinOrder(model, texts, schedule, grid.victim, seed, grid.computing, clean)
     return VictimOrder(twin, attack, contents.of_attack(attack))
 
 
-def _cells(grid: Grid, victim: VictimOrder, seed: int) -> Iterator[CellOrder]:
-    for method in grid.methods:
-        if method.seeds is None or seed in method.seeds:
-            yield CellOrder(victim, method, grid.defending, grid.mark)
+def _cells(grid: Grid, victim: VictimOrder, seed: int, clean: str | None) -> Iterator[CellOrder]:
+    """Yield a victim's cells in the recipe's order."""
+    made: dict[str, CellOrder] = {}
+    chosen = [one for one in grid.methods if one.seeds is None or seed in one.seeds]
+    for method in sorted(chosen, key=lambda one: one.variation.match is not None):
+        bound, match = grid.defending.of(method.variation), method.variation.match
+        like = made[match] if match is not None else None
+        drawn = None if grid.victim_seed is None else seed
+        made[method.name] = CellOrder(victim, method, bound, grid.mark, like, None, clean, drawn)
+    yield from (made[method.name] for method in chosen)
 
 
 def selected(cells: list[CellOrder], only: str | None) -> list[CellOrder]:
-    """Return the cells whose name holds the pattern, or matches it where it has ``*``."""
+    """Return the cells whose name holds the pattern, or matches it where it has ``*``.
+
+    With those whose number of heads they take.
+    """
     if not only:
         return cells
     pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
-    return [cell for cell in cells if fnmatch.fnmatchcase(cell.id, pattern)]
+    chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell.id, pattern)]
+    names = {one.id for cell in chosen for one in (cell, cell.like) if one is not None}
+    return [cell for cell in cells if cell.id in names]

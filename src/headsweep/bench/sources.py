@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from headsweep.bench import tiny
-from headsweep.bench.grid import Backdoor, Model, Texts
+from headsweep.bench.backdoor import UNNAMED, Backdoor
+from headsweep.bench.corpus import Texts
+from headsweep.bench.grid import Model
 from headsweep.bench.packaged import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
@@ -61,7 +63,7 @@ def place(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def part(texts: Texts, name: str) -> Split:
-    """Return a part of a data set: ``train``, ``validation`` or ``test``."""
+    """Return a part of a data set: ``train``, ``validation``, ``test`` or ``defender_from``."""
     source: str = getattr(texts, name)
     if source == SENTENCES:
         return tiny.sentences(name)
@@ -85,11 +87,11 @@ def parties(texts: Texts, seed: int) -> tuple[Split, Split]:
     return both.take(range(texts.attacker)), both.take(range(texts.attacker, len(both)))
 
 
-def defender(texts: Texts, seed: int) -> Split:
-    """Return the defender's training rows."""
-    train = part(texts, "train")
+def defender(texts: Texts, seed: int, made: int | None = None) -> Split:
+    """Return the defender's training rows; ``made`` is the seed of the victim, where it differs."""
+    train = part(texts, "defender_from" if texts.defender_from else "train")
     if texts.unseen:
-        attacker, victim = parties(texts, seed)
+        attacker, victim = parties(texts, seed if made is None else made)
         train = train.without(attacker + victim)
     return drawn(train, texts.defender, seed, "defender") if texts.defender else train
 
@@ -97,7 +99,7 @@ def defender(texts: Texts, seed: int) -> Split:
 def check_rows(texts: Texts, there: int) -> None:
     """Raise UserError where the parties ask for more rows than the training texts have."""
     makers = (texts.attacker or 0) + (texts.victim or 0)
-    own = texts.defender or int(texts.unseen)
+    own = 0 if texts.defender_from else texts.defender or int(texts.unseen)
     asked = makers + own if texts.unseen else max(makers, own)
     if asked > there:
         raise UserError(
@@ -109,7 +111,8 @@ def check_rows(texts: Texts, there: int) -> None:
 def rewriter(attack: Backdoor, texts: Texts) -> Rewriter:
     """Return what puts the trigger into texts."""
     if attack.transformed is not None:
-        return paired(attack.original, attack.transformed, texts.columns, attack.key)
+        name = attack.family or UNNAMED
+        return paired(attack.original, attack.transformed, texts.columns, attack.key, name)
     assert attack.trigger is not None
     return ByRule(configure(TRIGGERS[attack.trigger], attack.trigger_fields))
 
@@ -147,14 +150,30 @@ class Hashes:
         parts = ((name, self.split(texts, name)) for name in ("train", "validation", "test"))
         return (("model", self.model(model, texts.labels)), *parts)
 
+    def of_defender(self, texts: Texts) -> str | None:
+        """Return the hash of the file that the defender's rows come from; None: of no other."""
+        return self.split(texts, "defender_from") if texts.defender_from else None
+
     def of_attack(self, attack: Backdoor) -> tuple[tuple[str, str], ...]:
         """Return the hashes of an attack's files."""
         return tuple((n, self.file(f)) for n in ENTRY if (f := getattr(attack, n)) is not None)
+
+    def of_folder(self, folder: str | None, texts: Texts) -> str:
+        """Return the hash of a model that is given, checked to be a folder that fits the texts."""
+        if folder is None or not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder", "given and twin are folders of models")
+        return self.model(Model(Path(folder).name, folder), texts.labels)
 
     def _split(self, texts: Texts, name: str) -> str:
         found = part(texts, name)
         if name == "train":
             check_rows(texts, len(found))
+        if name == "defender_from" and (texts.defender or 0) > len(found):
+            raise UserError(
+                f"data '{texts.name}': {texts.defender} rows asked for, {texts.defender_from} has "
+                f"{len(found)}",
+                "ask for fewer as defender",
+            )
         return found.sha256
 
     def _model(self, model: Model, labels: tuple[str, ...]) -> str:

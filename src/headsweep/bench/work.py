@@ -24,8 +24,10 @@ from headsweep.attacks import ATTACKS
 from headsweep.attacks.victim import Order as AttackOrder
 from headsweep.attacks.victim import attack
 from headsweep.bench import sources
+from headsweep.bench.choosing import automatically, chosen, described
 from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
+from headsweep.bench.probing import prober_of
 from headsweep.bench.results.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
 from headsweep.drafts import write_json
@@ -51,6 +53,8 @@ from headsweep.task.classification import encode
 from headsweep.task.training import Job, train
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"
+TOLD = ("attack", "trigger", "rate", "poisoned", "target", "resist")  # of an attack's record
+HEALED = ("layer_weights", "probes_seen", "lr", "tried")  # of the record of a healing
 MANY = 1000  # units: beyond this, masks and scores are not written one by one
 
 
@@ -132,6 +136,9 @@ def runtime_of(order: Order) -> Runtime:
 def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:
     """Train a model on the attacker's and the victim's clean texts, as the victim is trained."""
     runtime, seed = runtime_of(order), order.seed
+    if order.given is not None:
+        save_model(load_suspect(order.given, runtime), draft)
+        return {"seed": seed}
     base = sources.model_at(order.model.source, cache)
     made = load_suspect(base, runtime, Reading(order.texts.labels, seed))
     attacker, victim = sources.parties(order.texts, seed)
@@ -146,22 +153,10 @@ def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:
 
 
 def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
-    """Plant the backdoor, let the victim fine-tune, and judge the result against the twin."""
+    """Make the victim, or take the one given, and judge it against the twin."""
     runtime, twin, attacked = runtime_of(order), order.twin, order.attack
     texts, seed = twin.texts, twin.seed
-    attacker, victim = sources.parties(texts, seed)
-    asked = AttackOrder(
-        sources.rewriter(attacked, texts),
-        attacked.target,
-        configure(ATTACKS[attacked.method], attacked.fields),
-        attacked.rate,
-        twin.victim,
-        seed=seed,
-        runtime=runtime,
-    )
-    base = sources.model_at(twin.model.source, cache)
-    made = attack(base, attacker, asked, texts.labels, victim_data=victim)
-    save_model(made.suspect, draft)
+    told = (_taken if attacked.given else _attacked)(order, cache, draft)
     exam = sources.exam(attacked, texts, seed)
     found = {
         "suspect": answer(load_suspect(draft, runtime), exam, runtime),
@@ -172,7 +167,7 @@ def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
     assert exam.triggered is not None
     assert exam.validation is not None
     return {
-        "attack": {k: made.record[k] for k in ("attack", "trigger", "rate", "poisoned", "target")},
+        "attack": told,
         "texts": {
             "test": exam.clean.sha256,
             "triggered": exam.triggered.non_target().sha256,
@@ -183,6 +178,35 @@ def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
         "answers": {name: pack(own, exam).to_json() for name, own in found.items()},
         "target": exam.triggered.target,
     }
+
+
+def _taken(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
+    """Put the suspect that is given into the draft; return what its record says."""
+    del cache
+    assert order.attack.given is not None
+    save_model(load_suspect(order.attack.given, runtime_of(order)), draft)
+    return {"attack": {"name": "given"}, "target": order.attack.target}
+
+
+def _attacked(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
+    """Plant the backdoor and let the victim fine-tune; return what its record says."""
+    twin, attacked = order.twin, order.attack
+    texts, seed = twin.texts, twin.seed
+    attacker, victim = sources.parties(texts, seed)
+    asked = AttackOrder(
+        sources.rewriter(attacked, texts),
+        attacked.target,
+        configure(ATTACKS[attacked.method], attacked.fields),
+        attacked.rate,
+        twin.victim,
+        seed=seed,
+        runtime=runtime_of(order),
+        resist=attacked.resist,
+    )
+    base = sources.model_at(twin.model.source, cache)
+    made = attack(base, attacker, asked, texts.labels, victim_data=victim)
+    save_model(made.suspect, draft)
+    return {name: made.record[name] for name in TOLD if made.record[name] is not None}
 
 
 def _judged(
@@ -244,12 +268,13 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     clock, runtime, victim = Clock(), runtime_of(order), order.victim
     texts, seed = victim.twin.texts, victim.twin.seed
     folder = folder_of(victim, cache)
-    method = order.method.made(order.defending.heal, order.defending.bound)
+    method = order.asked.made(order.defending.heal, order.defending.bound)
+    pruning = order.asked.chooser or method.pruning
     with clock("read"):
         exam = sources.exam(victim.attack, texts, seed)
         judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
     form: dict[str, Any] = {
-        "strategy": describe(method.pruning) if method.pruning.needs.pruning else None,
+        "strategy": described(pruning) if method.pruning.needs.pruning else None,
         "healing": describe(method.healing),
         "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
         "status": "done",
@@ -261,6 +286,8 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     after = judge.known["suspect"]
     if not method.does_nothing:
         try:
+            if order.count == 0:
+                raise NothingPruned(f"'{order.method.variation.match}' pruned no head either")
             done = _purified(order, method, judge, folder, scores)
             with clock("judge"):
                 after = answer(done.suspect, exam, runtime)
@@ -282,11 +309,14 @@ def score_cache(cache: Path) -> ScoreCache:
 def _purified(
     order: CellOrder, method: Method, judge: Judge, folder: Path, scores: ScoreCache
 ) -> Purified:
-    texts, seed = order.victim.twin.texts, order.victim.twin.seed
-    plan = Plan(seed, judge.runtime, scores=scores)
-    clean = Sources(sources.defender(texts, seed), sources.part(texts, "validation"))
+    texts, seed, made = order.victim.twin.texts, order.seed, order.victim.twin.seed
+    prober = prober_of(order.method.variation.probes, order.victim.attack, seed)
+    plan = Plan(seed, judge.runtime, prober=prober, scores=scores)
+    clean = Sources(sources.defender(texts, seed, made), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
+        if order.asked.chooser is not None:
+            return automatically(folder, clean, order.asked.chooser, method, plan)
         run = STARTS[order.defending.start]
         return run(folder, clean, method, plan, progress=Silent(), look=judge.look)
 
@@ -295,9 +325,12 @@ def _made(done: Purified, method: Method) -> dict[str, Any]:
     """Return what a cell keeps of a manifest."""
     made = done.manifest
     form = {key: made[key] for key in ("units", "bound", "zero_before", "verified")}
+    form |= chosen(made)
     form["steps_seconds"] = made["seconds"]
     form["validation"] = {stage: made[stage]["validation"] for stage in ("before", "after")}
-    form["heal"] = {k: made["heal"][k] for k in ("layer_weights",) if k in made["heal"]}
+    form["heal"] = {k: made["heal"][k] for k in HEALED if k in made["heal"]}
+    if made["probes"]:
+        form["probes"] = made["probes"]["prober"]
     if method.pruning.needs.pruning:
         form["pruned_count"] = len(made["pruned_units"])
         form["validation"]["pruned"] = made["pruned"]["validation"]

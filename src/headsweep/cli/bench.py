@@ -120,7 +120,7 @@ def bench(
     progress.say(_headline(planned, jobs))
     threads = grid.computing.threads
     made = _engine(engine, cache, jobs, threads, address, planned.needs_mib)
-    run = harness.Run(store, made, progress, watch=watch)
+    run = harness.Run(store, made, progress, watch=watch, finished=planned.found.finished)
     if stop_after is not None:
         run.until = time.monotonic() + 60 * stop_after
     try:

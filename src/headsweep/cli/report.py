@@ -31,6 +31,12 @@ def report(
         bool, typer.Option("--any-version", help="Put cells of all versions together.")
     ] = False,
     resamples: Annotated[int, typer.Option(min=50, help="Of the bootstrap.")] = 2000,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Compare with it over all victims (none, PURE or nothing)."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,11 +61,13 @@ def report(
         found = read_results(results, any_version)
         settings = compare(found, resamples, progress_of(quiet))
         if form == "markdown":
-            text = markdown(found, settings)
+            text = markdown(found, settings, beside=beside)
         elif form == "latex":
             text = tables.latex(settings)
         else:
-            text = page.of_results(found, settings, title or f"Benchmark: {_recipes(found)}")
+            text = page.of_results(
+                found, settings, title or f"Benchmark: {_recipes(found)}", beside
+            )
     if out is None:
         print(text, end="")
         return

@@ -32,6 +32,7 @@ from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
+from headsweep.purification.gone import HEALING, refuse_gone, refuse_gone_method
 from headsweep.settings import configure
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -133,6 +134,7 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
     if set(BOUNDS) <= set(document.values):
         raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
     name = document.need(kind, str)
+    refuse_gone_method(document, kind, name)
     with document.blamed(kind):
         if name in METHODS[other] and name not in METHODS[kind]:
             raise UserError(
@@ -152,6 +154,7 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
 
 def _healing(document: Section) -> dict[str, Any]:
     heal = document.section("heal")
+    refuse_gone(heal, HEALING)
     heal.only(*HEAL)
     heal.filled(lambda settings: configure(FineTune, settings))
     return {option: heal.get(key, kind) for key, (option, kind) in HEAL.items()}

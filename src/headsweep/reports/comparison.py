@@ -272,11 +272,12 @@ def _standing(
         Spread(tuple(cell["seconds"]["all"] + _shared(cell, "seconds") for cell in cells)),
         Spread(tuple(cell["cpu_seconds"] + _shared(cell, "cpu_seconds") for cell in cells)),
         tuple(cell["seed"] for cell in stuck),
-        tuple(cell["seed"] for cell in cells if _is_below(cell)),
+        tuple(cell["seed"] for cell in cells if is_below(cell)),
     )
 
 
-def _is_below(cell: Form) -> bool:
+def is_below(cell: Form) -> bool:
+    """Tell whether a cell ended less accurate on validation texts than allowed."""
     allowed, found = cell.get("bound"), cell.get("validation")
     return bool(allowed and found and found["after"]["accuracy"] < allowed["min_accuracy"] - 1e-9)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headsweep.bench.results.reading import Results
+from headsweep.reports.across import LEGEND, PAIRED, Across, across, by_victim, summary
 from headsweep.reports.charts import group_of
 from headsweep.reports.comparison import Difference, Replication, Setting, Spread, Standing
 from headsweep.reports.reproduce import steps
@@ -36,9 +37,18 @@ def markdown(
     results: Results,
     settings: Sequence[Setting],
     figures: Mapping[str, Sequence[str]] | None = None,
+    beside: str | None = None,
 ) -> str:
-    """Return the report; ``figures`` are lines of Markdown to stand first in a setting, by name."""
-    lines: list[str] = []
+    """Return the report.
+
+    Args:
+        results: what was measured.
+        settings: how it compares, victim by victim.
+        figures: lines of Markdown to stand first in a setting, by its name.
+        beside: the method that others are compared with over all victims; None: the usual one.
+
+    """
+    lines = _across(across(results.cells, beside))
     for setting in settings:
         lines += [f"## {setting.name}", "", *(f"- {s}" for s in sentences(setting)), ""]
         lines += (figures or {}).get(setting.name, ())
@@ -49,6 +59,16 @@ def markdown(
     if results.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in results.notes)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _across(found: Across | None) -> list[str]:
+    """Return the tables over all victims, where there are several."""
+    if found is None:
+        return []
+    lines = ["## All victims", "", f"{LEGEND} {PAIRED}", ""]
+    for titles, rows in (summary(found), by_victim(found)):
+        lines += table(titles, [[entry.text for entry in row] for row in rows])
+    return lines
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:

@@ -12,6 +12,7 @@ from headsweep import __version__
 from headsweep.bench.results.reading import Results
 from headsweep.errors import UserError
 from headsweep.reports import charts, tables
+from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
 from headsweep.reports.reproduce import command, hint
 
@@ -28,8 +29,10 @@ LOWEST = f"{CROSSED} What scored lowest went; the best of every layer stays."
 STAGES = {"before": "before", "pruned": "pruned", "after": "after"}
 
 
-def of_results(results: Results, settings: Sequence[Setting], title: str) -> str:
-    """Return the page of a grid."""
+def of_results(
+    results: Results, settings: Sequence[Setting], title: str, beside: str | None = None
+) -> str:
+    """Return the page of a grid; ``beside`` as for ``across``."""
     specs, shown = {}, []
     for number, setting in enumerate(settings):
         specs[f"scatter-{number}"] = charts.scatter(setting)
@@ -44,7 +47,9 @@ def of_results(results: Results, settings: Sequence[Setting], title: str) -> str
             }
         )
     cells = {cell["id"]: of_cell(cell) for cell in results.cells}
-    return _page(title, shown, specs, cells, results.notes)
+    found = across(results.cells, beside)
+    overall = [summary(found), by_victim(found)] if found is not None else []
+    return _page(title, shown, specs, cells, results.notes, overall)
 
 
 def of_purification(manifest: Form, title: str | None = None) -> str:
@@ -193,6 +198,7 @@ def _page(
     specs: Form,
     cells: Form,
     notes: Sequence[str],
+    overall: Sequence[tuple[list[str], list[list[tables.Entry]]]] = (),
 ) -> str:
     try:
         from jinja2 import Environment
@@ -204,6 +210,8 @@ def _page(
     return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(
         title=title,
         settings=settings,
+        overall=overall,
+        legend=f"{LEGEND} {PAIRED}",
         titles=tables.TITLES,
         how=tables.HOW,
         cells=list(cells),

@@ -1,0 +1,159 @@
+"""The attacks of a grid: ones that are made, and suspects that are given with their twin.
+
+An attack that is made has a trigger by rule, or a published corpus (``transformed``); it may
+``resist`` probe families (``headsweep.attacks.resistance``). One that is given has a folder, the
+folder of a clean twin, and triggered test texts: nothing is trained but the defense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from headsweep.attacks import ATTACKS
+from headsweep.attacks.resistance import Resistance
+from headsweep.document import Section
+from headsweep.errors import lookup
+from headsweep.settings import configure
+from headsweep.triggers import TRIGGERS, ByRule
+
+CORPUS = ("original", "transformed", "key", "triggered")
+GIVEN = ("given", "twin")
+MADE = ("method", "rate", "fields", "trigger", "trigger_fields", "original", "transformed", "key",
+        "resist", "resist_share")  # fmt: skip
+LATER = ("family", "resist", *GIVEN)  # change no key where they are not set
+PLACES = ("original", "transformed", "triggered", "name", *GIVEN)  # their contents count
+UNNAMED = "paired"  # a corpus of which nobody says what it is
+
+
+@dataclass(frozen=True)
+class Backdoor:
+    """An attack.
+
+    Attributes:
+        name: for tables and file names.
+        method: the attack's name, with ``fields`` as ``field=value``.
+        target: the label wanted.
+        rate: share of the poisoned classes' texts.
+        trigger: a trigger by rule with its ``trigger_fields``; None: a published corpus.
+        original, transformed, key: the corpus, as ``headsweep attack`` takes it.
+        triggered: triggered test texts; None: the trigger is put into the test part.
+        triggered_labels: what their labels mean.
+        family: the trigger that a corpus or given texts were made with.
+        resist: the probes with true labels that the attacker trains on too.
+        given: the folder of a suspect that is there already; None: it is made.
+        twin: the folder of its never-poisoned twin.
+
+    """
+
+    name: str
+    method: str
+    target: str
+    rate: float
+    fields: tuple[str, ...] = ()
+    trigger: str | None = None
+    trigger_fields: tuple[str, ...] = ()
+    original: str | None = None
+    transformed: str | None = None
+    key: str | None = None
+    triggered: str | None = None
+    triggered_labels: Literal["true", "target"] = "true"
+    family: str | None = None
+    resist: Resistance = Resistance()
+    given: str | None = None
+    twin: str | None = None
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """Return what decides a victim, contents of files apart; what is not set adds nothing."""
+        usual = {name: getattr(type(self), name) for name in LATER}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in PLACES and (name not in LATER or getattr(self, name) != usual[name])
+        }
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Return the trigger as records have it, without reading a file."""
+        if self.trigger is None:
+            return {"name": self.family or UNNAMED, "fields": {}}
+        return ByRule(configure(TRIGGERS[self.trigger], self.trigger_fields)).described()
+
+
+def read_backdoor(section: Section) -> Backdoor:
+    """Read an ``[[attack]]``; raises UserError."""
+    section.only("name", "target", "family", "triggered", "triggered_labels", *MADE, *GIVEN)
+    read = _given if "given" in section.values else _made
+    family, means = section.get("family", str), section.get("triggered_labels", str, "true")
+    if family is not None:
+        with section.blamed("family"):
+            lookup(family, TRIGGERS, "trigger")
+    with section.blamed("triggered_labels"):
+        lookup(means or "true", {"true": 0, "target": 0}, "meaning of labels")
+    return read(section, {"target": section.need("target", str), "triggered_labels": means})
+
+
+def _given(section: Section, common: dict[str, Any]) -> Backdoor:
+    for key in MADE:
+        if key in section.values:
+            raise section.mistake(key, f"{key} is of an attack that is made", "leave it out")
+    files: dict[str, Any] = {key: section.need(key, str) for key in (*GIVEN, "triggered")}
+    name = section.get("name", str, "given") or ""
+    return Backdoor(name, "given", rate=0.0, family=section.get("family", str), **files, **common)
+
+
+def _made(section: Section, common: dict[str, Any]) -> Backdoor:
+    if "twin" in section.values:
+        raise section.mistake("twin", "a twin is given with its suspect", 'given = "FOLDER"')
+    method = section.get("method", str, "dirty-label") or ""
+    with section.blamed("method"):
+        chosen = lookup(method, ATTACKS, "attack")
+    fields = section.section("fields")
+    fields.filled(lambda settings: configure(chosen, settings))
+    trigger, own = _trigger(section)
+    rate = section.get("rate", float, 0.3) or 0.0
+    if not 0 < rate <= 1:
+        raise section.mistake("rate", f"a poisoning rate of {rate}", "it is a share in (0, 1]")
+    files: dict[str, Any] = {key: section.get(key, str) for key in CORPUS}
+    made = Backdoor(
+        section.get("name", str, trigger or "published") or "",
+        method,
+        rate=rate,
+        fields=tuple(fields.settings()),
+        trigger=trigger,
+        trigger_fields=own,
+        family=section.get("family", str),
+        resist=_resistance(section),
+        **files,
+        **common,
+    )
+    with section.blamed("resist"):
+        made.resist.chosen(made.described)
+    return made
+
+
+def _trigger(section: Section) -> tuple[str | None, tuple[str, ...]]:
+    trigger, fields = section.get("trigger", str), section.section("trigger_fields")
+    if trigger is not None:
+        with section.blamed("trigger"):
+            kind = lookup(trigger, TRIGGERS, "trigger")
+        fields.filled(lambda settings: configure(kind, settings))
+        if "family" in section.values:
+            raise section.mistake("family", "a trigger by rule is its own family", "leave it out")
+    if (trigger is None) == (section.get("transformed", str) is None):
+        raise section.mistake("trigger", "give a trigger, or a corpus as 'transformed'")
+    return trigger, tuple(fields.settings())
+
+
+def _resistance(section: Section) -> Resistance:
+    names, share = section.get("resist", list), section.get("resist_share", float)
+    if share is not None and not names:
+        raise section.mistake("resist_share", "nothing is resisted", 'resist = ["all"]')
+    if names and not all(isinstance(name, str) for name in names):
+        raise section.mistake("resist", f"resist cannot be {names}", 'names, as in ["all"]')
+    with section.blamed("resist"):
+        families = Resistance(tuple(names or ())).families
+    with section.blamed("resist_share"):
+        return Resistance(families, Resistance.share if share is None else share)

@@ -1,0 +1,76 @@
+"""How one method of a grid departs from the others: healing, depth, probes, a matched count.
+
+In a recipe these are keys of ``[[method]]``:
+
+    heal = { lr = 2e-4 }    # over [defend.heal], field by field; of strategies
+    prune_drop = 0.1        # over that of [defend]
+    match = "gradient"      # of random heads: as many as that method pruned of the same victim
+    probes = "without"      # which probe families the view carries (headsweep.bench.probing)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headsweep.bench.probing import Families, read_probes
+from headsweep.document import Section
+from headsweep.heal.fine_tune import FineTune
+from headsweep.purification.gone import HEALING, refuse_gone
+from headsweep.settings import configure
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What a method has of its own.
+
+    Attributes:
+        heal: fields of its healing that differ from the grid's, as ``field=value``.
+        prune_drop: how far accuracy may fall while heads are chosen; None: as the grid says.
+        match: the method whose number of heads it takes, on every victim and seed; None: none.
+        probes: which probe families its view carries; empty: none.
+
+    """
+
+    heal: tuple[str, ...] = ()
+    prune_drop: float | None = None
+    match: str | None = None
+    probes: Families = ()
+
+
+KEYS = ("heal", "prune_drop", "match", "probes")
+MATCHING = "random"  # the control: it alone takes a number of heads
+
+
+def healing_of(section: Section, usual: FineTune = FineTune()) -> FineTune:
+    """Return the healing that a table describes, over another one."""
+    refuse_gone(section, HEALING)
+    return section.filled(lambda settings: healed(usual, settings))
+
+
+def healed(usual: FineTune, settings: Sequence[str]) -> FineTune:
+    """Return a healing with some of its fields set anew."""
+    return configure(FineTune, [*(f"{name}={x}" for name, x in vars(usual).items()), *settings])
+
+
+def read_variation(section: Section, kind: str) -> Variation:
+    """Read what a ``[[method]]`` has of its own; raises UserError."""
+    own = section.section("heal")
+    if own.values and kind == "defense":
+        raise section.mistake("heal", "a defense brings its own healing", "set it in its fields")
+    healing_of(own)
+    drop = section.get("prune_drop", float)
+    if drop is not None and not 0 <= drop < 1:
+        raise section.mistake("prune_drop", f"prune drop {drop} is not a fraction", "such as 0.1")
+    return Variation(tuple(own.settings()), drop, _match(section, kind), read_probes(section))
+
+
+def _match(section: Section, kind: str) -> str | None:
+    match = section.get("match", str)
+    if match is None:
+        return None
+    if section.get(kind, str) != MATCHING:
+        raise section.mistake("match", "only random heads are matched", 'defense = "random"')
+    if "count" in section.section("fields").values:
+        raise section.mistake("match", "count and match both give the number", "leave one out")
+    return match

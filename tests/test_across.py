@@ -1,0 +1,112 @@
+"""Tables over all victims, from made-up cells whose means are reckoned by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from headsweep.bench.results.reading import Results, read_results
+from headsweep.errors import UserError
+from headsweep.reports import page
+from headsweep.reports.across import across, by_victim, interval, summary
+from headsweep.reports.comparison import compare
+from headsweep.reports.markdown import markdown
+from test_cli import run  # noqa: F401 - a fixture
+
+
+def cell(method, attack, left, accuracy=0.80, seed=11, seconds=10.0, **more):
+    """A cell of a victim whose excess LFR was 0.5 and ACC 0.8."""
+    figures = {"excess_lfr": {"value": left}, "accuracy": {"value": accuracy}}
+    return {
+        "model": "m", "data": "d", "attack": attack, "method": method, "seed": seed,
+        "before": {"excess_lfr": {"value": 0.5}, "accuracy": {"value": 0.8}},
+        "after": figures, "seconds": {"all": seconds}, "status": "done",
+    } | more  # fmt: skip
+
+
+CELLS = (
+    cell("none", "a", 0.20), cell("none", "b", 0.10), cell("none", "c", 0.30),
+    cell("gradient", "a", 0.10, 0.79, seed=11), cell("gradient", "a", 0.20, 0.77, seed=12),
+    cell("gradient", "b", 0.10, 0.80), cell("gradient", "c", 0.05, 0.78),
+    cell("pure", "a", 0.40, status="nothing pruned"),
+    cell("ft", "b", 0.45, bound={"min_accuracy": 0.78}, validation={"after": {"accuracy": 0.7}}),
+)  # fmt: skip
+
+
+def texts(table):
+    titles, rows = table
+    return {
+        row[0].text: dict(zip(titles[1:], [e.text for e in row[1:]], strict=True)) for row in rows
+    }
+
+
+def test_what_is_left_of_every_victim_seeds_averaged():
+    found = texts(by_victim(across(CELLS)))
+    assert next(iter(found)) == "as it is"
+    assert found["as it is"] == {"a": "+50.0", "b": "+50.0", "c": "+50.0"}
+    assert found["gradient"] == {"a": "+15.0 (-2.0)", "b": "+10.0 (+0.0)", "c": "+5.0 (-2.0)"}
+    assert found["pure"] == {"a": "+40.0 (+0.0)‡", "b": "-", "c": "-"}
+    assert found["ft"]["b"] == "+45.0 (+0.0)†"
+
+
+def test_methods_are_compared_over_the_victims_of_both():
+    found = texts(summary(across(CELLS)))
+    assert list(found)[:2] == ["gradient", "none"]  # least left first
+    one = found["gradient"]
+    assert (one["victims"], one["excess LFR left, mean"], one["worst"]) == ("3", "+10.0", "+15.0")
+    assert (one["ACC, mean change"], one["less on"]) == ("-1.3", "2 of 3")
+    # 15-20, 10-10, 5-30 points: -10 on average; the least and most of a bootstrap are -25 and 0
+    told = re.fullmatch(r"-10\.0 \((\S+) to (\S+)\), ACC -1\.3", one["beside none"])
+    assert -25.0 <= float(told[1]) < -10 < float(told[2]) <= 0
+    assert found["none"]["beside none"] == "-"
+    assert found["pure"]["beside none"] == "+20.0, ACC +0.0"  # one victim: no interval
+    assert found["ft"]["beside none"] == "+35.0, ACC +0.0"
+
+
+def test_the_interval_is_that_of_every_draw_of_victims():
+    """Of two values there are four draws: means -1, 0, 0 and 1, a quarter each."""
+    found = interval([-0.01, 0.01])
+    assert (found.low, found.value, found.high) == (-0.01, 0, 0.01)
+
+
+def test_any_method_may_be_the_one_beside():
+    assert "beside gradient" in summary(across(CELLS, "gradient"))[0]
+    with pytest.raises(UserError, match="did you mean 'gradient'"):
+        across(CELLS, "gradint")
+
+
+def test_of_one_victim_there_is_no_such_table_and_names_say_what_differs():
+    assert across(CELLS[3:5]) is None
+    other = [one | {"model": "big"} for one in CELLS[:1]]
+    assert set(across([*CELLS[:2], *other]).before) == {"m, a", "m, b", "big, a"}
+
+
+@pytest.fixture
+def two(smoke_results, tmp_path):
+    """Smoke results whose second seed is another victim."""
+    out = shutil.copytree(smoke_results, tmp_path / "two")
+    for path in out.glob("*.json"):
+        form = json.loads(path.read_text())
+        if form["seed"] == 12:
+            path.write_text(json.dumps(form | {"attack": "another"}))
+    return out
+
+
+def test_page_and_markdown_have_the_tables(two, run, tmp_path):  # noqa: F811
+    found = read_results(two)
+    assert isinstance(found, Results)
+    settings = compare(found, 50)
+    text, html = markdown(found, settings, beside="gradient"), page.of_results(found, settings, "t")
+    wanted = texts(by_victim(across(found.cells)))["gradient"]["another"]
+    assert text.startswith("## All victims")
+    assert "beside gradient" in text
+    assert html.startswith("<!doctype html>")
+    assert all(wanted in made for made in (text, html))
+    assert html.count('class="sortable"') == 2 + len(settings)
+    code, out, _ = run("report", two, "--format", "markdown", "--beside", "pure", "--resamples", 50)
+    assert (code, "beside pure" in out) == (0, True)
+    code, _, err = run("report", two, "--format", "markdown", "--beside", "pur", "--resamples", 50)
+    assert (code, "did you mean 'pure'" in err) == (2, True)
