@@ -169,6 +169,29 @@ def test_a_map_may_exchange_numbers(tmp_path):
     assert load(tmp_path / "a.csv", swapped, NAMES).labels == (1, 0)
 
 
+def test_an_entry_of_the_map_that_no_file_holds_is_an_error(tmp_path):
+    as_csv(tmp_path / "a.csv", [("a", "neg"), ("b", "pos")])
+    as_lines(tmp_path / "b.jsonl", [("c", "good"), ("d", 1.0)])
+    files = [(tmp_path / "a.csv", None), (tmp_path / "b.jsonl", None), (None, None)]
+    served = (("NEG", "negative"), ("good", "positive"), ("1", "positive"))
+    data.check_label_map(Columns(label_map=served), *files)
+    wrong = (*served, ("poz", "positive"))
+    with pytest.raises(UserError) as told:
+        data.check_label_map(Columns(label_map=wrong), *files)
+    assert told.value.what == "--label-map poz=positive: no row has the label 'poz'"
+    assert told.value.fix == "the labels of the data: 1, good, neg, pos"
+
+
+def test_the_map_is_checked_in_columns_that_have_other_names(tmp_path):
+    as_csv(tmp_path / "a.csv", [("a", "neg"), ("b", "pos")])
+    (tmp_path / "t.csv").write_text("text,label,truth\nc,x,bad\n", "utf-8")
+    asked = Columns(label_map=(("bad", "negative"),))
+    files = [(tmp_path / "a.csv", None), (tmp_path / "t.csv", Columns(label="truth"))]
+    data.check_label_map(asked, *files)
+    with pytest.raises(UserError, match="no row has the label 'x'"):
+        data.check_label_map(Columns(label_map=(("x", "negative"),)), *files)
+
+
 MISSING = {"None": None, "NaN": math.nan, "spaces": "  "}
 
 

@@ -110,7 +110,9 @@ class Labels:
             )
         return known[text]
 
-    def indices(self, values: Sequence[object], where: str) -> tuple[int, ...]:
+    def indices(
+        self, values: Sequence[object], where: str, option: str = "--label-column"
+    ) -> tuple[int, ...]:
         """Map a column to classes: by name (any case) or by number.
 
         A value means the same class in every file. Where a name is a number other than its
@@ -132,7 +134,7 @@ class Labels:
                 f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}"
                 f"{why}; the data's labels: {told}",
                 f"the model's labels: {self}; say which is which: {pairs}"
-                f"{' ...' if len(unsure) > 3 else ''}, or name another column with --label-column",
+                f"{' ...' if len(unsure) > 3 else ''}, or name another column with {option}",
             )
         return tuple(known[text.casefold()] for text in texts)
 
