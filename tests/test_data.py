@@ -154,7 +154,7 @@ BAD = {
     "quote.csv": ('text,label\n"a,0\n', "not valid CSV"),
     "twice.csv": ("text,text,label\na,b,0\n", "same name"),
     "broken.jsonl": ('{"text": "a", "label": 0}\n{"text"', "line 2 is not JSON"),
-    "list.jsonl": ("[1]\n", "every line must be an object"),
+    "list.jsonl": ("[1]\n", "every row must be an object"),
     "keys.jsonl": ('{"text": "a", "label": 0}\n{"text": "b"}\n', "row 2 has other keys"),
     "number.jsonl": ('{"text": 3, "label": 0}\n', "row 1 of column 'text' is not a text: 3"),
     "surrogate.jsonl": ('{"text": "a \\ud800", "label": 0}\n', "not valid Unicode"),

@@ -105,15 +105,20 @@ class Table:
         """Return a column; raise UserError naming those that are there."""
         if name not in self.columns:
             self.check_header()
-            raise UserError(
-                f"{self.source}: no column '{name}'",
-                f"{option} one of: {shown_all(list(self.columns))}",
-            )
+            raise UserError(f"{self.source}: no column '{name}'", f"{option} one of: {self.names}")
         return self.columns[name]
 
-    def check_header(self) -> None:
+    @property
+    def names(self) -> str:
+        """The columns' names in words; they may be the first row of a file without a header."""
+        delimited = Path(self.source).suffix.lower() in formats.DELIMITED
+        doubt = "; or is that a row? Then put the names above it" if delimited else ""
+        return shown_all(list(self.columns)) + doubt
+
+    def check_header(self, labels: Labels | None = None) -> None:
         """Say so where the first line of the file holds no names; raises UserError."""
-        formats.check_header(self.source, list(self.columns), list(self.columns.values()))
+        known = labels.names if labels else ()
+        formats.check_header(self.source, list(self.columns), list(self.columns.values()), known)
 
 
 def load(
@@ -142,17 +147,17 @@ def load(
 
 def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
     """Pick texts and labels out of a table and check them; raises UserError."""
-    text, pair, label = _guess(table, columns)
+    text, pair, _ = _guess(table, columns, labels)
     table = without_empty(table, columns)
     texts = _texts(table, text, columns.option("text"))
     pairs = _texts(table, pair, columns.option("pair")) if pair else ()
-    for row, value in enumerate(table.column(label, columns.option("label"))):
-        if value is None or label_text(value) in ("", "nan"):
+    values = label_values(table, columns, labels)
+    known = labels or Labels.found_in(values)
+    for row, value in enumerate(values):
+        if value is None or label_text(value).casefold() in known.missing:
             raise UserError(
                 f"{table.source}: row {table.number(row)} has no label", "remove or label the row"
             )
-    values = label_values(table, columns, labels)
-    known = labels or Labels.found_in(values)
     return Split(texts, known.indices(values, table.source, columns.option("label")), pairs)
 
 
@@ -232,7 +237,9 @@ def text_values(table: Table, columns: Columns) -> list[str]:
     ]
 
 
-def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
+def _guess(
+    table: Table, columns: Columns, labels: Labels | None = None
+) -> tuple[str, str | None, str]:
     present = {name.casefold(): name for name in table.columns}
     text, pair, label = columns.text, columns.pair, columns.label
     if text is None and pair is None:
@@ -243,11 +250,12 @@ def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
     text = text or next((present[n] for n in TEXT_NAMES if n in present), None)
     label = label or next((present[n] for n in LABEL_NAMES if n in present), None)
     for what, name in (("text", text), ("label", label)):
+        if name not in table.columns:
+            table.check_header(labels)
         if name is None:
-            table.check_header()
             raise UserError(
                 f"{table.source}: cannot tell which column holds the {what}",
-                f"{columns.option(what)} one of: {shown_all(list(table.columns))}",
+                f"{columns.option(what)} one of: {table.names}",
             )
     assert text is not None
     assert label is not None

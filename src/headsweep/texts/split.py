@@ -19,6 +19,9 @@ MOST_CLASSES = 9999  # a larger class number is an id column
 BOOLEANS = {"false": 0, "true": 1}
 
 
+ABSENT = frozenset(("", "nan", "none", "null"))
+
+
 INTEGRAL = re.compile(r"-?[0-9]+\.0+")  # what a table makes of class numbers beside an empty cell
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
@@ -82,6 +85,13 @@ class Labels:
     def numbered(self) -> bool:
         """Whether the names say no more than the number: transformers' LABEL_0, LABEL_1, ..."""
         return self.names == tuple(f"LABEL_{i}" for i in range(len(self.names)))
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """What stands for no label; ``none`` may be the name of a class, but not among numbers."""
+        others = {label_text(name).casefold() for name in self.names} - ABSENT
+        named = not all(map(NUMBER.fullmatch, others))
+        return ABSENT - {name.casefold() for name in self.names if named} | {"", "nan"}
 
     def __str__(self) -> str:
         return shown_all([f"{i} = {name}" for i, name in enumerate(self.names)])
