@@ -245,7 +245,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("orient", ORIENTS)
 @pytest.mark.parametrize("indent", [None, 2])
-def test_json_as_pandas_writes_it_is_named(tmp_path, orient, indent):
+def test_json_by_columns_is_named(tmp_path, orient, indent):
     pandas = pytest.importorskip("pandas", reason=NO_DATA)
     frame = pandas.DataFrame({"text": [f"text {i}" for i in range(500)], "label": [0, 1] * 250})
     for path in (tmp_path / "a.json", tmp_path / "a.jsonl"):

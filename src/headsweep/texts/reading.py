@@ -20,14 +20,15 @@ from typing import Any
 
 from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
 from headsweep.texts import formats
+from headsweep.texts.objects import from_json
 from headsweep.texts.split import Labels, Split, label_text
 
 READERS: dict[str, Callable[[Path], formats.Cells]] = {
     ".csv": formats.from_csv,
     ".tsv": formats.from_tsv,
-    ".jsonl": formats.from_json,
-    ".ndjson": formats.from_json,
-    ".json": formats.from_json,
+    ".jsonl": from_json,
+    ".ndjson": from_json,
+    ".json": from_json,
 }
 """Readers of text files by ending."""
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
