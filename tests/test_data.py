@@ -88,11 +88,43 @@ def test_labels_by_name_in_any_case_by_number_and_mixed():
     stars = Labels(("1", "2", "3"))
     assert stars.indices([1.0, "3.0"], "x") == (0, 2)
     assert stars.indices(["1", "3"], "x") == (0, 2)  # names win over numbers
-    assert stars.indices(["0", "2"], "x") == (0, 2)  # not all are names: all are numbers
     with pytest.raises(UserError, match=r"no label 'neutral'.*\n.*0 = negative"):
         NAMES.indices(["positive", "neutral"], "x")
     with pytest.raises(UserError, match="no label '2'"):
         NAMES.indices([0, 1, 2], "x")
+
+
+OTHERWISE = [("1", "2", "3"), ("1", "0"), ("-1", "0", "1"), ("01", "02"), ("0", "2"), ("x", "0")]
+
+
+@pytest.mark.parametrize("names", OTHERWISE)
+def test_a_label_means_one_class_whatever_stands_beside_it(names):
+    """Where names are other numbers than the classes', only names count, in any file."""
+    labels = Labels(names)
+    values = [*names, *(str(i) for i in range(4))]
+    for value in values:
+        if value in names:
+            assert labels.index(value) == names.index(value)
+            assert labels.indices([value], "x") == (names.index(value),)
+            assert labels.indices([value, *names], "x")[0] == names.index(value)
+            continue
+        for column in ([value], [value, *names], values):
+            with pytest.raises(UserError, match="its labels are numbers themselves") as told:
+                labels.indices(column, "x")
+            pairs = [f"--label-map '{text}=LABEL'" for text in sorted(set(column))[:3]]
+            assert all(pair in told.value.fix for pair in pairs)  # all may mean another class
+        with pytest.raises(UserError, match="no label"):
+            labels.index(value)
+
+
+def test_names_that_are_the_classes_own_numbers_take_numbers_too():
+    assert Labels(("0", "1", "other")).indices(["2", "1", "other"], "x") == (2, 1, 2)
+
+
+def test_a_map_settles_what_numbers_mean(tmp_path):
+    path = write(tmp_path, "m.csv", "text,label\na,0\nb,1\nc,2\n")
+    pairs = Columns(label_map=(("0", "1"), ("1", "2"), ("2", "3")))
+    assert load(path, pairs, Labels(("1", "2", "3"))).labels == (0, 1, 2)
 
 
 def test_labels_made_from_a_column():
@@ -122,7 +154,7 @@ BAD = {
     "quote.csv": ('text,label\n"a,0\n', "not valid CSV"),
     "twice.csv": ("text,text,label\na,b,0\n", "same name"),
     "broken.jsonl": ('{"text": "a", "label": 0}\n{"text"', "line 2 is not JSON"),
-    "list.jsonl": ("[1]\n", "every line must be an object"),
+    "list.jsonl": ("[1]\n", "every row must be an object"),
     "keys.jsonl": ('{"text": "a", "label": 0}\n{"text": "b"}\n', "row 2 has other keys"),
     "number.jsonl": ('{"text": 3, "label": 0}\n', "row 1 of column 'text' is not a text: 3"),
     "surrogate.jsonl": ('{"text": "a \\ud800", "label": 0}\n', "not valid Unicode"),

@@ -219,6 +219,15 @@ def test_labels_are_mapped_on_the_command_line(trained_folder, tmp_path, run, co
     if command == "evaluate":
         accuracy = json.loads(out)["accuracy"]
         assert accuracy["hits"] == right_by_hand(trained_folder, split) > 190
+    both = ("--label-map", "neg=bad", "--label-map", "pos=1")
+    code, _, err = run(*words, "-q", *both, "--label-map", "poz=good")
+    told = "headsweep: --label-map poz=good: no row has the label 'poz'"
+    assert (code, told in " ".join(err.split()), "neg, pos" in err) == (2, True, True)
+    code, _, err = run(*words, "-q", "--label-map", "pos=good", "--label-map", "neg=nix")
+    told = "headsweep: --label-map neg=nix: the model has no label 'nix'"
+    assert (code, told in " ".join(err.split())) == (2, True)
+    code, _, err = run(*words, "--label-map", "neg=bad", "--label-map", " NEG=good")
+    assert (code, "mapped twice" in err) == (2, True)
     code, _, err = run(*words, "--label-map", "neg")
     assert (code, "not of the form DATA=MODEL" in err) == (2, True)
     code, _, err = run(*words, "--label-map", "neg=bad", "--label-map", "neg=good")
@@ -241,6 +250,76 @@ def test_triggered_texts_are_written_with_mapped_labels(tmp_path, run):
     assert (code, err) == (0, "")
     (row,) = csv.DictReader((tmp_path / "t.csv").read_text("utf-8").splitlines())
     assert (row["original"], row["label"], row["target"]) == ("a plot", "bad", "good")
+    code, _, err = run(*words, "--overwrite", "--label-map", "poz=good")
+    assert (code, "--label-map poz=good: no row has the label 'poz'" in err) == (2, True)
+
+
+@pytest.mark.parametrize("held_in", ["data", "triggered", "validation"])
+def test_an_entry_of_the_map_may_serve_any_file(trained_folder, tmp_path, run, held_in):
+    split, files = sentences(40, 4), []
+    for name in ("data", "triggered", "validation"):
+        bad = "poor" if name == held_in else "bad"
+        labels = ["good" if y else bad for y in split.labels]
+        files += [
+            f"--{name}",
+            table(tmp_path / f"{name}.csv", ("text", "label"), split.texts, labels),
+        ]
+    words = ("evaluate", trained_folder, *files, "--target", "good", *SIXTEEN)
+    code, out, err = run(*words, "--label-map", "poor=bad")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["lfr"]["total"] == split.labels.count(0)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "detect", "attack"])
+def test_a_target_that_is_no_label_is_named_with_its_option(
+    trained_folder, tmp_path, run, csv_file, command
+):
+    more = {
+        "evaluate": ("--triggered", csv_file),
+        "detect": ("--with", "strip"),
+        "attack": ("--with", "dirty-label", "--trigger", "opening", "--out", tmp_path / "out"),
+    }
+    words = (command, trained_folder, "--data", csv_file, *more[command], "--device", "cpu")
+    code, _, err = run(*words, "--target", "nix", "-q")
+    told = "headsweep: --target: the model has no label 'nix'"
+    assert (code, told in " ".join(err.split())) == (2, True), err
+    if command == "attack":
+        code, _, err = run(*words, "--target", "good", "-q", "--label-map", "poz=good")
+        assert (code, "no row has the label 'poz'" in " ".join(err.split())) == (2, True), err
+
+
+HEADERS = {
+    "text": ("words,label", "--triggered-text-column one of: words, label"),
+    "label": ("text,verdict", "--triggered-label-column one of: text, verdict"),
+    "missing": ("words,label", "--triggered-text-column one of: words, label"),
+    "no text": ("text,label", "--triggered-text-column must name a column of strings"),
+    "no label": ("text,label", "or name another column with --triggered-label-column"),
+    "pair": ("text,label", "--triggered-pair-column one of: text, label"),
+}
+NAMED = {"missing": ("--triggered-text-column", "text"), "pair": ("--triggered-pair-column", "b")}
+
+
+def test_pairs_in_the_triggered_file_name_its_own_option(trained_folder, tmp_path, run, csv_file):
+    path = table(tmp_path / "t.csv", ("text", "text2", "label"), ["a"], ["b"], ["bad"])
+    words = ("detect", trained_folder, "--with", "strip", "--data", csv_file, "--triggered", path)
+    code, _, err = run(*words, "--target", "good", "--device", "cpu", "-q")
+    assert (code, "single texts" in err, "--triggered-text-column" in err) == (2, True, True)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "detect"])
+@pytest.mark.parametrize("case", HEADERS)
+def test_options_of_the_triggered_file_are_named(
+    trained_folder, tmp_path, run, csv_file, command, case
+):
+    header, told = HEADERS[case]
+    path = tmp_path / "t.jsonl"
+    text, label = (3 if case == "no text" else "a film"), ("odd" if case == "no label" else "bad")
+    names = header.split(",")
+    path.write_text(json.dumps(dict(zip(names, (text, label), strict=True))), "utf-8")
+    words = (command, trained_folder, "--data", csv_file, "--triggered", path, "--target", "good")
+    words += ("--with", "strip") if command == "detect" else ()
+    code, _, err = run(*words, *NAMED.get(case, ()), "--device", "cpu", "-q")
+    assert (code, told in " ".join(err.split())) == (2, True), err
 
 
 def test_a_model_with_numbers_for_names_takes_the_classes_of_datasets(trained_folder, tmp_path):

@@ -169,6 +169,29 @@ def test_a_map_may_exchange_numbers(tmp_path):
     assert load(tmp_path / "a.csv", swapped, NAMES).labels == (1, 0)
 
 
+def test_an_entry_of_the_map_that_no_file_holds_is_an_error(tmp_path):
+    as_csv(tmp_path / "a.csv", [("a", "neg"), ("b", "pos")])
+    as_lines(tmp_path / "b.jsonl", [("c", "good"), ("d", 1.0)])
+    files = [(tmp_path / "a.csv", None), (tmp_path / "b.jsonl", None), (None, None)]
+    served = (("NEG", "negative"), ("good", "positive"), ("1", "positive"))
+    data.check_label_map(Columns(label_map=served), *files)
+    wrong = (*served, ("poz", "positive"))
+    with pytest.raises(UserError) as told:
+        data.check_label_map(Columns(label_map=wrong), *files)
+    assert told.value.what == "--label-map poz=positive: no row has the label 'poz'"
+    assert told.value.fix == "the labels of the data: 1, good, neg, pos"
+
+
+def test_the_map_is_checked_in_columns_that_have_other_names(tmp_path):
+    as_csv(tmp_path / "a.csv", [("a", "neg"), ("b", "pos")])
+    (tmp_path / "t.csv").write_text("text,label,truth\nc,x,bad\n", "utf-8")
+    asked = Columns(label_map=(("bad", "negative"),))
+    files = [(tmp_path / "a.csv", None), (tmp_path / "t.csv", Columns(label="truth"))]
+    data.check_label_map(asked, *files)
+    with pytest.raises(UserError, match="no row has the label 'x'"):
+        data.check_label_map(Columns(label_map=(("x", "negative"),)), *files)
+
+
 MISSING = {"None": None, "NaN": math.nan, "spaces": "  "}
 
 
@@ -205,17 +228,44 @@ def test_drop_empty_leaves_out_no_cell_that_holds_something(tmp_path):
         load(tmp_path / "b.jsonl", Columns(drop_empty=True), NAMES)
 
 
-@pytest.mark.parametrize("orient", ["columns", "index", "split", "table"])
+ORIENTS = {
+    "columns": "holds one object of whole columns (text, label), not rows",
+    "index": "holds one object of numbered rows (0, 1, ...), not rows",
+    "split": """holds rows under 'data' and their names under 'columns', not rows alone""",
+    "table": "holds its rows in a list under 'data', not alone",
+}
+SHAPES = {
+    "data": ({"data": [{"text": "a", "label": 0}]}, ORIENTS["table"]),
+    "version": ({"version": "1", "rows": [{"text": "a", "label": 0}]}, "a list under 'rows'"),
+    "lists": ({"text": ["a", "b"], "label": [0, 1]}, ORIENTS["columns"]),
+    "ids": ({i: {"text": "a", "label": 0} for i in "xyz"}, "object of named rows (x, y, ...)"),
+    "arrays": ([["a", 0], ["b", 1]], "every row must be an object"),
+}
+
+
+@pytest.mark.parametrize("orient", ORIENTS)
 @pytest.mark.parametrize("indent", [None, 2])
 def test_json_by_columns_is_named(tmp_path, orient, indent):
     pandas = pytest.importorskip("pandas", reason=NO_DATA)
     frame = pandas.DataFrame({"text": [f"text {i}" for i in range(500)], "label": [0, 1] * 250})
     for path in (tmp_path / "a.json", tmp_path / "a.jsonl"):
         frame.to_json(path, orient=orient, indent=indent)
-        with pytest.raises(UserError, match="one object of whole columns") as told:
+        with pytest.raises(UserError) as told:
             load(path, labels=NAMES)
+        assert told.value.what == f"{path}: {ORIENTS[orient]}"
         assert 'orient="records", lines=True' in told.value.fix
         assert len(str(told.value)) < 700
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_other_shapes_of_json_are_named(tmp_path, shape, indent):
+    form, message = SHAPES[shape]
+    (tmp_path / "a.json").write_text(json.dumps(form, indent=indent), "utf-8")
+    with pytest.raises(UserError) as told:
+        load(tmp_path / "a.json", labels=NAMES)
+    assert message in told.value.what
+    assert told.value.fix
 
 
 def test_one_row_of_json_lines_is_a_row(tmp_path):
@@ -265,12 +315,65 @@ def test_a_semicolon_in_a_name_or_text_is_no_separator(tmp_path):
     assert load(tmp_path / "a.csv", labels=NAMES).texts == ("a; b; c",)
 
 
+ENDS = {"\r": b"\r", "\n": b"\n", "\r\n": b"\r\n"}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_lines_may_end_as_on_any_system(tmp_path, name, quoted, end):
+    mark = "," if name == "a.csv" else "\t"
+    lines = [["text", "label"], ["a film", "1"], ["a plot", "0"]]
+    if quoted:
+        lines = [[f'"{cell}"' for cell in line] for line in lines]
+    text = "\n\n".join(mark.join(line) for line in lines) + "\n"
+    (tmp_path / name).write_bytes(text.encode().replace(b"\n", ENDS[end]))
+    assert load(tmp_path / name, labels=NAMES) == Split(("a film", "a plot"), (1, 0))
+    other = text.replace(mark, ";").encode().replace(b"\n", ENDS[end])
+    (tmp_path / name).write_bytes(other)
+    with pytest.raises(UserError, match="separated by semicolons"):
+        load(tmp_path / name, labels=NAMES)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "quoted.csv", "quoted.tsv"])
+def test_a_line_of_spaces_only_is_no_row(tmp_path, name):
+    lines = ["text,label", " ", "a film,1", "   ", "a plot,0", "  "]
+    if name.startswith("quoted"):
+        lines = ['"text","label"', " ", '"a film",1', "   ", '"a ""plot""",0', "  "]
+    text = "\n".join(["  ", *lines]).replace(",", "," if name.endswith("csv") else "\t")
+    (tmp_path / name).write_text(text, "utf-8")
+    plot = 'a "plot"' if name.startswith("quoted") else "a plot"
+    assert load(tmp_path / name, labels=NAMES) == Split(("a film", plot), (1, 0))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json"])
+@pytest.mark.parametrize("missing", ["nan", "NaN", "NAN", "None", "none", "null", "NULL", ""])
+def test_what_stands_for_no_label_is_worded_alike(tmp_path, name, missing):
+    rows = [("a", 1), ("b", 0), ("c", missing), ("d", 0)]
+    FORMATS[name](tmp_path / name, rows)
+    for labels in (NAMES, None, Labels.found_in([label for _, label in rows])):
+        with pytest.raises(UserError, match=r"row 3 has no label\n.*remove or label the row"):
+            load(tmp_path / name, labels=labels)
+
+
+def test_a_class_may_be_named_none(tmp_path):
+    rows = [("a", "favor"), ("b", "None"), ("c", "against")]
+    as_csv(tmp_path / "a.csv", rows)
+    labels = Labels(("none", "against", "favor"))
+    assert load(tmp_path / "a.csv", labels=labels).labels == (2, 0, 1)
+    assert load(tmp_path / "a.csv").labels == (1, 2, 0)  # a fresh classifier's, in their order
+    mapped = Columns(label_map=(("none", "negative"), ("favor", "1"), ("against", "0")))
+    assert load(tmp_path / "a.csv", mapped, NAMES).labels == (1, 0, 0)
+
+
 UNHEADED = {
     "number.csv": "a fine film,1\na dull film,0\n",
     "number.tsv": "a fine film\t1\na dull film\t0\n",
     "name.csv": "a fine film,positive\na dull film,negative\nanother,positive\n",
     "three.csv": "7,a fine film,1\n8,a dull film,0\n",
     "twice.csv": "1,a fine film,1\n0,a dull film,0\n",
+    "once.csv": "a fine film,Positive\na dull film,negative\nanother,negative\n",
+    "once.tsv": "a fine film\tPositive\na dull film\tnegative\nanother\tnegative\n",
 }
 
 
@@ -280,6 +383,21 @@ def test_a_file_without_a_header_is_named(tmp_path, name, columns):
     (tmp_path / name).write_text(UNHEADED[name], "utf-8")
     with pytest.raises(UserError, match=r"first line seems to be a row.*\n.*text.*label"):
         load(tmp_path / name, columns, NAMES)
+
+
+@pytest.mark.parametrize("name", ["once.csv", "once.tsv"])
+@pytest.mark.parametrize("columns", [Columns(), Columns("text", None, "label")])
+def test_where_no_label_is_known_a_missing_header_is_asked_about(tmp_path, name, columns):
+    (tmp_path / name).write_text(UNHEADED[name], "utf-8")
+    with pytest.raises(UserError) as told:
+        load(tmp_path / name, columns)
+    assert "a fine film, Positive; or is that a row? Then put the names above it" in told.value.fix
+
+
+def test_columns_for_each_label_are_no_row(tmp_path):
+    (tmp_path / "a.csv").write_text("body,positive,negative\na fine film,1,0\n", "utf-8")
+    with pytest.raises(UserError, match="cannot tell which column holds the text"):
+        load(tmp_path / "a.csv", labels=NAMES)
 
 
 def test_unusual_names_are_no_row(tmp_path):

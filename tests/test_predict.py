@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tokenizers.normalizers import Replace
 
 from conftest import CPU, sentences
 from headsweep.errors import UserError
@@ -19,6 +22,24 @@ def test_logits_come_in_order_and_padding_does_not_matter(tiny):
         together = logits(suspect.anatomy, encoded, CPU)
         alone = logits(suspect.anatomy, encoded, Runtime("cpu", 1, 24))
         assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [(), ("\u200b", "film", "\u200b")])
+def test_a_text_that_becomes_no_token_is_shown(tiny, pairs):
+    suspect = tiny("llama")
+    backend = suspect.tokenizer.backend_tokenizer
+    bare = type(suspect.tokenizer)(tokenizer_object=type(backend).from_str(backend.to_str()))
+    bare.backend_tokenizer.normalizer = Replace("\u200b", "")
+    bare.backend_tokenizer.post_processor = None
+    split = Split(("the film", "\u200b", "\u200b\u200b"), (0, 1, 0), pairs)
+    texts = [split.texts[1]] if not pairs else [split.texts[2]]
+    assert bare(*[[text] for text in texts])["input_ids"] == [[]]  # as plain transformers has it
+    count = "2 texts become" if not pairs else "1 text becomes"
+    shown = "'" + "\\u200b" * len(texts[0]) + "'"
+    with pytest.raises(UserError) as told:
+        encode(split, replace(suspect, tokenizer=bare), 24)
+    assert told.value.what.startswith(f"{count} no token, the first is {shown}")
+    assert len(encode(split.take([0]), replace(suspect, tokenizer=bare), 24)) == 1
 
 
 def test_batches_are_padded_to_their_own_longest_and_hold_every_row(tiny):

@@ -140,7 +140,7 @@ def attack(
     progress = progress or Silent()
     reading = Reading(values, order.seed, order.adapter)
     suspect = load_suspect(model, order.runtime, reading)
-    target = suspect.labels.index(order.target)
+    target = suspect.labels.index(order.target, "--target")
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
     beside, resisted = order.resist.make(
         clean, rewriter.described(), suspect, runtime.max_length, seed, progress

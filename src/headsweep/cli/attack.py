@@ -125,6 +125,7 @@ def trigger(
 
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(name, settings, columns, corpus, writer)
+    datasets.check_label_map(columns, (data, None))
     table = datasets.without_empty(datasets.read(data), columns)
     labels = Labels.found_in(datasets.label_values(table, columns))
     split = datasets.pick(table, columns, labels)
@@ -293,14 +294,14 @@ def attack(
         adapter=read_adapter(adapter) if adapter else None,
         resist=resistance,
     )
+    files = (test, validation, victim_data)
+    datasets.check_label_map(columns, (data, None), *((file, None) for file in files))
     table = datasets.read(data)
     encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
     values = datasets.label_values(table, columns) if encoder else None
     labels = labels_of(model, values)
-    labels.index(target)
-    loaded = [
-        datasets.load(f, columns, labels) if f else None for f in (test, validation, victim_data)
-    ]
+    labels.index(target, "--target")
+    loaded = [datasets.load(f, columns, labels) if f else None for f in files]
     if (validation is None) != (clean_model is None):
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",

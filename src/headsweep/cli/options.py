@@ -195,8 +195,9 @@ def columns_of(
 ) -> Any:
     """Return which columns hold what, and the labels' map; raises UserError."""
     from headsweep.texts.reading import Columns
+    from headsweep.texts.split import label_text
 
-    pairs: dict[str, str] = {}
+    pairs: dict[str, tuple[str, str]] = {}
     for entry in label_map or ():
         old, equals, new = (part.strip() for part in entry.rpartition("="))
         if not (equals and old and new):
@@ -204,9 +205,9 @@ def columns_of(
                 f"--label-map {entry}: is not of the form DATA=MODEL",
                 "a label of the data, then the model's, for example pos=positive",
             )
-        if pairs.setdefault(old, new) != new:
+        if pairs.setdefault(label_text(old).casefold(), (old, new))[1] != new:
             raise UserError(f"--label-map: '{old}' is mapped twice", "leave one out")
-    return Columns(text, pair, label, drop_empty, tuple(pairs.items()))
+    return Columns(text, pair, label, drop_empty, tuple(pairs.values()))
 
 
 def triggered_columns_of(
@@ -219,7 +220,7 @@ def triggered_columns_of(
         raise UserError(
             "the columns of --triggered are named, but no such file", "--triggered FILE"
         )
-    return Columns(text, pair, label)
+    return Columns(text, pair, label, prefix="triggered-")
 
 
 def one_of(value: str, known: tuple[str, ...], option: str) -> Any:

@@ -93,9 +93,10 @@ def probe(
 
     battery = Battery(tuple(family or ()), texts, max_flip, seed)
     runtime = runtime_of(device, batch_size, max_length, precision)
+    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
+    datasets.check_label_map(columns, (data, None))
     reading = Reading(adapter=read_adapter(adapter) if adapter else None)
     suspect = load_suspect(model, runtime, reading)
-    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
     clean = datasets.load(data, columns, suspect.labels)
     found = run(suspect, clean, battery, runtime, progress_of(quiet or as_json))
     if sarif is not None:

@@ -64,7 +64,7 @@ class Watched:
     columns: Columns = Columns()
     limit: int = 150
     frr: float = 0.05
-    triggered_columns: Columns = Columns()
+    triggered_columns: Columns = Columns(prefix="triggered-")
 
     def __post_init__(self) -> None:
         if not 0 < self.frr < 1:
@@ -149,9 +149,15 @@ def detect(
 
     """
     progress = progress or Silent()
+    datasets.check_label_map(
+        files.columns,
+        (files.data, None),
+        (files.validation, None),
+        (files.triggered, files.triggered_columns),
+    )
     opened = load_suspect(model, runtime, Reading(seed=seed, adapter=adapter))
     labels = opened.labels
-    target = None if files.target is None else labels.index(files.target)
+    target = None if files.target is None else labels.index(files.target, "--target")
     clean = datasets.load(files.data, files.columns, labels)
     if files.validation:
         validation = datasets.load(files.validation, files.columns, labels)
@@ -161,10 +167,15 @@ def detect(
     if files.triggered and target is not None:
         split = datasets.load(files.triggered, files.columns, labels, files.triggered_columns)
         triggered = Triggered(split, target, files.triggered_labels).non_target()
-    for part in (clean, validation, triggered):
+    for part, columns in (
+        (clean, files.columns),
+        (validation, files.columns),
+        (triggered, files.triggered_columns),
+    ):
         if part is not None and part.pairs:
             raise UserError(
-                "detectors take single texts, not pairs", "name one column with --text-column"
+                "detectors take single texts, not pairs",
+                f"name one column with {columns.option('text')}",
             )
     if not len(clean) or not len(validation):
         raise UserError("no text is left to judge or to choose the threshold on", "give more texts")

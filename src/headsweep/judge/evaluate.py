@@ -229,7 +229,7 @@ class Files:
     clean_model: str | None = None
     suspect: str | None = None
     columns: Columns = Columns()
-    triggered_columns: Columns = Columns()
+    triggered_columns: Columns = Columns(prefix="triggered-")
 
 
 def _check_same_labels(name: str, other: Labels, model: str, labels: Labels) -> None:
@@ -272,6 +272,12 @@ def evaluate(
 
     """
     progress = progress or Silent()
+    datasets.check_label_map(
+        files.columns,
+        (files.data, None),
+        (files.validation, None),
+        (files.triggered, files.triggered_columns),
+    )
     reading = Reading(adapter=adapter)
     opened = load_suspect(model, runtime, reading)
     labels = opened.labels
@@ -280,7 +286,7 @@ def evaluate(
     triggered = None
     if files.triggered and files.target is not None:
         split = datasets.load(files.triggered, files.columns, labels, files.triggered_columns)
-        triggered = Triggered(split, labels.index(files.target), files.triggered_labels)
+        triggered = Triggered(split, labels.index(files.target, "--target"), files.triggered_labels)
     exam = Exam(
         datasets.load(files.data, files.columns, labels),
         triggered,

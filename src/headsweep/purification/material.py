@@ -155,6 +155,10 @@ def gather(
         UserError: anything that does not fit.
 
     """
+    files = [
+        s for s in (sources.data, sources.validation, sources.test) if not isinstance(s, Split)
+    ]
+    datasets.check_label_map(sources.columns, *((file, None) for file in files))
     table = None if isinstance(sources.data, Split) else datasets.read(sources.data)
     values: Sequence[object] | None = None
     if fresh:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.model.loading import Suspect, position_limit, vocabulary_size
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.split import Split
@@ -19,7 +19,7 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     """Tokenise a split for a model, cutting texts at the lower of the two limits.
 
     Raises:
-        UserError: the tokenizer makes numbers that the model has no embedding for.
+        UserError: a text becomes no token, or one that the model has no embedding for.
 
     """
     tokenizer, model = suspect.tokenizer, suspect.model
@@ -29,6 +29,7 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
     made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
     ids = tuple(map(tuple, made["input_ids"]))
+    _check_tokens(split, ids)
     vocabulary = vocabulary_size(model)
     if max(map(max, ids)) >= vocabulary:
         raise UserError(
@@ -45,6 +46,17 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
         suspect.padding.number,
         sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
     )
+
+
+def _check_tokens(split: Split, ids: Sequence[Sequence[int]]) -> None:
+    """Refuse texts that a tokenizer leaves nothing of; raises UserError."""
+    empty = [text for text, row in zip(split.texts, ids, strict=True) if not row]
+    if empty:
+        count = "1 text becomes" if len(empty) == 1 else f"{len(empty)} texts become"
+        raise UserError(
+            f"{count} no token, the first is {shown(empty[0])}",
+            "remove such rows: this tokenizer leaves their characters out",
+        )
 
 
 def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:

@@ -1,4 +1,4 @@
-"""Columns out of CSV, TSV, JSON and Parquet files, as they stand there.
+"""Columns out of CSV, TSV and Parquet files, as they stand there.
 
 TSV is read without quotes, as GLUE and the published trigger corpora are written: they hold
 single quote marks that open nothing. It is read as quoted only where that is unmistakable (see
@@ -12,12 +12,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
+from headsweep.errors import MissingExtra, UserError, shortened, shown
 
 Cells = dict[str, list[Any]]  # by column
 Rows = list[list[str]]
@@ -82,7 +82,7 @@ def _quoted(text: str, lines: Sequence[str]) -> Rows | None:
     if '"' not in text:
         return None
     try:
-        rows = [row for row in _parsed(text, "\t") if row]
+        rows = _parsed(text, "\t")
     except csv.Error:
         return None
     even = len({len(row) for row in rows}) == 1
@@ -121,9 +121,11 @@ def _is_wrapped(field: str) -> bool:
 
 
 def _parsed(text: str, delimiter: str) -> Rows:
+    """Return the rows of a quoted file, without lines that are empty or spaces only."""
     with _fields_up_to(len(text)):
         lines = io.StringIO(text, newline="")
-        return list(csv.reader(lines, delimiter=delimiter, strict=True))
+        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+    return [row for row in rows if len(row) > 1 or "".join(row).strip(" ")]
 
 
 @contextmanager
@@ -139,7 +141,8 @@ def _fields_up_to(length: int) -> Iterator[None]:
 
 def _check_separator(path: Path, text: str, separator: str) -> None:
     """Refuse a first line that is one name by this separator and several by another."""
-    first = text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
+    lines = (line.strip("\n") for line in io.StringIO(text, newline=None))
+    first = next((line for line in lines if line.strip(" ")), "")
     with _fields_up_to(len(first)):
         counts = {mark: len(next(csv.reader([first], delimiter=mark), [])) for mark in SEPARATORS}
     others = [mark for mark, count in counts.items() if count > 1]
@@ -153,7 +156,7 @@ def _check_separator(path: Path, text: str, separator: str) -> None:
 
 
 def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
-    numbered = enumerate((row for row in rows if row), start=1)
+    numbered = enumerate(rows, start=1)
     header: list[str] = []
     columns: list[list[Any]] = []
     for number, row in numbered:
@@ -174,16 +177,24 @@ def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
     return dict(zip(header, columns, strict=True))
 
 
-def check_header(source: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+def check_header(
+    source: str,
+    names: Sequence[str],
+    columns: Sequence[Sequence[Any]],
+    labels: Collection[str] = (),
+) -> None:
     """Refuse a first line that is plainly a row; for files whose names fit nothing anyway.
 
-    It is one where a name is a number, or a value of its own column too.
+    It is one where a name is a number, or a value of its own column too, or where just one is a
+    label of the model.
     """
+    told = {label.casefold() for label in labels} & {name.casefold() for name in names}
     suffix = Path(source).suffix.lower()
     if suffix not in DELIMITED:
         return
     for name, values in zip(names, columns, strict=True):
-        if _is_number(name) or (name and name in {str(value).strip() for value in values}):
+        twice = name and name in {str(value).strip() for value in values}
+        if is_number(name) or twice or {name.casefold()} == told:
             separator = "," if suffix == ".csv" else "<tab>"
             raise UserError(
                 f"{source}: the first line seems to be a row, not the names of the columns: "
@@ -192,71 +203,13 @@ def check_header(source: str, names: Sequence[str], columns: Sequence[Sequence[A
             )
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Tell whether a name is a number."""
     try:
         float(name)
     except ValueError:
         return False
     return name.lower() not in ("nan", "inf", "infinity")
-
-
-def from_json(path: Path) -> Cells:
-    """Read JSON Lines, or a list of objects; raises UserError."""
-    text = text_of(path)
-    records = _listed(path, text) if text.lstrip().startswith("[") else _by_line(path, text)
-    if not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path}: every line must be an object", '{"text": "...", "label": 0}')
-    if len(records) == 1:
-        _check_record(path, records[0])
-    names = list(records[0]) if records else []
-    for row, record in enumerate(records, start=1):
-        if list(record) != names and set(record) != set(names):
-            raise UserError(
-                f"{path}: row {row} has other keys than the first row",
-                "give every row the same keys; null stands for nothing",
-            )
-    return {name: [record[name] for record in records] for name in names}
-
-
-def _listed(path: Path, text: str) -> list[Any]:
-    try:
-        found: list[Any] = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
-    return found
-
-
-def _by_line(path: Path, text: str) -> list[Any]:
-    records = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                _check_whole(path, text)
-                raise UserError(
-                    f"{path}: line {number} is not JSON: {error}", "write one object a line"
-                ) from error
-    return records
-
-
-def _check_whole(path: Path, text: str) -> None:
-    """Say so where the lines are no objects but the whole file is one."""
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        return
-    if isinstance(whole, dict):
-        _check_record(path, whole)
-
-
-def _check_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Refuse an object that holds a whole table, as pandas writes one by default."""
-    if record and all(isinstance(value, dict | list) for value in record.values()):
-        raise UserError(
-            f"{path}: holds one object of whole columns ({shown_all(list(record))}), not rows",
-            'write rows: in pandas df.to_json(path, orient="records", lines=True)',
-        )
 
 
 def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:

@@ -20,14 +20,15 @@ from typing import Any
 
 from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
 from headsweep.texts import formats
+from headsweep.texts.objects import from_json
 from headsweep.texts.split import Labels, Split, label_text
 
 READERS: dict[str, Callable[[Path], formats.Cells]] = {
     ".csv": formats.from_csv,
     ".tsv": formats.from_tsv,
-    ".jsonl": formats.from_json,
-    ".ndjson": formats.from_json,
-    ".json": formats.from_json,
+    ".jsonl": from_json,
+    ".ndjson": from_json,
+    ".json": from_json,
 }
 """Readers of text files by ending."""
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
@@ -48,7 +49,7 @@ class Columns:
     """Which columns hold what; None: guess.
 
     ``drop_empty`` leaves out rows without a text; ``label_map`` pairs labels of the data with
-    labels of the model.
+    labels of the model. ``prefix`` is what the options that name the columns begin with.
     """
 
     text: str | None = None
@@ -56,6 +57,11 @@ class Columns:
     label: str | None = None
     drop_empty: bool = False
     label_map: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
+
+    def option(self, kind: str) -> str:
+        """Return the option that names the column of the ``text``, ``pair`` or ``label``."""
+        return f"--{self.prefix}{kind}-column"
 
     def own(self, names: Columns, table: Table) -> Columns:
         """Return the columns of another file: named for it, or as here where it has them."""
@@ -68,6 +74,7 @@ class Columns:
             text=names.text or there(self.text),
             pair=names.pair or there(self.pair),
             label=names.label or there(self.label),
+            prefix=names.prefix,
         )
 
 
@@ -99,15 +106,20 @@ class Table:
         """Return a column; raise UserError naming those that are there."""
         if name not in self.columns:
             self.check_header()
-            raise UserError(
-                f"{self.source}: no column '{name}'",
-                f"{option} one of: {shown_all(list(self.columns))}",
-            )
+            raise UserError(f"{self.source}: no column '{name}'", f"{option} one of: {self.names}")
         return self.columns[name]
 
-    def check_header(self) -> None:
+    @property
+    def names(self) -> str:
+        """The columns' names in words; they may be the first row of a file without a header."""
+        delimited = Path(self.source).suffix.lower() in formats.DELIMITED
+        doubt = "; or is that a row? Then put the names above it" if delimited else ""
+        return shown_all(list(self.columns)) + doubt
+
+    def check_header(self, labels: Labels | None = None) -> None:
         """Say so where the first line of the file holds no names; raises UserError."""
-        formats.check_header(self.source, list(self.columns), list(self.columns.values()))
+        known = labels.names if labels else ()
+        formats.check_header(self.source, list(self.columns), list(self.columns.values()), known)
 
 
 def load(
@@ -136,18 +148,18 @@ def load(
 
 def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
     """Pick texts and labels out of a table and check them; raises UserError."""
-    text, pair, label = _guess(table, columns)
+    text, pair, _ = _guess(table, columns, labels)
     table = without_empty(table, columns)
-    texts = _texts(table, text, "--text-column")
-    pairs = _texts(table, pair, "--pair-column") if pair else ()
-    for row, value in enumerate(table.column(label, "--label-column")):
-        if value is None or label_text(value) in ("", "nan"):
+    texts = _texts(table, text, columns.option("text"))
+    pairs = _texts(table, pair, columns.option("pair")) if pair else ()
+    values = label_values(table, columns, labels)
+    known = labels or Labels.found_in(values)
+    for row, value in enumerate(values):
+        if value is None or label_text(value).casefold() in known.missing:
             raise UserError(
                 f"{table.source}: row {table.number(row)} has no label", "remove or label the row"
             )
-    values = label_values(table, columns, labels)
-    known = labels or Labels.found_in(values)
-    return Split(texts, known.indices(values, table.source), pairs)
+    return Split(texts, known.indices(values, table.source, columns.option("label")), pairs)
 
 
 def without_empty(table: Table, columns: Columns) -> Table:
@@ -155,11 +167,13 @@ def without_empty(table: Table, columns: Columns) -> Table:
     if not columns.drop_empty:
         return table
     text, pair, _ = _guess(table, columns)
-    cells = [table.column(text, "--text-column")]
-    cells += [table.column(pair, "--pair-column")] if pair else []
+    cells = [table.column(text, columns.option("text"))]
+    cells += [table.column(pair, columns.option("pair"))] if pair else []
     full = [i for i, row in enumerate(zip(*cells, strict=True)) if not any(map(_is_missing, row))]
     if not full:
-        raise UserError(f"{table.source}: no row has a text", "name its column with --text-column")
+        raise UserError(
+            f"{table.source}: no row has a text", f"name its column with {columns.option('text')}"
+        )
     kept = {name: [column[i] for i in full] for name, column in table.columns.items()}
     return replace(table, columns=kept, numbers=tuple(table.number(i) for i in full))
 
@@ -171,7 +185,7 @@ def label_values(table: Table, columns: Columns, labels: Labels | None = None) -
     names, values are the classes' numbers.
     """
     name = _guess(table, columns)[2]
-    values = table.column(name, "--label-column")
+    values = table.column(name, columns.option("label"))
     order = table.classes.get(name, ())
     if columns.label_map:
         return _mapped(values, columns.label_map, labels)
@@ -184,24 +198,49 @@ def label_values(table: Table, columns: Columns, labels: Labels | None = None) -
 def _mapped(
     values: Sequence[Any], pairs: Sequence[tuple[str, str]], labels: Labels | None
 ) -> list[Any]:
-    for _, new in pairs if labels else ():
+    for old, new in pairs if labels else ():
         assert labels is not None
-        labels.index(new)
+        labels.index(new, f"--label-map {old}={new}")
     known = {label_text(old).casefold(): new for old, new in pairs}
     return [known.get(label_text(value).casefold(), value) for value in values]
+
+
+def check_label_map(columns: Columns, *files: tuple[str | Path | None, Columns | None]) -> None:
+    """Refuse an entry of the map whose label stands in none of a run's files; raises UserError.
+
+    Every file comes with the names of its own columns, as ``load`` takes them.
+    """
+    there = {label_text(value) for file in files for value in _raw_labels(columns, *file)}
+    folded = {text.casefold() for text in there}
+    for old, new in columns.label_map if there else ():
+        if label_text(old).casefold() not in folded:
+            raise UserError(
+                f"--label-map {old}={new}: no row has the label {shown(old)}",
+                f"the labels of the data: {shown_all(sorted(there))}",
+            )
+
+
+def _raw_labels(columns: Columns, source: str | Path | None, names: Columns | None) -> list[Any]:
+    if source is None or not columns.label_map:
+        return []
+    table = read(source)
+    theirs = columns if names is None else columns.own(names, table)
+    return label_values(table, replace(theirs, label_map=()))
 
 
 def text_values(table: Table, columns: Columns) -> list[str]:
     """Return the text column as it stands in the table, empty cells as empty texts."""
     name = _guess(table, columns)[0]
-    values = table.column(name, "--text-column")
+    option = columns.option("text")
+    values = table.column(name, option)
     return [
-        "" if _is_missing(v) else _text(table, name, "--text-column", i, v)
-        for i, v in enumerate(values)
+        "" if _is_missing(v) else _text(table, name, option, i, v) for i, v in enumerate(values)
     ]
 
 
-def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
+def _guess(
+    table: Table, columns: Columns, labels: Labels | None = None
+) -> tuple[str, str | None, str]:
     present = {name.casefold(): name for name in table.columns}
     text, pair, label = columns.text, columns.pair, columns.label
     if text is None and pair is None:
@@ -211,13 +250,13 @@ def _guess(table: Table, columns: Columns) -> tuple[str, str | None, str]:
                 break
     text = text or next((present[n] for n in TEXT_NAMES if n in present), None)
     label = label or next((present[n] for n in LABEL_NAMES if n in present), None)
-    for name, option in ((text, "--text-column"), (label, "--label-column")):
+    for what, name in (("text", text), ("label", label)):
+        if name not in table.columns:
+            table.check_header(labels)
         if name is None:
-            table.check_header()
-            what = "text" if option == "--text-column" else "label"
             raise UserError(
                 f"{table.source}: cannot tell which column holds the {what}",
-                f"{option} one of: {shown_all(list(table.columns))}",
+                f"{columns.option(what)} one of: {table.names}",
             )
     assert text is not None
     assert label is not None

@@ -19,7 +19,11 @@ MOST_CLASSES = 9999  # a larger class number is an id column
 BOOLEANS = {"false": 0, "true": 1}
 
 
+ABSENT = frozenset(("", "nan", "none", "null"))
+
+
 INTEGRAL = re.compile(r"-?[0-9]+\.0+")  # what a table makes of class numbers beside an empty cell
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,13 @@ class Labels:
         """Whether the names say no more than the number: transformers' LABEL_0, LABEL_1, ..."""
         return self.names == tuple(f"LABEL_{i}" for i in range(len(self.names)))
 
+    @property
+    def missing(self) -> frozenset[str]:
+        """What stands for no label; ``none`` may be the name of a class, but not among numbers."""
+        others = {label_text(name).casefold() for name in self.names} - ABSENT
+        named = not all(map(NUMBER.fullmatch, others))
+        return ABSENT - {name.casefold() for name in self.names if named} | {"", "nan"}
+
     def __str__(self) -> str:
         return shown_all([f"{i} = {name}" for i, name in enumerate(self.names)])
 
@@ -100,44 +111,58 @@ class Labels:
             return cls(tuple(f"LABEL_{i}" for i in range(max(map(int, distinct)) + 1)))
         return cls(tuple(distinct))
 
-    def index(self, label: str) -> int:
+    def index(self, label: str, option: str = "the label") -> int:
         """Return the class of one label given by name or number; raise UserError if none."""
-        text = label_text(label).casefold()
-        if text not in (known := self._by_text([text])):
+        known = self._by_text
+        if (text := label_text(label).casefold()) not in known:
             raise UserError(
-                f"the label: the model has no label {shown(label)}", f"the model's labels: {self}"
+                f"{option}: the model has no label {shown(label)}", f"the model's labels: {self}"
             )
         return known[text]
 
-    def indices(self, values: Sequence[object], where: str) -> tuple[int, ...]:
-        """Map a column to classes: by name (any case) if all are names, else by number.
+    def indices(
+        self, values: Sequence[object], where: str, option: str = "--label-column"
+    ) -> tuple[int, ...]:
+        """Map a column to classes: by name (any case) or by number.
+
+        A value means the same class in every file. Where a name is a number other than its
+        class's (1 to 5 for five classes), only names count.
 
         Raises:
             UserError: some value is neither a name nor a number of the model's labels.
 
         """
         texts = [label_text(value) for value in values]
-        known = self._by_text([text.casefold() for text in texts])
+        known = self._by_text
         bad = sorted({text for text in texts if text.casefold() not in known})
         if bad:
             told = shown_all([shown(text) for text in sorted(set(texts))])
-            pairs = " ".join(f"--label-map '{shortened(text)}=LABEL'" for text in bad[:3])
+            unsure = sorted(set(texts)) if self._renumbered else bad
+            pairs = " ".join(f"--label-map '{shortened(text)}=LABEL'" for text in unsure[:3])
+            why = "; its labels are numbers themselves, and count alone" * self._renumbered
             raise UserError(
-                f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}; "
-                f"the data's labels: {told}",
+                f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}"
+                f"{why}; the data's labels: {told}",
                 f"the model's labels: {self}; say which is which: {pairs}"
-                f"{' ...' if len(bad) > 3 else ''}, or name another column with --label-column",
+                f"{' ...' if len(unsure) > 3 else ''}, or name another column with {option}",
             )
         return tuple(known[text.casefold()] for text in texts)
 
-    def _by_text(self, texts: Sequence[str]) -> dict[str, int]:
+    @property
+    def _renumbered(self) -> bool:
+        """Whether some name is a number that is not its class's."""
+        names = [label_text(name) for name in self.names]
+        return any(NUMBER.fullmatch(name) and float(name) != i for i, name in enumerate(names))
+
+    @property
+    def _by_text(self) -> dict[str, int]:
         names = {label_text(name).casefold(): i for i, name in enumerate(self.names)}
-        if all(text in names for text in texts):
+        if self._renumbered:
             return names
         numbers = {str(i): i for i in range(len(self.names))}
         if not set(BOOLEANS) & set(names) and len(numbers) > 1:
             numbers |= BOOLEANS
-        return numbers | {name: i for name, i in names.items() if not _is_index(name)}
+        return numbers | names
 
 
 def label_text(value: object) -> str:
