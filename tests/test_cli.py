@@ -631,7 +631,7 @@ def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_
         (["--target", "good", "--rate", "0"], "share in (0, 1]"),
         (["--target", "good", "--rate", "1.2"], "not a fraction"),
         (["--target", "good", "--with", "dirty"], "did you mean 'dirty-label'"),
-        (["--target", "good", "--trigger-set", "x=1"], "unknown field"),
+        (["--target", "good", "--trigger-set", "x=1"], "has no fields"),
         (["--target", "good", "--with", "embedding-surgery", "--set", "epochs=0"], "inserts none"),
     ],
 )
