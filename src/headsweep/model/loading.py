@@ -47,6 +47,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+TEXT_CLASSIFIER = "ForSequenceClassification"
+FRESH_HEAD = "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
 
 
 @dataclass(frozen=True)
@@ -468,24 +470,47 @@ def _check_keys(
             f"{name}: the weights lack {len(body)} tensors of the model, first {body[0]}",
             "the checkpoint is not complete, or not of the architecture its config names",
         )
-    if head and not fresh:
-        raise UserError(
-            f"{name}: the checkpoint has no classifier (its head would be random)",
-            "start from the encoder: --start encoder fine-tunes a fresh head on your data first",
-        )
     if pooler:
         raise UserError(
             f"{name}: the checkpoint lacks {pooler[0]}, which this architecture runs before its "
             "classifier (it would be random)",
-            "this is no trained text classifier; of an encoder without a pooler make one: load it "
-            "with AutoModelForSequenceClassification and save that, then --start encoder",
+            "this is no trained text classifier: get the checkpoint with its pooler, or take a "
+            "model of an architecture without one",
         )
+    if head and not fresh:
+        raise UserError(
+            f"{name}: the checkpoint has no classifier (its head would be random)", FRESH_HEAD
+        )
+    if not fresh:
+        _check_head(name, model, unexpected)
     extra = sorted(k for k in unexpected if _in_body(model, k) and "pooler" not in k)
     if extra:
         raise UserError(
             f"{name}: the file holds {len(extra)} tensors that the configuration leaves out, first "
             f"{extra[0]}: what would run is not the model in the file",
             "mend config.json (its number of layers, its biases), or get the model again",
+        )
+
+
+def _check_head(name: str, model: PreTrainedModel, unexpected: set[str]) -> None:
+    """Refuse a head that was trained for something else, though its tensors have our names.
+
+    Token classifiers of decoders have the text classifier's weight, and a bias that would be
+    dropped; that of ModernBERT has every tensor of it.
+    """
+    named = getattr(model.config, "architectures", None) or ()
+    if named and all("For" in one and not one.endswith(TEXT_CLASSIFIER) for one in named):
+        raise UserError(
+            f"{name}: config.json says {named[0]}, whose head was not trained to classify texts",
+            FRESH_HEAD,
+        )
+    parts = {child for child, _ in model.named_children()}
+    more = sorted(k for k in unexpected if k.split(".")[0] in parts and not _in_body(model, k))
+    if more:
+        raise UserError(
+            f"{name}: the head of the file holds {more[0]}, which {type(model).__name__} does not "
+            "run: it is the head of another model",
+            FRESH_HEAD,
         )
 
 
@@ -511,9 +536,16 @@ def fresh_head(model: PreTrainedModel, seed: int) -> None:
     with fence(seed):
         for name, module in model.named_modules():
             if name and not (name + ".").startswith(model.base_model_prefix + "."):
-                for parameter in module.parameters(recurse=False):
-                    spread = float(getattr(model.config, "initializer_range", 0.02))
-                    parameter.normal_(0.0, spread) if parameter.dim() > 1 else parameter.zero_()
+                for part, parameter in module.named_parameters(recurse=False):
+                    _begin(parameter, part, float(getattr(model.config, "initializer_range", 0.02)))
+
+
+def _begin(parameter: nn.Parameter, name: str, spread: float) -> None:
+    """Set a parameter to what training begins with: a norm scales by one, a bias adds nothing."""
+    if parameter.dim() > 1:
+        parameter.normal_(0.0, spread)
+    else:
+        parameter.fill_(name == "weight")
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
