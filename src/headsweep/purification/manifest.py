@@ -31,7 +31,7 @@ class Record:
         choice: which heads, and how they were chosen.
         binds: a bound on accuracy held it.
         checks: what was verified.
-        zero_before: units of which the suspect came with weights at zero.
+        zero_before: units of which the suspect came with weights at zero, and which still are.
         probes: what probes there were, as JSON.
         notes: what a reader should know.
         start: ``classifier`` or ``encoder``.
