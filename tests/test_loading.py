@@ -26,7 +26,7 @@ from transformers import (
 from conftest import CONFIGS, CPU, PLAIN, sentences, tiny_model
 from headsweep.errors import UserError
 from headsweep.model.families import Adapter
-from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.runtime import Runtime
 
 
@@ -229,6 +229,12 @@ def test_a_token_classifier_with_the_names_of_a_text_classifier_is_refused(
         load_suspect(tmp_path, CPU, reading)
     if family in CONFIGS:  # its weights are those of an encoder as good as any
         assert load_suspect(tmp_path, CPU, FRESH).fresh_head
+
+
+def test_a_token_classifier_in_memory_is_refused(tokenizer):
+    model = AutoModelForTokenClassification.from_config(tiny_model("llama").config)
+    with pytest.raises(UserError, match="every text one answer"):
+        prepare(model.eval(), tokenizer)
 
 
 @pytest.mark.parametrize("name", ["classifier.dense.weight", "classifier.norm.bias"])

@@ -174,7 +174,7 @@ def prepare(
         origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
     padding, notes = _padding(model, tokenizer, anatomy.adapter.reads_last)
-    check_gates(anatomy, probe_inputs(model))
+    check_gates(anatomy, probe_inputs(model), padding.number)
     return Suspect(
         anatomy,
         tokenizer,
@@ -272,7 +272,7 @@ def _first_position(model: PreTrainedModel) -> int:
         offset = getattr(module, "padding_idx", None)
         if hasattr(module, "position_embeddings") and isinstance(offset, int):
             return offset + 1
-    return int(model.config.pad_token_id or 0) + 1
+    return max(int(model.config.pad_token_id or 0), 0) + 1
 
 
 def _check_kind(config: Any) -> None:
@@ -312,10 +312,11 @@ def _padding(
     else:
         padding = Padding(_spare_token(tokenizer, vocabulary), chosen=True)
     notes = _set_padding(model, tokenizer, padding, reads_last)
-    if reads_last and theirs not in (None, padding.number):
+    if reads_last and tokenizer.pad_token_id != padding.number:
         notes.append(
-            f"the tokenizer pads with {theirs}, the configuration with {padding.number}, which is "
-            "used: in batches padded by the tokenizer this model reads the wrong token"
+            f"the tokenizer pads with {tokenizer.pad_token_id}, the configuration with "
+            f"{padding.number}, which is used: in batches padded by the tokenizer this model reads "
+            "the wrong token"
         )
     return padding, tuple(notes)
 
