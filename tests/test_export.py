@@ -402,6 +402,18 @@ def test_whatever_file_is_added_is_named(purified, name):
     assert any(f"not so: {name}" in check.detail for check in found)
 
 
+def test_a_tensor_of_another_shape_is_named(purified):
+    path = purified / "model.safetensors"
+    tensors = load_file(path)
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    tensors[name] = tensors[name][:48].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    told = {check.what: check.detail for check in verify(purified)}
+    assert told["loads in plain from_pretrained"] == (
+        f"{name} has the shape [48, 32] in the file and [64, 32] by the configuration"
+    )
+
+
 def test_a_linked_folder_is_named(purified, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (purified / "sub").symlink_to(tmp_path / "elsewhere")

@@ -14,7 +14,13 @@ from transformers import PreTrainedModel
 from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.export.consistency import EVERY_LAYER, NO_OTHER, all_zero, contradictions
-from headsweep.export.model_folder import LOGIT_TOLERANCE, MANIFEST_FORMAT, fingerprint, reload
+from headsweep.export.model_folder import (
+    LOGIT_TOLERANCE,
+    MANIFEST_FORMAT,
+    fingerprint,
+    reload,
+    why_not,
+)
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.loading import described_adapter, read_tokenizer
@@ -91,7 +97,7 @@ def verify(folder: Path) -> list[Check]:
     except UserError:
         raise
     except Exception as error:  # whatever plain loading raises is the finding
-        return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
+        return [*checks, Check("loads in plain from_pretrained", False, why_not(folder, error))]
     checks.append(Check("loads in plain from_pretrained", True))
     same = "every tensor is the one written"
     checks.append(_same(same, tensors_hash(model), manifest.get("tensors_sha256")))

@@ -442,8 +442,6 @@ def _check_shapes(
     wrong = sorted(m for m in misfits if not fresh or _in_body(model, m[0]))
     if not wrong:
         return
-    tensor, in_file, in_config = wrong[0]
-    more = f", and {len(wrong) - 1} more tensors do not fit" if len(wrong) > 1 else ""
     fix = (
         "mend config.json, or get the model again: weights and configuration do not belong together"
     )
@@ -452,10 +450,16 @@ def _check_shapes(
             "config.json lists pruned_heads: transformers 4 cut heads out of this model, and "
             "transformers 5 cannot load that: get the model as it was before they were cut"
         )
-    raise UserError(
-        f"{name}: {tensor} has the shape {list(in_file)} in the file and {list(in_config)} by the "
-        f"configuration{more}",
-        fix,
+    raise UserError(f"{name}: {other_shapes(wrong)}", fix)
+
+
+def other_shapes(misfits: Sequence[tuple[str, Any, Any]]) -> str:
+    """Return, of tensors with their shapes in the file and by the configuration, the first."""
+    tensor, in_file, in_config = misfits[0]
+    more = f", and {len(misfits) - 1} more tensors do not fit" if len(misfits) > 1 else ""
+    return (
+        f"{tensor} has the shape {list(in_file)} in the file and {list(in_config)} by the "
+        f"configuration{more}"
     )
 
 

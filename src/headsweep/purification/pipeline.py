@@ -114,7 +114,8 @@ class Run:
     few: list[str] = field(default_factory=list)
 
     def begin(self, material: Material, method: Method) -> None:
-        """Say, before anything long, what is cut and whether the bound can be decided."""
+        """Check the mask given; say what is cut and whether the bound can be decided."""
+        method.pruning.needs.check(material.suspect.anatomy.layout)
         for name, part in material.encoded.items():
             if part.truncated:
                 self.progress.say(
