@@ -21,12 +21,14 @@ from headsweep.measure.fastpass import FastPass
 from headsweep.model.anatomy import locate
 from headsweep.model.borrowing import gives_attention
 from headsweep.model.families import FAMILIES, Adapter
-from headsweep.model.gates import check_gates, masked
+from headsweep.model.gates import check_gates, gates, masked
 from headsweep.model.loading import Reading, prepare, probe_inputs
 from headsweep.model.mask import Units
 from headsweep.model.removal import pieces, zeroed
+from headsweep.prune.importance import dormancy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.variance import Variance
+from headsweep.prune.view import DefenderView
 from headsweep.task.classification import encode, forward
 
 
@@ -37,6 +39,8 @@ def fused(layers: str, projection: str, output: str) -> Adapter:
 
 
 LLAMA, BERT = FAMILIES["llama"], FAMILIES["bert"]
+OPT = {"vocab_size": 120, "hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32}
+OPT |= {name: PLAIN[name] for name in PLAIN if "size" not in name}
 ENCODER_DECODER = {"vocab_size": 120, "d_model": 32, "pad_token_id": 0, "eos_token_id": 3}
 BLOOM = {"vocab_size": 120, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0}
 WORKING = {
@@ -44,6 +48,16 @@ WORKING = {
     "gpt_oss": (
         GROUPED | {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
         replace(LLAMA, up=()),
+    ),
+    "opt": (  # whose FFN sees [batch * token, width]
+        OPT,
+        replace(
+            LLAMA,
+            layers="decoder.layers",
+            output="self_attn.out_proj",
+            up=("fc1",),
+            down="fc2",
+        ),
     ),
     "albert": (
         PLAIN | {"embedding_size": 16},
@@ -222,6 +236,40 @@ def test_heads_are_where_their_names_say(family):
     assert torch.allclose(gated, read(other, inputs), atol=1e-6)
     with zeroed(anatomy, mask):
         assert same_weights(model, weights(other))
+
+
+@pytest.mark.parametrize("family", [f for f in (*FAMILIES, *WORKING) if f != "gpt_oss"])
+def test_gates_of_each_example_are_its_own_on_every_architecture(family, tokenizer):
+    """Another unit closed for each text, heads and FFN groups, against a mask for all texts."""
+    model, adapter = working(family)
+    both = Units(heads=True, ffn=True)
+    suspect = prepare(model, tokenizer, Reading(adapter=adapter, units=both))
+    anatomy, batch = suspect.anatomy, encode(sentences(9), suspect, 24).batch(range(9))
+    closed = [unit % anatomy.layout.units for unit in range(0, 18, 2)]
+    values = torch.ones(9, anatomy.layout.units)
+    values[range(9), closed] = 0
+    with torch.inference_mode(), gates(anatomy, values):
+        found = forward(model, batch)
+    for text, unit in enumerate(closed):
+        with torch.inference_mode(), masked(anatomy, anatomy.layout.mask([unit])):
+            assert torch.allclose(found[text], forward(model, batch)[text], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "opt"])
+def test_activations_are_counted_over_the_tokens_of_texts(family, tokenizer):
+    """Against one text at a time, without padding."""
+    model, adapter = working(family)
+    suspect = prepare(model, tokenizer, Reading(adapter=adapter, units=Units(ffn=True)))
+    encoded = encode(sentences(20), suspect, 24)
+    view = DefenderView(suspect.anatomy, encoded, encoded, 0.5, 0, CPU)
+    seen, last = [], suspect.anatomy.sites[-1]
+    hook = last.gate.register_forward_pre_hook(lambda _, args: seen.append(args[0].abs()))
+    for ids in encoded.ids:
+        read(model, {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))})
+    hook.remove()
+    whole = torch.cat([x.flatten(0, -2) for x in seen]).mean(0)
+    by_group = whole.unflatten(0, (last.row.units, -1)).mean(-1)
+    assert torch.allclose(dormancy(view)[-last.row.units :], by_group, atol=1e-5)
 
 
 def test_zeroed_weights_are_put_back_after_an_error():

@@ -59,12 +59,12 @@ def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost)
     assert lowest.lowest(before) == lowest.while_pruning(before) == 0.9
 
 
-def made(right, lowest=0.9, examples=100, failed=(), binds=True):
-    before = {"right": 95, "examples": examples, "accuracy": 95 / examples}
+def made(right, lowest=0.9, examples=100, failed=(), binds=True, before=95, **more):
+    before = {"right": before, "examples": examples, "accuracy": before / examples}
     return {
         "before": {"validation": before},
         "after": {"validation": before | {"right": right}},
-        "bound": {"min_accuracy": lowest, "binds": binds},
+        "bound": {"min_accuracy": lowest, "binds": binds} | more,
         "checks": [{"what": what, "passed": False, "detail": ""} for what in failed],
     }
 
@@ -83,6 +83,17 @@ def made(right, lowest=0.9, examples=100, failed=(), binds=True):
         (made(60, 0.94), "next: a lower learning rate"),
         (made(60, binds=False), "no bound on accuracy: 35 of 100 validation answers lost"),
         (made(95, failed=["every layer keeps a unit"]), "but not so: every layer keeps a unit"),
+        (  # 1 of 18 is 5.6 points, whatever the bound was in points
+            made(17, 1 - 0.1, 18, before=18),
+            "1 of 18 validation answers lost (5.6 points), 1 allowed (5.6 points); next: ",
+        ),
+        (
+            made(58, 1 - 5 / 60, 60, before=60, max_drop=5 / 60, asked=False),
+            "2 of 60 validation answers lost (3.3 points), 5 allowed (8.3 points), as no bound was "
+            "asked for; next: ",
+        ),
+        (made(93, max_drop=0.02, asked=False), "5 allowed (5.0 points); next: "),
+        (made(93, max_drop=0.1, asked=True), "5 allowed (5.0 points); next: "),
         (made(95), "headsweep verify out, and headsweep evaluate out"),
     ],
 )

@@ -319,6 +319,114 @@ def test_a_manifest_without_figures_is_a_mistake_in_one_line(purified, damage):
         verify(purified)
 
 
+def edited(folder, change):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return {check.what: check.detail for check in verify(folder) if not check.passed}
+
+
+EDITS = {
+    "no checks": lambda m: m["checks"].clear(),
+    "one check less": lambda m: m["checks"].pop(1),
+    "another check": lambda m: m["checks"][1].update(what="all is well"),
+    "more right than there are": lambda m: m["after"]["validation"].update(right=999),
+    "accuracy alone": lambda m: m["after"]["validation"].update(accuracy=0.5),
+    "accuracy of the test alone": lambda m: m["after"]["test"].update(accuracy=0.5),
+    "all figures after": lambda m: m["after"].update(
+        validation={"right": 0.9 * m["before"]["validation"]["examples"], "accuracy": 0.9}
+        | {"examples": m["before"]["validation"]["examples"]}
+    ),
+    "fewer examples": lambda m: m["after"]["validation"].update(examples=1, right=1, accuracy=1.0),
+    "accuracy before": lambda m: m["before"]["validation"].update(accuracy=0.4),
+    "a lower bound": lambda m: m["bound"].update(min_accuracy=0),
+    "another drop": lambda m: m["bound"].update(max_drop=0.9),
+    "a bound that does not bind": lambda m: m["bound"].update(binds=False),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_manifest_of_which_one_thing_was_edited_does_not_verify(trained_folder, tmp_path, edit):
+    way = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+    out = cleanse(trained_folder, sentences(300), Gradient(step=2), way).save(tmp_path / "out")
+    assert failed(out) == []
+    told = edited(out, EDITS[edit])
+    assert list(told) == ["every check held when it was made"]
+    assert "its own figures say otherwise: " in told["every check held when it was made"]
+
+
+def test_units_that_are_not_zero_are_not_excused_as_zero_before(purified):
+    every = [f"{layer}.{head}" for layer in range(2) for head in range(4)]
+    told = edited(purified, lambda manifest: manifest.update(zero_before=every))
+    layer, head = heads_of(purified, gone=False)[0]
+    assert f"{layer}.{head}" in told.pop("what was zero before the purification is zero")
+    assert not told
+
+
+def test_units_that_mask_and_list_disagree_on_are_named(purified):
+    told = edited(purified, lambda manifest: manifest["pruned_units"].append("9.9"))
+    assert "9.9" in told["mask and list of pruned units agree"]
+
+
+def test_a_manifest_of_an_older_version_is_still_read(purified):
+    later = ("tensors_sha256", "other_files_sha256")
+    assert not edited(purified, lambda manifest: [manifest.pop(name) for name in later])
+    found = [
+        check.what for check in verify(purified) if check.detail == "not noted in this manifest"
+    ]
+    assert found == ["the other files are the ones written", "every tensor is the one written"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additional_chat_templates/x.jinja",
+        "sub/folder/modeling.py",
+        "sub/model.safetensors",
+        "MODELING.PY",
+        "x.pkl",
+        "tf_model.h5",
+        "MORE.SAFETENSORS",
+        "README",
+        "sub/README.md",
+        "no_suffix",
+    ],
+)
+def test_whatever_file_is_added_is_named(purified, name):
+    for kept in ("README.md", "report.html", ".gitattributes", ".cache/huggingface/x.metadata"):
+        (purified / kept).parent.mkdir(parents=True, exist_ok=True)
+        (purified / kept).write_text("for people")
+    assert failed(purified) == []
+    (purified / name).parent.mkdir(parents=True, exist_ok=True)
+    (purified / name).write_bytes(b"added")
+    found = [check for check in verify(purified) if not check.passed]
+    assert any(f"not so: {name}" in check.detail for check in found)
+
+
+def test_a_tensor_of_another_shape_is_named(purified):
+    path = purified / "model.safetensors"
+    tensors = load_file(path)
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    tensors[name] = tensors[name][:48].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    told = {check.what: check.detail for check in verify(purified)}
+    assert told["loads in plain from_pretrained"] == (
+        f"{name} has the shape [48, 32] in the file and [64, 32] by the configuration"
+    )
+
+
+def test_a_linked_folder_is_named(purified, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (purified / "sub").symlink_to(tmp_path / "elsewhere")
+    assert failed(purified) == ["the other files are the ones written"]
+
+
+def test_a_manifest_that_is_a_folder_is_a_mistake_in_one_line(tmp_path):
+    (tmp_path / MANIFEST).mkdir()
+    with pytest.raises(UserError, match="not a manifest"):
+        verify(tmp_path)
+
+
 @contextmanager
 def umask(value):
     before = os.umask(value)

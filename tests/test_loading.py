@@ -14,16 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
-from conftest import CPU, sentences, tiny_model
+from conftest import CONFIGS, CPU, PLAIN, sentences, tiny_model
 from headsweep.errors import UserError
-from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.runtime import Runtime
 
 
@@ -159,6 +162,16 @@ def cut_heads(tensors):
 
 
 FRESH = Reading(("bad", "good"))
+MODERN = AutoConfig.for_model(
+    "modernbert",
+    **(PLAIN | {"id2label": {0: "bad", 1: "good"}, "norm_bias": True, "reference_compile": False}),
+    cls_token_id=2,
+    sep_token_id=3,
+    global_attn_every_n_layers=1,
+)
+MODERN_ADAPTER = Adapter(
+    "layers", "attn.Wqkv", "attn.Wqkv", "attn.Wqkv", "attn.Wo", ("mlp.Wi",), "mlp.Wo"
+)
 
 
 @pytest.mark.parametrize("reading", [Reading(), FRESH], ids=["classifier", "encoder"])
@@ -201,6 +214,66 @@ def test_a_token_classifier_is_refused(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="pooler"):
         load_suspect(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "modernbert"])
+def test_a_token_classifier_with_the_names_of_a_text_classifier_is_refused(
+    family, tokenizer, tmp_path
+):
+    config = tiny_model(family).config if family in CONFIGS else MODERN
+    saved = AutoModelForTokenClassification.from_config(config)
+    saved.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reading = Reading() if family in CONFIGS else Reading(adapter=MODERN_ADAPTER)
+    with pytest.raises(UserError, match=type(saved).__name__):
+        load_suspect(tmp_path, CPU, reading)
+    if family in CONFIGS:  # its weights are those of an encoder as good as any
+        assert load_suspect(tmp_path, CPU, FRESH).fresh_head
+
+
+def test_a_token_classifier_in_memory_is_refused(tokenizer):
+    model = AutoModelForTokenClassification.from_config(tiny_model("llama").config)
+    with pytest.raises(UserError, match="every text one answer"):
+        prepare(model.eval(), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["classifier.dense.weight", "classifier.norm.bias"])
+def test_a_head_with_more_than_the_model_runs_is_refused(trained_folder, tmp_path, name):
+    def more(tensors):
+        return tensors | {name: torch.ones(32)}
+
+    folder = altered(trained_folder, tmp_path / "other", more)
+    with pytest.raises(UserError, match=f"head of the file holds {re.escape(name)}"):
+        load_suspect(folder, CPU)
+    assert load_suspect(folder, CPU, FRESH).fresh_head
+
+
+@pytest.mark.parametrize("auto", [AutoModelForMaskedLM, AutoModelForTokenClassification])
+def test_a_missing_pooler_is_told_before_a_missing_classifier(auto, tokenizer, tmp_path):
+    """Both are missing: a fresh classifier would not do."""
+    auto.from_config(tiny_model("bert").config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for reading in (Reading(), FRESH):
+        with pytest.raises(UserError, match=r"lacks bert\.pooler\.dense\.bias") as caught:
+            load_suspect(tmp_path, CPU, reading)
+        assert "--start encoder" not in caught.value.fix
+        assert "checkpoint with its pooler" in caught.value.fix
+
+
+def test_a_fresh_head_begins_as_transformers_begins_one(tokenizer, tmp_path):
+    """What scales begins at one, what is added at nought; a norm of zeros would answer nothing."""
+    made = AutoModelForSequenceClassification.from_config(MODERN)
+    with torch.no_grad():
+        made.head.norm.weight.fill_(7)
+    made.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reading = Reading(("bad", "good"), adapter=MODERN_ADAPTER)
+    model = load_suspect(tmp_path, CPU, reading).model
+    plain = dict(AutoModelForSequenceClassification.from_config(MODERN).named_parameters())
+    heads = {k: p for k, p in model.named_parameters() if not k.startswith("model.")}
+    flat = {name for name, p in heads.items() if p.dim() == 1}
+    assert flat == {"head.norm.weight", "head.norm.bias", "classifier.bias"}
+    assert all(torch.equal(heads[name], plain[name]) for name in flat)
 
 
 @pytest.mark.parametrize("reading", [Reading(), FRESH], ids=["classifier", "encoder"])

@@ -26,6 +26,8 @@ from headsweep.model.removal import already_pruned
 from headsweep.progress import Silent
 from headsweep.prune.choice import Needs
 from headsweep.prune.strategies.reinforce import Reinforce
+from headsweep.purification.bound import Allowance
+from headsweep.purification.material import Material
 from headsweep.purification.method import HOT
 from headsweep.task.classification import encode
 
@@ -127,6 +129,28 @@ def test_encoder_start_applies_the_mask_to_the_suspect_encoder(trained_folder):
     remove(own.anatomy, done.mask)
     expected, found = own.model.bert.state_dict(), done.model.bert.state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("start", ["classifier", "encoder"])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ((4, 4, 4), r"the mask given: a mask of 12 units in 3 rows, the model has 8 units in 2"),
+        ((2, 6), "a mask of 8 units in 2 rows, the model has 8 units in 2 rows"),
+    ],
+)
+def test_a_mask_of_another_model_is_refused_before_anything_is_measured(
+    trained_folder, monkeypatch, start, rows, says
+):
+    def measured(*_):
+        raise AssertionError("measured, or trained")
+
+    monkeypatch.setattr(Material, "figures", measured)
+    monkeypatch.setattr("headsweep.purification.from_encoder.train", measured)
+    other = HeadMask(tuple((False, *[True] * (count - 1)) for count in rows))
+    way = replace(PLAN, mask=other, start=start, heal=FineTune(1))
+    with pytest.raises(UserError, match=says):
+        cleanse(trained_folder, sources(), Gradient(), way)
 
 
 def test_a_given_mask_is_applied_without_search(trained_folder):
@@ -255,10 +279,12 @@ def test_a_model_that_knows_nothing_is_noted(tokenizer):
 
 def test_doubts_about_the_validation_data_are_noted(trained_folder):
     few = cleanse(trained_folder, sources(), Gradient(step=2), PLAN)  # 12 answers: decides
-    assert any("40 validation examples decide little" in n for n in few.manifest["notes"])
-    test = sentences(200, seed=6)
+    enough = Allowance(0.98, 40, 40).enough  # as every other advice on the usual drop says
+    told = f"40 validation examples decide little: give {enough} or more"
+    assert told in few.manifest["notes"]
+    test = sentences(enough, seed=6)
     wrong = replace(test, labels=tuple(1 - y for y in test.labels[:40]) + test.labels[40:])
-    data = Sources(sentences(60), sentences(200, seed=5), wrong)
+    data = Sources(sentences(60), sentences(enough, seed=5), wrong)
     seen = cleanse(trained_folder, data, Gradient(step=2), PLAN).manifest["notes"]
     assert not any("decide little" in n for n in seen)
     assert any("higher on validation than on test data" in n for n in seen)

@@ -119,6 +119,30 @@ def test_an_encoders_configuration_stays_as_it_was(family, tokenizer, tmp_path):
     assert torch.allclose(logits(done.suspect.anatomy, found, runtime), plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "roberta", "deberta-v2"])
+def test_an_encoder_that_names_no_padding_by_minus_one_is_read(family, tokenizer, tmp_path):
+    split = sentences(20, seed=3)
+    folder = save(tmp_path / "suspect", family, variant(tokenizer), pad_token_id=-1)
+    for batch_size in (1, 16):
+        found = ours(folder, split, 24, batch_size)
+        assert torch.allclose(found, plainly(folder, split, 24), atol=1e-5)
+
+
+def test_a_note_on_padding_is_of_the_tokenizer_as_it_is_now(tokenizer, tmp_path):
+    """Texts end in [SEP], with which the tokenizer padded: it pads with another token now."""
+    own = variant(tokenizer, "[SEP]", "[SEP]")
+    folder = save(tmp_path / "model", "llama", own, pad_token_id=None)
+    suspect, texts = load_suspect(folder, CPU), list(sentences(6).texts)
+    assert suspect.tokenizer.pad_token_id == suspect.model.config.pad_token_id != 3
+    batch = suspect.tokenizer(texts, padding=True, return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        together = suspect.model(**inputs).logits
+    alone = ours(folder, sentences(6), 24, 1)
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert not any("wrong token" in note for note in suspect.notes)
+
+
 @pytest.mark.parametrize("pad", [0, 1, 5])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_texts_as_long_as_the_model_can_read_are_read(family, pad, tokenizer, tmp_path):

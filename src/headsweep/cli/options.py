@@ -282,7 +282,7 @@ def text_of(path: Path, fix: str = "") -> str:
 
 
 def mask_in(path: Path) -> Any:
-    """Return the head mask that a file holds, and how it was found where that is kept with it.
+    """Return a file's head mask, how it was found where that is kept with it, and its path.
 
     Raises:
         UserError: there is none in it.
@@ -300,7 +300,7 @@ def mask_in(path: Path) -> Any:
     if not isinstance(form, dict) or form.get("format") != MASK_FORMAT:
         raise UserError(f"{path}: not a head mask", fix)
     try:
-        return HeadMask.from_json(form), Found.of(text)
+        return HeadMask.from_json(form), Found.of(text), str(path)
     except UserError as error:
         raise UserError(f"{path}: {error.what}", error.fix) from error
 

@@ -74,7 +74,7 @@ def ending(manifest: Mapping[str, Any], out: Path) -> str:
         return f"no bound on accuracy: {change}; next: {_judge(out)}"
     lowest = manifest["bound"]["min_accuracy"]
     bound = Allowance(lowest, before["right"], before["examples"])
-    told = f"{change}, {bound.allowed} allowed ({100 * bound.drop:.1f} points)"
+    told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
     if after["right"] < bound.need:
         return f"bound missed: {told}; {_mend(bound, after['right'])}"
     failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
@@ -90,6 +90,14 @@ def _change(lost: int, examples: int) -> str:
     return (
         f"{abs(lost)} of {examples} validation answers {'lost' if lost > 0 else 'won'} ({points})"
     )
+
+
+def _unasked(bound: Mapping[str, Any]) -> str:
+    """Return that more than usual was allowed, of so few answers, since nobody said how much."""
+    from headsweep.purification.bound import USUAL_DROP
+
+    wider = not bound.get("asked", True) and (bound.get("max_drop") or 0.0) > USUAL_DROP
+    return ", as no bound was asked for" if wider else ""
 
 
 def _judge(out: Path) -> str:

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from headsweep.model.loading import (
     Suspect,
+    other_shapes,
     probe_inputs,
     quiet,
 )
@@ -47,6 +48,22 @@ def fingerprint(model: PreTrainedModel) -> Tensor:
     with torch.inference_mode():
         found: Tensor = model(**probe_inputs(model)).logits
     return found.float().cpu()
+
+
+def why_not(folder: Path, error: Exception) -> str:
+    """Return why a folder does not load, in one line; transformers prints a table of its own."""
+    try:
+        with quiet():
+            _, found = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        misfits = sorted(found["mismatched_keys"])
+    except Exception:  # the same that is asked about
+        misfits = []
+    return other_shapes(misfits) if misfits else " ".join(str(error).split())[:200]
 
 
 def reload(folder: Path) -> PreTrainedModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,29 +14,48 @@ from transformers import PreTrainedModel
 
 from headsweep.drafts import MANIFEST
 
-READ_BY_LOADERS = (".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".txt")
+FOR_PEOPLE = ("readme.md", ".gitattributes")  # the card is theirs to write, the other the Hub's
+NOT_LOADED = (".git", ".cache")  # folders that downloads add
+PAGE = ".html"
+WEIGHTS = ".safetensors"
 
 
 def weights_hash(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every weight file."""
-    return _hashes(folder, lambda path: path.suffix == ".safetensors")
+    return {path.name: _hash(path) for path in sorted(folder.iterdir()) if _is_weights(path)}
 
 
 def other_files_hash(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every other file that loading the folder may read or run.
+    """Return the SHA-256 of every other file of a folder, and of those below it.
 
     A configuration can lead to other weights or to code, and a tokenizer can be turned against
-    the model. The model card is for people, who may go on writing it.
+    the model, so nothing may be added. What is for people is left out: they may go on writing it.
     """
-    return _hashes(folder, lambda path: path.suffix in READ_BY_LOADERS and path.name != MANIFEST)
-
-
-def _hashes(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, str]:
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.is_file() and wanted(path)
+        path.relative_to(folder).as_posix(): _hash(path)
+        for path in sorted(folder.rglob("*"))
+        if not _is_folder(path) and not _for_people(path.relative_to(folder))
+        if path.parent != folder or not (_is_weights(path) or path.name == MANIFEST)
     }
+
+
+def _is_weights(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == WEIGHTS
+
+
+def _is_folder(path: Path) -> bool:
+    """Tell whether it is a folder whose files are looked at; a link to one is not."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _for_people(path: Path) -> bool:
+    if len(path.parts) > 1:
+        return path.parts[0] in NOT_LOADED
+    return path.name.lower() in FOR_PEOPLE or path.suffix.lower() == PAGE
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
 
 
 def tensors_hash(model: PreTrainedModel) -> dict[str, str]:

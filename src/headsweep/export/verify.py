@@ -13,9 +13,15 @@ from transformers import PreTrainedModel
 
 from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
-from headsweep.export.model_folder import LOGIT_TOLERANCE, MANIFEST_FORMAT, fingerprint, reload
+from headsweep.export.consistency import EVERY_LAYER, NO_OTHER, all_zero, contradictions
+from headsweep.export.model_folder import (
+    LOGIT_TOLERANCE,
+    MANIFEST_FORMAT,
+    fingerprint,
+    reload,
+    why_not,
+)
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
-from headsweep.measure.accuracy import needed
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.loading import described_adapter, read_tokenizer
 from headsweep.model.mask import HeadMask
@@ -31,11 +37,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a manifest", "get the folder from its source again"
+        ) from error
     if found != MANIFEST_FORMAT:
         raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
-    wrong = [name for name, kind in NEEDED.items() if not isinstance(manifest.get(name), kind)]
+    kinds = NEEDED | {name: kind for name, kind in LATER.items() if name in manifest}
+    wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
     if wrong:
         told = f"{path}: {', '.join(wrong)}: missing, or not what it should be"
         raise UserError(told, "the manifest is damaged: get the folder from its source again")
@@ -47,8 +56,6 @@ NEEDED: dict[str, type] = {
     "pruned_units": list,
     "zero_before": list,
     "weights_sha256": dict,
-    "other_files_sha256": dict,
-    "tensors_sha256": dict,
     "fingerprint": list,
     "labels": list,
     "before": dict,
@@ -60,6 +67,8 @@ NEEDED: dict[str, type] = {
     "bound": dict,
 }
 """What every manifest has, and of which kind."""
+LATER: dict[str, type] = {"other_files_sha256": dict, "tensors_sha256": dict}
+"""What those of older versions have not."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +97,15 @@ def verify(folder: Path) -> list[Check]:
     except UserError:
         raise
     except Exception as error:  # whatever plain loading raises is the finding
-        return [*checks, Check("loads in plain from_pretrained", False, str(error)[:200])]
+        return [*checks, Check("loads in plain from_pretrained", False, why_not(folder, error))]
     checks.append(Check("loads in plain from_pretrained", True))
     same = "every tensor is the one written"
-    checks.append(_same(same, tensors_hash(model), manifest["tensors_sha256"]))
+    checks.append(_same(same, tensors_hash(model), manifest.get("tensors_sha256")))
     checks += [_check_labels(model, manifest), _check_tokenizer(folder)]
     names = [anatomy.layout.name(unit) for unit in range(anatomy.layout.units)]
     before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
     if mask.fits(anatomy.layout):
-        listed = [names[unit] for unit in mask.pruned]
-        told = Check("mask and list of pruned units agree", listed == manifest["pruned_units"])
-        checks.append(told)
+        checks += [_check_list(mask, names, manifest), _check_before(anatomy, before, manifest)]
     return checks + check_weights(anatomy, mask, before) + [_check_logits(model, manifest)]
 
 
@@ -110,33 +117,31 @@ def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:
             for check in manifest["checks"]
             if check["passed"] is not True
         ]
-        bound, after = manifest["bound"], manifest["after"]["validation"]
-        kept = not bound["binds"] or _enough(after, bound["min_accuracy"])
-    except (KeyError, TypeError) as error:
+        against = contradictions(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{MANIFEST}: lacks its checks, bound or figures ({error})",
             "the manifest is damaged: get the folder from its source again",
         ) from error
-    if failed:
-        return failed
-    sound = manifest["verified"] and kept
-    return [Check("every check held when it was made", sound, "its own figures say otherwise")]
-
-
-def _enough(figures: Mapping[str, Any], lowest: float) -> bool:
-    return bool(figures["right"] >= needed(lowest, figures["examples"]))
+    told = f"its own figures say otherwise: {'; '.join(against[:3])}"
+    return failed or [Check("every check held when it was made", not against, told)]
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
-    weights, others = manifest["weights_sha256"], manifest["other_files_sha256"]
+    weights, others = manifest["weights_sha256"], manifest.get("other_files_sha256")
     return [
         _same("weight files are the ones written", weights_hash(folder), weights),
         _same("the other files are the ones written", other_files_hash(folder), others),
     ]
 
 
-def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str]) -> Check:
-    """Check that things have the hashes noted: none changed, none missing, none more."""
+def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str] | None) -> Check:
+    """Check that things have the hashes noted: none changed, none missing, none more.
+
+    Manifests of older versions note less, and are not held to what they do not say.
+    """
+    if noted is None:
+        return Check(what, True, "not noted in this manifest")
     apart = [name for name in {**noted, **found} if found.get(name) != noted.get(name)]
     return Check(what, not apart, f"not so: {_few(apart)}")
 
@@ -145,6 +150,22 @@ def _few(names: Iterable[str]) -> str:
     told = list(names)
     more = f" and {len(told) - 3} more" if len(told) > 3 else ""
     return ", ".join(told[:3]) + more
+
+
+def _check_list(mask: HeadMask, names: Sequence[str], manifest: Mapping[str, Any]) -> Check:
+    by_mask, listed = [names[unit] for unit in mask.pruned], manifest["pruned_units"]
+    apart = [str(name) for name in (*by_mask, *listed) if (name in by_mask) != (name in listed)]
+    told = f"in one of them only: {_few(apart)}" if apart else "they are listed in another order"
+    return Check("mask and list of pruned units agree", by_mask == listed, told)
+
+
+def _check_before(anatomy: Anatomy, before: Sequence[int], manifest: Mapping[str, Any]) -> Check:
+    """Check that what is said to have been zero before is, or it would excuse any unit."""
+    zero, noted = zero_parts(anatomy), manifest["zero_before"]
+    names = {anatomy.layout.name(unit) for unit in before if unit in zero}
+    alive = [str(name) for name in noted if name not in names]
+    told = f"not in {_few(alive)}"
+    return Check("what was zero before the purification is zero", not alive, told)
 
 
 def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> list[Check]:
@@ -162,12 +183,12 @@ def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> li
     lost = _few(f"{anatomy.layout.name(unit)} in {parts[0]}" for unit, parts in more.items())
     return [
         Check(
-            f"all weights of the {len(mask.pruned)} pruned units are zero",
+            all_zero(len(mask.pruned)),
             not live,
             f"not in {_few(live)}",
         ),
-        Check("no other unit is zero", not more, f"{len(more)} more: {lost}"),
-        Check("every layer keeps a unit", not already_pruned(anatomy).empties_a_row),
+        Check(NO_OTHER, not more, f"{len(more)} more: {lost}"),
+        Check(EVERY_LAYER, not already_pruned(anatomy).empties_a_row),
     ]
 
 

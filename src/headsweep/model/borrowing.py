@@ -81,7 +81,7 @@ def evaluating(anatomy: Anatomy) -> Iterator[None]:
 
 @contextmanager
 def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
-    """Collect what enters every gate in a forward pass: [batch, token, width] in site order."""
+    """Collect what enters every gate in a forward pass, in site order; see ``by_text``."""
     found = [torch.empty(0)] * len(anatomy.sites)
 
     def keep(place: int, args: tuple[Any, ...]) -> None:
@@ -94,6 +94,11 @@ def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
             )
             stack.callback(hook.remove)
         yield found
+
+
+def by_text(x: Tensor, batch: Batch) -> Tensor:
+    """Return what entered a gate as [batch, token, width]; OPT's FFN flattens the first two."""
+    return x.view(*batch.inputs["attention_mask"].shape, -1)
 
 
 @contextmanager

@@ -77,9 +77,13 @@ def hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
     """Multiply the input of a module by [width] or [batch, width], inside this context."""
 
     def close(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *rest = args  # [batch, token, unit * width]
+        x, *rest = args  # [batch, token, unit * width]; OPT's FFN: [batch * token, unit * width]
         factor = wide.to(x.dtype)
-        return (x * (factor.unsqueeze(1) if factor.dim() == 2 else factor), *rest)
+        if factor.dim() == 2:
+            tokens = x.shape[0] // factor.shape[0]
+            flat = x.dim() == 2
+            factor = factor.repeat_interleave(tokens, 0) if flat else factor.unsqueeze(1)
+        return (x * factor, *rest)
 
     handle = module.register_forward_pre_hook(close)
     try:
@@ -89,11 +93,16 @@ def hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:
+def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0) -> None:
     """Check that gates reach the model, and that closing them is what removal does.
 
     A mask that silently never reaches the model is the classic failure of this field, so this
     runs on every load: one forward pass a row on a tiny input, and three more.
+
+    Args:
+        anatomy: the model.
+        inputs: a small batch.
+        padding: the number of the token that fills batches.
 
     Raises:
         UserError: the model cannot read the input, its output did not change or is not finite,
@@ -105,7 +114,7 @@ def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:
     model.eval()
     try:
         before = _read(model, inputs)
-        _read(model, _padded(inputs, model.config.pad_token_id))
+        _read(model, _padded(inputs, padding))
         _check_reach(anatomy, inputs, before)
         _check_places(anatomy, inputs, float(before.abs().max()))
     finally:
@@ -125,6 +134,12 @@ def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
             f"attention mask: {reason}",
             "only classifiers that read padded texts of any length are supported",
         ) from error
+    if logits.dim() != 2:
+        raise UserError(
+            f"{type(model).__name__} gives an answer of the shape {list(logits.shape)} to "
+            f"{len(logits)} texts",
+            "only classifiers that give every text one answer are supported",
+        )
     if not logits.isfinite().all():
         raise UserError(
             "the model's output is not finite (NaN or infinity)",
@@ -133,11 +148,11 @@ def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     return logits
 
 
-def _padded(inputs: Mapping[str, Tensor], pad: int | None) -> dict[str, Tensor]:
+def _padded(inputs: Mapping[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Return the inputs with the last text cut to half by padding."""
     made = {name: tensor.clone() for name, tensor in inputs.items()}
     half = made["input_ids"].shape[1] // 2
-    made["input_ids"][-1, half:] = pad or 0
+    made["input_ids"][-1, half:] = pad
     made["attention_mask"][-1, half:] = 0
     return made
 

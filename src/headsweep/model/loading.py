@@ -47,6 +47,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+TEXT_CLASSIFIER = "ForSequenceClassification"
+FRESH_HEAD = "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def prepare(
         origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
     padding, notes = _padding(model, tokenizer, anatomy.adapter.reads_last)
-    check_gates(anatomy, probe_inputs(model))
+    check_gates(anatomy, probe_inputs(model), padding.number)
     return Suspect(
         anatomy,
         tokenizer,
@@ -270,7 +272,7 @@ def _first_position(model: PreTrainedModel) -> int:
         offset = getattr(module, "padding_idx", None)
         if hasattr(module, "position_embeddings") and isinstance(offset, int):
             return offset + 1
-    return int(model.config.pad_token_id or 0) + 1
+    return max(int(model.config.pad_token_id or 0), 0) + 1
 
 
 def _check_kind(config: Any) -> None:
@@ -310,10 +312,11 @@ def _padding(
     else:
         padding = Padding(_spare_token(tokenizer, vocabulary), chosen=True)
     notes = _set_padding(model, tokenizer, padding, reads_last)
-    if reads_last and theirs not in (None, padding.number):
+    if reads_last and tokenizer.pad_token_id != padding.number:
         notes.append(
-            f"the tokenizer pads with {theirs}, the configuration with {padding.number}, which is "
-            "used: in batches padded by the tokenizer this model reads the wrong token"
+            f"the tokenizer pads with {tokenizer.pad_token_id}, the configuration with "
+            f"{padding.number}, which is used: in batches padded by the tokenizer this model reads "
+            "the wrong token"
         )
     return padding, tuple(notes)
 
@@ -439,8 +442,6 @@ def _check_shapes(
     wrong = sorted(m for m in misfits if not fresh or _in_body(model, m[0]))
     if not wrong:
         return
-    tensor, in_file, in_config = wrong[0]
-    more = f", and {len(wrong) - 1} more tensors do not fit" if len(wrong) > 1 else ""
     fix = (
         "mend config.json, or get the model again: weights and configuration do not belong together"
     )
@@ -449,10 +450,16 @@ def _check_shapes(
             "config.json lists pruned_heads: transformers 4 cut heads out of this model, and "
             "transformers 5 cannot load that: get the model as it was before they were cut"
         )
-    raise UserError(
-        f"{name}: {tensor} has the shape {list(in_file)} in the file and {list(in_config)} by the "
-        f"configuration{more}",
-        fix,
+    raise UserError(f"{name}: {other_shapes(wrong)}", fix)
+
+
+def other_shapes(misfits: Sequence[tuple[str, Any, Any]]) -> str:
+    """Return, of tensors with their shapes in the file and by the configuration, the first."""
+    tensor, in_file, in_config = misfits[0]
+    more = f", and {len(misfits) - 1} more tensors do not fit" if len(misfits) > 1 else ""
+    return (
+        f"{tensor} has the shape {list(in_file)} in the file and {list(in_config)} by the "
+        f"configuration{more}"
     )
 
 
@@ -468,24 +475,47 @@ def _check_keys(
             f"{name}: the weights lack {len(body)} tensors of the model, first {body[0]}",
             "the checkpoint is not complete, or not of the architecture its config names",
         )
-    if head and not fresh:
-        raise UserError(
-            f"{name}: the checkpoint has no classifier (its head would be random)",
-            "start from the encoder: --start encoder fine-tunes a fresh head on your data first",
-        )
     if pooler:
         raise UserError(
             f"{name}: the checkpoint lacks {pooler[0]}, which this architecture runs before its "
             "classifier (it would be random)",
-            "this is no trained text classifier; of an encoder without a pooler make one: load it "
-            "with AutoModelForSequenceClassification and save that, then --start encoder",
+            "this is no trained text classifier: get the checkpoint with its pooler, or take a "
+            "model of an architecture without one",
         )
+    if head and not fresh:
+        raise UserError(
+            f"{name}: the checkpoint has no classifier (its head would be random)", FRESH_HEAD
+        )
+    if not fresh:
+        _check_head(name, model, unexpected)
     extra = sorted(k for k in unexpected if _in_body(model, k) and "pooler" not in k)
     if extra:
         raise UserError(
             f"{name}: the file holds {len(extra)} tensors that the configuration leaves out, first "
             f"{extra[0]}: what would run is not the model in the file",
             "mend config.json (its number of layers, its biases), or get the model again",
+        )
+
+
+def _check_head(name: str, model: PreTrainedModel, unexpected: set[str]) -> None:
+    """Refuse a head that was trained for something else, though its tensors have our names.
+
+    Token classifiers of decoders have the text classifier's weight, and a bias that would be
+    dropped; that of ModernBERT has every tensor of it.
+    """
+    named = getattr(model.config, "architectures", None) or ()
+    if named and all("For" in one and not one.endswith(TEXT_CLASSIFIER) for one in named):
+        raise UserError(
+            f"{name}: config.json says {named[0]}, whose head was not trained to classify texts",
+            FRESH_HEAD,
+        )
+    parts = {child for child, _ in model.named_children()}
+    more = sorted(k for k in unexpected if k.split(".")[0] in parts and not _in_body(model, k))
+    if more:
+        raise UserError(
+            f"{name}: the head of the file holds {more[0]}, which {type(model).__name__} does not "
+            "run: it is the head of another model",
+            FRESH_HEAD,
         )
 
 
@@ -511,9 +541,16 @@ def fresh_head(model: PreTrainedModel, seed: int) -> None:
     with fence(seed):
         for name, module in model.named_modules():
             if name and not (name + ".").startswith(model.base_model_prefix + "."):
-                for parameter in module.parameters(recurse=False):
-                    spread = float(getattr(model.config, "initializer_range", 0.02))
-                    parameter.normal_(0.0, spread) if parameter.dim() > 1 else parameter.zero_()
+                for part, parameter in module.named_parameters(recurse=False):
+                    _begin(parameter, part, float(getattr(model.config, "initializer_range", 0.02)))
+
+
+def _begin(parameter: nn.Parameter, name: str, spread: float) -> None:
+    """Set a parameter to what training begins with: a norm scales by one, a bias adds nothing."""
+    if parameter.dim() > 1:
+        parameter.normal_(0.0, spread)
+    else:
+        parameter.fill_(name == "weight")
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:

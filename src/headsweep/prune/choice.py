@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from headsweep.errors import UserError
 from headsweep.measure.accuracy import Measured
 from headsweep.model.mask import HeadMask, Layout
 
@@ -44,6 +46,7 @@ class Needs:
             as-released forms.
         pruning: it is there to prune: a choice that prunes nothing is a failure.
         searches: how many searches over a ranking its work is about; None: nobody can foresee it.
+        mask: one that was given, which the model must fit; ``mask_file``: where it stands.
 
     """
 
@@ -51,6 +54,27 @@ class Needs:
     bound: bool = True
     pruning: bool = True
     searches: int | None = None
+    mask: HeadMask | None = None
+    mask_file: str = "the mask given"
+
+    def check(self, layout: Layout) -> None:
+        """Check, before anything is measured, that a model is one for the mask given.
+
+        Raises:
+            UserError: it has other units.
+
+        """
+        if self.mask is None or self.mask.fits(layout):
+            return
+        raise UserError(
+            f"{self.mask_file}: a mask of {_size([len(row) for row in self.mask.rows])}, the model "
+            f"has {_size([row.units for row in layout.rows])}",
+            "it was made for another model, or for other --units",
+        )
+
+
+def _size(rows: Sequence[int]) -> str:
+    return f"{sum(rows)} units in {len(rows)} rows"
 
 
 @dataclass(frozen=True)

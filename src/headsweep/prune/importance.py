@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy
-from headsweep.model.borrowing import attentions, eager, evaluating, frozen, read_rows, unit_outputs
+from headsweep.model.borrowing import (
+    attentions,
+    by_text,
+    eager,
+    evaluating,
+    frozen,
+    read_rows,
+    unit_outputs,
+)
 from headsweep.model.gates import gates
 from headsweep.model.mask import Layout
 from headsweep.prune.view import DefenderView
@@ -186,7 +194,9 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
             forward(anatomy.model, batch)
             real = batch.inputs["attention_mask"].unsqueeze(-1)
             for site, part, x in zip(anatomy.sites, anatomy.layout.slices, found, strict=True):
-                per_unit = (x.abs() * real).sum((0, 1)).unflatten(0, (site.row.units, -1))
+                per_unit = (
+                    (by_text(x, batch).abs() * real).sum((0, 1)).unflatten(0, (site.row.units, -1))
+                )
                 total[part] += per_unit.mean(-1).cpu().double()
             tick(len(batch.labels), "")
     return (total / encoded.tokens).float()

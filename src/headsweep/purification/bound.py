@@ -62,6 +62,11 @@ class Bound:
         return USUAL_DROP if self.max_drop is None else self.max_drop
 
     @property
+    def asked(self) -> bool:
+        """True when somebody said how far accuracy may fall."""
+        return self.max_drop is not None or self.min_accuracy is not None
+
+    @property
     def goes_deeper(self) -> bool:
         """True when pruning may cost more than is allowed in the end."""
         if self.prune_drop is None:
@@ -132,6 +137,11 @@ class Allowance:
     def drop(self) -> float:
         """How far accuracy may fall, as a fraction."""
         return self.right / self.examples - self.lowest
+
+    @property
+    def points(self) -> str:
+        """The share of answers that may be lost, in words."""
+        return f"{100 * self.allowed / self.examples:.1f} points"
 
     @property
     def decides(self) -> bool:

@@ -68,19 +68,24 @@ class Given:
     Attributes:
         mask: the mask.
         found: how an interrupted run found it; None: not known.
+        file: where it stands, for errors.
 
     """
 
     name: ClassVar[str] = "given mask"
     source: ClassVar[str] = "a mask file"
-    needs: ClassVar[Needs] = Needs(searches=0)
     mask: HeadMask
     found: Found | None = None
+    file: str = Needs.mask_file
+
+    @property
+    def needs(self) -> Needs:
+        """No search, and a model that the mask fits."""
+        return Needs(searches=0, mask=self.mask, mask_file=self.file)
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask; raises UserError where it is another model's."""
-        if not self.mask.fits(view.layout):
-            raise UserError("the head mask does not fit this model", "it is another model's")
+        self.needs.check(view.layout)
         return Choice(self.mask, earlier=self._earlier())
 
     def _earlier(self) -> dict[str, Any]:

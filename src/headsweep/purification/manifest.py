@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,14 +12,14 @@ from headsweep.export.provenance import command_line, environment
 from headsweep.export.verify import Check
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
-from headsweep.purification.bound import DECISIVE, Allowance, answers
+from headsweep.purification.bound import DECISIVE, USUAL_DROP, Allowance, answers
 from headsweep.purification.cooling import Healed
 from headsweep.purification.material import Figures, Material
 from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.settings import describe
 
-FEW = 200  # validation examples: fewer decide little
+FEW = math.ceil(DECISIVE / USUAL_DROP - 1e-9)  # validation examples: fewer decide little
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Record:
         choice: which heads, and how they were chosen.
         binds: a bound on accuracy held it.
         checks: what was verified.
-        zero_before: units of which the suspect came with weights at zero.
+        zero_before: units of which the suspect came with weights at zero, and which still are.
         probes: what probes there were, as JSON.
         notes: what a reader should know.
         start: ``classifier`` or ``encoder``.
@@ -62,7 +63,6 @@ def undecided(
     bound, count = method.bound, len(material.parts.validation)
     if bound is None:
         return []
-    free = bound.max_drop is None and bound.min_accuracy is None
     if bound.min_accuracy is None:
         allowance = Allowance(1 - bound.asked_drop, count, count)
     elif before is None:
@@ -72,10 +72,12 @@ def undecided(
     if allowance.decides or allowance.allowed < 0:
         return []
     told = allowance.doubt(cut_off=cut_off)
-    if free:
+    if not bound.asked:
         allowance = Allowance(1 - bound.drop(count), count, count)
-        points = f"{100 * allowance.drop:.1f} points"
-        told += f"; as none was asked for, {answers(allowance.allowed)} may be lost ({points})"
+        told += (
+            f"; as none was asked for, {answers(allowance.allowed)} may be lost "
+            f"({allowance.points})"
+        )
     if method.healing.tries and not allowance.decides:
         told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing"
     return [told]
@@ -154,6 +156,7 @@ def _bound(
         "min_accuracy": method.lowest(before),
         "binds": record.binds,
         "max_drop": drop,
+        "asked": bound is not None and bound.asked,
         "while_pruning": view.min_accuracy if record.choice.bounded else None,
     }
 

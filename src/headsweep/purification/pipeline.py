@@ -7,7 +7,7 @@ heads go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
+from headsweep.export.consistency import GATED, bound_held
 from headsweep.export.provenance import command_line
 from headsweep.export.verify import Check, check_weights
 from headsweep.measure.accuracy import logits
@@ -113,7 +114,8 @@ class Run:
     few: list[str] = field(default_factory=list)
 
     def begin(self, material: Material, method: Method) -> None:
-        """Say, before anything long, what is cut and whether the bound can be decided."""
+        """Check the mask given; say what is cut and whether the bound can be decided."""
+        method.pruning.needs.check(material.suspect.anatomy.layout)
         for name, part in material.encoded.items():
             if part.truncated:
                 self.progress.say(
@@ -181,7 +183,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         choice=choice,
         binds=binds,
         checks=tuple(checks),
-        zero_before=tuple(view.layout.name(unit) for unit in zero_before),
+        zero_before=tuple(view.layout.name(unit) for unit in still_zero(view, zero_before)),
         probes=probed.to_json(flips, after_flips),
         notes=tuple(run.notes),
         start=run.start,
@@ -263,10 +265,16 @@ def remove_and_compare(
     remove(suspect.anatomy, mask)
     gap = float((gated - logits(suspect.anatomy, part, runtime)).abs().max())
     return Check(
-        "zeroed weights give the logits of closed gates",
+        GATED,
         gap <= ZEROING_TOLERANCE,
         f"largest difference {gap:.1e}",
     )
+
+
+def still_zero(view: DefenderView, before: Sequence[int]) -> list[int]:
+    """Return those of some units whose weights healing left at zero."""
+    now = zero_parts(view.anatomy)
+    return [unit for unit in before if unit in now]
 
 
 def keep(file: Path, choice: Choice, view: DefenderView, method: Method) -> None:
@@ -293,7 +301,7 @@ def check_bound(method: Method, allowance: Allowance, after: Figures) -> Check:
     deeper = method.bound is not None and method.bound.prune_drop is not None
     hint = "; a smaller prune drop or longer healing holds more" if deeper else ""
     return Check(
-        f"validation accuracy is at least {allowance.lowest:.4f}",
+        bound_held(allowance.lowest),
         got.right >= allowance.need,
         f"it is {got.value:.4f}{hint}",
     )

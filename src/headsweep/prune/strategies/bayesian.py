@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from headsweep.errors import UserError, lookup
 from headsweep.model.anatomy import Anatomy
-from headsweep.model.borrowing import evaluating, unit_outputs
+from headsweep.model.borrowing import by_text, evaluating, unit_outputs
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import sample
 from headsweep.prune.search import SEARCHES
@@ -101,12 +101,13 @@ def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
         for number in range(passes):
             forward(anatomy.model, batch)
             if number == 0:
-                means = [x.float().clone() for x in found]
+                means = [by_text(x, batch).float().clone() for x in found]
                 squares = [torch.zeros_like(mean) for mean in means]
             for mean, square, x in zip(means, squares, found, strict=True):
-                gap = x - mean
+                now = by_text(x, batch)
+                gap = now - mean
                 mean += gap / (number + 1)
-                square += gap * (x - mean)
+                square += gap * (now - mean)
     real = batch.inputs["attention_mask"].unsqueeze(-1)
     rows = []
     for site, mean, square in zip(anatomy.sites, means, squares, strict=True):
