@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from headsweep.model.loading import (
     Suspect,
     probe_inputs,
     quiet,
 )
+from headsweep.texts.task import CLASSIFICATION, Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
@@ -49,9 +50,9 @@ def fingerprint(model: PreTrainedModel) -> Tensor:
     return found.float().cpu()
 
 
-def reload(folder: Path) -> PreTrainedModel:
+def reload(folder: Path, task: Task = CLASSIFICATION) -> PreTrainedModel:
     """Load a folder as any user would, plainly, then widen it to float32."""
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model = task.reload(folder)
     loaded: PreTrainedModel = model.float().eval()
     return loaded
