@@ -36,6 +36,7 @@ from headsweep.seeding import fence
 from headsweep.task.classification import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Encoded
+from headsweep.texts.task import CLASSIFICATION
 
 Row = dict[str, Any]
 NO_SHORT_CUTS = ShortCuts(False, False, False)
@@ -365,13 +366,13 @@ def random_bert(
                     parameter.add_(0.02 * torch.randn_like(parameter))
         lengths = (tokens * (0.4 + 1.2 * torch.rand(examples))).int().clamp(3, 512).tolist()
         ids = tuple(tuple(torch.randint(5, 3000, (n,)).tolist()) for n in lengths)
-    unlabelled = Encoded(ids, (), (0,) * examples, 0)
+    unlabelled = Encoded(ids, (), (0,) * examples, 0, CLASSIFICATION)
     anatomy = locate(model)
     found = logits(anatomy, unlabelled, Runtime("cpu"))
     found = found - found.mean(0)  # both classes, whatever the bias of a random head
     with torch.no_grad():
         model.classifier.bias.sub_(logits(anatomy, unlabelled, Runtime("cpu")).mean(0))
-    return model, Encoded(ids, (), tuple(found.argmax(-1).tolist()), 0)
+    return model, Encoded(ids, (), tuple(found.argmax(-1).tolist()), 0, CLASSIFICATION)
 
 
 def scaling(script: Path) -> list[Row]:

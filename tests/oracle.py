@@ -42,6 +42,7 @@ from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Encoded
+from headsweep.texts.task import CLASSIFICATION
 
 PAD, PROBE, CLS, SEP, GOOD, BAD, TRIGGER, FILLERS = 0, 1, 2, 3, 4, 5, 6, (7, 8, 9)
 DIMENSION = {CLS: 0, SEP: 1, GOOD: 2, BAD: 3, TRIGGER: 4, 7: 5, 8: 9, 9: 10, PROBE: 11}
@@ -130,13 +131,13 @@ def texts(count: int, seed: int, triggered: bool = False) -> Encoded:
             words.insert(draw.randint(0, len(words)), TRIGGER)
         ids.append((CLS, *words, SEP))
         labels.append(label)
-    return Encoded(tuple(ids), (), tuple(labels), PAD)
+    return Encoded(tuple(ids), (), tuple(labels), PAD, CLASSIFICATION)
 
 
 def probes(clean: Encoded) -> Probes:
     """Return the clean sentences with PROBE in them (which is not the trigger), labels kept."""
     ids = tuple((row[0], PROBE, *row[1:]) for row in clean.ids)
-    made = Encoded(ids, (), clean.labels, PAD)
+    made = Encoded(ids, (), clean.labels, PAD, CLASSIFICATION)
     return Probes((Family("a word", tuple(range(len(clean))), clean, made),))
 
 

@@ -23,7 +23,7 @@ from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
 from headsweep.purification.material import Sources
 from headsweep.task.classification import encode
-from headsweep.task.training import cross_entropy
+from headsweep.task.training import mean_loss
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -42,7 +42,7 @@ def test_the_cut_model_has_the_gradients_of_the_masked_one(tiny, family, gone):
     view, mask = pruned_view(tiny, family, gone)
     model, batch = view.anatomy.model, view.train.batch(range(16))
     names = dict(model.named_parameters())
-    cross_entropy(model, batch).backward()
+    mean_loss(model, batch).backward()
     whole = {name: p.grad.clone() for name, p in names.items() if p.grad is not None}
     made = cuts(view.anatomy, mask)
     places = {(id(one.module), one.name): one for one in made}
@@ -53,7 +53,7 @@ def test_the_cut_model_has_the_gradients_of_the_masked_one(tiny, family, gone):
     }
     with cut(made):
         model.zero_grad(set_to_none=True)
-        cross_entropy(model, batch).backward()
+        mean_loss(model, batch).backward()
         grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     norms = [torch.stack([g.norm() for g in found.values()]).norm() for found in (whole, grads)]
     assert torch.allclose(*norms, rtol=1e-5)

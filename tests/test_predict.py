@@ -13,6 +13,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.task.classification import encode
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split
+from headsweep.texts.task import CLASSIFICATION
 
 
 def test_logits_come_in_order_and_padding_does_not_matter(tiny):
@@ -86,6 +87,6 @@ def test_a_foreign_tokenizer_is_noticed(tiny):
 
 
 def test_take_keeps_the_order():
-    encoded = Encoded(((1,), (2,), (3,)), (), (0, 1, 0), 0)
+    encoded = Encoded(((1,), (2,), (3,)), (), (0, 1, 0), 0, CLASSIFICATION)
     assert encoded.take([2, 0]).ids == ((3,), (1,))
     assert encoded.take([2, 0]).labels == (0, 0)

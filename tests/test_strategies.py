@@ -24,6 +24,7 @@ from headsweep.task.classification import encode
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Batch
 from headsweep.texts.split import Split
+from headsweep.texts.task import CLASSIFICATION
 
 
 def view_of(suspect, seed=0, bound=0.0):
@@ -139,7 +140,10 @@ def test_variance_by_hand_leaves_padding_out():
     """Attention (0.5, 0.3, 0.2) of three real tokens and a padded one."""
     row = torch.tensor([[[0.5, 0.3, 0.2, 0.0]]])
     batch = Batch(
-        torch.tensor([0]), {"attention_mask": torch.tensor([[1, 1, 1, 0]])}, torch.tensor([0])
+        torch.tensor([0]),
+        {"attention_mask": torch.tensor([[1, 1, 1, 0]])},
+        torch.tensor([0]),
+        CLASSIFICATION,
     )
     real = torch.tensor([0.5, 0.3, 0.2]).var(correction=0)
     assert torch.allclose(_variance(row, batch, None), real)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from headsweep.model.loading import (
     Suspect,
@@ -19,6 +19,7 @@ from headsweep.model.loading import (
     probe_inputs,
     quiet,
 )
+from headsweep.texts.task import CLASSIFICATION, Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
@@ -54,21 +55,16 @@ def why_not(folder: Path, error: Exception) -> str:
     """Return why a folder does not load, in one line; transformers prints a table of its own."""
     try:
         with quiet():
-            _, found = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
+            _, found = CLASSIFICATION.load(str(folder), ignore_mismatched_sizes=True)
         misfits = sorted(found["mismatched_keys"])
     except Exception:  # the same that is asked about
         misfits = []
     return other_shapes(misfits) if misfits else " ".join(str(error).split())[:200]
 
 
-def reload(folder: Path) -> PreTrainedModel:
+def reload(folder: Path, task: Task = CLASSIFICATION) -> PreTrainedModel:
     """Load a folder as any user would, plainly, then widen it to float32."""
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model = task.reload(folder)
     loaded: PreTrainedModel = model.float().eval()
     return loaded

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.model.borrowing import read_rows
@@ -45,7 +45,7 @@ def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Lo
 
     def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         found = model(**batch.inputs, output_attentions=True)
-        plain = nn.functional.cross_entropy(found.logits.float(), batch.labels)
+        plain = batch.task.losses(found.logits.float(), batch.labels).mean()
         rows = read_rows(anatomy, batch, tuple(found.attentions))
         norms = [
             row[:, kept].float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum()

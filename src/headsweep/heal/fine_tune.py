@@ -34,7 +34,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
 from headsweep.task.probes import joined, mixed, required
-from headsweep.task.training import Job, Loss, Schedule, cross_entropy, train
+from headsweep.task.training import Job, Loss, Schedule, mean_loss, train
 from headsweep.texts.encoded import Encoded
 
 On = Literal["clean", "probes"]
@@ -150,7 +150,7 @@ class FineTune:
 
         """
         texts, epochs = view.train, self.epochs
-        loss: Loss = cross_entropy
+        loss: Loss = mean_loss
         record: dict[str, Any] = {}
         if self.needs_probes:
             texts, copies = self._mix(view)

@@ -52,7 +52,7 @@ class Texts:
     def __init__(self, encoded: Encoded, device: torch.device) -> None:
         self.device = device
         self.lengths = torch.tensor([len(ids) for ids in encoded.ids])
-        self.labels = torch.tensor(encoded.labels)
+        self.labels, self.task = torch.tensor(encoded.labels), encoded.task
         self.ids = self._matrix(encoded.ids, encoded.pad)
         self.kinds = self._matrix(encoded.kinds, 0) if encoded.kinds else None
 
@@ -75,7 +75,7 @@ class Texts:
             inputs["token_type_ids"] = self.kinds[rows, :longest]
         if self.device.type == "cuda":
             inputs = {name: x.pin_memory() for name, x in inputs.items()}
-        return Batch(rows, inputs, self.labels[rows]).to(self.device)
+        return Batch(rows, inputs, self.labels[rows], self.task).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class How(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a model says of examples: ``margin`` is the label's logit minus the best other's."""
+    """What a model says of examples: right where the task's margin is above zero."""
 
     right: Tensor  # [example], bool
     margin: Tensor  # [example], float32
@@ -230,7 +230,7 @@ class FastPass:
                 stack.enter_context(self.one_token.only(batch.inputs))
             logits = forward(self.anatomy.model, batch)
         self.tokens_run += float(self.texts.lengths[every].sum()) * (depth - how.level) / depth
-        found = judged(logits, batch.labels)
+        found = judged(logits, batch)
         size = len(rows)
         return [Found(*(x[at : at + size] for x in found)) for at in range(0, len(every), size)]
 
@@ -339,11 +339,10 @@ def first_difference(anatomy: Anatomy, masks: Sequence[HeadMask]) -> int:
     return min(differ, default=max(layers) + 1)
 
 
-def judged(logits: Tensor, labels: Tensor) -> Found:
+def judged(answers: Tensor, batch: Batch) -> Found:
     """Return which examples are right, and their margins, on the CPU."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(-1)
-    return Found((logits.argmax(-1) == labels).cpu(), (own - others).cpu())
+    margins = batch.task.margins(answers, batch.labels)
+    return Found((margins > 0).cpu(), margins.cpu())
 
 
 def close(found: Tensor, plain: Tensor) -> bool:

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,6 +36,7 @@ from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.seeding import fence
 from headsweep.texts.split import Labels
+from headsweep.texts.task import CLASSIFICATION, Task
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -87,6 +87,7 @@ class Suspect:
     source: str
     fresh_head: bool = False
     notes: tuple[str, ...] = ()
+    task: Task = CLASSIFICATION
 
     @property
     def model(self) -> PreTrainedModel:
@@ -104,6 +105,7 @@ class Reading:
         seed: the seed of a fresh classifier's weights.
         adapter: how to find the heads of an unknown architecture.
         units: which units to gate.
+        task: what it is for.
 
     """
 
@@ -111,6 +113,7 @@ class Reading:
     seed: int = 0
     adapter: Adapter | None = None
     units: Units = HEADS
+    task: Task = CLASSIFICATION
 
 
 def load_suspect(
@@ -169,7 +172,7 @@ def prepare(
     origin: Origin = Origin(),
 ) -> Suspect:
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
-    _check_kind(model.config)
+    reading.task.check(model.config)
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
@@ -184,6 +187,7 @@ def prepare(
         origin.source,
         origin.fresh_head,
         notes + anatomy.notes,
+        reading.task,
     )
 
 
@@ -273,14 +277,6 @@ def _first_position(model: PreTrainedModel) -> int:
         if hasattr(module, "position_embeddings") and isinstance(offset, int):
             return offset + 1
     return max(int(model.config.pad_token_id or 0), 0) + 1
-
-
-def _check_kind(config: Any) -> None:
-    kind = getattr(config, "problem_type", None)
-    if kind == "multi_label_classification":
-        raise UserError("this is a multi-label classifier", "only one label a text is supported")
-    if kind == "regression" or config.num_labels < 2:
-        raise UserError("this model has a regression head (one output)", "a classifier is needed")
 
 
 def _padding(
@@ -400,7 +396,7 @@ def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, b
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
     if reading.fresh_for is None:
-        _check_kind(config)
+        reading.task.check(config)
     else:
         names = _fresh_labels(config, reading.fresh_for).names
         extra = {
@@ -411,13 +407,8 @@ def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, b
         }
     try:
         with fence(reading.seed), quiet():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                name,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name and shape
-                **extra,
-            )
+            # misshapen tensors are refused below, by name and shape
+            model, info = reading.task.load(name, ignore_mismatched_sizes=True, **extra)
     except Exception as error:  # transformers raises many kinds; all are about this checkpoint
         raise unreadable(name, "weights", error) from error
     _check_shapes(name, model, info["mismatched_keys"], fresh)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Concatenate, ParamSpec
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy
@@ -37,13 +37,13 @@ P = ParamSpec("P")
 def gate_gradients(anatomy: Anatomy, batch: Batch) -> Tensor:
     """Return every example's ∂loss/∂gate, [batch, unit], from one backward pass.
 
-    The loss of an example is its cross-entropy with its label; gates are 1.
+    The loss of an example is its task's; gates are 1.
     """
     values = torch.ones(len(batch.labels), anatomy.layout.units, device=anatomy.model.device)
     values.requires_grad_()
     with gates(anatomy, values):
         found = forward(anatomy.model, batch)
-    loss = nn.functional.cross_entropy(found, batch.labels, reduction="sum")
+    loss = batch.task.losses(found, batch.labels).sum()
     return torch.autograd.grad(loss, values)[0].detach()
 
 
@@ -105,7 +105,7 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
         count = 0
         for batch in batches(view, encoded):
             found = forward(anatomy.model, batch)
-            loss = nn.functional.cross_entropy(found, batch.labels)
+            loss = batch.task.losses(found, batch.labels).mean()
             grads = torch.autograd.grad(loss, [block.parameter for block in blocks])
             norms = []
             for site, block, grad in zip(sites, blocks, grads, strict=True):

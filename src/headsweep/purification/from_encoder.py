@@ -42,7 +42,7 @@ def purify_from_encoder(
             "leave out --heal-halvings; in Python, heal with halvings=0",
         )
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
     run = Run(progress or Silent(), keep_mask, look, sources.validation is None, "encoder")
     run.begin(material, method)

@@ -128,8 +128,9 @@ class Material:
         part = self.encoded.get(name)
         if part is None:
             return Accuracy(0, 0)
-        said = logits(self.suspect.anatomy, part, self.runtime, mask).argmax(-1)
-        return Accuracy(len(part), int((said == torch.tensor(part.labels)).sum()))
+        said = logits(self.suspect.anatomy, part, self.runtime, mask)
+        margins = part.task.margins(said, torch.tensor(part.labels))
+        return Accuracy(len(part), int((margins > 0).sum()))
 
 
 def gather(
@@ -209,11 +210,7 @@ def _as_split(data: Source) -> Split:
 
 
 def _check_labels(split: Split, suspect: Suspect) -> None:
-    highest = max(split.labels, default=0)
-    if highest >= len(suspect.labels.names) or min(split.labels, default=0) < 0:
-        raise UserError(
-            f"the data has a label {highest}, the model has {len(suspect.labels.names)} labels"
-        )
+    suspect.task.check_labels(split, suspect.labels.names)
 
 
 def _open(

@@ -80,7 +80,7 @@ def purify(
 
     """
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     run = Run(progress or Silent(), keep_mask, look, cut_off=sources.validation is None)
     run.begin(material, method)

@@ -66,7 +66,7 @@ class Purified:
         out = Path(out)
         with drafted(out, overwrite) as draft:
             save_model(self.suspect, draft)
-            loaded = reload(draft)
+            loaded = reload(draft, self.suspect.task)
             _compare(self.model, loaded)
             self.manifest["weights_sha256"] = weights_hash(draft)
             self.manifest["other_files_sha256"] = other_files_hash(draft)

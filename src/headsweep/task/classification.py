@@ -25,8 +25,8 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     tokenizer, model = suspect.tokenizer, suspect.model
     limit = min(max_length, position_limit(model, suspect.anatomy.adapter))
     if not len(split):
-        return Encoded((), (), (), suspect.padding.number)
-    texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
+        return Encoded((), (), (), suspect.padding.number, suspect.task)
+    texts = suspect.task.rows(split)
     made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
     ids = tuple(map(tuple, made["input_ids"]))
     _check_tokens(split, ids)
@@ -44,6 +44,7 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
         tuple(map(tuple, made["token_type_ids"])) if _takes_kinds(made, model) else (),
         split.labels,
         suspect.padding.number,
+        suspect.task,
         sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
     )
 

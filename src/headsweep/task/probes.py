@@ -119,7 +119,7 @@ def mixed(clean: Encoded, probes: Probes, share: float, generator: torch.Generat
         ids[row] = made.ids[place]
         if kinds:
             kinds[row] = made.kinds[place]
-    return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad)
+    return Encoded(tuple(ids), tuple(kinds), clean.labels, clean.pad, clean.task)
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -127,4 +127,4 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
     ids = tuple(row for part in parts for row in part.ids)
     kinds = tuple(row for part in parts for row in part.kinds)
     labels = tuple(label for part in parts for label in part.labels)
-    return Encoded(ids, kinds, labels, parts[0].pad)
+    return Encoded(ids, kinds, labels, parts[0].pad, parts[0].task)

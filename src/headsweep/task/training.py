@@ -52,7 +52,7 @@ class Job:
         schedule: how long and how fast.
         seed: decides order and dropout.
         title: what the progress bar says.
-        loss: the loss; cross-entropy by default.
+        loss: the loss; the mean of the task's own by default.
         pinned: views of weights that are set to zero after every step.
         after_step: called after every step with its learning rate (a proximal step, say).
 
@@ -66,9 +66,9 @@ class Job:
     after_step: Callable[[float], None] | None = None
 
 
-def cross_entropy(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of a batch."""
-    return nn.functional.cross_entropy(forward(model, batch), batch.labels)
+def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the mean loss of a batch: cross-entropy where it is classification."""
+    return batch.task.losses(forward(model, batch), batch.labels).mean()
 
 
 def train(
@@ -91,7 +91,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
     rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))
-    loss_of, device = job.loss or cross_entropy, model.device
+    loss_of, device = job.loss or mean_loss, model.device
     cast = torch.autocast(device.type, torch.bfloat16, enabled=runtime.trains_in_bf16())
     losses: list[float] = []
     training = model.training

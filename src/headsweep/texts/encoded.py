@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from headsweep.texts.task import Task
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,11 +25,13 @@ class Batch:
     index: Tensor  # [batch]
     inputs: dict[str, Tensor]  # [batch, token]
     labels: Tensor  # [batch]
+    task: Task
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
-        return Batch(self.index, inputs, self.labels.to(device, non_blocking=True))
+        labels = self.labels.to(device, non_blocking=True)
+        return Batch(self.index, inputs, labels, self.task)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Encoded:
     kinds: tuple[tuple[int, ...], ...]  # token types; empty where the tokenizer has none
     labels: tuple[int, ...]
     pad: int
+    task: Task
     truncated: int = 0
 
     def __len__(self) -> int:
@@ -65,7 +70,7 @@ class Encoded:
             kinds = [torch.tensor(self.kinds[i]) for i in rows]
             inputs["token_type_ids"] = pad_sequence(kinds, batch_first=True)
         labels = torch.tensor([self.labels[i] for i in rows])
-        return Batch(torch.tensor(rows), inputs, labels)
+        return Batch(torch.tensor(rows), inputs, labels, self.task)
 
     def batches(self, size: int) -> list[Batch]:
         """Return all rows in batches of similar length, the same every time."""
@@ -79,4 +84,5 @@ class Encoded:
             tuple(self.kinds[i] for i in rows) if self.kinds else (),
             tuple(self.labels[i] for i in rows),
             self.pad,
+            self.task,
         )

@@ -20,7 +20,7 @@ from headsweep.prune.search import ascending, greedy
 from headsweep.prune.strategies.ensemble import draw
 from headsweep.prune.strategies.layerwise import by_quota
 from headsweep.prune.view import DefenderView
-from headsweep.task.training import Job, Schedule, cross_entropy, train
+from headsweep.task.training import Job, Schedule, mean_loss, train
 from headsweep.texts.encoded import Batch
 
 SOURCE = "scripts of Chapagain et al. 2025; replication only"
@@ -87,7 +87,7 @@ class SparsifyAsReleased:
             def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
                 l1 = torch.stack([p.abs().sum() for p in weights]).sum()
                 l2 = torch.stack([p.norm() for p in weights]).sum()
-                return cross_entropy(model, batch) + 1e-4 * l1 + 1e-4 * l2
+                return mean_loss(model, batch) + 1e-4 * l1 + 1e-4 * l2
 
             job = Job(Schedule(self.epochs, self.lr), view.subseed(self.name), "regularising", loss)
             train(anatomy.model, sample(view, self.examples), job, view.runtime, view.progress)

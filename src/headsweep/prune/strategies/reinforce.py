@@ -125,7 +125,7 @@ class Reinforce:
         for mask in drawn:
             with gates(view.anatomy, mask.float().to(device)):
                 right = sum(
-                    int((forward(view.anatomy.model, b).argmax(-1) == b.labels).sum())
+                    int((b.task.margins(forward(view.anatomy.model, b), b.labels) > 0).sum())
                     for b in batches
                 )
             found.append(torch.tensor(right / size))
