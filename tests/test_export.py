@@ -173,8 +173,8 @@ def test_saving_a_model_whose_copy_differs_is_refused(trained_folder, tmp_path, 
     done = cleanse(trained_folder, data, Gradient(step=2), Way(0.3, heal=FineTune(0), runtime=CPU))
     real = module.reload
 
-    def tampered(folder):
-        model = real(folder)
+    def tampered(folder, task):
+        model = real(folder, task)
         with torch.no_grad():
             model.classifier.bias += 1
         return model
@@ -467,7 +467,7 @@ def test_every_key_of_the_manifest_is_documented_and_no_other(purified):
     named = {key for cell in rows for key in re.findall(r"`(\w+)`", cell)}
     made = json.loads((purified / MANIFEST).read_text())
     assert set(made) == named
-    assert set(made["bound"]) == {"min_accuracy", "max_drop", "while_pruning", "binds"}
+    assert set(made["bound"]) == {"min_accuracy", "max_drop", "while_pruning", "binds", "asked"}
     assert set(made["data"]["train"]) == {"examples", "sha256", "texts_cut"}
     assert set(made["before"]["validation"]) == {"examples", "right", "accuracy"}
     assert {"scores", "steps", "record"} <= set(made["search"])
