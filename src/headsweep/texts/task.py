@@ -96,9 +96,14 @@ class Classification:
         return nn.functional.cross_entropy(answers, labels, reduction="none")
 
     def margins(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """Return the label's logit minus the best other's, [example]."""
+        """Return the label's logit minus the best other's, [example].
+
+        A tie that the label wins, as the first of the best, counts as won by next to nothing.
+        """
         own = answers.gather(1, labels[:, None])[:, 0]
-        return own - answers.scatter(1, labels[:, None], -torch.inf).amax(-1)
+        margins = own - answers.scatter(1, labels[:, None], -torch.inf).amax(-1)
+        won = (margins == 0) & (answers.argmax(-1) == labels)
+        return margins.masked_fill(won, torch.finfo(margins.dtype).tiny)
 
 
 CLASSIFICATION = Classification()
