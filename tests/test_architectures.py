@@ -19,7 +19,7 @@ from headsweep.errors import UserError
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.anatomy import locate
-from headsweep.model.borrowing import gives_attention
+from headsweep.model.attention_rows import gives_attention
 from headsweep.model.families import FAMILIES, Adapter
 from headsweep.model.gates import check_gates, gates, masked
 from headsweep.model.loading import Reading, prepare, probe_inputs

@@ -7,7 +7,8 @@ Head Pruning and Attention Normalization* (PURE), section 4.2. To the cross-entr
 
 with c_l the min-max of the normalised inverse attention variance of layer l, measured on the
 pruned model, over the heads that it has left. Decoders: the last token's row of attention.
-It needs attention weights, so attention is computed eagerly: slower.
+Only that row is computed, beside the fast kernels (``attention_rows``), and before the dropout of
+attention: PURE's scripts take the whole attention after it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.model.borrowing import read_rows
+from headsweep.model.anatomy import layers_of
+from headsweep.model.attention_rows import Read
 from headsweep.model.mask import HeadMask
 from headsweep.prune.importance import variance_by_layer
 from headsweep.prune.view import DefenderView
@@ -29,32 +31,52 @@ PENALTY = 0.15  # the paper's strength
 EXAMPLES = 500  # whose attention variance weighs the layers
 
 
-def normalising(view: DefenderView, mask: HeadMask, strength: float) -> tuple[Loss, Tensor]:
-    """Return a loss plus the penalty, for a pruned model; and the weights c_l, [layer].
-
-    Use the loss inside ``importance.eager``, with the pruned heads in place (not cut out).
+def weights_of(view: DefenderView, mask: HeadMask) -> Tensor:
+    """Return the weights c_l of a pruned model's layers, [layer].
 
     Raises:
         UserError: the model gives no attention weights.
 
     """
-    anatomy, variance = view.anatomy, variance_by_layer(view, EXAMPLES)
-    heads = mask.heads or [[True] * len(layer) for layer in variance]
-    keep = [torch.tensor(row) for row in heads]
-    weights = layer_weights(variance, keep)
+    return layer_weights(variance_by_layer(view, EXAMPLES), kept_heads(view, mask))
 
-    def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-        found = model(**batch.inputs, output_attentions=True)
-        plain = batch.task.losses(found.logits.float(), batch.labels).mean()
-        rows = read_rows(anatomy, batch, tuple(found.attentions))
+
+def kept_heads(view: DefenderView, mask: HeadMask) -> list[Tensor]:
+    """Return which heads stay, [layer][head], whatever the units are."""
+    heads = int(view.anatomy.model.config.num_attention_heads)
+    layers = len(layers_of(view.anatomy))
+    return [torch.tensor(row) for row in mask.heads or [[True] * heads] * layers]
+
+
+def normalising(read: Read, weights: Tensor, keep: Sequence[Tensor], strength: float) -> Loss:
+    """Return a loss plus the penalty.
+
+    Args:
+        read: lent by ``attention_rows``.
+        weights: c_l, [layer].
+        keep: which heads stay, [layer][head]; heads that are cut out are not among the rows.
+        strength: the weight of the penalty.
+
+    """
+    shares = weights.tolist()
+
+    def loss(_: PreTrainedModel, batch: Batch) -> Tensor:
+        found, rows = read(batch.inputs)
+        plain = batch.task.losses(found.float(), batch.labels).mean()
         norms = [
-            row[:, kept].float().square().sum((0, 2)).clamp_min(1e-12).sqrt().sum()
+            (row[:, kept] if row.shape[1] == len(kept) else row)
+            .float()
+            .square()
+            .sum((0, 2))
+            .clamp_min(1e-12)
+            .sqrt()
+            .sum()
             for row, kept in zip(rows, keep, strict=True)
         ]
-        penalty = sum(c * n for c, n in zip(weights.tolist(), norms, strict=True))
+        penalty = sum(c * n for c, n in zip(shares, norms, strict=True))
         return plain + strength * torch.as_tensor(penalty)
 
-    return loss, weights
+    return loss
 
 
 def layer_weights(variance: Sequence[Tensor], keep: Sequence[Tensor]) -> Tensor:

@@ -23,11 +23,12 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import torch
 
 from headsweep.errors import UserError
-from headsweep.heal.attention_penalty import normalising
+from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.anatomy import Anatomy
-from headsweep.model.borrowing import eager, evaluating, gives_attention
+from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
+from headsweep.model.borrowing import evaluating
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
@@ -81,7 +82,7 @@ class FineTune:
             every epoch.
         share: that share.
         attention: weight of PURE's penalty on attention that gathers on few tokens
-            (``normalisation``; 0.15 in the paper), slower; 0: none.
+            (``attention_penalty``; 0.15 in the paper); 0: none.
         halvings: how often the pipeline may begin again, from the same weights, at half the
             learning rate, when healing ends below min accuracy: a hot healing forgets more of a
             backdoor, and of the task.
@@ -156,19 +157,19 @@ class FineTune:
             texts, copies = self._mix(view)
             epochs = self.epochs / copies
             record["probes_seen"] = round(self.share * len(texts))
-        anatomy = view.anatomy
+        anatomy, mask = view.anatomy, choice.mask
         penalised = self.attention > 0 and self.trains
-        if penalised:
-            loss, weights = normalising(view, choice.mask, self.attention)
-            record["layer_weights"] = weights.tolist()
-        whole = penalised or not self.compact or not self.trains
-        made = [] if whole else cuttable(view, choice.mask)
-        held_at_zero = [] if made else pieces(anatomy, choice.mask)
-        job = Job(Schedule(epochs, self.lr), view.seed, "healing", loss, held_at_zero)
+        can_cut = self.compact and self.trains and not (penalised and not beside_kernels(anatomy))
+        made = cuttable(view, mask) if can_cut else []
+        held_at_zero = [] if made else pieces(anatomy, mask)
         with ExitStack() as stack:
-            stack.enter_context(cut(made, write_back=True))
             if penalised:
-                stack.enter_context(eager(anatomy))
+                weights = weights_of(view, mask)
+                record["layer_weights"] = weights.tolist()
+                read = stack.enter_context(attention_rows(anatomy))
+                loss = normalising(read, weights, kept_heads(view, mask), self.attention)
+            stack.enter_context(cut(made, write_back=True))
+            job = Job(Schedule(epochs, self.lr), view.seed, "healing", loss, held_at_zero)
             losses = train(anatomy.model, texts, job, view.runtime, view.progress)
         return record | {"losses": losses, "compact": bool(made), "lr": self.lr}
 

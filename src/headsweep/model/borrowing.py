@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy, layers_of
-from headsweep.model.gates import read_places
-from headsweep.model.loading import probe_inputs
 from headsweep.texts.encoded import Batch
 
 
-def attentions(anatomy: Anatomy, batch: Batch) -> tuple[Tensor, ...]:
-    """Return every layer's attention, [batch, head, token, token]; needs ``eager``.
+def uncached(model: PreTrainedModel) -> dict[str, bool]:
+    """Return the argument that keeps a decoder from filling a cache; nothing for others."""
+    caches = "use_cache" in inspect.signature(type(model).forward).parameters
+    return {"use_cache": False} if caches else {}
+
+
+def attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Any:
+    """Return the model's output with every layer's attention, [batch, head, token, token].
+
+    Needs ``eager``.
 
     Raises:
         UserError: the model gives none, or none of that shape.
 
     """
-    return _attentions(anatomy, batch.inputs)
-
-
-def _attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    found = getattr(anatomy.model(**inputs, output_attentions=True), "attentions", None) or ()
+    given = anatomy.model(**inputs, output_attentions=True)
+    found = getattr(given, "attentions", None) or ()
     batch, tokens = inputs["input_ids"].shape
     whole = (batch, int(anatomy.model.config.num_attention_heads), tokens, tokens)
     shapes = [None if layer is None else tuple(layer.shape) for layer in found]
     if shapes == [whole] * len(layers_of(anatomy)):
-        return tuple(found)
+        return given
     raise UserError(
         "this model gives no attention weights of every head of every layer over all tokens, "
         "which this method needs",
         "choose another strategy; --attention-penalty 0 heals without them",
     )
-
-
-def gives_attention(anatomy: Anatomy) -> bool:
-    """Tell whether the model's attention weights can be read."""
-    try:
-        with torch.inference_mode(), evaluating(anatomy), eager(anatomy):
-            _attentions(anatomy, probe_inputs(anatomy.model))
-    except Exception:  # whatever an unforeseen architecture trips over
-        return False
-    return True
-
-
-def read_rows(anatomy: Anatomy, batch: Batch, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return of every layer the row that the classifier reads, [batch, head, token]."""
-    place = read_places(anatomy, batch.inputs["input_ids"])
-    return tuple(layer[torch.arange(len(place)), :, place] for layer in found)
 
 
 @contextmanager

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy
+from headsweep.model.attention_rows import attention_rows
 from headsweep.model.borrowing import (
-    attentions,
     by_text,
-    eager,
     evaluating,
     frozen,
-    read_rows,
     unit_outputs,
 )
 from headsweep.model.gates import gates
@@ -156,11 +154,11 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
     with (
         torch.inference_mode(),
         evaluating(anatomy),
-        eager(anatomy),
+        attention_rows(anatomy) as read,
         view.progress.task("attention statistics", len(encoded)) as tick,
     ):
         for batch in batches(view, encoded):
-            rows = read_rows(anatomy, batch, attentions(anatomy, batch))
+            _, rows = read(batch.inputs)
             wide = [row.cpu().double() for row in rows]  # Apple's GPUs have no float64
             found = [_variance(row, batch, columns).sum(0).float() for row in wide]
             totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import UserError, shown
+from headsweep.model.borrowing import uncached
 from headsweep.model.loading import Suspect, position_limit, vocabulary_size
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.split import Split
@@ -82,7 +82,5 @@ def _takes_kinds(made: Mapping[str, Any], model: PreTrainedModel) -> bool:
 
 def forward(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return the logits of a batch, [batch, class], in float32; a decoder fills no cache."""
-    caches = "use_cache" in inspect.signature(type(model).forward).parameters
-    extra = {"use_cache": False} if caches else {}
-    found: Tensor = model(**batch.inputs, **extra).logits
+    found: Tensor = model(**batch.inputs, **uncached(model)).logits
     return found.float()

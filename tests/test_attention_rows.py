@@ -1,0 +1,89 @@
+"""One row of attention beside the fast kernels is the row of eager attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
+from headsweep.heal.fine_tune import FineTune, cuttable
+from headsweep.measure.cutting import cut
+from headsweep.model.attention_rows import attention_rows, beside_kernels
+from headsweep.model.borrowing import eager
+from headsweep.prune.choice import Choice
+from test_healing import pruned_view
+
+SLOWLY = ("deberta-v2", "mpnet")
+
+
+def eager_loss(view, mask, batch, weights, strength):
+    """The same from the attention that transformers gives, whole, and counted by hand."""
+    model = view.anatomy.model
+    out = model(**batch.inputs, output_attentions=True)
+    loss = torch.nn.functional.cross_entropy(out.logits, batch.labels)
+    last = batch.inputs["attention_mask"].sum(-1) - 1
+    for layer, found in enumerate(out.attentions):
+        for head, kept in enumerate(mask.heads[layer]):
+            if kept:
+                total = 0.0
+                for text in range(len(batch.labels)):
+                    place = int(last[text]) if view.anatomy.adapter.reads_last else 0
+                    total = total + found[text, head, place].square().sum()
+                loss = loss + strength * weights[layer] * total.sqrt()
+    return loss
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2", "llama", "deberta-v2"])
+def test_penalty_and_gradients_are_those_of_eager_attention(tiny, family):
+    view, mask = pruned_view(tiny, family)
+    model, batch = view.anatomy.model.eval(), view.train.batch(range(6))
+    weights = weights_of(view, mask)
+
+    def gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    with attention_rows(view.anatomy) as read:
+        own = normalising(read, weights, kept_heads(view, mask), 0.5)(model, batch)
+        got = gradients(own)
+    with eager(view.anatomy):
+        right = eager_loss(view, mask, batch, weights, 0.5)
+        wanted = gradients(right)
+    assert torch.allclose(own, right, atol=1e-5)
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.allclose(got[name], tensor, atol=1e-5), name
+    assert beside_kernels(view.anatomy) is (family not in SLOWLY)
+    assert model.config._attn_implementation != "headsweep_rows"
+
+
+def test_heads_that_are_cut_out_leave_the_penalty_as_it_is(tiny):
+    view, mask = pruned_view(tiny)
+    model, batch = view.anatomy.model.eval(), view.train.batch(range(6))
+    weights, keep = weights_of(view, mask), kept_heads(view, mask)
+    with attention_rows(view.anatomy) as read, torch.no_grad():
+        loss = normalising(read, weights, keep, 0.5)
+        whole = loss(model, batch)
+        made = cuttable(view, mask)
+        assert made
+        with cut(made):
+            assert torch.allclose(loss(model, batch), whole, atol=1e-6)
+
+
+def test_healing_with_the_penalty_leaves_pruned_heads_out(tiny):
+    view, mask = pruned_view(tiny)
+    record = FineTune(1, 1e-3, attention=0.15).heal(view, Choice(mask))
+    assert record["compact"] is True
+
+
+def test_a_row_adds_up_to_one_and_padding_gets_nothing(tiny):
+    view, _ = pruned_view(tiny)
+    batch = view.train.batch([0, 1, 2, 3])
+    with attention_rows(view.anatomy) as read, torch.no_grad():
+        _, rows = read(batch.inputs)
+    real = batch.inputs["attention_mask"].bool()
+    assert not real.all()
+    for row in rows:
+        assert torch.allclose(row.sum(-1), torch.ones(()), atol=1e-6)
+        assert float(row.masked_select(~real[:, None].expand_as(row)).max()) < 1e-6
