@@ -130,7 +130,9 @@ def known(folder: Path) -> dict[str, Any] | None:
 def runtime_of(order: Order) -> Runtime:
     """Return where and how an order computes."""
     asked = order_of(order).computing
-    return Runtime(asked.device, asked.batch_size, asked.max_length, asked.precision)
+    return Runtime(
+        asked.device, asked.batch_size, asked.max_length, asked.precision, jobs=1
+    )  # a cell is a job already
 
 
 def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:

@@ -61,8 +61,9 @@ class EntropyFirst:
     def cooler(self) -> None:
         """There is nothing cooler."""
 
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Run both phases on the view's model."""
+    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
+        """Run both phases on the view's model; nothing is chosen by ``need``."""
+        del need
         schedule = Schedule(self.entropy_epochs, self.lr)
         job = Job(schedule, view.subseed("entropy"), "maximising entropy", _negative_entropy)
         losses = train(view.anatomy.model, view.train, job, view.runtime, view.progress)

@@ -24,6 +24,8 @@ import torch
 
 from headsweep.errors import UserError
 from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
+from headsweep.heal.members import made_members
+from headsweep.heal.soup import MOST_BEYOND, How, simmer
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.anatomy import Anatomy
@@ -67,8 +69,11 @@ class Healing(Protocol):
     def cooler(self) -> Healing | None:
         """Return what to try when it has lost too much accuracy; None: there is nothing."""
 
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Train the model in place, pruned units at exactly zero; return what to record."""
+    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
+        """Train the model in place, pruned units at exactly zero; return what to record.
+
+        ``need``: how many validation answers must be right in the end; 0: nothing bounds it.
+        """
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class FineTune:
         halvings: how often the pipeline may begin again, from the same weights, at half the
             learning rate, when healing ends below min accuracy: a hot healing forgets more of a
             backdoor, and of the task.
+        members: how many healings, of other seeds, are averaged (``soup``); 1: one.
+        how: ``uniform``: all of them; ``greedy``: those with which accuracy does not fall.
+        beyond: how far past the pruned weights the result may lie, 1: no farther than the mean;
+            the farthest place that holds the bound is taken.
         compact: leave out the work of pruned heads where the architecture allows.
 
     """
@@ -97,6 +106,9 @@ class FineTune:
     share: float = 0.4
     attention: float = 0.0
     halvings: int = 0
+    members: int = 1
+    how: How = "uniform"
+    beyond: float = 1.0
     compact: bool = True
 
     def __post_init__(self) -> None:
@@ -109,6 +121,16 @@ class FineTune:
             raise UserError(f"an attention penalty of {self.attention}", "give 0 or more")
         if self.halvings < 0:
             raise UserError(f"{self.halvings} halvings of the learning rate", "give 0 or more")
+        if self.members < 1:
+            raise UserError(f"a soup of {self.members} healings", "give 1 or more members")
+        if self.how not in get_args(How):
+            raise UserError(
+                f"cannot average '{self.how}'", f"give one of {', '.join(get_args(How))}"
+            )
+        if not 1 <= self.beyond <= MOST_BEYOND:
+            raise UserError(
+                f"{self.beyond} times as far as the mean", f"give 1 to {MOST_BEYOND:g} as beyond"
+            )
 
     @property
     def trains(self) -> bool:
@@ -127,7 +149,7 @@ class FineTune:
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about: a step costs 3.5."""
-        return 3.5 * self.epochs * examples
+        return 3.5 * self.epochs * examples * self.members
 
     def fitted(self, anatomy: Anatomy) -> tuple[FineTune, list[str]]:
         """Return it without the attention penalty where the model gives no attention weights."""
@@ -142,14 +164,25 @@ class FineTune:
             return None
         return replace(self, lr=self.lr / 2, halvings=self.halvings - 1)
 
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
-        """Fine-tune the model in place.
+    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
+        """Fine-tune the model in place, as often as there are members.
 
         Raises:
             UserError: it is to heal on probes and the view has none; or with the attention
-                penalty, and the model gives no attention weights.
+                penalty, and the model gives no attention weights; or no member is better than
+                guessing.
 
         """
+        if not self.trains or (self.members == 1 and self.beyond == 1):
+            return self._once(view, choice)
+        one = replace(self, members=1, beyond=1.0, halvings=0)
+        made = made_members(view, choice, one, self.members)
+        return simmer(view, made, self.members, self.how, self.beyond, need).to_json() | {
+            "lr": self.lr
+        }
+
+    def _once(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Fine-tune once."""
         texts, epochs = view.train, self.epochs
         loss: Loss = mean_loss
         record: dict[str, Any] = {}

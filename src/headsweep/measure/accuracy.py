@@ -79,3 +79,11 @@ def logits(
         for index, found in _forward(anatomy, batches):
             out[batches[index].index] = found.cpu()
     return out
+
+
+def right(
+    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
+) -> int:
+    """Return how many examples the model answers right, exactly."""
+    said = logits(anatomy, encoded, runtime, mask)
+    return int((encoded.task.margins(said, torch.tensor(encoded.labels)) > 0).sum())

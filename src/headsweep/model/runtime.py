@@ -25,6 +25,7 @@ class Runtime:
             could have changed are taken again in fp32; ``auto``: bf16 where training is.
         cache_mib: memory for hidden states that masks share, in MiB; 0: none; None: a quarter of
             what is free.
+        jobs: processes for healings that are averaged, on a processor; None: as many as pay.
 
     """
 
@@ -34,6 +35,7 @@ class Runtime:
     precision: str = "auto"
     measure_in: str = "auto"
     cache_mib: int | None = None
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
         for precision in (self.precision, self.measure_in):
@@ -41,6 +43,8 @@ class Runtime:
                 raise UserError(f"unknown precision '{precision}'", "use auto, fp32 or bf16")
         if self.cache_mib is not None and self.cache_mib < 0:
             raise UserError(f"a cache of {self.cache_mib} MiB", "use 0 for none")
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"{self.jobs} jobs", "give 1 or more")
         if self.batch_size < 1 or self.max_length < 3:
             raise UserError("--batch-size must be at least 1 and --max-length at least 3")
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
-from headsweep.measure.accuracy import Measured, needed
+from headsweep.measure.accuracy import Measured, needed, right
 from headsweep.measure.meter import Meter
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask, Layout
@@ -45,6 +46,7 @@ class DefenderView:
         probe_validation: probes of validation examples, if made.
         scores: keeps scores that several methods share; None: each computes its own.
         precision: what the weights will be saved in.
+        kept: a folder for what an interrupted run need not do again; None: nothing is kept.
 
     """
 
@@ -59,6 +61,7 @@ class DefenderView:
     probe_validation: Probes | None = None
     scores: ScoreCache | None = None
     precision: torch.dtype = torch.float32
+    kept: Path | None = None
 
     @property
     def layout(self) -> Layout:
@@ -74,6 +77,16 @@ class DefenderView:
     def need(self) -> int:
         """How many validation examples must be right."""
         return needed(self.min_accuracy, len(self.validation))
+
+    def right_now(self) -> int:
+        """Return how many validation examples are right with the weights as they are."""
+        return right(self.anatomy, self.validation, self.runtime)
+
+    @cached_property
+    def guessing(self) -> int:
+        """How many validation examples are right when one answer is given to all."""
+        labels = self.validation.labels
+        return max(labels.count(label) for label in set(labels))
 
     def accuracy(self, mask: HeadMask) -> float:
         """Return the exact validation accuracy under a mask."""

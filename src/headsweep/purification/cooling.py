@@ -19,7 +19,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
 from headsweep.purification.material import Accuracy, Figures, Material
-from headsweep.task.training import copied, round_weights
+from headsweep.task.training import DivergedError, copied, round_weights
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,22 @@ def heal_within(
     tried: list[dict[str, float]] = []
     may_cool = allowance is not None and healing.tries > 0
     first = copied(model) if may_cool else {}
+    need = 0 if allowance is None else allowance.need
     best: _Try | None = None
     left: Healing | None = healing
     while left is not None:
-        now = _healed_once(left, material, view, choice, clock)
+        try:
+            now = _healed_once(left, material, view, choice, clock, need)
+        except DivergedError as failed:
+            left = left.cooler() if may_cool else None
+            if left is None:
+                raise
+            notes.append(f"{failed.what}: again at half of it")
+            view.progress.say(f"note: {notes[-1]}")
+            model.load_state_dict(first)
+            continue
         got = now.after.validation
-        held = allowance is None or got.right >= allowance.need
+        held = got.right >= need
         if may_cool:
             tried.append({"lr": now.record["lr"], "accuracy": got.value})
         if best is None or held or got.right > best.after.validation.right:
@@ -98,10 +108,15 @@ def heal_within(
 
 
 def _healed_once(
-    healing: Healing, material: Material, view: DefenderView, choice: Choice, clock: Clock
+    healing: Healing,
+    material: Material,
+    view: DefenderView,
+    choice: Choice,
+    clock: Clock,
+    need: int,
 ) -> _Try:
     with clock("heal"):
-        record = healing.heal(view, choice)
+        record = healing.heal(view, choice, need)
     round_weights(material.suspect.model, material.suspect.precision)
     with clock("measure"):
         return _Try(record, material.figures())

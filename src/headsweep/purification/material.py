@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
-from headsweep.measure.accuracy import logits
+from headsweep.measure.accuracy import right
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
@@ -128,9 +127,7 @@ class Material:
         part = self.encoded.get(name)
         if part is None:
             return Accuracy(0, 0)
-        said = logits(self.suspect.anatomy, part, self.runtime, mask)
-        margins = part.task.margins(said, torch.tensor(part.labels))
-        return Accuracy(len(part), int((margins > 0).sum()))
+        return Accuracy(len(part), right(self.suspect.anatomy, part, self.runtime, mask))
 
 
 def gather(

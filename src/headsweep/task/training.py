@@ -27,6 +27,10 @@ Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """Scalar loss of a model on a batch."""
 
 
+class DivergedError(UserError):
+    """A training run came to nothing: its loss is no number, or its answers are guesses."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train; the defaults are the paper's."""
@@ -81,7 +85,7 @@ def train(
     """Train a model in place; return the mean loss of each tenth of the run.
 
     Raises:
-        UserError: the loss is no longer finite.
+        DivergedError: the loss is no longer a finite number.
 
     """
     plan = _orders(encoded, runtime.batch_size, job)
@@ -113,8 +117,8 @@ def train(
                 rates.step()
                 _after(job, float(rate))
                 losses.append(float(loss.detach()))
-                if losses[-1] != losses[-1]:
-                    raise UserError(
+                if not math.isfinite(losses[-1]):
+                    raise DivergedError(
                         f"{job.title}: the loss is not a number at step {step + 1}",
                         "lower the learning rate, or use --precision fp32",
                     )

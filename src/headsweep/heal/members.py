@@ -1,0 +1,142 @@
+"""Healings of the same pruned weights that differ by their seed.
+
+One is made after the other. Where a folder keeps what is finished, every member is written there
+as it ends, under a hash of all that decides it: an interrupted run goes on after its last one, to
+the same bytes. Where several processes may work, they fill such a folder beside each other first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from headsweep.heal.beside import Work, jobs_for, side_by_side
+from headsweep.prune.choice import Choice
+from headsweep.prune.scores import content_hash
+from headsweep.prune.view import DefenderView
+from headsweep.seeding import derive
+from headsweep.settings import describe
+from headsweep.task.training import DivergedError, copied
+
+
+class One(Protocol):
+    """One healing: a frozen dataclass whose fields are its configuration."""
+
+    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+        """Train the model in place; return what to record."""
+
+    def work(self, examples: int) -> float:
+        """Return how many forward passes of a text it costs, about."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A member.
+
+    Attributes:
+        record: what it wrote down.
+        finite: its loss stayed a number.
+
+    """
+
+    record: dict[str, Any]
+    finite: bool = True
+
+
+def made_members(view: DefenderView, choice: Choice, one: One, count: int) -> Iterator[Made]:
+    """Yield members, each made from the weights that the model has at the first call.
+
+    The model has a member's weights until the next is asked for.
+    """
+    model = view.anatomy.model
+    start = copied(model)
+    jobs, threads = jobs_for(view, one.work(len(view.train)), count)
+    with _folder(view, needed=jobs > 1) as kept:
+        files: list[Path | None] = [None] * count
+        if kept is not None:
+            key = _key(view, choice, one, threads)
+            files = [kept / f"{key}-{number}.safetensors" for number in range(count)]
+        if jobs > 1:
+            missing = {n: file for n, file in enumerate(files) if file and not file.exists()}
+            side_by_side(Work(view, choice, one, missing), jobs, threads)
+        for number, file in enumerate(files):
+            model.load_state_dict(start)
+            done = _found(view, file)
+            yield make(view, choice, one, number, file) if done is None else done
+
+
+def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path | None) -> Made:
+    """Make one member, and write it to a file."""
+    seed = view.seed if number == 0 else derive(view.seed, "member", number)
+    try:
+        made = Made(one.heal(replace(view, seed=seed), choice))
+    except DivergedError:
+        made = Made({}, finite=False)
+    if file is not None:
+        told = {"record": json.dumps(made.record), "finite": json.dumps(made.finite)}
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(save(_own(view), told))
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+    return made
+
+
+def _own(view: DefenderView) -> dict[str, Tensor]:
+    """Return the model's parameters, each once though several names may share it."""
+    return {n: p.detach().contiguous() for n, p in view.anatomy.model.named_parameters()}
+
+
+def _found(view: DefenderView, file: Path | None) -> Made | None:
+    """Give the model the weights of a finished member."""
+    if file is None:
+        return None
+    parameters = dict(view.anatomy.model.named_parameters())
+    try:
+        with safe_open(file, "pt") as kept, torch.no_grad():
+            told = kept.metadata()
+            for name, parameter in parameters.items():
+                parameter.copy_(kept.get_tensor(name))
+    except (OSError, SafetensorError):
+        return None  # none, or one broken off: it is made again
+    return Made(json.loads(told["record"]), json.loads(told["finite"]))
+
+
+def _key(view: DefenderView, choice: Choice, one: One, threads: int) -> str:
+    """Return a hash of all that decides a member but its number."""
+    probes = [] if view.probes is None else [f.probes.sha256 for f in view.probes.families]
+    told = [
+        describe(one),
+        view.seed,
+        asdict(view.runtime),
+        threads,
+        view.train.sha256,
+        probes,
+        choice.mask.to_json(),
+        content_hash(view.anatomy.model),
+        torch.__version__,
+    ]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _folder(view: DefenderView, needed: bool) -> Iterator[Path | None]:
+    if view.kept is not None or not needed:
+        yield view.kept
+        return
+    with tempfile.TemporaryDirectory(prefix="headsweep-") as folder:
+        yield Path(folder)

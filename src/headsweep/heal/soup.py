@@ -1,0 +1,211 @@
+"""A soup: several healings that differ by their seed, averaged, and taken beyond their mean.
+
+Healings of the same pruned weights forget the same backdoor and err each in its own way, so that
+their mean forgets it and errs less. And what they have in common points away from it: from the
+pruned weights through the mean and on, as far as the bound on accuracy allows.
+
+Sources: Wortsman et al. 2022, *Model soups* (the mean of fine-tuned weights, uniform and greedy);
+Ilharco et al. 2023, *Editing models with task arithmetic* (weights moved along a difference).
+Deviation: members differ by nothing but the order of the texts and the dropout, and one that ended
+no better than guessing is left out of a uniform soup too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from headsweep.errors import UserError
+from headsweep.heal.members import Made
+from headsweep.model.runtime import free_bytes
+from headsweep.prune.view import DefenderView
+from headsweep.task.training import DivergedError, copied, round_weights
+
+How = Literal["uniform", "greedy"]
+STEP = 0.1  # between the places that are tried beyond the mean
+MOST_BEYOND = 3.0
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One healing.
+
+    Attributes:
+        accuracy: on validation data, by itself; None: its loss was no number.
+        joined: it is part of the mean.
+        losses: of each tenth of its training.
+
+    """
+
+    accuracy: float | None
+    joined: bool
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Soup:
+    """What a soup came to; the model has its weights.
+
+    Attributes:
+        members: every healing.
+        beyond: how far along from the pruned weights to the mean: 1: the mean.
+        places: validation accuracy at every place tried, by that number.
+        record: what the first member wrote down.
+
+    """
+
+    members: tuple[Member, ...]
+    beyond: float
+    places: dict[float, float]
+    record: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        return self.record | {
+            "members": [asdict(member) for member in self.members],
+            "beyond": self.beyond,
+            "places": [{"beyond": t, "accuracy": value} for t, value in self.places.items()],
+        }
+
+
+def simmer(
+    view: DefenderView, made: Iterator[Made], count: int, how: How, beyond: float, need: int
+) -> Soup:
+    """Average healings of the model and go beyond; the model gets the weights.
+
+    Args:
+        view: the pruned suspect and its data; the model is as it was pruned.
+        made: the healings, each in the model until the next is asked for.
+        count: how many there will be.
+        how: ``uniform``: all of them; ``greedy``: from the best on, those with which validation
+            accuracy does not fall.
+        beyond: how far at most; 1: to the mean. The farthest of places ``STEP`` apart that keeps
+            ``need`` answers right is taken; where none does, the mean.
+        need: how many validation answers must be right; 0: nothing bounds it.
+
+    Raises:
+        DivergedError: no member is better than guessing.
+        UserError: memory does not hold them.
+
+    """
+    pot = _Pot(view, copied(view.anatomy.model))
+    if how == "greedy":
+        _check_room(pot.start, count)
+    rights: list[int | None] = []
+    apart: dict[int, Weights] = {}
+    records: list[dict[str, Any]] = []
+    for number, member in enumerate(made):
+        right = view.right_now() if member.finite else None
+        rights.append(right)
+        records.append(member.record)
+        if right is None or right <= view.guessing < need:
+            told = "diverged" if right is None else "ended no better than guessing"
+            view.progress.say(f"note: healing {number + 1} of {count} {told}: left out")
+        elif how == "greedy":
+            apart[number] = copied(view.anatomy.model)
+        else:
+            apart[number] = {}
+            pot.add(view.anatomy.model.state_dict())
+    if not apart:
+        view.anatomy.model.load_state_dict(pot.start)
+        raise _diverged(count)
+    joined = _greedily(pot, apart, rights) if how == "greedy" else set(apart)
+    places = _farthest(pot, beyond, need)
+    total = len(view.validation)
+    members = tuple(
+        Member(
+            None if right is None else right / total,
+            number in joined,
+            tuple(record.pop("losses", ())),
+        )
+        for number, (right, record) in enumerate(zip(rights, records, strict=True))
+    )
+    first = records[min(joined)]
+    return Soup(members, list(places)[-1], {t: r / total for t, r in places.items()}, first)
+
+
+class _Pot:
+    """The sum of the members, and the weights that the model gets from it."""
+
+    def __init__(self, view: DefenderView, start: Weights) -> None:
+        self.view, self.start = view, start
+        self.sum: Weights = {}
+        self.count = 0
+
+    def add(self, weights: Mapping[str, Tensor], sign: int = 1) -> None:
+        """Add a copy, or take it out again."""
+        self.count += sign
+        for name, tensor in weights.items():
+            if not tensor.is_floating_point():
+                continue
+            if name in self.sum:
+                self.sum[name].add_(tensor, alpha=sign)
+            else:
+                self.sum[name] = tensor.clone()
+
+    def at(self, t: float) -> int:
+        """Give the model the weights ``t`` times as far as the mean; return its right answers.
+
+        They are rounded to what will be saved. What is zero in all of them stays zero.
+        """
+        model = self.view.anatomy.model
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name in self.sum:
+                    mean = self.sum[name] / self.count
+                    tensor.copy_(mean if t == 1 else self.start[name].lerp(mean, t))
+        round_weights(model, self.view.precision)
+        return self.view.right_now()
+
+
+def _greedily(pot: _Pot, apart: dict[int, Weights], rights: Sequence[int | None]) -> set[int]:
+    """Add the members from the best on, those with which accuracy does not fall."""
+    joined: set[int] = set()
+    best = 0
+    for number in sorted(apart, key=lambda n: -(rights[n] or 0)):
+        pot.add(apart[number])
+        right = pot.at(1)
+        if right >= best:
+            best = right
+            joined.add(number)
+        else:
+            pot.add(apart[number], sign=-1)
+    return joined
+
+
+def _farthest(pot: _Pot, beyond: float, need: int) -> dict[float, int]:
+    """Give the model the farthest weights that hold; return right answers by place, in order."""
+    places: dict[float, int] = {}
+    steps = math.ceil((beyond - 1) / STEP - 1e-9)
+    for step in range(steps, -1, -1):
+        t = min(beyond, round(1 + step * STEP, 6))
+        places[t] = pot.at(t)
+        if places[t] >= need:
+            break
+    return places
+
+
+def _check_room(weights: Weights, count: int) -> None:
+    """Refuse a greedy soup, which keeps its members, where memory cannot hold them."""
+    first = next(iter(weights.values()))
+    size = sum(x.numel() * x.element_size() for x in weights.values())
+    fit = int(free_bytes(first.device) // (2 * size))  # as much again to train with
+    if count > fit:
+        raise UserError(
+            f"memory holds {fit} healings of this model beside each other, not {count}",
+            f"give at most {max(1, fit)} members, or how=uniform, which holds one sum",
+        )
+
+
+def _diverged(count: int) -> DivergedError:
+    told = "healing" if count == 1 else f"each of {count} healings"
+    return DivergedError(
+        f"{told} ended no better than guessing: the learning rate is too high for this model",
+        "lower it: half of it, or --heal halvings=3, which does so by itself",
+    )

@@ -1,0 +1,250 @@
+"""Soups against means and lines that are reckoned by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import CPU, Way, cleanse, sentences
+from headsweep.errors import UserError
+from headsweep.heal import beside, members
+from headsweep.heal.fine_tune import FineTune
+from headsweep.model.removal import pieces
+from headsweep.prune.choice import Choice
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.purification.material import Sources
+from headsweep.seeding import derive
+from headsweep.task.training import DivergedError, copied
+from test_healing import pruned_view
+
+ONE = FineTune(3, 1e-2)
+THREE = replace(ONE, members=3)
+
+
+def by_hand(view, mask, numbers):
+    """Heal by members from the same weights; return each one's weights and right answers."""
+    model = view.anatomy.model
+    start = copied(model)
+    found = []
+    for number in numbers:
+        model.load_state_dict(start)
+        seed = view.seed if number == 0 else derive(view.seed, "member", number)
+        ONE.heal(replace(view, seed=seed), Choice(mask))
+        with torch.no_grad():
+            batch = view.validation.batch(range(len(view.validation)))
+            answers = model.eval()(**batch.inputs).logits.argmax(-1)
+        found.append((copied(model), int((answers == batch.labels).sum())))
+    model.load_state_dict(start)
+    return start, found
+
+
+def line(start, made, t):
+    """The weights ``t`` times as far as the mean."""
+    mean = {n: torch.stack([w[n].double() for w in made]).mean(0) for n in start}
+    return {n: start[n].double() + t * (mean[n] - start[n].double()) for n in start}
+
+
+def same(model, wanted, tolerance=1e-5):
+    own = model.state_dict()
+    return all(torch.allclose(own[n].double(), wanted[n], atol=tolerance) for n in wanted)
+
+
+def rights(view, weights):
+    model = view.anatomy.model
+    kept = copied(model)
+    model.load_state_dict({n: w.float() for n, w in weights.items()})
+    found = view.right_now()
+    model.load_state_dict(kept)
+    return found
+
+
+@pytest.mark.parametrize("beyond", [1.0, 1.25, 2.0])
+def test_a_soup_is_the_mean_and_lies_beyond_it(tiny, beyond):
+    view, mask = pruned_view(tiny)
+    start, made = by_hand(view, mask, range(3))
+    record = replace(THREE, beyond=beyond).heal(view, Choice(mask))
+    assert record["beyond"] == beyond
+    assert same(view.anatomy.model, line(start, [w for w, _ in made], beyond))
+    assert [one["accuracy"] for one in record["members"]] == [r / 64 for _, r in made]
+    assert not any(piece.any() for piece in pieces(view.anatomy, mask))
+
+
+def test_one_member_and_no_farther_is_healing_as_ever(tiny):
+    view, mask = pruned_view(tiny)
+    record = ONE.heal(view, Choice(mask))
+    once = copied(view.anatomy.model)
+    again, _ = pruned_view(tiny)
+    assert "members" not in record
+    replace(ONE, members=1, beyond=1.0).heal(again, Choice(mask))
+    assert all(torch.equal(once[n], x) for n, x in again.anatomy.model.state_dict().items())
+
+
+def test_the_farthest_place_that_holds_is_taken(tiny):
+    view, mask = pruned_view(tiny)
+    start, made = by_hand(view, mask, range(3))
+    counts = {t: rights(view, line(start, [w for w, _ in made], t)) for t in (3.0, 2.0, 1.0)}
+    places = [round(1 + step / 10, 1) for step in range(20, -1, -1)]
+    weights = [w for w, _ in made]
+    need = max(counts.values())
+    assert all(right > view.guessing for _, right in made) or need <= view.guessing
+    record = replace(THREE, beyond=3.0).heal(view, Choice(mask), need)
+    held = [t for t in places if rights(view, line(start, weights, t)) >= need]
+    assert record["beyond"] == pytest.approx(held[0])
+    assert [one["beyond"] for one in record["places"]] == pytest.approx(
+        places[: places.index(held[0]) + 1]
+    )
+    assert same(view.anatomy.model, line(start, weights, held[0]), 1e-5)
+
+
+def test_where_no_place_holds_it_is_the_mean(tiny):
+    view, mask = pruned_view(tiny)
+    start, made = by_hand(view, mask, range(3))
+    record = replace(THREE, beyond=1.2).heal(view, Choice(mask), need=65)
+    assert [one["beyond"] for one in record["places"]] == [1.2, 1.1, 1.0]
+    joined = [weights for weights, right in made if right > view.guessing]
+    assert [one["joined"] for one in record["members"]] == [r > view.guessing for _, r in made]
+    assert same(view.anatomy.model, line(start, joined, 1))
+
+
+def test_a_greedy_soup_takes_members_that_do_not_harm(tiny):
+    view, mask = pruned_view(tiny)
+    start, made = by_hand(view, mask, range(3))
+    record = replace(THREE, how="greedy").heal(view, Choice(mask))
+    joined, best = [], 0
+    for number in sorted(range(3), key=lambda n: -made[n][1]):
+        got = rights(view, line(start, [made[n][0] for n in [*joined, number]], 1))
+        if got >= best:
+            joined, best = [*joined, number], got
+    assert [one["joined"] for one in record["members"]] == [n in joined for n in range(3)]
+    assert same(view.anatomy.model, line(start, [made[n][0] for n in joined], 1))
+
+
+def diverging(monkeypatch, numbers):
+    """Let these members' training end in a loss that is no number."""
+    heal, seen = FineTune.heal, []
+
+    def broken(self, view, choice, need=0):
+        if self.members == 1:
+            seen.append(view.seed)
+            if len(seen) - 1 in numbers:
+                raise DivergedError("the loss is not a number")
+        return heal(self, view, choice, need)
+
+    monkeypatch.setattr(FineTune, "heal", broken)
+    return seen
+
+
+def test_a_member_that_diverged_never_joins(tiny, monkeypatch):
+    view, mask = pruned_view(tiny)
+    start, made = by_hand(view, mask, (0, 2))
+    diverging(monkeypatch, {1})
+    record = THREE.heal(view, Choice(mask))
+    assert [one["joined"] for one in record["members"]] == [True, False, True]
+    assert record["members"][1]["accuracy"] is None
+    assert same(view.anatomy.model, line(start, [w for w, _ in made], 1))
+
+
+def test_where_all_diverge_it_begins_anew_at_half_the_rate(trained_folder, monkeypatch):
+    data = Sources(sentences(40), sentences(40, seed=5))
+    diverging(monkeypatch, {0, 1, 2})
+    soup = FineTune(1, 2e-3, members=3, halvings=2)
+    done = cleanse(trained_folder, data, Gradient(step=2), Way(0.3, heal=soup, runtime=CPU))
+    assert done.manifest["heal"]["lr"] == 1e-3
+    assert any("each of 3 healings" in note for note in done.manifest["notes"])
+
+
+def test_where_all_diverge_and_nothing_is_left_it_says_so(tiny, monkeypatch):
+    view, mask = pruned_view(tiny)
+    before = copied(view.anatomy.model)
+    diverging(monkeypatch, {0, 1, 2})
+    with pytest.raises(UserError, match="each of 3 healings ended no better than guessing"):
+        THREE.heal(view, Choice(mask))
+    assert all(torch.equal(before[n], x) for n, x in view.anatomy.model.state_dict().items())
+
+
+def test_guesses_do_not_join(tiny):
+    view, mask = pruned_view(tiny)
+    assert view.guessing == 32
+    with pytest.raises(UserError, match="no better than guessing"):
+        FineTune(1, 1e-9, members=2).heal(view, Choice(mask), need=40)
+
+
+def test_an_interrupted_soup_goes_on_after_its_last_member(tiny, tmp_path, monkeypatch):
+    view, mask = pruned_view(tiny)
+    THREE.heal(view, Choice(mask))
+    whole = copied(view.anatomy.model)
+    view, _ = pruned_view(tiny)
+    view = replace(view, kept=tmp_path)
+    make, made = members.make, []
+
+    def stopping(*args):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(args[3])
+        return make(*args)
+
+    monkeypatch.setattr(members, "make", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        THREE.heal(view, Choice(mask))
+    assert len(list(tmp_path.iterdir())) == 2
+    again, _ = pruned_view(tiny)
+    made.clear()
+    monkeypatch.setattr(members, "make", lambda *args: made.append(args[3]) or make(*args))
+    THREE.heal(replace(again, kept=tmp_path), Choice(mask))
+    assert made == [2]
+    assert all(torch.equal(whole[n], x) for n, x in again.anatomy.model.state_dict().items())
+
+
+@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"epochs": 2}, {"attention": 0.1}])
+def test_what_is_kept_of_another_healing_is_not_taken(tiny, tmp_path, change):
+    view, mask = pruned_view(tiny)
+    view = replace(view, kept=tmp_path)
+    replace(THREE, members=1, beyond=1.1).heal(view, Choice(mask))
+    again, _ = pruned_view(tiny)
+    replace(THREE, members=1, beyond=1.1, **change).heal(
+        replace(again, kept=tmp_path), Choice(mask)
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_processes_beside_each_other_make_the_same_bytes(tiny):
+    view, mask = pruned_view(tiny)
+    THREE.heal(view, Choice(mask))
+    again, _ = pruned_view(tiny)
+    said = []
+
+    class Told(type(again.progress)):
+        def say(self, line):
+            said.append(line)
+
+    runtime = replace(CPU, jobs=2)
+    apart = replace(again, runtime=runtime, progress=Told())
+    assert beside.jobs_for(apart, 1, 3)[0] == 2
+    THREE.heal(apart, Choice(mask))
+    assert said == []
+    one, other = view.anatomy.model.state_dict(), again.anatomy.model.state_dict()
+    assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_small_work_stays_in_one_process(tiny):
+    view, _ = pruned_view(tiny)
+    assert beside.jobs_for(view, THREE.work(64), 3)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [({"members": 0}, "soup of 0"), ({"beyond": 0.5}, "0.5 times"), ({"how": "mean"}, "'mean'")],
+)
+def test_what_a_soup_cannot_be(field, told):
+    with pytest.raises(UserError, match=told):
+        FineTune(**field)
+
+
+def test_a_greedy_soup_that_memory_cannot_hold_says_how_many_fit(tiny, monkeypatch):
+    view, mask = pruned_view(tiny)
+    size = sum(x.numel() * x.element_size() for x in view.anatomy.model.state_dict().values())
+    monkeypatch.setattr("headsweep.heal.soup.free_bytes", lambda device: 5 * size)
+    with pytest.raises(UserError, match=r"holds 2 healings.*not 3"):
+        replace(THREE, how="greedy").heal(view, Choice(mask))
