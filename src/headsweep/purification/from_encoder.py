@@ -32,6 +32,7 @@ def purify_from_encoder(
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
     keep_mask: Path | None = None,
+    keep_healings: Path | None = None,
     look: Look | None = None,
 ) -> Purified:
     """Do what ``purify`` does, from the encoder of a suspect; arguments and errors as there."""
@@ -44,7 +45,8 @@ def purify_from_encoder(
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
-    run = Run(progress or Silent(), keep_mask, look, sources.validation is None, "encoder")
+    cut_off = sources.validation is None
+    run = Run(progress or Silent(), keep_mask, keep_healings, look, cut_off, "encoder")
     run.begin(material, method)
     model = material.suspect.model
     with run.clock("fine-tune"):

@@ -53,6 +53,7 @@ def purify(
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
     keep_mask: Path | None = None,
+    keep_healings: Path | None = None,
     look: Look | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier on clean data, and heal it.
@@ -69,6 +70,8 @@ def purify(
         keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
             healing can be taken up again with ``Given(mask)``. Not written for a choice that
             a mask and the bound do not make whole (controls at a given count).
+        keep_healings: a folder that gets every finished healing of a soup, so that the same call
+            goes on after the last of them. Whoever gives it removes it.
         look: called with the pruned model before it is healed; changes nothing.
 
     Returns:
@@ -82,7 +85,8 @@ def purify(
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
-    run = Run(progress or Silent(), keep_mask, look, cut_off=sources.validation is None)
+    cut_off = sources.validation is None
+    run = Run(progress or Silent(), keep_mask, keep_healings, look, cut_off)
     run.begin(material, method)
     return story(material, method, plan, run)
 
@@ -93,7 +97,7 @@ class Run:
 
     Attributes:
         progress: where to report to.
-        keep_mask, look: as for ``purify``.
+        keep_mask, keep_healings, look: as for ``purify``.
         cut_off: validation examples were cut off from the data.
         start: ``classifier``, or ``encoder``.
         restore: weights that the model gets back before heads are removed; None: it keeps its own.
@@ -105,6 +109,7 @@ class Run:
 
     progress: Progress
     keep_mask: Path | None = None
+    keep_healings: Path | None = None
     look: Look | None = None
     cut_off: bool = True
     start: str = "classifier"
@@ -150,7 +155,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         flips = probed.flips(material)
     healing, unfit = method.healing.fitted(material.suspect.anatomy)
     method = replace(method, healing=healing)
-    view = view_of(material, method, plan, before, probed, run.progress)
+    view = view_of(material, method, plan, before, probed, run)
     run.note(*material.suspect.notes, *unfit, *doubts(material, before, bool(run.few)))
     run.note(*probed.gaps)
     run.notes += run.few
@@ -200,7 +205,7 @@ def view_of(
     plan: Plan,
     before: Figures,
     probed: Probed,
-    progress: Progress,
+    run: Run,
 ) -> DefenderView:
     """Return what the method may see."""
     return DefenderView(
@@ -210,11 +215,12 @@ def view_of(
         method.while_pruning(before.validation),
         plan.seed,
         plan.runtime,
-        progress,
+        run.progress,
         probed.train,
         probed.validation,
         plan.scores,
         material.suspect.precision,
+        run.keep_healings,
     )
 
 
