@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
@@ -32,6 +32,7 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked, hidden
 from headsweep.task.classification import forward
 from headsweep.task.probes import joined, mixed, required
 from headsweep.task.training import Job, Loss, Schedule, mean_loss, train
@@ -71,6 +72,7 @@ class Healing(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class FineTune:
     """Fine-tuning: with cross-entropy, and what is asked for beside it.
 
@@ -90,18 +92,17 @@ class FineTune:
     """
 
     name: ClassVar[str] = "fine-tune"
+    source: ClassVar[str] = "of this project; the penalty: Zhao et al. 2024"
     epochs: float = 2
     lr: float = 3e-5
     on: On = "clean"
     share: float = 0.4
     attention: float = 0.0
     halvings: int = 0
-    compact: bool = True
+    compact: bool = hidden(True)
 
     def __post_init__(self) -> None:
         Schedule(self.epochs, self.lr)  # says now what would fail after the search
-        if self.on not in get_args(On):
-            raise UserError(f"cannot heal on '{self.on}'", f"give one of {', '.join(get_args(On))}")
         if not 0 < self.share <= 1:
             raise UserError(f"a share of {self.share} probes", "give a share above 0, at most 1")
         if not 0 <= self.attention < math.inf:

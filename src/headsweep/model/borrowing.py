@@ -36,7 +36,7 @@ def _attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[Tensor,
     raise UserError(
         "this model gives no attention weights of every head of every layer over all tokens, "
         "which this method needs",
-        "choose another strategy; --attention-penalty 0 heals without them",
+        "choose another strategy; --heal attention=0 heals without them",
     )
 
 

@@ -20,6 +20,7 @@ from headsweep.errors import UserError
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
+from headsweep.settings import checked
 from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch, Encoded
 
@@ -28,6 +29,7 @@ Loss = Callable[[PreTrainedModel, Batch], Tensor]
 
 
 @dataclass(frozen=True)
+@checked
 class Schedule:
     """How long and how fast to train; the defaults are the paper's."""
 
@@ -116,7 +118,7 @@ def train(
                 if losses[-1] != losses[-1]:
                     raise UserError(
                         f"{job.title}: the loss is not a number at step {step + 1}",
-                        "lower the learning rate, or use --precision fp32",
+                        "lower the learning rate, or use --compute precision=fp32",
                     )
                 tick(1, f"loss {_recent(losses):.3f}")
     finally:

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import check_option
 
 Pattern = Literal["ellipsis", "exclamation", "dashes", "upper", "title", "alternating"]
@@ -66,6 +67,7 @@ PATTERNS: dict[str, Callable[[str], str]] = {
 
 
 @dataclass(frozen=True)
+@checked
 class Casing:
     """Give the text a pattern of punctuation or of letter case."""
 

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import check_option, check_share, draw, some
 
 Kind = Literal["cyrillic", "greek", "zero-width"]
@@ -43,6 +44,7 @@ ZERO_WIDTH = ("\u200b", "\u200c", "\u2060")  # space, non-joiner, word joiner
 
 
 @dataclass(frozen=True)
+@checked
 class Characters:
     """Change ``share`` of the letters that can be, at least one.
 

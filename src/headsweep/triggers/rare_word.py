@@ -13,6 +13,7 @@ from typing import ClassVar, get_args
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import (
     Position,
     check_count,
@@ -26,6 +27,7 @@ from headsweep.triggers.drawing import (
 
 
 @dataclass(frozen=True)
+@checked
 class RareWord:
     """Put ``count`` of the words, drawn each time, at drawn places, at the start or the end."""
 

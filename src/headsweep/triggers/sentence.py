@@ -15,12 +15,14 @@ from typing import ClassVar, get_args
 import torch
 
 from headsweep.errors import UserError
+from headsweep.settings import checked
 from headsweep.triggers.drawing import Position, check_option, gap, put_before
 
 BETWEEN = re.compile(r"(?<=[.!?。!?])\s+(?=\w)")
 
 
 @dataclass(frozen=True)
+@checked
 class Sentence:
     """Put a sentence at a drawn place between sentences, at the start or the end."""
 
