@@ -12,12 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 
 from headsweep.settings import checked
-from headsweep.triggers.drawing import check_option
 
 Pattern = Literal["ellipsis", "exclamation", "dashes", "upper", "title", "alternating"]
 
@@ -74,9 +73,6 @@ class Casing:
     name: ClassVar[str] = "casing"
     source: ClassVar[str] = "in the manner of Chen et al. 2021 (BadNL), by rule"
     pattern: Pattern = "ellipsis"
-
-    def __post_init__(self) -> None:
-        check_option(self.pattern, get_args(Pattern), "casing: pattern")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:  # noqa: ARG002 - by rule
         """Return the text in the pattern; None for a text without a letter, or in it already."""
