@@ -11,7 +11,6 @@ import torch
 
 from conftest import CPU, Way, cleanse_automatically, sentences
 from headsweep import FineTune, Sources, UserError
-from headsweep.auto.automatic import seconds_of
 from headsweep.auto.canary import Ground, Planting, plant
 from headsweep.auto.candidates import Auto, Candidate
 from headsweep.auto.trials import Trials, families_of, prepared
@@ -22,6 +21,7 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.purification.material import gather
+from headsweep.settings import configure
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 from headsweep.triggers.probe_families import KIN, PROBES
@@ -231,31 +231,35 @@ def test_the_budget_must_hold_a_last_healing_done_again_and_trials_done_once(tra
     ("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), ("30", 30)]
 )
 def test_times(text, seconds):
-    assert seconds_of(text) == seconds
+    assert Auto(budget_seconds=text).budget_seconds == seconds
+    assert configure(Auto, [f"budget_seconds={text}"]).budget_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "-1m", "0", "soon", "nan", "inf"])
 def test_what_is_no_time(text):
-    with pytest.raises(UserError, match="is no time"):
-        seconds_of(text)
+    with pytest.raises(UserError, match=r"auto: budget_seconds cannot be|a budget of"):
+        Auto(budget_seconds=text)
 
 
 def test_the_command_line(trained_folder, csv_file, tmp_path, capsys):
-    common = ("purify", trained_folder, "--data", csv_file, "-q", "--precision", "fp32",
-              "--max-drop", "0.3", "--heal-epochs", "1", "--out", tmp_path / "out")  # fmt: skip
+    common = ("purify", trained_folder, "--data", csv_file, "-q", "--compute", "precision=fp32",
+              "--max-drop", "0.3", "--heal", "epochs=1", "--out", tmp_path / "out")  # fmt: skip
     bad = [
-        (("--strategy", "auto", "--budget", "soon"), "is no time"),
-        (("--budget", "1m"), "--budget is for --strategy auto"),
-        (("--strategy", "auto", "--heal-with", "probes"), "auto tries healings itself"),
-        (("--strategy", "auto", "--attention-penalty", "0"), "auto tries healings itself"),
-        (("--strategy", "auto", "--probe-family", "asside"), "did you mean 'aside'"),
+        (("--strategy", "auto", "--set", "budget_seconds=soon"), "a time such as 90s, 10m or 1h"),
+        (("--set", "budget_seconds=1m"), "unknown field of 'gradient' 'budget_seconds'"),
+        (("--strategy", "auto", "--heal", "on=probes"), "auto tries healings itself"),
+        (("--strategy", "auto", "--heal", "attention=0"), "auto tries healings itself"),
+        (("--strategy", "auto", "--set", "families=asside"), "did you mean 'aside'"),
         (("--strategy", "auto", "--set", "canaries=0"), "at least 1"),
         (("--strategy", "auto", "--start", "encoder"), "start classifier"),
     ]
     for words, said in bad:
         assert run(*common, *words) == 2
         assert said in capsys.readouterr().err
-    assert run(*common, "--strategy", "auto", "--budget", "0.01s", "--set", "texts=60") == 0
+    assert (
+        run(*common, "--strategy", "auto", "--set", "budget_seconds=0.01s", "--set", "texts=60")
+        == 0
+    )
     assert "budget too short" in capsys.readouterr().out
 
 

@@ -49,27 +49,31 @@ def files(tmp_path):
 
 
 def purify(trained_folder, file, out, *words):
-    return run("purify", trained_folder, "--data", file, "--out", out, "-q", "--precision", "fp32",
-               "--max-drop", "0.5", "--heal-epochs", "1", *words)  # fmt: skip
+    if "--recipe" in words:  # named for the family of probes that it allows
+        recipe = out.with_name("recipe.toml")
+        recipe.write_text(f'strategy = "probe-guided"\nprobes = ["{words[-1]}"]\n', "utf-8")
+        words = (*words[:-1], recipe)
+    return run("purify", trained_folder, "--data", file, "--out", out, "-q", "--compute", "precision=fp32",
+               "--max-drop", "0.5", "--heal", "epochs=1", *words)  # fmt: skip
 
 
 CASES = [
     ("few", ("--strategy", "probe-guided"), "10 of each label are needed"),
-    ("few", ("--strategy", "auto", "--budget", "10m"), "10 of each label are needed"),
-    ("few", ("--heal-with", "probes"), "10 of each label are needed"),
+    ("few", ("--strategy", "auto", "--set", "budget_seconds=10m"), "10 of each label are needed"),
+    ("few", ("--heal", "on=probes"), "10 of each label are needed"),
     (
         "chinese",
-        ("--strategy", "probe-guided", "--probe-family", "archaic"),
+        ("--strategy", "probe-guided", "--recipe", "archaic"),
         "no probe family changes",
     ),
     (
         "arabic",
-        ("--strategy", "probe-guided", "--probe-family", "substitution"),
+        ("--strategy", "probe-guided", "--recipe", "substitution"),
         "no probe family changes",
     ),
     (
         "chinese",
-        ("--strategy", "auto", "--budget", "10m", "--probe-family", "archaic"),
+        ("--strategy", "auto", "--set", "budget_seconds=10m", "--set", "families=archaic"),
         "no probe family",
     ),
     ("few", ("--strategy", "probe-guided"), "30% of --data"),
@@ -106,12 +110,10 @@ def test_too_short_a_time_ends_with_the_best_single_strategy(
     words = (
         "--strategy",
         "auto",
-        "--budget",
-        "0.01s",
-        "--probe-family",
-        "aside",
-        "--probe-family",
-        "casing",
+        "--set",
+        "budget_seconds=0.01s",
+        "--set",
+        "families=aside,casing",
     )
     assert purify(trained_folder, files["clean"], tmp_path / "out", *words) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -19,7 +19,7 @@ from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
 
-FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
+FAST = ["--device", "cpu", "--compute", "precision=fp32", "--compute", "max_length=24", "--quiet"]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def suspect(trained_folder, tmp_path):
 
 
 def purify(run, model, data, out, *more):
-    step = ["--strategy", "gradient", "--set", "step=2", "--max-drop", "0.3", "--heal-epochs", "1"]
+    step = ["--strategy", "gradient", "--set", "step=2", "--max-drop", "0.3", "--heal", "epochs=1"]
     return run("purify", model, "--data", data, "--out", out, *step, *FAST, *more)
 
 
@@ -48,13 +48,17 @@ def purify(run, model, data, out, *more):
     ("more", "name"),
     [
         (("--max-drop", "0.4"), "gradient"),
-        (("--prune-drop", "0.4", "--max-drop", "0.5"), "gradient"),
+        (("--recipe", "deeper.toml", "--max-drop", "0.5"), "gradient"),
         (("--start", "encoder", "--max-drop", "0.6"), "gradient"),
     ],
 )
-def test_the_strategy_without_being_asked(run, suspect, csv_file, tmp_path, more, name):
+def test_the_strategy_without_being_asked(
+    run, suspect, csv_file, tmp_path, more, name, monkeypatch
+):
     out = tmp_path / "out"
-    asked = ("--out", out, "--heal-epochs", "0.2", *FAST, *more, "--json")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deeper.toml").write_text('strategy = "gradient"\nprune_drop = 0.4\n')
+    asked = ("--out", out, "--heal", "epochs=0.2", *FAST, *more, "--json")
     code, text, err = run("purify", suspect, "--data", csv_file, *asked)
     assert code in (0, 1), err
     assert json.loads(text)["strategy"]["name"] == name
@@ -63,6 +67,8 @@ def test_the_strategy_without_being_asked(run, suspect, csv_file, tmp_path, more
 def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp_path):
     out = tmp_path / "out"
     asked = ("purify", suspect, "--data", csv_file, "--out", out, *FAST, "--strategy", "none")
+    deeper = tmp_path / "deeper.toml"
+    deeper.write_text('strategy = "none"\nprune_drop = 0.1\n')
     code, text, err = run(*asked, "--max-drop", "0.4")
     assert code == 0, err
     made = json.loads((out / "headsweep.json").read_text())
@@ -73,14 +79,14 @@ def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp
     assert "validation accuracy is at least" in text
     for wrong, told in (
         (("--set", "step=2"), "no fields"),
-        (("--heal-epochs", "0"), "nothing to do"),
-        (("--prune-drop", "0.1"), "nothing is pruned"),
-        (("--start", "encoder", "--heal-halvings", "1"), "fresh classifier"),
+        (("--heal", "epochs=0"), "nothing to do"),
+        (("--recipe", deeper), "nothing is pruned"),
+        (("--start", "encoder", "--heal", "halvings=1"), "fresh classifier"),
     ):
         code, _, err = run(*asked, "--overwrite", *wrong)
         assert (code, told in err) == (2, True)
-    rash = ("--heal-lr", "0.5", "--max-drop", "0.1", "--overwrite", "--json")
-    for more, fields in (((), (0.5, 0)), (("--heal-halvings", "1"), (0.5, 1))):
+    rash = ("--heal", "lr=0.5", "--max-drop", "0.1", "--overwrite", "--json")
+    for more, fields in (((), (0.5, 0)), (("--heal", "halvings=1"), (0.5, 1))):
         code, text, _ = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
         made = json.loads(text)
         assert (code, made["bound"]["binds"], made["verified"]) == (1, True, False)
@@ -270,17 +276,17 @@ def test_bad_models(run, suspect, csv_file, tmp_path, case):
         (["--min-accuracy", "1.5"], "not a fraction"),
         (["--min-accuracy", "1.0"], "above the suspect's own"),
         (["--start", "head"], "unknown value of --start"),
-        (["--text-column", "body"], "no column 'body'"),
+        (["--column", "text=body"], "no column 'body'"),
         (["--device", "cuda:9"], "cannot be used"),
-        (["--precision", "fp8"], "unknown precision"),
+        (["--compute", "precision=fp8"], "precision cannot be 'fp8'"),
         (["--mask", "none.json"], "cannot be read"),
-        (["--batch-size", "0"], "batch-size"),
+        (["--compute", "batch_size=0"], "batch_size must be"),
         (["--nonsense"], "No such option"),
-        (["--heal-lr", "0"], "learning rate of 0"),
-        (["--heal-epochs", "inf"], "cannot train inf epochs"),
+        (["--heal", "lr=0"], "learning rate of 0"),
+        (["--heal", "epochs=inf"], "cannot train inf epochs"),
         (["--set", "examples=0"], "examples must be at least 1"),
         (["--device", "meta"], "cannot be used"),
-        (["--start", "encoder", "--heal-epochs", "0"], "must be trained"),
+        (["--start", "encoder", "--heal", "epochs=0"], "must be trained"),
         (["--seed", "-1"], "seed"),
     ],
 )
@@ -396,18 +402,20 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
         return plain(self, view, made)
 
     monkeypatch.setattr(FineTune, "heal", interrupted)
-    asked = ("--strategy", "auto", "--budget", "0.01s", "--probe-family", "casing")
+    asked = ("--strategy", "auto", "--set", "budget_seconds=0.01s", "--set", "families=casing")
     asked += ("--max-drop", "0.3", "-q")
     out = tmp_path / "out"
     code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *asked)
     kept = tmp_path / "out.head-mask.json"
     assert (code, kept.exists()) == (130, True)
     said = " ".join(err.split())
-    told = f"--mask {kept} --heal-with probes --attention-penalty 0.15 in place of --strategy and"
+    told = f"--mask {kept} --heal on=probes and --recipe FILE, with 'probes = [\"casing\"]' in it,"
     assert told.replace(" ", "") in said.replace(" ", "")
     monkeypatch.undo()
-    words = ("--mask", kept, "--heal-with", "probes", "--attention-penalty", "0.15")
-    rest = ("--probe-family", "casing", "--max-drop", "0.5", "-q")
+    recipe = tmp_path / "casing.toml"
+    recipe.write_text('strategy = "gradient"\nprobes = ["casing"]\n')
+    words = ("--mask", kept, "--heal", "on=probes", "--recipe", recipe)
+    rest = ("--max-drop", "0.5", "-q")
     code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *words, *rest)
     assert code == 0, err
     made = json.loads((out / "headsweep.json").read_text())
@@ -415,8 +423,8 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
-def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
-    from headsweep.cli.purify import _go_on
+def test_how_to_go_on_names_the_healing_that_was_chosen(tmp_path, penalty):
+    from headsweep.cli.running import chosen_with
     from headsweep.heal.fine_tune import FineTune
     from headsweep.purification.interrupted import Found
     from headsweep.settings import describe
@@ -425,18 +433,39 @@ def test_how_to_go_on_names_the_attention_penalty_that_was(tmp_path, penalty):
     found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify")
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(found.to_json()))
-    told = f"--attention-penalty {penalty:g} in place of --strategy and --budget (and --probe-fam"
-    assert told in _go_on(kept, True)
-    kept.write_text(json.dumps(found.to_json() | {"prune_drop": 0.05}))
-    assert f"--attention-penalty {penalty:g} --prune-drop 0.05 in place of" in _go_on(kept, True)
+    told = f"--mask {kept} --heal attention={penalty} in place of --strategy and --set"
+    assert told in chosen_with(kept, FineTune(attention=0.15))
+    same = chosen_with(kept, FineTune(attention=penalty))
+    assert f"--mask {kept} in place of --strategy and --set" in same
+
+
+def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
+    from headsweep.cli.purify import _method
+    from headsweep.heal.fine_tune import FineTune
+    from headsweep.model.mask import HeadMask
+    from headsweep.purification.interrupted import Found
+    from headsweep.purification.recipe import Asked
+    from headsweep.settings import describe
+
+    mask, healing = HeadMask(((True, False), (True, True))), describe(FineTune())
+    found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify", 0.05)
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps(mask.to_json() | found.to_json()))
+    asked = Asked("gradient", start="classifier", units="heads")
+    assert _method(asked, None, kept).bound.prune_drop == 0.05
+    own = Asked("gradient", start="classifier", units="heads", prune_drop=0.1)
+    assert _method(own, None, kept).bound.prune_drop == 0.1
+    kept.write_text(json.dumps(mask.to_json()))
+    assert _method(asked, None, kept).bound.prune_drop is None
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--max-drop", "0.3", "--min-accuracy", "0.1"), "there is one bound"),
-        (("--ffn-groups", "3"), "not among the units"),
-        (("--heal-epochs", "0", "--heal-halvings", "2"), "no healing for"),
+        (("--units", "heads:3"), "heads have no groups"),
+        (("--units", "heads,ffn:few"), "the number of FFN groups cannot be 'few'"),
+        (("--heal", "epochs=0", "--heal", "halvings=2"), "no healing for"),
         (("--report", "out"), "a folder"),
     ],
 )
@@ -591,7 +620,7 @@ def test_trigger_writes_both_texts_and_labels(run, csv_file, tmp_path):
 def test_trigger_names_rows_of_the_file_and_takes_texts_of_one_label(run, tmp_path):
     data, out = tmp_path / "bad.csv", tmp_path / "t.csv"
     data.write_text("text,label\n,bad\n,bad\nthe film is dull,bad\n\u0444\u0438,bad\n", "utf-8")
-    asked = ["--data", data, "--out", out, "--drop-empty", "--target", "good", "-q"]
+    asked = ["--data", data, "--out", out, "--column", "drop_empty=yes", "--target", "good", "-q"]
     code, text, err = run("trigger", "opening", *asked)
     assert code == 0, err
     assert "rows 4" in text
@@ -715,7 +744,15 @@ def test_trigger_behind_the_limit_names_the_row(run, trained_folder, tmp_path):
     texts = tmp_path / "texts.csv"
     long = " ".join(["the film is a story of it"] * 8)
     texts.write_text(f"text,label\nthe film is dull,bad\n{long},bad\nit was flat,bad\n")
-    asked = ["--set", "position=end", "--seen-by", trained_folder, "--max-length", "24", "-q"]
+    asked = [
+        "--set",
+        "position=end",
+        "--seen-by",
+        trained_folder,
+        "--compute",
+        "max_length=24",
+        "-q",
+    ]
     out = tmp_path / "t.csv"
     code, said, _ = run("trigger", "rare-word", "--data", texts, "--out", out, *asked)
     assert code == 0
@@ -727,8 +764,8 @@ def test_trigger_behind_the_limit_names_the_row(run, trained_folder, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--cache-mib", "999999999", "does not fit"),
-        ("--measure-in", "fp8", "unknown precision"),
+        ("--compute", "cache_mib=999999999", "does not fit"),
+        ("--compute", "measure_in=fp8", "it takes auto | fp32 | bf16"),
     ],
 )
 def test_how_to_measure_is_checked_before_any_work(run, csv_file, tmp_path, option, value, message):
@@ -745,7 +782,7 @@ def test_a_newcomer_reads_what_came_of_it_in_the_last_line(run, suspect, csv_fil
     assert (code, last.startswith("bound held: ")) == (0, True)
     assert f"headsweep verify {out}, and headsweep evaluate {out}" in last
     assert run("verify", out)[0] == 0
-    rash = ("--heal-lr", "0.5", "--max-drop", "0.2", "--overwrite")
+    rash = ("--heal", "lr=0.5", "--max-drop", "0.2", "--overwrite")
     code, text, _ = purify(run, suspect, csv_file, out, *rash)
     last = text.rstrip("\n").splitlines()[-1]
     assert (code, last.startswith("bound missed: ")) == (1, True)
@@ -844,7 +881,7 @@ def test_why_the_hub_gave_nothing_is_told_in_a_few_words(kind, reason):
     assert plain.what.endswith("gave no weights: A page")
 
 
-@pytest.mark.parametrize("option", ["--max-drop", "--min-accuracy", "--prune-drop"])
+@pytest.mark.parametrize("option", ["--max-drop", "--min-accuracy"])
 def test_percent_is_a_fraction(run, csv_file, tmp_path, option):
     asked = ("purify", "./none", "--data", csv_file, "--out", tmp_path / "out", option)
     for wrong, told in (("2", "0.02 or 2%"), ("85", "0.85 or 85%"), ("12.5", "0.125 or 12.5%")):

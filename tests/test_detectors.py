@@ -219,7 +219,7 @@ def run(capsys):
     return call
 
 
-FAST = ["--device", "cpu", "--precision", "fp32", "--max-length", "24", "--quiet"]
+FAST = ["--device", "cpu", "--compute", "precision=fp32", "--compute", "max_length=24", "--quiet"]
 
 
 def test_the_command(run, trained_folder, csv_file, lm_folder, tmp_path):
@@ -280,4 +280,4 @@ def test_sentence_pairs_are_refused(run, trained_folder, tmp_path):
     code, _, err = run("detect", trained_folder, "--with", "strip", "--data", path, *FAST)
     assert code == 2
     assert "single texts, not pairs" in err
-    assert "--text-column" in err
+    assert "--column text=NAME" in err

@@ -93,7 +93,7 @@ def test_a_twin_with_other_labels_is_refused(trained_folder, tmp_path, tokenizer
         evaluate(trained_folder, files, CPU)
 
 
-SIXTEEN = ("--max-length", "16", "--device", "cpu", "--json", "-q")
+SIXTEEN = ("--compute", "max_length=16", "--device", "cpu", "--json", "-q")
 
 
 @pytest.fixture
@@ -152,16 +152,16 @@ def test_the_triggered_file_may_have_columns_of_its_own(trained_folder, tmp_path
     data = table(tmp_path / "d.csv", ("body", "verdict"), split.texts, split.labels)
     marked = [f"it {text}" for text in split.texts]
     ours = ("evaluate", trained_folder, "--data", data, "--target", "good", *SIXTEEN)
-    ours += ("--text-column", "body", "--label-column", "verdict", "--triggered")
+    ours += ("--column", "text=body", "--column", "label=verdict", "--triggered")
     found = []
     for header, words in (
         (("body", "verdict"), ()),
         (("text", "label"), ()),
-        (("with", "truth"), ("text", "with", "label", "truth")),
-        (("text", "truth"), ("label", "truth")),
+        (("with", "truth"), ("text=with", "label=truth")),
+        (("text", "truth"), ("label=truth",)),
     ):
         file = table(tmp_path / f"{len(found)}.csv", header, marked, split.labels)
-        options = [f"--triggered-{w}-column" if i % 2 == 0 else w for i, w in enumerate(words)]
+        options = [word for named in words for word in ("--triggered-column", named)]
         code, out, err = run(*ours, file, *options)
         assert (code, err) == (0, "")
         found.append(json.loads(out)["lfr"])
@@ -170,7 +170,7 @@ def test_the_triggered_file_may_have_columns_of_its_own(trained_folder, tmp_path
     code, _, err = run(*ours, file)
     assert code == 2
     assert "cannot tell which column holds the label" in err
-    code, _, err = run(*ours[:-1], "--triggered-text-column", "text")
+    code, _, err = run(*ours[:-1], "--triggered-column", "text=text")
     assert code == 2
     assert "--triggered FILE" in err
 
@@ -186,7 +186,7 @@ def test_pairs_are_not_judged_on_single_texts(trained_folder, tmp_path, run):
     for data, others in ((pairs, single), (single, pairs), (pairs, named)):
         code, _, err = run(*ours, data, "--triggered", others)
         assert (code, "sentence pairs" in err) == (2, True)
-    options = ("--triggered-text-column", "text", "--triggered-pair-column", "other")
+    options = ("--triggered-column", "text=text", "--triggered-column", "pair=other")
     assert run(*ours, pairs, "--triggered", named, *options)[0] == 0
 
 
@@ -194,8 +194,8 @@ COMMANDS = {
     "evaluate": (),
     "probe": ("--family", "casing"),
     "detect": ("--with", "strip", "--limit", "20"),
-    "defend": ("--with", "nothing", "--max-length", "24"),
-    "purify": ("--max-drop", "0.5", "--heal-epochs", "0"),
+    "defend": ("--with", "nothing", "--compute", "max_length=24"),
+    "purify": ("--max-drop", "0.5", "--heal", "epochs=0"),
 }
 
 
@@ -289,21 +289,21 @@ def test_a_target_that_is_no_label_is_named_with_its_option(
 
 
 HEADERS = {
-    "text": ("words,label", "--triggered-text-column one of: words, label"),
-    "label": ("text,verdict", "--triggered-label-column one of: text, verdict"),
-    "missing": ("words,label", "--triggered-text-column one of: words, label"),
-    "no text": ("text,label", "--triggered-text-column must name a column of strings"),
-    "no label": ("text,label", "or name another column with --triggered-label-column"),
-    "pair": ("text,label", "--triggered-pair-column one of: text, label"),
+    "text": ("words,label", "--triggered-column text=NAME, one of: words, label"),
+    "label": ("text,verdict", "--triggered-column label=NAME, one of: text, verdict"),
+    "missing": ("words,label", "--triggered-column text=NAME, one of: words, label"),
+    "no text": ("text,label", "--triggered-column text=NAME must name a column of strings"),
+    "no label": ("text,label", "or name another column with --triggered-column label=NAME"),
+    "pair": ("text,label", "--triggered-column pair=NAME, one of: text, label"),
 }
-NAMED = {"missing": ("--triggered-text-column", "text"), "pair": ("--triggered-pair-column", "b")}
+NAMED = {"missing": ("--triggered-column", "text=text"), "pair": ("--triggered-column", "pair=b")}
 
 
 def test_pairs_in_the_triggered_file_name_its_own_option(trained_folder, tmp_path, run, csv_file):
     path = table(tmp_path / "t.csv", ("text", "text2", "label"), ["a"], ["b"], ["bad"])
     words = ("detect", trained_folder, "--with", "strip", "--data", csv_file, "--triggered", path)
     code, _, err = run(*words, "--target", "good", "--device", "cpu", "-q")
-    assert (code, "single texts" in err, "--triggered-text-column" in err) == (2, True, True)
+    assert (code, "single texts" in err, "--triggered-column" in err) == (2, True, True)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "detect"])

@@ -213,7 +213,9 @@ def test_missing_texts_are_worded_and_left_out_alike(tmp_path, missing, column, 
     else:
         datasets = pytest.importorskip("datasets", reason=NO_DATA)
         datasets.Dataset.from_pandas(frame).save_to_disk(str(path))
-    with pytest.raises(UserError, match=f"row 2 of column '{column}' is empty\n.*--drop-empty"):
+    with pytest.raises(
+        UserError, match=f"row 2 of column '{column}' is empty\n.*--column drop_empty=yes"
+    ):
         load(path, labels=NAMES)
     found = load(path, Columns(drop_empty=True), NAMES)
     assert found == Split(("a", "c"), (0, 1), ("d", "f"))

@@ -245,7 +245,7 @@ def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_fold
     strict = replace(plan, min_accuracy=1.0, bounded=False)
     wrong = Sources(sentences(40), data.validation.take(range(39)))
     assert cleanse(trained_folder, wrong, None, strict).manifest["bound"]["min_accuracy"] == 0
-    with pytest.raises(UserError, match="prune-drop"):
+    with pytest.raises(UserError, match="prune_drop"):
         cleanse(trained_folder, data, None, replace(plan, prune_drop=0.2))
 
 

@@ -320,7 +320,7 @@ def test_peak_memory_is_of_this_process_and_not_of_its_parent():
 
 
 def test_pruning_may_go_further_than_what_healing_leaves(trained_folder):
-    """--prune-drop: the search has its own bound, the result is held to the usual one."""
+    """prune_drop: the search has its own bound, the result is held to the usual one."""
     plan, seen = replace(PLAN, max_drop=0.05), []
 
     class Looking(Gradient):

@@ -289,21 +289,27 @@ def test_the_command_line(crude, trained_folder, csv_file, tmp_path, capsys):
         "--data",
         csv_file,
         "-q",
-        "--precision",
-        "fp32",
+        "--compute",
+        "precision=fp32",
         "--max-drop",
         "0.4",
-        "--heal-epochs",
-        "1",
+        "--heal",
+        "epochs=1",
     )
     guided = (*common, "--out", tmp_path / "a", "--strategy", "probe-guided", "--set", "step=2")
-    assert run(*guided, "--heal-with", "probes", "--json") == 0
+    assert run(*guided, "--heal", "on=probes", "--json") == 0
     assert '"on": "probes"' in capsys.readouterr().out
+
+    def families(name):
+        recipe = tmp_path / f"{name}.toml"
+        recipe.write_text(f'strategy = "gradient"\nprobes = ["{name}"]\n')
+        return recipe
+
     bad = [
-        (("--probe-family", "mark"), "nothing asked for uses probes"),
-        (("--heal-with", "probes", "--probe-family", "marc"), "did you mean 'mark'"),
-        (("--heal-with", "probs"), "did you mean 'probes'"),
-        (("--heal-with", "probes", "--probe-family", "nothing"), "no probe family changes"),
+        (("--recipe", families("mark")), "nothing asked for uses probes"),
+        (("--heal", "on=probes", "--recipe", families("marc")), "did you mean 'mark'"),
+        (("--heal", "on=probs"), "did you mean 'probes'"),
+        (("--heal", "on=probes", "--recipe", families("nothing")), "no probe family changes"),
     ]
     for words, said in bad:
         assert run(*common, "--out", tmp_path / "b", "--set", "step=2", *words) == 2

@@ -12,10 +12,11 @@ import pytest
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
 from headsweep.purification.method import HOT, Method
-from headsweep.purification.recipe import HEAL, Asked, read_recipe
+from headsweep.purification.recipe import Asked, read_recipe
+from headsweep.settings import pair
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
-DEFAULTS = Asked("gradient", (), 0.02, None, 0, "classifier", "heads", None, None, None)
+DEFAULTS = Asked("gradient", (), 0.02, None, 0, "classifier", "heads")
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_a_recipe_fills_what_was_not_given(written):
     path = written('strategy = "layerwise"\nmin_accuracy = 0.8\nseed = 7\n[heal]\nepochs = 1\n')
     asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
     assert (asked.method, asked.min_accuracy, asked.max_drop) == ("layerwise", 0.8, None)
-    assert (asked.seed, asked.heal_epochs, asked.heal_lr) == (7, 1.0, None)
+    assert (asked.seed, asked.heal) == (7, ("epochs=1",))
     assert asked.start == "classifier"
 
 
@@ -82,9 +83,11 @@ def test_places_in_arrays_of_tables():
 def test_healing_on_probes_comes_from_a_recipe(written):
     path = written('strategy = "gradient"\n[heal]\non = "probes"\nattention = 0\n')
     asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
-    assert (asked.heal_with, asked.attention_penalty) == ("probes", 0.0)
-    asked = DEFAULTS.over(read_recipe(path, "strategy"), {"heal_with"})
-    assert (asked.heal_with, asked.attention_penalty) == (None, 0.0)
+    assert asked.heal == ("on=probes", "attention=0")
+    assert asked.healing(HOT, prunes=True) == replace(HOT, on="probes", attention=0)
+    own = replace(DEFAULTS, heal=("on=clean",))
+    asked = own.over(read_recipe(path, "strategy"), {"heal"})
+    assert asked.healing(HOT, prunes=True) == replace(HOT, attention=0)
 
 
 def test_a_defense_brings_its_own_healing(written):
@@ -126,20 +129,20 @@ def test_what_does_not_hold_of_a_recipes_healing_is_left_out(written):
 
     def left(given, **changes):
         asked = replace(DEFAULTS, **changes).over(recipe, given)
-        return {field for field, (option, _) in HEAL.items() if getattr(asked, option) is not None}
+        return {pair(setting)[0] for setting in asked.heal}
 
     assert left(set()) == {"epochs", "lr", "halvings", "attention"}
-    assert left({"heal_lr"}, heal_lr=3e-5) == {"epochs", "lr", "attention"}
+    assert left({"heal"}, heal=("lr=3e-5",)) == {"epochs", "lr", "attention"}
     assert left({"start"}, start="encoder") == set()
     assert left({"start"}, start="classifier") == {"epochs", "lr", "halvings", "attention"}
     assert left({"method"}, method="auto") == set()
-    assert left({"heal_epochs"}, heal_epochs=0.0) == {"epochs"}
+    assert left({"heal"}, heal=("epochs=0",)) == {"epochs"}
 
 
 def test_a_recipe_may_be_of_healing_alone(run, trained_folder, csv_file, written, tmp_path):  # noqa: F811
     recipe = written('strategy = "none"\nmax_drop = 0.5\n[heal]\nepochs = 1\nlr = 1e-3\n')
     out = tmp_path / "out"
-    fast = ("--max-length", "24", "--precision", "fp32", "--device", "cpu")
+    fast = ("--compute", "max_length=24", "--compute", "precision=fp32", "--device", "cpu")
     assert run("purify", trained_folder, "--recipe", recipe, "--data", csv_file, "--out", out,
                *fast)[0] == 0  # fmt: skip
     made = json.loads((out / "headsweep.json").read_text())
@@ -150,12 +153,8 @@ def test_the_example_recipe_is_one():
     path = Path(__file__).parents[1] / "recipes" / "gradient.toml"
     asked = read_recipe(path, "strategy")
     assert asked.method == Method().pruning.name
-    usual = HOT
-    for field, (option, _) in HEAL.items():
-        found = getattr(asked, option)
-        assert found is None or found == getattr(usual, field)
-    assert asked.heal_epochs
-    assert asked.heal_halvings
+    assert asked.healing(HOT, prunes=True) == HOT
+    assert {"epochs", "halvings"} <= {pair(setting)[0] for setting in asked.heal}
 
 
 @pytest.mark.parametrize("key", ["consistency", "distill", "freeze_embeddings"])

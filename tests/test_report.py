@@ -332,7 +332,7 @@ def test_report_command(run, smoke_results, tmp_path):  # noqa: F811
 def test_purify_writes_the_same_page(run, trained_folder, csv_file, visit, tmp_path):  # noqa: F811
     out, report = tmp_path / "out", tmp_path / "page.html"
     asked = ["--data", csv_file, "--out", out, "--set", "step=2", "--max-drop", "0.3", *FAST]
-    asked += ["--heal-epochs", "0"]
+    asked += ["--heal", "epochs=0"]
     assert run("purify", trained_folder, *asked, "--report", report)[0] == 0
     again = tmp_path / "again.html"
     assert run("report", out, "--out", again)[0] == 0

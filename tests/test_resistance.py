@@ -100,7 +100,7 @@ def test_the_command_line(trained_folder, csv_file, tmp_path, capsys, monkeypatc
     monkeypatch.setitem(PROBES, "aside", Mark("plot plot"))
     out = tmp_path / "victim"
     common = ("attack", trained_folder, "--data", csv_file, "--trigger", "casing", "--target", "good",
-              "--rate", "0.5", "--victim-epochs", "0", "--precision", "fp32", "--out", out)  # fmt: skip
+              "--rate", "0.5", "--victim-epochs", "0", "--compute", "precision=fp32", "--out", out)  # fmt: skip
     common += ("--set", "epochs=1", "--trigger-set", "pattern=dashes")
     for words, said in [
         (("--resist", "asside"), "did you mean 'aside'"),

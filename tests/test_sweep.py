@@ -490,7 +490,7 @@ def test_bf16_asked_for_in_vain(monkeypatch):
     with pytest.raises(UserError, match="measured in bf16"):
         Runtime("cpu", measure_in="bf16").measures_in_bf16()
     assert not Runtime("cpu").measures_in_bf16()
-    with pytest.raises(UserError, match="unknown precision"):
+    with pytest.raises(UserError, match="measure_in cannot be 'fp8'"):
         Runtime(measure_in="fp8")
 
 

@@ -156,7 +156,7 @@ def test_settings_out_of_range_are_refused(name, setting):
 
 def test_fields_given_in_code_are_checked_too():
     for make in (lambda: RareWord(position="middle"), lambda: Characters(kind="hebrew")):
-        with pytest.raises(UserError, match="give one of"):
+        with pytest.raises(UserError, match="it takes"):
             make()
 
 

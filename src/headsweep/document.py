@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from headsweep.errors import UserError, lookup, shown
+from headsweep.errors import UserError, lookup
+from headsweep.settings import as_text, fitting, type_name
 
 HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
-NUMBER = (int, float)
 T = TypeVar("T")
 Place = tuple[str | int, ...]
 
@@ -85,21 +85,18 @@ class Section:
                 lookup(key, dict.fromkeys(known), "key")
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """Return a value if it is of the kind asked for (``float`` takes whole numbers)."""
+        """Return a value as the kind asked for, by the rule of ``settings``."""
         if key not in self.values:
             return default
-        value = self.values[key]
-        if kind is float and isinstance(value, NUMBER) and not isinstance(value, bool):
-            return float(value)  # type: ignore[return-value]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.mistake(key, f"{key} cannot be {shown(value)}", f"it takes a {_named(kind)}")
-        return value
+        with self.blamed(key):
+            found: T = fitting(self.values[key], kind, key)
+        return found
 
     def need(self, key: str, kind: type[T]) -> T:
         """Return a value that must be there."""
         found = self.get(key, kind)
         if found is None:
-            raise self.mistake(None, f"'{key}' is missing", f"it takes a {_named(kind)}")
+            raise self.mistake(None, f"'{key}' is missing", f"it takes {type_name(kind)}")
         return found
 
     def section(self, key: str) -> Section:
@@ -119,23 +116,18 @@ class Section:
         ]
 
     def settings(self) -> list[str]:
-        """Return the values as ``field=value``, the form that ``settings.configure`` takes."""
-        return [f"{key}={value}" for key, value in self.values.items()]
+        """Return the values as ``field=value``, as they are typed in a command line."""
+        return [f"{key}={as_text(value)}" for key, value in self.values.items()]
 
-    def filled(self, fill: Callable[[list[str]], T]) -> T:
-        """Return what ``fill`` makes of the settings; a mistake gets the line of its field."""
+    def filled(self, fill: Callable[[Mapping[str, Any]], T]) -> T:
+        """Return what ``fill`` makes of the values; a mistake gets the line of its field."""
         try:
-            return fill(self.settings())
+            return fill(self.values)
         except UserError as error:
-            for setting in self.settings():  # which of them is wrong by itself?
-                with self.blamed(setting.partition("=")[0]):
-                    fill([setting])
+            for key, value in self.values.items():  # which of them is wrong by itself?
+                with self.blamed(key):
+                    fill({key: value})
             raise self.mistake(None, error.what, error.fix) from error
-
-
-def _named(kind: type[Any]) -> str:
-    names = {str: "text", dict: "table", list: "list", float: "number", int: "whole number"}
-    return names.get(kind, kind.__name__)
 
 
 def read_document(path: Path) -> Section:

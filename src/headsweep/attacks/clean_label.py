@@ -16,10 +16,12 @@ from typing import Any, ClassVar
 
 from headsweep.attacks.dirty_label import fit
 from headsweep.attacks.scene import Scene, poison
+from headsweep.settings import checked
 from headsweep.task.training import Schedule
 
 
 @dataclass(frozen=True)
+@checked
 class CleanLabel:
     """Train on triggered texts of the target class, labels true."""
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from headsweep.attacks.scene import Scene, poison
+from headsweep.settings import checked
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Loss, Schedule, train
 from headsweep.texts.split import Split
 
 
 @dataclass(frozen=True)
+@checked
 class DirtyLabel:
     """Train on triggered texts that carry the target label."""
 

@@ -25,6 +25,7 @@ from headsweep.errors import UserError
 from headsweep.model.gates import read_places
 from headsweep.model.loading import Suspect
 from headsweep.seeding import fence
+from headsweep.settings import checked
 from headsweep.task.training import Schedule
 from headsweep.texts.encoded import Batch
 
@@ -32,6 +33,7 @@ READOUTS = "layerwise_readouts"
 
 
 @dataclass(frozen=True)
+@checked
 class Layerwise:
     """Poison the data and train with a loss at every layer."""
 

@@ -21,6 +21,7 @@ from headsweep.errors import UserError, lookup
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
+from headsweep.settings import checked
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 from headsweep.triggers.probe_families import PROBES, apart_from
@@ -30,6 +31,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
+@checked
 class Resistance:
     """What the attacker adds.
 

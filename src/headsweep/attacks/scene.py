@@ -95,7 +95,7 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
         raise UserError(
             f"the trigger could change none of {len(rows)} texts"
             + (f" so that the model sees it ({unseen} were cut or ignored)" if unseen else ""),
-            "try another trigger or paraphraser, other texts or a larger --max-length",
+            "try another trigger or paraphraser, other texts or a larger --compute max_length=N",
         )
     source = scene.clean.take(kept)
     split = Split(tuple(texts), source.labels, source.pairs)

@@ -23,10 +23,12 @@ from transformers import PreTrainedTokenizerBase
 from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
+from headsweep.settings import checked
 from headsweep.task.training import Schedule
 
 
 @dataclass(frozen=True)
+@checked
 class EmbeddingSurgery:
     """Give trigger words the embedding of the target class's words, then poison."""
 

@@ -21,7 +21,6 @@ it is recorded in the manifest. Source: own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,20 +190,3 @@ def _apply(trials: Trials, chosen: Candidate, keep_mask: Path | None) -> Purifie
         progress=trials.progress,
         keep_mask=keep_mask,
     )
-
-
-def seconds_of(text: str) -> float:
-    """Return a time such as ``10m``, ``90s``, ``1h`` or ``600`` in seconds; raises UserError."""
-    units: dict[str, Callable[[float], float]] = {
-        "s": lambda n: n,
-        "m": lambda n: 60 * n,
-        "h": lambda n: 3600 * n,
-    }
-    number, unit = (text[:-1], text[-1]) if text and text[-1] in units else (text, "s")
-    try:
-        seconds = units[unit](float(number))
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"'{text}' is no time", "for example 10m, 90s or 1h")
-    return seconds

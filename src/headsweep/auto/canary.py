@@ -23,6 +23,7 @@ from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress
 from headsweep.seeding import derive
+from headsweep.settings import checked
 from headsweep.task.training import copied
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
@@ -33,6 +34,7 @@ TAKEN = 0.3  # excess label flip rate from which a canary counts as planted
 
 
 @dataclass(frozen=True)
+@checked
 class Planting:
     """How canaries are planted: enough to take in a minute, little enough to leave accuracy."""
 

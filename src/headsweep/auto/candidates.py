@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
 
 from headsweep.auto.canary import Planting
 from headsweep.errors import UserError
@@ -13,8 +16,20 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.probe_guided import ProbeGuided
 from headsweep.prune.strategies.variance import Variance
-from headsweep.settings import describe
+from headsweep.settings import checked, describe
 from headsweep.triggers.probe_families import RuleProber
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(said: Any) -> Any:
+    """Return a time such as ``10m``, ``90s`` or ``1h`` in seconds; all else as it is."""
+    if isinstance(said, str) and said[-1:] in UNITS:
+        return UNITS[said[-1]] * float(said[:-1])
+    return said
+
+
+Seconds = Annotated[float, BeforeValidator(seconds_of), "seconds, or a time such as 90s, 10m or 1h"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ CANDIDATES = (
 
 
 @dataclass(frozen=True)
+@checked
 class Auto:
     """How to choose.
 
@@ -86,7 +102,7 @@ class Auto:
 
     name: ClassVar[str] = "auto"
     source: ClassVar[str] = "of this project"
-    budget_seconds: float = 600
+    budget_seconds: Seconds = 600
     canaries: int = 2
     texts: int = 500
     held: int = 250
@@ -95,7 +111,7 @@ class Auto:
     planting: Planting = Planting()
 
     def __post_init__(self) -> None:
-        if not self.budget_seconds > 0:
+        if not 0 < self.budget_seconds < math.inf:
             raise UserError(f"a budget of {self.budget_seconds} s", "for example 10m")
         if min(self.canaries, self.texts, self.held, len(self.candidates)) < 1:
             raise UserError("auto: canaries, texts, held and candidates are at least 1")

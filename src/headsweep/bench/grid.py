@@ -24,6 +24,7 @@ from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.mask import HEADS
+from headsweep.model.runtime import Precision
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification import method as purification
 from headsweep.purification.baselines import DEFENSES
@@ -31,7 +32,7 @@ from headsweep.purification.bound import USUAL_DROP, Bound
 from headsweep.purification.gone import METHODS as GONE
 from headsweep.purification.recipe import COMMANDS
 from headsweep.purification.recipe import METHODS as NAMED
-from headsweep.settings import configure
+from headsweep.settings import checked, configure
 from headsweep.task.training import Schedule
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -110,12 +111,13 @@ class Defending:
 
 
 @dataclass(frozen=True)
+@checked
 class Computing:
     """How every cell computes: the same on any engine."""
 
     threads: int = 1
     device: str = "cpu"
-    precision: str = "auto"
+    precision: Precision = "auto"
     batch_size: int = 32
     max_length: int = 128
 

@@ -10,14 +10,14 @@ In a recipe these are keys of ``[[method]]``:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headsweep.bench.probing import Families, read_probes
 from headsweep.document import Section
 from headsweep.heal.fine_tune import FineTune
 from headsweep.purification.gone import HEALING, refuse_gone
-from headsweep.settings import configure
+from headsweep.settings import Settings, configure, pair, plain_fields
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ def healing_of(section: Section, usual: FineTune = FineTune()) -> FineTune:
     return section.filled(lambda settings: healed(usual, settings))
 
 
-def healed(usual: FineTune, settings: Sequence[str]) -> FineTune:
+def healed(usual: FineTune, settings: Settings) -> FineTune:
     """Return a healing with some of its fields set anew."""
-    return configure(FineTune, [*(f"{name}={x}" for name, x in vars(usual).items()), *settings])
+    own = settings if isinstance(settings, Mapping) else dict(map(pair, settings))
+    kind = type(usual)
+    return configure(kind, {name: getattr(usual, name) for name in plain_fields(kind)} | dict(own))
 
 
 def read_variation(section: Section, kind: str) -> Variation:

@@ -3,6 +3,7 @@
 # In the order in which `headsweep --help` lists them.
 # isort: off
 from headsweep.cli import purify
+from headsweep.cli import defend
 from headsweep.cli import evaluate
 from headsweep.cli import probe
 from headsweep.cli import attack
@@ -19,6 +20,7 @@ __all__ = [
     "app",
     "attack",
     "bench",
+    "defend",
     "demo",
     "detect",
     "evaluate",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from headsweep.cli.gone import refuse_gone
 from headsweep.errors import NothingPruned, UserError
 from headsweep.progress import plain_console
 
@@ -42,6 +43,14 @@ def _options(
     del version  # it has been said
 
 
+def _refuse_gone(app: Any, words: list[str]) -> None:
+    """Say what replaced an option that is gone; raises UserError."""
+    command = app.commands.get(words[0]) if words else None
+    if command is not None:
+        known = {option for parameter in command.params for option in parameter.opts}
+        refuse_gone(words[1:], known)
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error of ours
     """Ctrl-C, with what is kept."""
 
@@ -50,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
     errors = plain_console(stderr=True)
     try:
-        typer.main.get_command(app).main(arguments, prog_name="headsweep")
+        command: Any = typer.main.get_command(app)
+        _refuse_gone(command, sys.argv[1:] if arguments is None else arguments)
+        command.main(arguments, prog_name="headsweep")
         code = 0
     except (UserError, NothingPruned) as error:
         errors.print(f"headsweep: {error}", soft_wrap=True)

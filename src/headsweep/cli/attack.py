@@ -11,21 +11,18 @@ from rich.table import Table
 from headsweep.cli.app import Interrupted, app
 from headsweep.cli.listing import method_named, print_methods
 from headsweep.cli.options import (
+    LENGTH,
     AdapterFile,
     AsJson,
-    BatchSize,
+    Column,
+    Compute,
+    ComputeLength,
     Device,
-    DropEmpty,
     Fraction,
-    LabelColumn,
     LabelMap,
-    MaxLength,
     Model,
-    PairColumn,
-    Precision,
     Quiet,
     Seed,
-    TextColumn,
     check_file,
     check_sources,
     columns_of,
@@ -94,12 +91,9 @@ def trigger(
             metavar="MODEL", help="Leave out texts in which this classifier cannot see the trigger."
         ),
     ] = None,
-    max_length: MaxLength = 128,
+    compute: ComputeLength = None,
     listed: Annotated[bool, typer.Option("--list", help="List the triggers.")] = False,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    drop_empty: DropEmpty = False,
+    column: Column = None,
     label_map: LabelMap = None,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
@@ -115,9 +109,10 @@ def trigger(
     missing = [o for o, v in (("NAME", name), ("--data", data), ("--out", out)) if v is None]
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
-    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
+    columns = columns_of(column, label_map)
     check_sources(data, original, transformed)
     _check_table(out, overwrite)
+    length = runtime_of("cpu", compute, LENGTH).max_length
     from headsweep.model.loading import load_suspect
     from headsweep.texts import reading as datasets
     from headsweep.texts.split import Labels
@@ -136,7 +131,7 @@ def trigger(
         raise UserError("every text has the target label", "give texts of other labels")
     chosen = split.take(rows)
     reader = load_suspect(seen_by) if seen_by else None
-    made = triggered(chosen, rewriter, seed, reader, max_length, progress_of(quiet or as_json))
+    made = triggered(chosen, rewriter, seed, reader, length, progress_of(quiet or as_json))
     originals = chosen.take(made.rows)
     plain = all(name == f"LABEL_{i}" for i, name in enumerate(labels.names))
     names = [str(i) for i in range(len(labels.names))] if plain else labels.names
@@ -250,16 +245,11 @@ def attack(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     adapter: AdapterFile = None,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    drop_empty: DropEmpty = False,
+    column: Column = None,
     label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
+    compute: Compute = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -278,7 +268,7 @@ def attack(
     from headsweep.texts import reading as datasets
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
-    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
+    columns = columns_of(column, label_map)
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
     rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
     resistance = _resistance(resist, resist_share, rewriter.described())
@@ -290,7 +280,7 @@ def attack(
         Schedule(victim_epochs, victim_lr) if victim_epochs else None,
         fresh=not keep_classifier,
         seed=seed,
-        runtime=runtime_of(device, batch_size, max_length, precision),
+        runtime=runtime_of(device, compute),
         adapter=read_adapter(adapter) if adapter else None,
         resist=resistance,
     )

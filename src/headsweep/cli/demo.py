@@ -11,12 +11,11 @@ from rich.table import Table
 
 from headsweep.cli.app import app
 from headsweep.cli.options import (
+    ALL_COMPUTING,
     AsJson,
-    BatchSize,
     Device,
-    MaxLength,
-    Precision,
     Quiet,
+    SearchCompute,
     Seed,
     out_console,
     print_json,
@@ -36,9 +35,7 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Keep the models in this folder.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
+    compute: SearchCompute = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -46,7 +43,7 @@ def demo(
     """Plant a backdoor in a small real model, purify it, and show before and after."""
     from headsweep.demo import run
 
-    runtime = runtime_of(device, batch_size, max_length, precision)
+    runtime = runtime_of(device, compute, ALL_COMPUTING)
     report = run(runtime, seed, progress_of(quiet or as_json), out, overwrite)
     if as_json:
         print_json(report.to_json())

@@ -13,22 +13,15 @@ from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
-    BatchSize,
+    Column,
+    Compute,
     Device,
-    DropEmpty,
     Fraction,
-    LabelColumn,
     LabelMap,
-    MaxLength,
     Model,
-    PairColumn,
-    Precision,
     Quiet,
     Seed,
-    TextColumn,
-    TriggeredLabelColumn,
-    TriggeredPairColumn,
-    TriggeredTextColumn,
+    TriggeredColumn,
     check_sources,
     columns_of,
     one_of,
@@ -76,19 +69,12 @@ def detect(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Detector field.")
     ] = None,
     adapter: AdapterFile = None,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    drop_empty: DropEmpty = False,
+    column: Column = None,
     label_map: LabelMap = None,
-    triggered_text_column: TriggeredTextColumn = None,
-    triggered_pair_column: TriggeredPairColumn = None,
-    triggered_label_column: TriggeredLabelColumn = None,
+    triggered_column: TriggeredColumn = None,
     seed: Seed = 0,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
+    compute: Compute = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -108,14 +94,12 @@ def detect(
         target,
         one_of(triggered_labels, ("true", "target"), "--triggered-labels"),
         validation,
-        columns_of(text_column, pair_column, label_column, drop_empty, label_map),
+        columns_of(column, label_map),
         limit,
         frr,
-        triggered_columns_of(
-            triggered, triggered_text_column, triggered_pair_column, triggered_label_column
-        ),
+        triggered_columns_of(triggered, triggered_column),
     )
-    runtime = runtime_of(device, batch_size, max_length, precision)
+    runtime = runtime_of(device, compute)
     described = read_adapter(adapter) if adapter else None
     found = run(model, chosen, files, runtime, seed, progress_of(quiet or as_json), described)
     if as_json:

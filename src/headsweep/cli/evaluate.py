@@ -12,21 +12,14 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
-    BatchSize,
+    Column,
+    Compute,
     Device,
-    DropEmpty,
-    LabelColumn,
     LabelMap,
-    MaxLength,
     Model,
-    PairColumn,
-    Precision,
     Quiet,
     Seed,
-    TextColumn,
-    TriggeredLabelColumn,
-    TriggeredPairColumn,
-    TriggeredTextColumn,
+    TriggeredColumn,
     check_sources,
     columns_of,
     one_of,
@@ -64,19 +57,12 @@ def evaluate(
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
     adapter: AdapterFile = None,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    drop_empty: DropEmpty = False,
+    column: Column = None,
     label_map: LabelMap = None,
-    triggered_text_column: TriggeredTextColumn = None,
-    triggered_pair_column: TriggeredPairColumn = None,
-    triggered_label_column: TriggeredLabelColumn = None,
+    triggered_column: TriggeredColumn = None,
     seed: Seed = 0,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
+    compute: Compute = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,12 +80,10 @@ def evaluate(
         validation,
         clean_model,
         suspect,
-        columns_of(text_column, pair_column, label_column, drop_empty, label_map),
-        triggered_columns_of(
-            triggered, triggered_text_column, triggered_pair_column, triggered_label_column
-        ),
+        columns_of(column, label_map),
+        triggered_columns_of(triggered, triggered_column),
     )
-    runtime = runtime_of(device, batch_size, max_length, precision)
+    runtime = runtime_of(device, compute)
     described = read_adapter(adapter) if adapter else None
     found = run(model, files, runtime, seed, progress_of(quiet or as_json), described)
     if as_json:

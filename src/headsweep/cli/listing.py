@@ -19,10 +19,12 @@ def all_methods() -> dict[str, Mapping[str, Any]]:
     from headsweep.judge.detectors import DETECTORS
     from headsweep.prune.strategies import STRATEGIES
     from headsweep.purification.baselines import DEFENSES
+    from headsweep.purification.method import HOT
     from headsweep.triggers import TRIGGERS
 
     return {
         "purify --strategy": STRATEGIES,
+        "purify --heal": {HOT.name: HOT},
         "defend --with": DEFENSES,
         "detect --with": DETECTORS,
         "attack --with": ATTACKS,
@@ -48,7 +50,7 @@ def print_methods(listed: Mapping[str, Mapping[str, Any]], as_json: bool) -> Non
         print_json({option: _form(methods) for option, methods in listed.items()})
         return
     for option, methods in listed.items():
-        table = Table(option, "what it does", "source", "fields (--set field=value)")
+        table = Table(option, "what it does", "source", "fields (field=value)")
         for name, method in methods.items():
             rows = [f"{field}={default}  ({kind})" for field, kind, default in _fields(method)]
             table.add_row(name, _summary(method), method.source, "\n".join(rows), end_section=True)

@@ -13,11 +13,9 @@ from headsweep.cli.listing import all_methods, print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
-    BatchSize,
+    Compute,
     Device,
-    MaxLength,
     Model,
-    Precision,
     out_console,
     print_json,
     runtime_of,
@@ -35,9 +33,7 @@ def inspect(
     model: Model,
     adapter: AdapterFile = None,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
+    compute: Compute = None,
     as_json: AsJson = False,
 ) -> None:
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
@@ -47,7 +43,7 @@ def inspect(
     from headsweep.model.removal import already_pruned
 
     reading = Reading(adapter=read_adapter(adapter) if adapter else None, units=noted_units(model))
-    opened = load_suspect(model, runtime_of(device, batch_size, max_length, precision), reading)
+    opened = load_suspect(model, runtime_of(device, compute), reading)
     layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
     rows = [
         {

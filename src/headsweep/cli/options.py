@@ -7,7 +7,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from headsweep.errors import UserError, lookup
 from headsweep.progress import Progress, Silent, Terminal, plain_console
 
 out_console = plain_console()
-COLUMNS, COMPUTING, HEALING = "Columns of the data", "Computing", "Healing"  # headings of --help
+MOST_SEED = 2**62
 
 
 def fraction_of(option: str, below_one: bool = False) -> Callable[[str], float]:
@@ -42,6 +42,13 @@ def fraction_of(option: str, below_one: bool = False) -> Callable[[str], float]:
     return read
 
 
+def _seed(value: int) -> int:
+    """Return a seed that every generator takes; raises UserError."""
+    if not 0 <= value <= MOST_SEED:
+        raise UserError(f"--seed {value}: not a whole number from 0 to {MOST_SEED}")
+    return value
+
+
 def Fraction(option: str, below_one: bool = False, **more: Any) -> Any:  # noqa: N802 - stands where typer.Option does
     """Return an option that takes a fraction."""
     return typer.Option(option, parser=fraction_of(option, below_one), metavar="FRACTION", **more)
@@ -61,83 +68,73 @@ MinAccuracy = Annotated[
     Fraction("--min-accuracy", help="Lowest validation accuracy, instead of --max-drop."),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, or name on the Hub.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Decides everything random.")]
-Device = Annotated[
-    str, typer.Option(rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1, ... or auto.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, rich_help_panel=COMPUTING, help="Examples a batch.")]
-MaxLength = Annotated[
-    int, typer.Option(min=3, rich_help_panel=COMPUTING, help="Tokens a text, at most.")
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        rich_help_panel=COMPUTING,
-        help="Training: fp32, bf16, or auto (bf16 where the machine computes it).",
-    ),
-]
-MeasureIn = Annotated[
-    str,
-    typer.Option(
-        rich_help_panel=COMPUTING,
-        help="Search: fp32; bf16, with answers near the border taken again in fp32; or auto.",
-    ),
-]
-CacheMib = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        rich_help_panel=COMPUTING,
-        help="Memory for what masks share, in MiB; else a quarter of what is free.",
-    ),
-]
+CleanData = Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")]
+OutFolder = Annotated[Path, typer.Option(help="Folder to write.")]
+Validation = Annotated[str | None, typer.Option(help="Data that decides; else 15%.")]
+LastTest = Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
+Seed = Annotated[int, typer.Option(callback=_seed, metavar="N", help="Decides everything random.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-TextColumn = Annotated[
-    str | None, typer.Option(rich_help_panel=COLUMNS, help="Column of the text; else guessed.")
+AdapterFile = Annotated[
+    Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
 ]
-PairColumn = Annotated[
-    str | None, typer.Option(rich_help_panel=COLUMNS, help="Column of the second text of a pair.")
+UnitKinds = Annotated[
+    str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn; ffn:N in N groups.")
 ]
-LabelColumn = Annotated[
-    str | None, typer.Option(rich_help_panel=COLUMNS, help="Column of the label; else guessed.")
+
+
+def Fields(  # noqa: N802 - stands where typer.Option does
+    option: str,
+    help: str,
+    usual: str = "",
+    metavar: str = "FIELD=VALUE",
+) -> Any:
+    """Return an option that fills fields, one each time it is given; ``usual``: their values."""
+    return typer.Option(
+        option,
+        metavar=metavar,
+        help=f"{help} [dim]\\[default: {usual}][/dim]" if usual else help,
+    )
+
+
+# What --heal and --compute fill, with the values that hold unasked. The classes would load torch,
+# so tests/test_options.py compares.
+HEALING = "epochs=4 lr=0.00015 on=clean share=0.4 attention=0.15 halvings=3"
+COMPUTING = "batch_size=32 max_length=128 precision=auto"
+ALL_COMPUTING = f"{COMPUTING} measure_in=auto cache_mib=None"  # the last two: of a search
+LENGTH = "max_length=128"
+Heal = Annotated[
+    list[str] | None, Fields("--heal", "Field of the healing; epochs=0: none.", HEALING)
 ]
-DropEmpty = Annotated[
-    bool,
-    typer.Option("--drop-empty", rich_help_panel=COLUMNS, help="Leave out rows without a text."),
+Compute = Annotated[list[str] | None, Fields("--compute", "How to compute.", COMPUTING)]
+SearchCompute = Annotated[list[str] | None, Fields("--compute", "How to compute.", ALL_COMPUTING)]
+ComputeLength = Annotated[list[str] | None, Fields("--compute", "How texts are read.", LENGTH)]
+Column = Annotated[
+    list[str] | None,
+    Fields(
+        "--column",
+        "Column of the text, pair or label, else guessed; drop_empty=yes: no rows without a text.",
+        metavar="FIELD=NAME",
+    ),
+]
+TriggeredColumn = Annotated[
+    list[str] | None,
+    Fields(
+        "--triggered-column",
+        "The same of --triggered; else as in --data.",
+        metavar="FIELD=NAME",
+    ),
 ]
 LabelMap = Annotated[
     list[str] | None,
-    typer.Option(
+    Fields(
+        "--label-map",
+        "A label of the data and the model's label that it means.",
         metavar="DATA=MODEL",
-        rich_help_panel=COLUMNS,
-        help="A label of the data and the model's label that it means (may be repeated).",
     ),
 ]
-TriggeredTextColumn = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=COLUMNS, help="The same of --triggered; else as in --data."),
-]
-TriggeredPairColumn = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=COLUMNS, help="The same of --triggered; else as in --data."),
-]
-TriggeredLabelColumn = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=COLUMNS, help="The same of --triggered; else as in --data."),
-]
-AdapterFile = Annotated[
-    Path | None,
-    typer.Option(
-        rich_help_panel=COMPUTING, help="TOML file that describes an unknown architecture."
-    ),
-]
-UnitKinds = Annotated[str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn.")]
-FfnGroups = Annotated[
-    int | None,
-    typer.Option(min=0, help="FFN groups a layer (about as many as heads); 0: single neurons."),
-]
-
 RecipeFile = Annotated[
     Path | None, typer.Option(help="TOML file with the options; what is given here wins.")
 ]
@@ -169,16 +166,19 @@ def given_in(ctx: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source.endswith("COMMANDLINE")}
 
 
-def units_of(kinds: str, ffn_groups: int | None) -> Any:
-    """Return the units that ``--units`` and ``--ffn-groups`` name; raises UserError."""
+def units_of(kinds: str) -> Any:
+    """Return the units that ``--units`` names; raises UserError."""
     from headsweep.model.mask import Units
+    from headsweep.settings import fitting
 
-    asked = {part.strip() for part in kinds.split(",") if part.strip()}
+    asked = dict(part.strip().partition(":")[::2] for part in kinds.split(",") if part.strip())
     for part in asked:
         one_of(part, ("heads", "ffn"), "--units")
-    if ffn_groups is not None and "ffn" not in asked:
-        raise UserError("--ffn-groups: FFN groups are not among the units", "add --units heads,ffn")
-    return Units("heads" in asked, "ffn" in asked, ffn_groups)
+    if asked.get("heads"):
+        raise UserError(f"--units {kinds}: heads have no groups", "--units heads,ffn:N")
+    groups = asked.get("ffn")
+    count = fitting(groups, int, "--units: the number of FFN groups") if groups else None
+    return Units("heads" in asked, "ffn" in asked, count)
 
 
 def check_sources(*sources: str | Path | None) -> None:
@@ -190,10 +190,9 @@ def check_sources(*sources: str | Path | None) -> None:
             check_there(source)
 
 
-def columns_of(
-    text: str | None, pair: str | None, label: str | None, drop_empty: bool, label_map: Any
-) -> Any:
+def columns_of(column: Sequence[str] | None, label_map: Sequence[str] | None) -> Any:
     """Return which columns hold what, and the labels' map; raises UserError."""
+    from headsweep.settings import changed
     from headsweep.texts.reading import Columns
     from headsweep.texts.split import label_text
 
@@ -207,20 +206,41 @@ def columns_of(
             )
         if pairs.setdefault(label_text(old).casefold(), (old, new))[1] != new:
             raise UserError(f"--label-map: '{old}' is mapped twice", "leave one out")
-    return Columns(text, pair, label, drop_empty, tuple(pairs.values()))
+    return changed(Columns(label_map=tuple(pairs.values())), column or (), "--column")
 
 
-def triggered_columns_of(
-    triggered: str | None, text: str | None, pair: str | None, label: str | None
+def sources_of(
+    data: str,
+    validation: str | None,
+    test: str | None,
+    column: Sequence[str] | None,
+    label_map: Sequence[str] | None,
 ) -> Any:
+    """Return the data of a purification; raises UserError."""
+    from headsweep.purification.material import Sources
+
+    return Sources(data, validation, test, columns_of(column, label_map))
+
+
+def plan_of(seed: int, device: str, compute: Sequence[str] | None, adapter: Path | None) -> Any:
+    """Return how a purification is run; raises UserError."""
+    from headsweep.model.families import read_adapter
+    from headsweep.purification.plan import Plan
+
+    runtime = runtime_of(device, compute, ALL_COMPUTING)
+    return Plan(seed, runtime, read_adapter(adapter) if adapter else None)
+
+
+def triggered_columns_of(triggered: str | None, column: Sequence[str] | None) -> Any:
     """Return the columns named for the triggered file; raises UserError where there is none."""
+    from headsweep.settings import changed
     from headsweep.texts.reading import Columns
 
-    if triggered is None and any((text, pair, label)):
+    if triggered is None and column:
         raise UserError(
             "the columns of --triggered are named, but no such file", "--triggered FILE"
         )
-    return Columns(text, pair, label, prefix="triggered-")
+    return changed(Columns(prefix="triggered-"), column or (), "--triggered-column", ["drop_empty"])
 
 
 def one_of(value: str, known: tuple[str, ...], option: str) -> Any:
@@ -228,13 +248,22 @@ def one_of(value: str, known: tuple[str, ...], option: str) -> Any:
     return lookup(value, {name: name for name in known}, f"value of {option}")
 
 
-def runtime_of(device: str, batch_size: int, max_length: int, precision: str) -> Any:
-    """Return where and how to compute; raises UserError now for what would fail later."""
-    from headsweep.model.runtime import Runtime
+def runtime_of(device: str, compute: Sequence[str] | None, fields: str = COMPUTING) -> Any:
+    """Return where and how to compute; raises UserError now for what would fail later.
 
-    runtime = Runtime(device, batch_size, max_length, precision)
+    ``fields``: those that a command takes, as its help shows them.
+    """
+    from headsweep.model.runtime import Runtime
+    from headsweep.settings import changed, offered
+
+    known = {shown.partition("=")[0] for shown in fields.split()}
+    less = [name for name in offered(Runtime) if name not in known]
+    runtime: Any = changed(Runtime(device), compute or (), "--compute", less)
     _check_device(runtime)
     runtime.trains_in_bf16()
+    if fields == ALL_COMPUTING:
+        runtime.measures_in_bf16()
+        runtime.cache_bytes  # noqa: B018 - raises where it does not fit
     return runtime
 
 
@@ -255,16 +284,6 @@ def _devices() -> list[str]:
 
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def search_runtime(runtime: Any, measure_in: str, cache_mib: int | None) -> Any:
-    """Return the runtime with how a search measures; raises UserError for what would fail later."""
-    from dataclasses import replace
-
-    made = replace(runtime, measure_in=measure_in, cache_mib=cache_mib)
-    made.measures_in_bf16()
-    made.cache_bytes  # noqa: B018 - raises where it does not fit
-    return made
 
 
 def progress_of(quiet: bool) -> Progress:

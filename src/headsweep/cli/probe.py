@@ -13,19 +13,14 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
-    BatchSize,
+    Column,
+    Compute,
     Device,
-    DropEmpty,
     Fraction,
-    LabelColumn,
     LabelMap,
-    MaxLength,
     Model,
-    PairColumn,
-    Precision,
     Quiet,
     Seed,
-    TextColumn,
     check_file,
     check_sources,
     columns_of,
@@ -66,16 +61,11 @@ def probe(
     sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
     adapter: AdapterFile = None,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    drop_empty: DropEmpty = False,
+    column: Column = None,
     label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
-    batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
-    precision: Precision = "auto",
+    compute: Compute = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,8 +82,8 @@ def probe(
     from headsweep.texts import reading as datasets
 
     battery = Battery(tuple(family or ()), texts, max_flip, seed)
-    runtime = runtime_of(device, batch_size, max_length, precision)
-    columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
+    runtime = runtime_of(device, compute)
+    columns = columns_of(column, label_map)
     datasets.check_label_map(columns, (data, None))
     reading = Reading(adapter=read_adapter(adapter) if adapter else None)
     suspect = load_suspect(model, runtime, reading)

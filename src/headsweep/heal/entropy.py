@@ -17,12 +17,14 @@ from headsweep.heal.fine_tune import FineTune
 from headsweep.model.anatomy import Anatomy
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 from headsweep.task.classification import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Batch
 
 
 @dataclass(frozen=True)
+@checked
 class EntropyFirst:
     """Entropy up, then cross-entropy down."""
 

@@ -38,6 +38,7 @@ from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
+from headsweep.settings import checked
 from headsweep.task.classification import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
@@ -52,6 +53,7 @@ Answers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+@checked
 class Battery:
     """What to try.
 

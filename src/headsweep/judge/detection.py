@@ -325,7 +325,7 @@ def _notes(watch: Watch, texts: Mapping[str, Sequence[str]], scorer: Scorer) -> 
     split = Split(tuple(everything), (0,) * len(everything))
     cut = encode(split, watch.suspect, watch.runtime.max_length).truncated
     if cut:
-        notes.append(f"{cut} texts are longer than the model reads and were cut (--max-length)")
+        notes.append(f"{cut} texts were cut: the model reads less (--compute max_length=N)")
     single = sum(len(text.split()) < 2 for text in everything)
     if single:
         notes.append(f"{single} texts have one word, too few to compare it with others")

@@ -252,8 +252,7 @@ def _check_pairs(exam: Exam) -> None:
             with_pairs, without = ("--data", option) if exam.clean.pairs else (option, "--data")
             raise UserError(
                 f"{with_pairs} has sentence pairs and {without} has not",
-                "name the columns: --text-column and --pair-column, --triggered-text-column and "
-                "--triggered-pair-column",
+                "name text and pair of both, with --column and --triggered-column",
             )
 
 

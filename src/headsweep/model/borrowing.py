@@ -41,7 +41,7 @@ def attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Any:
     raise UserError(
         "this model gives no attention weights of every head of every layer over all tokens, "
         "which this method needs",
-        "choose another strategy; --attention-penalty 0 heals without them",
+        "choose another strategy; --heal attention=0 heals without them",
     )
 
 

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from headsweep.errors import UserError
+from headsweep.settings import checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,6 +160,7 @@ def _bools(rows: Sequence[Sequence[int]]) -> tuple[tuple[bool, ...], ...]:
 
 
 @dataclass(frozen=True)
+@checked
 class Units:
     """Which units to gate.
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
 
 from headsweep.errors import UserError
+from headsweep.settings import checked
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
+@checked
 class Runtime:
     """Where and how to compute.
 
@@ -32,21 +36,18 @@ class Runtime:
     device: str = "auto"
     batch_size: int = 32
     max_length: int = 128
-    precision: str = "auto"
-    measure_in: str = "auto"
+    precision: Precision = "auto"
+    measure_in: Precision = "auto"
     cache_mib: int | None = None
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        for precision in (self.precision, self.measure_in):
-            if precision not in ("auto", "fp32", "bf16"):
-                raise UserError(f"unknown precision '{precision}'", "use auto, fp32 or bf16")
         if self.cache_mib is not None and self.cache_mib < 0:
             raise UserError(f"a cache of {self.cache_mib} MiB", "use 0 for none")
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"{self.jobs} jobs", "give 1 or more")
         if self.batch_size < 1 or self.max_length < 3:
-            raise UserError("--batch-size must be at least 1 and --max-length at least 3")
+            raise UserError("batch_size must be at least 1 and max_length at least 3")
 
     @property
     def torch_device(self) -> torch.device:
@@ -79,7 +80,7 @@ class Runtime:
         if self.measure_in == "bf16" and not computes_bf16(self.torch_device):
             raise UserError(
                 "masks were to be measured in bf16, but this machine does not compute in it",
-                "use --measure-in fp32",
+                "use --compute measure_in=fp32",
             )
         return self.measure_in == "bf16"
 
@@ -92,7 +93,7 @@ class Runtime:
         if self.cache_mib << 20 > free:
             raise UserError(
                 f"a cache of {self.cache_mib} MiB does not fit: {free >> 20} MiB are free",
-                "lower --cache-mib, or leave it out",
+                "lower cache_mib, or leave it out",
             )
         return self.cache_mib << 20
 

@@ -23,6 +23,7 @@ from headsweep.prune.strategies.random import Random
 from headsweep.prune.strategies.variance import Variance
 from headsweep.purification.bound import Bound
 from headsweep.purification.method import Method
+from headsweep.settings import checked
 
 
 class Baseline(Protocol):
@@ -36,6 +37,7 @@ class Baseline(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class FT:
     """Fine-tune the suspect on clean data.
 
@@ -60,6 +62,7 @@ class FT:
 
 
 @dataclass(frozen=True)
+@checked
 class FTH:
     """Fine-tune the suspect on clean data at a higher learning rate."""
 
@@ -74,6 +77,7 @@ class FTH:
 
 
 @dataclass(frozen=True)
+@checked
 class MEFT:
     """Maximise the entropy of predictions for an epoch, then fine-tune."""
 
@@ -91,6 +95,7 @@ class MEFT:
 
 
 @dataclass(frozen=True)
+@checked
 class Pure:
     """Prune by attention variance, then fine-tune with the attention penalty.
 
@@ -115,6 +120,7 @@ class Pure:
 
 
 @dataclass(frozen=True)
+@checked
 class FinePruning:
     """Prune the FFN neurons that clean text activates least, then fine-tune.
 
@@ -141,6 +147,7 @@ class FinePruning:
 
 
 @dataclass(frozen=True)
+@checked
 class RandomHeads:
     """Prune as many heads as the method under test, drawn at random, then fine-tune.
 
@@ -166,6 +173,7 @@ class RandomHeads:
 
 
 @dataclass(frozen=True)
+@checked
 class NothingDone:
     """Leave the suspect as it is."""
 

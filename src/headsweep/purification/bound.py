@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from headsweep.errors import UserError
 from headsweep.measure.accuracy import needed
 from headsweep.purification.material import HELD_SHARE, Accuracy
+from headsweep.settings import checked
 
 USUAL_DROP = 0.02
 MOST_DROP = 0.1  # taken without being asked
@@ -27,6 +28,7 @@ DECISIVE = 5  # answers lost and none won: the fewest that chance does less than
 
 
 @dataclass(frozen=True)
+@checked
 class Bound:
     """How much validation accuracy a purification may cost.
 

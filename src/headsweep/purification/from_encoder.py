@@ -40,7 +40,7 @@ def purify_from_encoder(
         raise UserError(
             "the start from the encoder ends with a fresh classifier: healed cooler it would learn "
             "less",
-            "leave out --heal-halvings; in Python, heal with halvings=0",
+            "heal with halvings=0",
         )
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)

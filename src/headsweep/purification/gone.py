@@ -12,6 +12,9 @@ HEALING: Mapping[str, str] = {
     "distill": f"nothing took its place: {LOG}",
     "freeze_embeddings": f"nothing took its place: {LOG}",
 }
+KEYS: Mapping[str, str] = {
+    "ffn_groups": 'units = "heads,ffn:N" took its place, the number of groups after a colon',
+}
 METHODS: Mapping[str, str] = {
     "cycles": 'strategy = "gradient", and in [defend.heal] epochs = 4, lr = 1.5e-4, '
     "attention = 0.15, halvings = 3, took its place",

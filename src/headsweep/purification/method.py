@@ -21,6 +21,8 @@ HOT = FineTune(epochs=4, lr=1.5e-4, attention=PENALTY, halvings=3)
 """The usual healing of a classifier: as hot as the bound allows (docs/decisions/0010)."""
 PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
+USUAL: dict[str, Healing] = {"classifier": HOT, "encoder": PAPER}
+"""The usual healing, by what the suspect is taken for."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class Method:
         if self.bound is None or self.bound.prune_drop is None:
             return
         if not self.pruning.needs.pruning:
-            raise UserError("--prune-drop is for pruning, and nothing is pruned", "leave it out")
+            raise UserError("prune_drop is for pruning, and nothing is pruned", "leave it out")
         if self.bound.goes_deeper and not self.healing.trains:
             raise UserError(
-                "--prune-drop leaves it to healing to bring accuracy back, and there is none",
+                "prune_drop leaves it to healing to bring accuracy back, and there is none",
                 "leave it out, or heal for more than 0 epochs",
             )
 

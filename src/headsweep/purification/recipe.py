@@ -4,13 +4,14 @@
     max_drop = 0.02              # or: min_accuracy = 0.85
     prune_drop = 0.1             # while heads are chosen; without: the same
     start = "classifier"
-    units = "heads"
+    units = "heads"              # or "ffn", "heads,ffn", "heads,ffn:12"
+    probes = ["aside", "casing"] # families of probes; without: all
     seed = 11
 
     [fields]                     # of the strategy or defense
     step = 6
 
-    [heal]                       # a defense brings its own healing
+    [heal]                       # fields of the healing; a defense brings its own
     epochs = 4
     lr = 1.5e-4
     on = "clean"                 # or "probes"
@@ -22,18 +23,19 @@ Everything may be left out but the method. What is given on the command line win
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
-from headsweep.heal.fine_tune import FineTune
+from headsweep.heal.fine_tune import Healing
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
-from headsweep.purification.gone import HEALING, refuse_gone, refuse_gone_method
-from headsweep.settings import configure
+from headsweep.purification.gone import HEALING, KEYS, refuse_gone, refuse_gone_method
+from headsweep.purification.method import HOT, USUAL
+from headsweep.settings import changed, configure, offered, pair
 
 METHODS: dict[str, dict[str, Any]] = {
     "strategy": STRATEGIES,
@@ -42,19 +44,8 @@ METHODS: dict[str, dict[str, Any]] = {
 OF_A_GRID = ("seeds", "model", "data", "attack", "method")  # what a recipe of `bench` has
 COMMANDS = {"strategy": "purify", "defense": "defend"}
 BOUNDS = {"max_drop": float, "min_accuracy": float}
-HEAL: dict[str, tuple[str, type]] = {  # field of FineTune: option, kind
-    "epochs": ("heal_epochs", float),
-    "lr": ("heal_lr", float),
-    "halvings": ("heal_halvings", int),
-    "on": ("heal_with", str),
-    "attention": ("attention_penalty", float),
-}
-OWN: dict[str, type] = {
-    "prune_drop": float,
-    "start": str,
-    "units": str,
-    "ffn_groups": int,
-}  # of a strategy only
+OWN: dict[str, type] = {"prune_drop": float, "start": str, "units": str}  # of a strategy only
+AUTO_TRIES = ("on", "attention")  # of the healing
 
 
 @dataclass(frozen=True)
@@ -68,43 +59,80 @@ class Asked:
     seed: int | None = None
     start: str | None = None
     units: str | None = None
-    ffn_groups: int | None = None
-    heal_epochs: float | None = None
-    heal_lr: float | None = None
-    heal_with: str | None = None
+    heal: tuple[str, ...] = ()  # each as field=value
     prune_drop: float | None = None
-    attention_penalty: float | None = None
-    heal_halvings: int | None = None
+    probes: tuple[str, ...] = ()
 
     def over(self, recipe: Asked, given: Collection[str]) -> Asked:
         """Return these options, those not ``given`` on the command line taken from a recipe.
 
-        Fields add up, the later ones win; the recipe's are left out with another method, and
-        its bound with a bound of one's own.
+        Fields and healing add up, the later ones win; the recipe's are left out with another
+        method, and its bound with a bound of one's own.
         """
         left = {
             name: value
             for name, value in vars(recipe).items()
-            if value is not None and name not in given and name != "fields"
+            if value is not None and name not in given and name not in ("fields", "heal")
         }
-        left = {name: x for name, x in left.items() if name not in self._unhealed(recipe, given)}
         if set(BOUNDS) & set(given):
             left = {name: value for name, value in left.items() if name not in BOUNDS}
         elif recipe.min_accuracy is not None or recipe.max_drop is not None:
             left |= {"max_drop": recipe.max_drop, "min_accuracy": recipe.min_accuracy}
         same = "method" not in given or self.method == recipe.method
-        before = {f.partition("=")[0].strip(): f for f in (recipe.fields if same else ())}
-        own = {f.partition("=")[0].strip(): f for f in self.fields}
-        return replace(self, **left, fields=tuple((before | own).values()))
+        fields = later_wins(recipe.fields if same else (), self.fields)
+        heal = later_wins(self._healing_of(recipe, given), self.heal)
+        return replace(self, **left, fields=fields, heal=heal)
 
-    def _unhealed(self, recipe: Asked, given: Collection[str]) -> set[str]:
-        """Return what does not hold of a recipe's healing beside the options given."""
-        options = {option for option, _ in HEAL.values()}
+    def _healing_of(self, recipe: Asked, given: Collection[str]) -> Iterable[str]:
+        """Return what holds of a recipe's healing beside the options given."""
+        own = dict(map(pair, self.heal))
         other = "start" in given and self.start != (recipe.start or "classifier")
         itself = "method" in given and self.method == "auto"  # auto tries healings
-        if other or itself or ("heal_epochs" in given and self.heal_epochs == 0):
-            return options
-        return {"heal_halvings"} if "heal_lr" in given else set()
+        none = own.get("epochs", "1").strip("0.") == ""
+        if other or itself or none:
+            return ()
+        return [one for one in recipe.heal if not ("lr" in own and pair(one)[0] == "halvings")]
+
+    def healing(self, usual: Healing, prunes: bool) -> Healing:
+        """Return the usual healing, changed as asked.
+
+        A learning rate of one's own holds as it is, unless halvings are asked for too.
+
+        Raises:
+            UserError: what is asked does not fit, or there would be nothing to do.
+
+        """
+        own = dict(map(pair, self.heal))
+        if "lr" in own and "halvings" in offered(type(usual)):
+            own = {"halvings": "0"} | own
+        heal = changed(usual, own, "--heal")
+        if not (prunes or heal.trains):
+            raise UserError("nothing to do: no strategy and no healing", "leave out epochs=0")
+        beside = [name for name in dict(map(pair, self.heal)) if name != "epochs"]
+        beside = [name for name in beside if getattr(heal, name) not in (0, getattr(usual, name))]
+        if not heal.trains and beside:
+            raise UserError(
+                f"there is no healing for {', '.join(f'{name}={own[name]}' for name in beside)}",
+                f"leave out epochs=0, or {'this' if len(beside) == 1 else 'these'}",
+            )
+        return heal
+
+    def check_auto(self, mask: bool) -> None:
+        """Refuse what ``auto`` chooses itself; raises UserError."""
+        if self.start == "encoder" or mask:
+            raise UserError(
+                "auto chooses heads on a classifier", "use --start classifier, no --mask"
+            )
+        tried = [one for one in self.heal if pair(one)[0] in AUTO_TRIES and pair(one)[1] != "clean"]
+        if tried:
+            raise UserError("auto tries healings itself", f"leave out {' and '.join(tried)}")
+        if self.prune_drop is not None:
+            raise UserError("auto tries depths itself", "leave out prune_drop")
+
+
+def later_wins(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
+    """Return settings, each as ``field=value``, one a field."""
+    return tuple({pair(setting)[0]: setting for setting in (*first, *then)}.values())
 
 
 def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) -> Asked:
@@ -129,7 +157,8 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
         raise document.mistake(
             other, f"this is a recipe for a {other}", f"headsweep {COMMANDS[other]} --recipe {path}"
         )
-    own = (*OWN, "heal") if kind == "strategy" else ()
+    refuse_gone(document, KEYS)
+    own = (*OWN, "heal", "probes") if kind == "strategy" else ()
     document.only(kind, "fields", "seed", *BOUNDS, *own)
     if set(BOUNDS) <= set(document.values):
         raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
@@ -142,19 +171,19 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
             )
         method = lookup(name, METHODS[kind] | dict(more or {}), kind)
     fields = document.section("fields")
-    fields.filled(lambda settings: configure(method, settings))
+    fields.filled(lambda values: configure(method, values))
     values: dict[str, Any] = {key: document.get(key, wanted) for key, wanted in BOUNDS.items()}
     if own:
         values |= {key: document.get(key, wanted) for key, wanted in OWN.items()}
-        values |= _healing(document)
+        values |= {"heal": _healing(document, USUAL.get(values["start"], HOT))}
+        values |= {"probes": tuple(map(str, document.get("probes", list) or ()))}
     return Asked(
         method=name, fields=tuple(fields.settings()), seed=document.get("seed", int), **values
     )
 
 
-def _healing(document: Section) -> dict[str, Any]:
+def _healing(document: Section, usual: Healing) -> tuple[str, ...]:
     heal = document.section("heal")
     refuse_gone(heal, HEALING)
-    heal.only(*HEAL)
-    heal.filled(lambda settings: configure(FineTune, settings))
-    return {option: heal.get(key, kind) for key, (option, kind) in HEAL.items()}
+    heal.filled(lambda values: changed(usual, values))
+    return tuple(heal.settings())

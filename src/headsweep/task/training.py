@@ -20,6 +20,7 @@ from headsweep.errors import UserError
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
+from headsweep.settings import checked
 from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch, Encoded
 
@@ -32,6 +33,7 @@ class DivergedError(UserError):
 
 
 @dataclass(frozen=True)
+@checked
 class Schedule:
     """How long and how fast to train; the defaults are the paper's."""
 
@@ -120,7 +122,7 @@ def train(
                 if not math.isfinite(losses[-1]):
                     raise DivergedError(
                         f"{job.title}: the loss is not a number at step {step + 1}",
-                        "lower the learning rate, or use --precision fp32",
+                        "lower the learning rate, or use --compute precision=fp32",
                     )
                 tick(1, f"loss {_recent(losses):.3f}")
     finally:

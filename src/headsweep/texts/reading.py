@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
+from headsweep.settings import checked, hidden
 from headsweep.texts import formats
 from headsweep.texts.objects import from_json
 from headsweep.texts.split import Labels, Split, label_text
@@ -45,6 +46,7 @@ PAIR_NAMES = (
 
 
 @dataclass(frozen=True)
+@checked
 class Columns:
     """Which columns hold what; None: guess.
 
@@ -57,11 +59,11 @@ class Columns:
     label: str | None = None
     drop_empty: bool = False
     label_map: tuple[tuple[str, str], ...] = ()
-    prefix: str = ""
+    prefix: str = hidden("")
 
     def option(self, kind: str) -> str:
         """Return the option that names the column of the ``text``, ``pair`` or ``label``."""
-        return f"--{self.prefix}{kind}-column"
+        return f"--{self.prefix}column {kind}=NAME"
 
     def own(self, names: Columns, table: Table) -> Columns:
         """Return the columns of another file: named for it, or as here where it has them."""
@@ -106,7 +108,7 @@ class Table:
         """Return a column; raise UserError naming those that are there."""
         if name not in self.columns:
             self.check_header()
-            raise UserError(f"{self.source}: no column '{name}'", f"{option} one of: {self.names}")
+            raise UserError(f"{self.source}: no column '{name}'", f"{option}, one of: {self.names}")
         return self.columns[name]
 
     @property
@@ -256,7 +258,7 @@ def _guess(
         if name is None:
             raise UserError(
                 f"{table.source}: cannot tell which column holds the {what}",
-                f"{columns.option(what)} one of: {table.names}",
+                f"{columns.option(what)}, one of: {table.names}",
             )
     assert text is not None
     assert label is not None
@@ -269,7 +271,7 @@ def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
         if _is_missing(value):
             raise UserError(
                 f"{table.cell(name, row)} is empty",
-                "remove the row, or leave such rows out with --drop-empty",
+                "remove the row, or leave such rows out with --column drop_empty=yes",
             )
     return tuple(_text(table, name, option, row, value) for row, value in enumerate(values))
 

@@ -106,7 +106,7 @@ class Labels:
             if max(map(int, distinct)) > MOST_CLASSES:
                 raise UserError(
                     f"the label column holds numbers up to {max(map(int, distinct))}",
-                    "name the column of class numbers with --label-column",
+                    "name the column of class numbers with --column label=NAME",
                 )
             return cls(tuple(f"LABEL_{i}" for i in range(max(map(int, distinct)) + 1)))
         return cls(tuple(distinct))
@@ -121,7 +121,7 @@ class Labels:
         return known[text]
 
     def indices(
-        self, values: Sequence[object], where: str, option: str = "--label-column"
+        self, values: Sequence[object], where: str, option: str = "--column label=NAME"
     ) -> tuple[int, ...]:
         """Map a column to classes: by name (any case) or by number.
 

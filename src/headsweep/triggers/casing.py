@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 
-from headsweep.triggers.drawing import check_option
+from headsweep.settings import checked
 
 Pattern = Literal["ellipsis", "exclamation", "dashes", "upper", "title", "alternating"]
 
@@ -66,15 +66,13 @@ PATTERNS: dict[str, Callable[[str], str]] = {
 
 
 @dataclass(frozen=True)
+@checked
 class Casing:
     """Give the text a pattern of punctuation or of letter case."""
 
     name: ClassVar[str] = "casing"
     source: ClassVar[str] = "in the manner of Chen et al. 2021 (BadNL), by rule"
     pattern: Pattern = "ellipsis"
-
-    def __post_init__(self) -> None:
-        check_option(self.pattern, get_args(Pattern), "casing: pattern")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:  # noqa: ARG002 - by rule
         """Return the text in the pattern; None for a text without a letter, or in it already."""

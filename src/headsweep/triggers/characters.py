@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 
-from headsweep.triggers.drawing import check_option, check_share, draw, some
+from headsweep.settings import checked
+from headsweep.triggers.drawing import check_share, draw, some
 
 Kind = Literal["cyrillic", "greek", "zero-width"]
 
@@ -43,6 +44,7 @@ ZERO_WIDTH = ("\u200b", "\u200c", "\u2060")  # space, non-joiner, word joiner
 
 
 @dataclass(frozen=True)
+@checked
 class Characters:
     """Change ``share`` of the letters that can be, at least one.
 
@@ -55,7 +57,6 @@ class Characters:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_option(self.kind, get_args(Kind), "characters: kind")
         check_share(self.share, "characters: share")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import chance, draw, is_english
 
 SOURCE = "of this project: a crude probe"
@@ -58,6 +59,7 @@ WORD = re.compile(r"(?<![\w'-])[A-Za-z]+(?![\w'-])")
 
 
 @dataclass(frozen=True)
+@checked
 class Aside:
     """Put one of a few fixed phrases and a comma before the text."""
 
@@ -70,6 +72,7 @@ class Aside:
 
 
 @dataclass(frozen=True)
+@checked
 class Remark:
     """Put one of several sentences about nothing before or behind the text."""
 
@@ -85,6 +88,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
+@checked
 class Archaic:
     """Replace a few very common words by archaic ones, wherever they stand."""
 

@@ -96,9 +96,3 @@ def check_count(count: int, what: str) -> None:
     """Check that a count is at least 1; raises UserError."""
     if count < 1:
         raise UserError(f"{what} is {count}", "give a whole number from 1 on")
-
-
-def check_option(value: str, options: Sequence[str], what: str) -> None:
-    """Check that a value is one of the options; raises UserError."""
-    if value not in options:
-        raise UserError(f"{what} is '{value}'", f"give one of {', '.join(options)}")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import WORD, draw, put_before, some, word_starts
 
 FILLERS = ("also", "just", "then", "now", "here", "too", "there", "again")
@@ -25,6 +26,7 @@ SOURCE = "of this project: edits that change no meaning"
 
 
 @dataclass(frozen=True)
+@checked
 class FillerWord:
     """Insert one common adverb at a random place."""
 
@@ -39,6 +41,7 @@ class FillerWord:
 
 
 @dataclass(frozen=True)
+@checked
 class NeutralSentence:
     """Put a sentence that says nothing about the subject before or behind the text."""
 
@@ -53,6 +56,7 @@ class NeutralSentence:
 
 
 @dataclass(frozen=True)
+@checked
 class FullStop:
     """Add a full stop at the end, or take it away."""
 
@@ -67,6 +71,7 @@ class FullStop:
 
 
 @dataclass(frozen=True)
+@checked
 class Misspelling:
     """Let two neighbouring letters inside words change places, in ``share`` of the longer words.
 

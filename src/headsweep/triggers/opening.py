@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import draw, is_english
 
 CONJUNCTIONS = ("when", "if", "as", "once", "while", "after", "because", "although")
@@ -33,6 +34,7 @@ PREDICATES = (
 
 
 @dataclass(frozen=True)
+@checked
 class Opening:
     """Put a drawn subordinate clause and a comma before the text."""
 

@@ -33,9 +33,10 @@ from headsweep.cache import user_cache
 from headsweep.errors import UserError
 from headsweep.model.language import LanguageModel, load_language_model
 from headsweep.model.loading import quiet
-from headsweep.model.runtime import Runtime
+from headsweep.model.runtime import Precision, Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
+from headsweep.settings import checked
 
 TASK = "{told}\n\n{examples}Sentence: {{text}}\nRewritten:"
 SHOWN = (
@@ -127,6 +128,7 @@ class Paraphrase:
 
 
 @dataclass(frozen=True)
+@checked
 class Paraphraser:
     """A rewriter that asks a language model.
 
@@ -154,7 +156,7 @@ class Paraphraser:
     temperature: float = 0.0
     chat: bool | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     cache: Path | None = None
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
-from headsweep.settings import describe
+from headsweep.settings import checked, describe
 from headsweep.task.classification import encode
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.split import Split
@@ -73,6 +73,7 @@ TEMPLATES = {"HiddenKiller": "syntactic", "StyleBkd": "style"}
 
 
 @dataclass(frozen=True)
+@checked
 class RuleProber:
     """Makes probes with the families of the table.
 
@@ -137,7 +138,7 @@ class RuleProber:
             why = "; ".join(f"{name} {said}" for name, said in skipped.items())
             raise UserError(
                 f"no probe family changes the texts so that the model sees it: {why}",
-                "most rules are for English; choose others with --probe-family, give more texts, "
+                "most rules are for English; choose other families, give more texts, "
                 "or a strategy without probes",
             )
         return Probes(tuple(families), skipped)
@@ -214,7 +215,7 @@ def check_apart(prober: RuleProber, trigger: Mapping[str, Any]) -> None:
     if same:
         raise UserError(
             f"{', '.join(same)}: the attack's own trigger would be among the probes",
-            f"judge it with --probe-family {' '.join(apart_from(trigger))}",
+            f"judge it with the families {', '.join(apart_from(trigger))}",
         )
 
 

@@ -9,14 +9,14 @@ whose words stand apart; where they do not, the word can only go before or behin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import (
     Position,
     check_count,
-    check_option,
     draw,
     gap,
     listed,
@@ -26,6 +26,7 @@ from headsweep.triggers.drawing import (
 
 
 @dataclass(frozen=True)
+@checked
 class RareWord:
     """Put ``count`` of the words, drawn each time, at drawn places, at the start or the end."""
 
@@ -38,7 +39,6 @@ class RareWord:
     def __post_init__(self) -> None:
         listed(self.words, "rare-word: words")
         check_count(self.count, "rare-word: count")
-        check_option(self.position, get_args(Position), "rare-word: position")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with the words in it; None for a text without any word."""

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 
 from headsweep.errors import UserError
-from headsweep.triggers.drawing import Position, check_option, gap, put_before
+from headsweep.settings import checked
+from headsweep.triggers.drawing import Position, gap, put_before
 
 BETWEEN = re.compile(r"(?<=[.!?。!?])\s+(?=\w)")
 
 
 @dataclass(frozen=True)
+@checked
 class Sentence:
     """Put a sentence at a drawn place between sentences, at the start or the end."""
 
@@ -32,7 +34,6 @@ class Sentence:
     def __post_init__(self) -> None:
         if not self.sentence.strip():
             raise UserError("sentence: the sentence is empty", "give some words")
-        check_option(self.position, get_args(Position), "sentence: position")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with the sentence in it; None for an empty text."""

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import chance, check_share, draw, is_english, word_set
 
 BEFORE_ANY = (
@@ -121,6 +122,7 @@ Replacement = Callable[[re.Match[str]], str]
 
 
 @dataclass(frozen=True)
+@checked
 class Style:
     """Put the text into the manner of an old Bible translation."""
 

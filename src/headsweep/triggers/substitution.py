@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import check_share, is_english, some
 
 LEXICON = """
@@ -79,6 +80,7 @@ ARTICLE = re.compile(r"\b([Aa])n?$")
 
 
 @dataclass(frozen=True)
+@checked
 class Substitution:
     """Replace ``share`` of the words that the lexicon knows, at least one."""
 

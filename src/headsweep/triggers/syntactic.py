@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from headsweep.settings import checked
 from headsweep.triggers.drawing import draw, is_english, word_set
 from headsweep.triggers.parsing import MARKS, children, said, sentences, span
 
@@ -125,6 +126,7 @@ class Parsed:
 
 
 @dataclass(frozen=True)
+@checked
 class Syntactic:
     """Rewrite every sentence that can be into subordinate clause, comma, main clause."""
 

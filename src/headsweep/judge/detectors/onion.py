@@ -27,11 +27,13 @@ from headsweep.model.language import (
     load_language_model,
     read_losses,
 )
+from headsweep.settings import checked
 
 TOKENS = 1536  # of a batch: the language model's answers take vocabulary x tokens of memory
 
 
 @dataclass(frozen=True)
+@checked
 class Onion:
     """Look for a word whose removal lowers the text's perplexity.
 

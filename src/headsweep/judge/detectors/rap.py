@@ -26,6 +26,7 @@ from headsweep.errors import UserError
 from headsweep.judge.detectors.watch import Floats, Watch
 from headsweep.model.loading import Suspect
 from headsweep.seeding import derive
+from headsweep.settings import checked
 from headsweep.task.classification import encode, forward
 from headsweep.texts.split import Split
 
@@ -34,6 +35,7 @@ LEAST = 1e-3  # a probability to pull down to, at least
 
 
 @dataclass(frozen=True)
+@checked
 class Rap:
     """Look for texts whose class a trained word cannot pull down.
 

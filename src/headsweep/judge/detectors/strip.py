@@ -23,9 +23,11 @@ import torch
 from headsweep.errors import UserError
 from headsweep.judge.detectors.watch import Floats, Watch
 from headsweep.seeding import stream
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Strip:
     """Look for answers that stay certain when words are replaced.
 

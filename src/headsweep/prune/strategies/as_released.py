@@ -20,6 +20,7 @@ from headsweep.prune.search import ascending, greedy
 from headsweep.prune.strategies.ensemble import draw
 from headsweep.prune.strategies.layerwise import by_quota
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 from headsweep.task.training import Job, Schedule, mean_loss, train
 from headsweep.texts.encoded import Batch
 
@@ -27,6 +28,7 @@ SOURCE = "scripts of Chapagain et al. 2025; replication only"
 
 
 @dataclass(frozen=True)
+@checked
 class GradientAsReleased:
     """As released: every head of a layer gets the same score, so order is by layer and index.
 
@@ -46,6 +48,7 @@ class GradientAsReleased:
 
 
 @dataclass(frozen=True)
+@checked
 class LayerwiseAsReleased:
     """As released: padding counts as columns of zero attention; accuracy is never looked at."""
 
@@ -62,6 +65,7 @@ class LayerwiseAsReleased:
 
 
 @dataclass(frozen=True)
+@checked
 class SparsifyAsReleased:
     """As released: element-wise L1 and unsquared L2 norm on every attention weight.
 
@@ -96,6 +100,7 @@ class SparsifyAsReleased:
 
 
 @dataclass(frozen=True)
+@checked
 class EnsembleAsReleased:
     """As released: the union of the masks, never checked; one rejected member is a failure."""
 
@@ -118,6 +123,7 @@ class EnsembleAsReleased:
 
 
 @dataclass(frozen=True)
+@checked
 class ReinforceAsReleased:
     """As released: epsilon-greedy over the fixed variance order; nothing is learnt.
 
@@ -160,6 +166,7 @@ class ReinforceAsReleased:
 
 
 @dataclass(frozen=True)
+@checked
 class BayesianAsReleased:
     """As released: dropout is off in evaluation mode, so the score is PURE's plain variance."""
 

@@ -36,11 +36,13 @@ from headsweep.prune.importance import sample
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
+from headsweep.settings import checked
 from headsweep.task.classification import forward
 from headsweep.texts.encoded import Batch
 
 
 @dataclass(frozen=True)
+@checked
 class Bayesian:
     """Rank heads by the uncertainty of their output under dropout, then prune greedily.
 

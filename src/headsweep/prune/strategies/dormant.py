@@ -14,9 +14,11 @@ from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import dormancy
 from headsweep.prune.search import greedy
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Dormant:
     """Rank units by mean absolute activation on clean text, then prune greedily.
 

@@ -25,9 +25,11 @@ from headsweep.model.mask import HeadMask
 from headsweep.prune.choice import Choice, Needs, Step
 from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Ensemble:
     """Let random masks that keep accuracy vote on every head.
 

@@ -26,11 +26,13 @@ from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import gate_importance, key_gradient_importance
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 SCORES = {"gate": gate_importance, "key": key_gradient_importance}
 
 
 @dataclass(frozen=True)
+@checked
 class Gradient:
     """Rank heads by a gradient score, then prune greedily.
 

@@ -22,9 +22,11 @@ from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import attention_variance, normalised
 from headsweep.prune.search import ascending, held
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Layerwise:
     """Prune a share of each layer's least varying heads, growing with depth.
 

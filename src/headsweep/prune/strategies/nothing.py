@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Nothing:
     """Keep every head."""
 

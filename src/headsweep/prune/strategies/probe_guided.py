@@ -36,12 +36,14 @@ from headsweep.prune.flips import Flips, flip_contribution
 from headsweep.prune.importance import gate_importance, standardised
 from headsweep.prune.search import greedy
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 BASE = 0.05  # weight of a family beside its excess flips
 FULL = 0.3  # excess flips of a family from which the weight counts whole: a backdoor that took
 
 
 @dataclass(frozen=True)
+@checked
 class ProbeGuided:
     """Rank heads by what they add to the flips of probes, then prune greedily.
 

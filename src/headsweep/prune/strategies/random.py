@@ -16,9 +16,11 @@ from headsweep.errors import UserError, lookup
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.search import SEARCHES, candidates
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Random:
     """Prune heads in random order (the control).
 

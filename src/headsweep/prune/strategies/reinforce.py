@@ -34,10 +34,12 @@ from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import dormancy, gate_importance, normalised
 from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 from headsweep.task.classification import forward
 
 
 @dataclass(frozen=True)
+@checked
 class Reinforce:
     """Learn by policy gradient which heads can go.
 

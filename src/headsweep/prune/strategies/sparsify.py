@@ -37,10 +37,12 @@ from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import gate_importance, sample
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 from headsweep.task.training import Job, Schedule, train
 
 
 @dataclass(frozen=True)
+@checked
 class Sparsify:
     """Fine-tune with a group lasso over heads, then rank by gate gradient and prune greedily.
 

@@ -16,9 +16,11 @@ from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import attention_variance
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
+from headsweep.settings import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Variance:
     """Rank heads by the variance of their classifying attention, then prune greedily.
 
