@@ -60,6 +60,7 @@ def purify_automatically(
     *,
     progress: Progress | None = None,
     keep_mask: Path | None = None,
+    keep_healings: Path | None = None,
 ) -> Purified:
     """Choose by canaries how to purify a suspect classifier, and do it.
 
@@ -71,6 +72,7 @@ def purify_automatically(
         plan: seed, where to compute, and the rest.
         progress: where to report to.
         keep_mask: as for ``purify``.
+        keep_healings: as for ``purify``, of the final run.
 
     Returns:
         The purified model; ``manifest["auto"]`` says what was tried and why it was chosen.
@@ -98,7 +100,7 @@ def purify_automatically(
         try_all(trials)
     chosen, reason = _chosen(trials, why)
     progress.say(f"chosen: {chosen.told} ({reason})")
-    done = _apply(trials, chosen, keep_mask)
+    done = _apply(trials, chosen, keep_mask, keep_healings)
     done.manifest["auto"] = {
         "budget_seconds": auto.budget_seconds,
         "seconds": round(time.monotonic() - begun, 1),
@@ -175,7 +177,9 @@ def _chosen(trials: Trials, why: str | None) -> tuple[Candidate, str]:
     )
 
 
-def _apply(trials: Trials, chosen: Candidate, keep_mask: Path | None) -> Purified:
+def _apply(
+    trials: Trials, chosen: Candidate, keep_mask: Path | None, keep_healings: Path | None
+) -> Purified:
     """Purify the suspect with all data and all probes."""
     auto, method, plan = trials.auto, method_of(trials, chosen), trials.plan
     if method.needs_probes:
@@ -189,4 +193,5 @@ def _apply(trials: Trials, chosen: Candidate, keep_mask: Path | None) -> Purifie
         plan,
         progress=trials.progress,
         keep_mask=keep_mask,
+        keep_healings=keep_healings,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ class Job:
         """Where the mask of an interrupted run is kept."""
         out = self.out.absolute()
         return out.with_name(f"{out.name}.head-mask.json")
+
+    @property
+    def healings(self) -> Path:
+        """Where the finished healings of an interrupted run are kept."""
+        out = self.out.absolute()
+        return out.with_name(f"{out.name}.healings")
 
     def check_files(self, mask: Path | None) -> None:
         """Check, before any work, that the other files can be written; raises UserError."""
@@ -107,13 +114,17 @@ def _saved(
     both: dict[str, Any] = {}
     try:
         done = purify(job.model, job.sources, method=method, plan=plan, progress=job.progress,
-                      keep_mask=kept)  # fmt: skip
+                      keep_mask=kept, keep_healings=job.healings)  # fmt: skip
         if job.probed:
             both = before_and_after(job.model, done, plan, job.progress)
         done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
         if go_on is not None and kept is not None and _is_kept(kept):
             raise Interrupted(f"the head mask is kept: {go_on(kept)}") from None
+        if job.healings.exists():
+            raise Interrupted(
+                f"finished healings are kept in {job.healings}: the same command goes on after them"
+            ) from None
         raise Interrupted("nothing was written") from None
     except BaseException:
         if kept is not None and method.pruning.name != "given mask":
@@ -121,6 +132,7 @@ def _saved(
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
+    shutil.rmtree(job.healings, ignore_errors=True)
     return done, both
 
 
