@@ -43,10 +43,12 @@ def inspect(
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
     from headsweep.cli.show import picture
     from headsweep.model.families import read_adapter
-    from headsweep.model.loading import Reading, load_suspect, noted_units
+    from headsweep.model.loading import Reading, claimed_units, load_suspect
     from headsweep.model.removal import already_pruned
 
-    reading = Reading(adapter=read_adapter(adapter) if adapter else None, units=noted_units(model))
+    reading = Reading(
+        adapter=read_adapter(adapter) if adapter else None, units=claimed_units(model)
+    )
     opened = load_suspect(model, runtime_of(device, batch_size, max_length, precision), reading)
     layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
     rows = [
