@@ -20,7 +20,7 @@ LARGE = 1024 * MIB  # texts, a tokenizer
 DEEPEST = 64
 
 
-def size_of(path: Path, most: int | None = SMALL) -> int:
+def size_of(path: Path, most: int | None = SMALL, fix: str = "") -> int:
     """Return the size of a regular file, opening nothing.
 
     Raises:
@@ -30,15 +30,15 @@ def size_of(path: Path, most: int | None = SMALL) -> int:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {_why(error)}") from error
+        raise UserError(f"{path}: cannot be read: {_why(error)}", fix) from error
     if not stat.S_ISREG(found.st_mode):
         raise UserError(
-            f"{path}: not a regular file ({_kind(found.st_mode)})", "give a file with its content"
+            f"{path}: cannot be read: it is {_kind(found.st_mode)}", fix or "give a file"
         )
     if most is not None and found.st_size > most:
         raise UserError(
-            f"{path}: {found.st_size} bytes, of which {most} would be read at most",
-            "is that the file it is named after?",
+            f"{path}: {found.st_size} bytes, {most} would be read at most",
+            fix or "is that the file it is named after?",
         )
     return found.st_size
 
@@ -58,9 +58,9 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "of another kind")
 
 
-def bytes_of(path: Path, most: int = SMALL) -> bytes:
+def bytes_of(path: Path, most: int = SMALL, fix: str = "") -> bytes:
     """Return what a file holds; raises UserError."""
-    size_of(path, most)
+    size_of(path, most, fix)
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
@@ -71,13 +71,15 @@ def bytes_of(path: Path, most: int = SMALL) -> bytes:
     return content
 
 
-def text_of(path: Path, most: int = SMALL, fix: str = "convert it to UTF-8") -> str:
+def text_of(path: Path, most: int = SMALL, fix: str = "") -> str:
     """Return what a text file holds, without a byte order mark; raises UserError."""
-    content = bytes_of(path, most)
+    content = bytes_of(path, most, fix)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 (byte {error.start})", fix) from error
+        raise UserError(
+            f"{path}: not a text file in UTF-8 (byte {error.start})", fix or "convert it to UTF-8"
+        ) from error
 
 
 def json_of(path: Path, most: int = SMALL, fix: str = "") -> Any:

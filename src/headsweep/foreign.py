@@ -22,6 +22,7 @@ INVISIBLE = (
     range(0xE0000, 0xE0080),
 )
 HALVES = (range(0xD800, 0xE000),)
+LINE_END = re.compile(r"\s*[\n\r]\s*")
 MARKDOWN = re.compile(r"([\\`*_\[\]|~<>&@$]|:(?=//)|(?<=www)\.)")
 
 
@@ -50,7 +51,7 @@ def plain(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return a text as one line, plain."""
-    return plain(" ".join(text.split()))
+    return plain(text if LINE_END.search(text) is None else " ".join(LINE_END.split(text)))
 
 
 def in_markdown(text: str) -> str:

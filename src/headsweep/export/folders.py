@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import MANIFEST, draft_beside, even_modes
 from headsweep.errors import UserError
 
@@ -40,10 +40,10 @@ def check_free(out: Path, overwrite: bool) -> None:
 def _is_ours(folder: Path) -> bool:
     for name in OWN_FILES:
         try:
-            form = json.loads((folder / name).read_text(encoding="utf-8"))
-            if str(form["format"]).startswith("headsweep."):
+            form = table_of(folder / name, LARGE)
+            if str(form.get("format")).startswith("headsweep."):
                 return True
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
             continue
     return False
 

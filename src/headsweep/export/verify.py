@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import MANIFEST
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.export.consistency import EVERY_LAYER, NO_OTHER, all_zero, contradictions
 from headsweep.export.model_folder import (
     LOGIT_TOLERANCE,
@@ -24,6 +24,7 @@ from headsweep.export.model_folder import (
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import FAMILIES, Adapter
+from headsweep.model.files import inside, there
 from headsweep.model.loading import claimed_adapter, read_tokenizer, usable
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned, left_of, zero_parts
@@ -32,18 +33,19 @@ from headsweep.texts.split import Labels
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest; raises UserError when there is none or it is of another format."""
-    path = folder / MANIFEST
-    if not path.exists():
+    if not there(folder, MANIFEST):
         raise UserError(f"{folder}: no {MANIFEST}", "give a folder that `headsweep purify` wrote")
+    path, fix = folder / MANIFEST, "get the folder from its source again"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a manifest", "get the folder from its source again"
-        ) from error
+        manifest = table_of(inside(folder, MANIFEST), LARGE, fix)
+    except UserError as error:
+        raise UserError(f"{path}: not a manifest: {error.what}", fix) from error
+    found = manifest.get("format")
     if found != MANIFEST_FORMAT:
-        raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
+        raise UserError(
+            f"{path}: not a manifest: format {shown(found)}",
+            f"this version reads {MANIFEST_FORMAT}",
+        )
     kinds = NEEDED | {name: kind for name, kind in LATER.items() if name in manifest}
     wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
     if wrong:

@@ -17,25 +17,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headsweep import bounded
+from headsweep.bounded import LARGE
 from headsweep.errors import MissingExtra, UserError, shortened, shown
 
 Cells = dict[str, list[Any]]  # by column
 Rows = list[list[str]]
 LONGEST_FIELD = 2**31 - 1  # what every platform's csv module can be told
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+PARQUET_ROWS = 256  # in memory at once: a few bytes of a file may stand for very long cells
 DELIMITED = (".csv", ".tsv")
 
 
 def text_of(path: Path) -> str:
     """Return what a text file holds, line ends as they are; raises UserError."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a text file in UTF-8 (byte {error.start})", "convert it to UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    text = bounded.text_of(path, LARGE)
     if "\0" in text:
         raise UserError(f"{path}: not a text file (it holds NUL bytes)")
     return text
@@ -218,13 +214,24 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingExtra("Parquet", "data") from error
+    bounded.size_of(path, LARGE)
+    columns: Cells = {}
+    size = 0
     try:
-        found = parquet.read_table(path)
-        columns = found.to_pydict()
-    except (OSError, ValueError) as error:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                size += batch.nbytes
+                if size > LARGE:
+                    raise UserError(
+                        f"{path}: more than {LARGE >> 20} MiB of cells", "give fewer rows"
+                    )
+                for name, values in batch.to_pydict().items():
+                    columns.setdefault(name, []).extend(values)
+    except (OSError, ValueError, MemoryError, NotImplementedError, KeyError) as error:
         said = shortened(str(error), 200)
         raise UserError(f"{path}: not a readable Parquet file: {said}") from error
-    return columns, _class_names(found.schema.metadata or {})
+    return columns or {name: [] for name in schema.names}, _class_names(schema.metadata or {})
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

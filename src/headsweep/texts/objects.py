@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headsweep.bounded import check_depth
 from headsweep.errors import UserError, shortened, shown_all
 from headsweep.texts.formats import Cells, is_number, text_of
 
@@ -36,8 +37,9 @@ def from_json(path: Path) -> Cells:
 def _listed(path: Path, text: str) -> list[Any]:
     try:
         found: list[Any] = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
+    check_depth(found, str(path))
     return found
 
 
@@ -47,11 +49,12 @@ def _by_line(path: Path, text: str) -> list[Any]:
         if line.strip():
             try:
                 records.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 _check_whole(path, text)
                 raise UserError(
                     f"{path}: line {number} is not JSON: {error}", "write one object a line"
                 ) from error
+    check_depth(records, str(path))
     return records
 
 
@@ -59,7 +62,7 @@ def _check_whole(path: Path, text: str) -> None:
     """Say so where the lines are no objects but the whole file is one."""
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(whole, dict):
         _check_record(path, whole)
