@@ -104,7 +104,7 @@ EVALUATE = ("evaluate", "{folder}", "--data", "{data}", "--device", "cpu", "-q")
 VERIFY = ("verify", "{folder}")
 PURIFY = (
     "purify", "{folder}", "--data", "{data}", "--out", "{out}", "--device", "cpu", "-q",
-    "--strategy", "none", "--heal-epochs", "0",
+    "--strategy", "random", "--heal-epochs", "0", "--max-drop", "0.9",
 )  # fmt: skip
 
 
@@ -699,7 +699,7 @@ TOML: dict[str, str | bytes] = {
 for option in ("--recipe", "--adapter", "--mask"):
     for told, text in TOML.items():
         case("data", f"{option} {told}", datum("given.toml", text),
-             command=(*PURIFY[:-4], option, "{beside}/given.toml"))  # fmt: skip
+             command=(*PURIFY[:-6], option, "{beside}/given.toml"))  # fmt: skip
 
 # -- running them ----------------------------------------------------------------------------------------
 

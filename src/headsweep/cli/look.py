@@ -43,7 +43,7 @@ def inspect(
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
     from headsweep.cli.show import picture
     from headsweep.model.families import read_adapter
-    from headsweep.model.loading import Reading, claimed_units, load_suspect
+    from headsweep.model.loading import Reading, claimed_units, claims, load_suspect
     from headsweep.model.removal import already_pruned
 
     reading = Reading(
@@ -73,7 +73,7 @@ def inspect(
         "labels": list(opened.labels.names),
         "heads": sum(len(row) for row in pruned.heads),
         "gates_checked": True,
-        "notes": list(opened.notes),
+        "notes": [*opened.notes, *claims(model)],
         "layers": rows,
         "ffn": ffn,
     }
@@ -90,7 +90,7 @@ def inspect(
         f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
         f"{first['key_value_heads']} key/value heads a layer; gates checked{groups}"
     )
-    for note in opened.notes:
+    for note in form["notes"]:  # type: ignore[attr-defined]
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(pruned), end="")
 

@@ -90,7 +90,7 @@ CacheMib = Annotated[
     typer.Option(
         min=0,
         rich_help_panel=COMPUTING,
-        help="Memory for what masks share, in MiB; else a quarter of what is free.",
+        help="Memory for what masks share, in MiB; else 512, or a quarter of what is free.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -492,6 +492,7 @@ def _run(
 
     method, plan = job.method, job.plan
     both: dict[str, Any] = {}
+    saving = False
     try:
         done = run(
             job.model,
@@ -503,15 +504,22 @@ def _run(
         )
         if probed:
             both = before_and_after(job.model, done, plan, job.progress)
+        saving = True
         done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
         if kept is not None and _is_kept(kept):
             told = _go_on(kept, chose_itself)
             raise Interrupted(f"the head mask is kept: {told}") from None
         raise Interrupted("nothing was written") from None
+    except UserError as error:
+        if saving and kept is not None and _is_kept(kept):  # a full disk takes no hours of search
+            told = f"the head mask is kept: {_go_on(kept, chose_itself)}"
+            raise UserError(error.what, f"{error.fix}; {told}" if error.fix else told) from error
+        _drop(kept, method)
+        raise
     except BaseException:
-        if kept is not None and method.pruning.name != "given mask":
-            kept.unlink(missing_ok=True)
+        if not saving:
+            _drop(kept, method)
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
@@ -520,6 +528,12 @@ def _run(
     else:
         _show(done, both, job.out)
     return done
+
+
+def _drop(kept: Path | None, method: Any) -> None:
+    """Remove the mask of a run that came to nothing, unless it was given one."""
+    if kept is not None and method.pruning.name != "given mask":
+        kept.unlink(missing_ok=True)
 
 
 def _show(done: Any, both: dict[str, Any], out: Path) -> None:

@@ -27,7 +27,7 @@ from transformers.utils import logging as hf_logging
 
 from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import MANIFEST
-from headsweep.errors import UserError, shortened
+from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import Adapter, adapter_for, adapter_from, check_one_stack
@@ -228,9 +228,25 @@ def claimed(source: str | Path) -> dict[str, Any]:
 
 def claimed_units(source: str | Path) -> Units:
     """Return heads, and FFN groups as many as a manifest says were pruned of, to look at them."""
-    mask = claimed(source).get("mask")
-    pruned = HeadMask.from_json(mask).units if mask else HEADS
+    try:
+        pruned = HeadMask.from_json(claimed(source).get("mask") or {}).units
+    except (UserError, TypeError, AttributeError):
+        return HEADS
     return replace(pruned, heads=True)
+
+
+def claims(source: str | Path) -> tuple[str, ...]:
+    """Return in a line what a folder says of itself, if it does."""
+    form = claimed(source)
+    if not form:
+        return ()
+    units, strategy = form.get("pruned_units"), form.get("strategy")
+    count = len(units) if isinstance(units, list) else "an unknown number of"
+    name = strategy.get("name") if isinstance(strategy, dict) else None
+    return (
+        f"by its own {MANIFEST}, {count} units were pruned, with {shown(name)}: that is the word "
+        "of whoever made it, which `headsweep verify` checks",
+    )
 
 
 def claimed_adapter(form: Mapping[str, Any]) -> Adapter | None:
