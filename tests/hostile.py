@@ -6,7 +6,7 @@ what happened. ``test_hostile.py`` holds a sample of it in every run of the test
 
 What must hold of each: exit code 0, 1 or 2; no traceback; no code of the model has run (a canary
 would have been written); nothing is written but in ``--out``; nothing in the output that a terminal
-obeys; under 20 seconds and 1.5 GB.
+obeys; under 20 seconds of the processor and 1.5 GB; no waiting for ever.
 """
 
 from __future__ import annotations
@@ -602,8 +602,9 @@ for told, value in (("empty", {}), ("lists", []), ("numbers", 7), ("texts", "\x1
              "weights_sha256": {"a": value}, "labels": [value], "before": {"validation": value},
              "after": {"validation": value}, "search": {"steps": value}, "strategy": {"name": value},
              "checks": [value], "verified": True, "bound": {"max_drop": value}}  # fmt: skip
-    case("manifest", f"of the right kinds with {told}", lambda p, k=kinds: p.put(
-        MANIFEST, {"format": "headsweep.manifest/1"} | k), command=VERIFY)  # fmt: skip
+    for command in (VERIFY, ("report", "{folder}", "--out", "{out}/page.html")):
+        case("manifest", f"of the right kinds with {told}, {command[0]}", lambda p, k=kinds: p.put(
+            MANIFEST, {"format": "headsweep.manifest/1"} | k), command=command)  # fmt: skip
 
 # -- names of folders ----------------------------------------------------------------------------------
 
@@ -799,7 +800,7 @@ def run_in_child(words: list[str], work: Path) -> tuple[int, float, float, str]:
     if not child:
         be(words, work)
     code: int | None = None
-    while code is None and time.monotonic() - begun < MOST_SECONDS + 10:
+    while code is None and time.monotonic() - begun < 6 * MOST_SECONDS:
         done, state, usage = os.wait4(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(state)
@@ -810,7 +811,8 @@ def run_in_child(words: list[str], work: Path) -> tuple[int, float, float, str]:
         _, _, usage = os.wait4(child, 0)
         code = -9
     text = (work / "said").read_text("utf-8", "surrogateescape")
-    return code, time.monotonic() - begun, usage.ru_maxrss / 1024, text
+    took = usage.ru_utime + usage.ru_stime  # of the processor: the machine may be busy
+    return code, took if code != -9 else time.monotonic() - begun, usage.ru_maxrss / 1024, text
 
 
 def be(words: list[str], work: Path) -> None:

@@ -569,6 +569,9 @@ def tokenizer_in(name: str, files: Vetted) -> PreTrainedTokenizerBase:
             files.folder, trust_remote_code=False
         )
         made = tokenizer("The film is good.", verbose=False)["input_ids"]
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        kind = type(tokenizer).__name__
+        raise UserError(f"{name}: {kind} is no tokenizer of one text", NO_TOKENIZER)
     if not made:
         raise UserError(f"{name}: the tokenizer leaves nothing of a text", NO_TOKENIZER)
     _at_home(tokenizer, name, files)

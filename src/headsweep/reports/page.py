@@ -209,7 +209,8 @@ def _page(
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    data = json.dumps({"charts": specs, "cells": cells}, allow_nan=False).replace("<", "\\u003c")
+    shown = {"charts": specs, "cells": _all_shown(cells)}
+    data = json.dumps(shown, allow_nan=False).replace("<", "\\u003c")
     return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(
         title=title,
         settings=settings,
@@ -230,6 +231,13 @@ def _page(
 def _shown(value: Any) -> Any:
     """Return what the page shows of a value: text of others without what reorders or hides it."""
     return plain(value) if type(value) is str else value
+
+
+def _all_shown(form: Any) -> Any:
+    """Return JSON with every text in it as the page shows it."""
+    if isinstance(form, Mapping):
+        return {_shown(key): _all_shown(one) for key, one in form.items()}
+    return [_all_shown(one) for one in form] if isinstance(form, list | tuple) else _shown(form)
 
 
 def write(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ Cells = dict[str, list[Any]]  # by column
 Rows = list[list[str]]
 LONGEST_FIELD = 2**31 - 1  # what every platform's csv module can be told
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+MOST_COLUMNS = 10_000
 PARQUET_ROWS = 256  # in memory at once: a few bytes of a file may stand for very long cells
 DELIMITED = (".csv", ".tsv")
 
@@ -158,6 +159,7 @@ def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
     for number, row in numbered:
         if number == 1:
             header = [name.strip() for name in row]
+            check_width(path, len(header))
             columns = [[] for _ in header]
         elif len(row) != len(header):
             raise UserError(
@@ -171,6 +173,14 @@ def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
         check_header(str(path), header, columns)
         raise UserError(f"{path}: two columns have the same name", "rename one in the first line")
     return dict(zip(header, columns, strict=True))
+
+
+def check_width(path: Path, columns: int) -> None:
+    """Refuse what is no table of texts; raises UserError."""
+    if columns > MOST_COLUMNS:
+        raise UserError(
+            f"{path}: {columns} columns; {MOST_COLUMNS} are the most", "keep texts and labels only"
+        )
 
 
 def check_header(
@@ -220,6 +230,7 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
+            check_width(path, len(schema.names))
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 size += batch.nbytes
                 if size > LARGE:

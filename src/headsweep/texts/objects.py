@@ -13,7 +13,7 @@ from typing import Any
 
 from headsweep.bounded import check_depth
 from headsweep.errors import UserError, shortened, shown_all
-from headsweep.texts.formats import Cells, is_number, text_of
+from headsweep.texts.formats import Cells, check_width, is_number, text_of
 
 
 def from_json(path: Path) -> Cells:
@@ -25,6 +25,7 @@ def from_json(path: Path) -> Cells:
     if len(records) == 1:
         _check_record(path, records[0])
     names = list(records[0]) if records else []
+    check_width(path, len(names))
     for row, record in enumerate(records, start=1):
         if list(record) != names and set(record) != set(names):
             raise UserError(
