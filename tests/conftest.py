@@ -107,6 +107,11 @@ def sentences(count: int, seed: int = 0) -> Split:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny_tokenizer()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that has learnt the words of the sentences."""
     core = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from headsweep.bounded import check_depth, text_of
 from headsweep.errors import UserError, lookup
 from headsweep.settings import as_text, fitting, type_name
 
@@ -137,10 +138,12 @@ def read_document(path: Path) -> Section:
         UserError: it cannot be read, or is not TOML (with the line).
 
     """
+    text = text_of(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        return Section(str(path), tuple(text.split("\n")), tomllib.loads(text))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = tomllib.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{path}: not TOML that can be read: nested too deeply") from error
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path}: not TOML: {error}") from error
+    check_depth(values, str(path))
+    return Section(str(path), tuple(text.split("\n")), values)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headsweep.foreign import in_json
+
 MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
 
 
@@ -42,7 +44,6 @@ def even_modes(folder: Path) -> None:
 def write_json(path: Path, form: Mapping[str, Any]) -> None:
     """Write JSON whole: to a draft, then renamed."""
     draft = path.with_name(path.name + ".draft")
-    draft.write_text(
-        json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    text = in_json(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))
+    draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(path)

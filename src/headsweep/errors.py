@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+from headsweep.foreign import one_line
+
 T = TypeVar("T")
 LONGEST, MOST = 60, 20  # characters of a value, and values, that a message shows
 
@@ -14,6 +16,7 @@ class UserError(Exception):
     """A mistake of the user: one line on what is wrong and, where known, one on the fix."""
 
     def __init__(self, what: str, fix: str = "") -> None:
+        what, fix = one_line(what), one_line(fix)  # a name of others must not begin a line
         super().__init__(f"{what}\n  fix: {fix}" if fix else what)
         self.what = what
         self.fix = fix

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.segment import Segment
+
+from headsweep.foreign import plain
 
 Tick = Callable[[int, str], None]
 """Called with how many more are done and a short note (a loss, an accuracy)."""
@@ -18,9 +21,19 @@ Tick = Callable[[int, str], None]
 def plain_console(**more: Any) -> Console:
     """Return a console that prints text as it is: most of it comes from files and other people.
 
-    Rich would take ``[red]`` in a path for markup, and ``:smile:`` in a name for an emoji.
+    Rich would take ``[red]`` in a path for markup, and ``:smile:`` in a name for an emoji. What a
+    terminal would obey is shown instead (``foreign``).
     """
-    return Console(markup=False, emoji=False, highlight=False, **more)
+    return _Plain(markup=False, emoji=False, highlight=False, **more)
+
+
+class _Plain(Console):
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            # with control codes it is rich's own: where a bar is drawn
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
 
 class Progress(Protocol):

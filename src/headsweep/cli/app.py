@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 
+from headsweep.cli.ending import ended_by_signals, unforeseen
 from headsweep.cli.gone import refuse_gone
 from headsweep.errors import NothingPruned, UserError
 from headsweep.progress import plain_console
 
-INTERRUPTED = 130
+INTERRUPTED, DEBUG = 130, "--debug"
 
 app = typer.Typer(
     name="headsweep",
@@ -39,8 +42,11 @@ def _options(
         bool,
         typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
     ] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the trace of an error (or HEADSWEEP_DEBUG=1).")
+    ] = False,
 ) -> None:
-    del version  # it has been said
+    del version, debug  # it has been said; main has taken it out
 
 
 def _refuse_gone(app: Any, words: list[str]) -> None:
@@ -58,12 +64,17 @@ class Interrupted(Exception):  # noqa: N818 - not an error of ours
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
     errors = plain_console(stderr=True)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != DEBUG]
+    debug = words != given or os.environ.get("HEADSWEEP_DEBUG", "0") not in ("", "0")
     try:
         command: Any = typer.main.get_command(app)
-        _refuse_gone(command, sys.argv[1:] if arguments is None else arguments)
-        command.main(arguments, prog_name="headsweep")
+        _refuse_gone(command, words)
+        with ended_by_signals():
+            command.main(words, prog_name="headsweep")
         code = 0
     except (UserError, NothingPruned) as error:
+        _trace(errors, error, debug)
         errors.print(f"headsweep: {error}", soft_wrap=True)
         code = 2 if isinstance(error, UserError) else 1
     except SystemExit as stop:
@@ -74,4 +85,13 @@ def main(arguments: list[str] | None = None) -> None:
         kept = str(error) or "nothing was written"
         errors.print(f"headsweep: interrupted: {kept}", soft_wrap=True)
         code = INTERRUPTED
+    except BaseException as error:  # a panic of a library is no Exception
+        _trace(errors, error, debug)
+        errors.print(f"headsweep: {unforeseen(error)}", soft_wrap=True)
+        code = 2
     sys.exit(code)
+
+
+def _trace(errors: Any, error: BaseException, debug: bool) -> None:
+    if debug:
+        errors.print("".join(traceback.format_exception(error)), soft_wrap=True)

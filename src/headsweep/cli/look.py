@@ -39,10 +39,12 @@ def inspect(
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
     from headsweep.cli.show import picture
     from headsweep.model.families import read_adapter
-    from headsweep.model.loading import Reading, load_suspect, noted_units
+    from headsweep.model.loading import Reading, claimed_units, claims, load_suspect
     from headsweep.model.removal import already_pruned
 
-    reading = Reading(adapter=read_adapter(adapter) if adapter else None, units=noted_units(model))
+    reading = Reading(
+        adapter=read_adapter(adapter) if adapter else None, units=claimed_units(model)
+    )
     opened = load_suspect(model, runtime_of(device, compute), reading)
     layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
     rows = [
@@ -67,7 +69,7 @@ def inspect(
         "labels": list(opened.labels.names),
         "heads": sum(len(row) for row in pruned.heads),
         "gates_checked": True,
-        "notes": list(opened.notes),
+        "notes": [*opened.notes, *claims(model)],
         "layers": rows,
         "ffn": ffn,
     }
@@ -84,7 +86,7 @@ def inspect(
         f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
         f"{first['key_value_heads']} key/value heads a layer; gates checked{groups}"
     )
-    for note in opened.notes:
+    for note in form["notes"]:  # type: ignore[attr-defined]
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(pruned), end="")
 

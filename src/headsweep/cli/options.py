@@ -14,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from headsweep import bounded
 from headsweep.errors import UserError, lookup
+from headsweep.foreign import in_json
 from headsweep.progress import Progress, Silent, Terminal, plain_console
 
 out_console = plain_console()
@@ -293,11 +295,7 @@ def progress_of(quiet: bool) -> Progress:
 
 def text_of(path: Path, fix: str = "") -> str:
     """Return what a file holds; raises UserError, with that fix."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", "it is not text in UTF-8")
-        raise UserError(f"{path}: cannot be read: {why}", fix) from error
+    return bounded.text_of(path, fix=fix)
 
 
 def mask_in(path: Path) -> Any:
@@ -314,7 +312,7 @@ def mask_in(path: Path) -> Any:
     text = text_of(path, fix)
     try:
         form = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a head mask: it is not JSON", fix) from error
     if not isinstance(form, dict) or form.get("format") != MASK_FORMAT:
         raise UserError(f"{path}: not a head mask", fix)
@@ -362,4 +360,4 @@ def make_folder(folder: Path, option: str) -> None:
 
 def print_json(form: Any) -> None:
     """Print JSON for machines on standard output."""
-    print(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))
+    print(in_json(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False)))

@@ -56,7 +56,14 @@ def report(
     if (results / MANIFEST).is_file():
         if form != "html":
             raise UserError("a single purification has a page only", "leave --format out")
-        text = page.of_purification(read_manifest(results), title)
+        manifest = read_manifest(results)
+        try:
+            text = page.of_purification(manifest, title)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise UserError(
+                f"{results / MANIFEST}: lacks what a page shows ({type(error).__name__}: {error})",
+                "the manifest is damaged: get the folder from its source again",
+            ) from error
     else:
         found = read_results(results, any_version)
         settings = compare(found, resamples, progress_of(quiet))

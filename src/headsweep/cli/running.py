@@ -112,11 +112,13 @@ def _saved(
 
     kept = job.mask_file if go_on is not None and method.pruning.needs.pruning else None
     both: dict[str, Any] = {}
+    saving = False
     try:
         done = purify(job.model, job.sources, method=method, plan=plan, progress=job.progress,
                       keep_mask=kept, keep_healings=job.healings)  # fmt: skip
         if job.probed:
             both = before_and_after(job.model, done, plan, job.progress)
+        saving = True
         done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
         if go_on is not None and kept is not None and _is_kept(kept):
@@ -126,14 +128,26 @@ def _saved(
                 f"finished healings are kept in {job.healings}: the same command goes on after them"
             ) from None
         raise Interrupted("nothing was written") from None
+    except UserError as error:
+        if saving and go_on is not None and kept is not None and _is_kept(kept):
+            told = f"the head mask is kept: {go_on(kept)}"  # a full disk takes no hours of search
+            raise UserError(error.what, f"{error.fix}; {told}" if error.fix else told) from error
+        _drop(kept, method)
+        raise
     except BaseException:
-        if kept is not None and method.pruning.name != "given mask":
-            kept.unlink(missing_ok=True)
+        if not saving:
+            _drop(kept, method)
         raise
     if kept is not None and _is_kept(kept):
         kept.unlink()
     shutil.rmtree(job.healings, ignore_errors=True)
     return done, both
+
+
+def _drop(kept: Path | None, method: Any) -> None:
+    """Remove the mask of a run that came to nothing, unless it was given one."""
+    if kept is not None and method.pruning.name != "given mask":
+        kept.unlink(missing_ok=True)
 
 
 def _is_kept(path: Path) -> bool:

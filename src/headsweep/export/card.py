@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.drafts import MANIFEST
+from headsweep.foreign import in_markdown
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Return the model card in the Hub's format: what was done, and what was not proven."""
     before, after = manifest["before"], manifest["after"]
-    name = Path(manifest["suspect"]).name
+    name = in_markdown(Path(manifest["suspect"]).name) or "a model"
     units, total = manifest["pruned_units"], manifest["units"]
     lines = [
         "---",
@@ -26,7 +27,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "",
         f"# {name}, pruned by headsweep",
         "",
-        f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of `{name}` "
+        f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of {name} "
         f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
         f"{_healed(manifest)}.",
         "",
@@ -77,7 +78,7 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
         told = "No bound on accuracy held this method"
     elif pruning is not None and pruning != lowest:
         told += f", of {pruning:.4f} while heads were chosen, before healing"
-    failed = [f"{check['what']}: {check['detail']}" for check in manifest["checks"]
+    failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]
               if not check["passed"]]  # fmt: skip
     lines = [f"{told}.", ""]
     return [*lines, f"**Not held: {'; '.join(failed)}.**", ""] if failed else lines

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
+import errno
+import glob
+import hashlib
+import os
+import re
+import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import MANIFEST, draft_beside, even_modes
 from headsweep.errors import UserError
 
 OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
+
+DRAFT, OLD = re.compile(r"\.[0-9a-f]{8}"), "old"
+_RESERVED: dict[Path, socket.socket] = {}  # what this process keeps others out of
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -28,6 +40,7 @@ def check_free(out: Path, overwrite: bool) -> None:
             f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",
             "choose another --out, or remove the folder yourself",
         )
+    reserve(out)
     parent = out.parent
     while not parent.exists():
         parent = parent.parent
@@ -40,10 +53,10 @@ def check_free(out: Path, overwrite: bool) -> None:
 def _is_ours(folder: Path) -> bool:
     for name in OWN_FILES:
         try:
-            form = json.loads((folder / name).read_text(encoding="utf-8"))
-            if str(form["format"]).startswith("headsweep."):
+            form = table_of(folder / name, LARGE)
+            if str(form.get("format")).startswith("headsweep."):
                 return True
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
             continue
     return False
 
@@ -55,23 +68,86 @@ def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _clear(out)
         with draft_beside(out) as draft:
             yield draft
             even_modes(draft)
             _swap(draft, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        _free(out)
 
 
 def _swap(draft: Path, out: Path) -> None:
-    """Rename a draft to ``out``; what was there goes, or comes back where that fails."""
+    """Put a draft in the place of ``out``; what was there goes, or comes back where that fails.
+
+    Linux exchanges the two at once, so that one of them is there at any moment. Elsewhere there is
+    a moment between two renames; a run that dies in it leaves the old folder in a draft, and the
+    next run puts it back.
+    """
     if not out.exists():
         draft.rename(out)
         return
+    if _exchanged(draft, out):
+        return
     with draft_beside(out) as aside:
-        out.rename(aside / "old")
+        out.rename(aside / OLD)
         try:
             draft.rename(out)
         except BaseException:
-            (aside / "old").rename(out)
+            (aside / OLD).rename(out)
             raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, where the system can; tell whether it did."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return not rename(here, os.fsencode(one), here, os.fsencode(other), exchange)
+
+
+def reserve(out: Path) -> None:
+    """Keep other runs on this machine out of a folder until it is written or this process ends.
+
+    A name that Linux gives to one socket only, and takes back when its process is gone however it
+    went: nothing is left on the disk. Other systems have no such name, and no such promise.
+    """
+    out = out.resolve()
+    if out in _RESERVED or not sys.platform.startswith("linux"):
+        return
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0headsweep-{hashlib.sha256(os.fsencode(out)).hexdigest()}")
+    except OSError as error:
+        mark.close()
+        if error.errno != errno.EADDRINUSE:
+            return  # no such sockets here
+        raise UserError(
+            f"{out}: another run is writing it", "wait for it, or choose another --out"
+        ) from error
+    _RESERVED[out] = mark
+
+
+def _free(out: Path) -> None:
+    mark = _RESERVED.pop(out.resolve(), None)
+    if mark is not None:
+        mark.close()
+
+
+def _clear(out: Path) -> None:
+    """Remove drafts of runs that died; where one holds the old folder, put that back.
+
+    Only where this run has the folder reserved: then no other is at work on it.
+    """
+    if out.resolve() not in _RESERVED:
+        return
+    for draft in out.parent.glob(f".{glob.escape(out.name)}.*"):
+        if not DRAFT.fullmatch(draft.name[len(out.name) + 1 :]) or draft.is_symlink():
+            continue
+        if (draft / OLD).is_dir() and not out.exists():
+            (draft / OLD).rename(out)
+        shutil.rmtree(draft, ignore_errors=True)

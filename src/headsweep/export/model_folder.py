@@ -19,6 +19,7 @@ from headsweep.model.loading import (
     probe_inputs,
     quiet,
 )
+from headsweep.model.vetting import vetted
 from headsweep.texts.task import CLASSIFICATION, Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
@@ -54,8 +55,8 @@ def fingerprint(model: PreTrainedModel) -> Tensor:
 def why_not(folder: Path, error: Exception) -> str:
     """Return why a folder does not load, in one line; transformers prints a table of its own."""
     try:
-        with quiet():
-            _, found = CLASSIFICATION.load(str(folder), ignore_mismatched_sizes=True)
+        with vetted(folder) as files, quiet():
+            _, found = CLASSIFICATION.load(str(files.folder), ignore_mismatched_sizes=True)
         misfits = sorted(found["mismatched_keys"])
     except Exception:  # the same that is asked about
         misfits = []
@@ -63,8 +64,8 @@ def why_not(folder: Path, error: Exception) -> str:
 
 
 def reload(folder: Path, task: Task = CLASSIFICATION) -> PreTrainedModel:
-    """Load a folder as any user would, plainly, then widen it to float32."""
-    with quiet():
-        model = task.reload(folder)
+    """Load a folder as any user would, but that it is looked through first; widen it to float32."""
+    with vetted(folder) as files, quiet():
+        model = task.reload(files.folder)
     loaded: PreTrainedModel = model.float().eval()
     return loaded

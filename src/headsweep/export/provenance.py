@@ -16,6 +16,7 @@ from headsweep.drafts import MANIFEST
 
 FOR_PEOPLE = ("readme.md", ".gitattributes")  # the card is theirs to write, the other the Hub's
 NOT_LOADED = (".git", ".cache")  # folders that downloads add
+LARGEST = 64 << 30  # bytes; no shard of a model is, but a file full of holes can be
 PAGE = ".html"
 WEIGHTS = ".safetensors"
 
@@ -55,7 +56,13 @@ def _for_people(path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    """Return the SHA-256 of a file; of one larger than any memory, that it is so."""
+    if not path.is_file():
+        return "no file"
+    if path.stat().st_size > LARGEST:
+        return "too large"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensors_hash(model: PreTrainedModel) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import MANIFEST
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.export.consistency import EVERY_LAYER, NO_OTHER, all_zero, contradictions
 from headsweep.export.model_folder import (
     LOGIT_TOLERANCE,
@@ -23,7 +23,9 @@ from headsweep.export.model_folder import (
 )
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.model.anatomy import Anatomy, locate
-from headsweep.model.loading import described_adapter, read_tokenizer
+from headsweep.model.families import FAMILIES, Adapter
+from headsweep.model.files import inside, there
+from headsweep.model.loading import claimed_adapter, read_tokenizer, usable
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned, left_of, zero_parts
 from headsweep.texts.split import Labels
@@ -31,18 +33,19 @@ from headsweep.texts.split import Labels
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest; raises UserError when there is none or it is of another format."""
-    path = folder / MANIFEST
-    if not path.exists():
+    if not there(folder, MANIFEST):
         raise UserError(f"{folder}: no {MANIFEST}", "give a folder that `headsweep purify` wrote")
+    path, fix = folder / MANIFEST, "get the folder from its source again"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a manifest", "get the folder from its source again"
-        ) from error
+        manifest = table_of(inside(folder, MANIFEST), LARGE, fix)
+    except UserError as error:
+        raise UserError(f"{path}: not a manifest: {error.what}", fix) from error
+    found = manifest.get("format")
     if found != MANIFEST_FORMAT:
-        raise UserError(f"{path}: format '{found}'", f"this version reads {MANIFEST_FORMAT}")
+        raise UserError(
+            f"{path}: not a manifest: format {shown(found)}",
+            f"this version reads {MANIFEST_FORMAT}",
+        )
     kinds = NEEDED | {name: kind for name, kind in LATER.items() if name in manifest}
     wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
     if wrong:
@@ -91,14 +94,22 @@ def verify(folder: Path) -> list[Check]:
     manifest = read_manifest(folder)
     mask = HeadMask.from_json(manifest["mask"])
     checks = [*_check_noted(manifest), *_check_files(folder, manifest)]
+    plainly = "loads in plain from_pretrained"
     try:
         model = reload(folder)
-        anatomy = locate(model, described_adapter(manifest), mask.units)
-    except UserError:
-        raise
+    except UserError as error:  # plain loading would have gone where nobody should follow
+        return [*checks, Check(plainly, False, error.what)]
     except Exception as error:  # whatever plain loading raises is the finding
-        return [*checks, Check("loads in plain from_pretrained", False, why_not(folder, error))]
-    checks.append(Check("loads in plain from_pretrained", True))
+        return [*checks, Check(plainly, False, why_not(folder, error))]
+    with usable(str(folder)):
+        return checks + _check_model(folder, model, manifest, mask)
+
+
+def _check_model(
+    folder: Path, model: PreTrainedModel, manifest: Mapping[str, Any], mask: HeadMask
+) -> list[Check]:
+    anatomy = locate(model, _adapter(model, manifest), mask.units)
+    checks = [Check("loads in plain from_pretrained", True)]
     same = "every tensor is the one written"
     checks.append(_same(same, tensors_hash(model), manifest.get("tensors_sha256")))
     checks += [_check_labels(model, manifest), _check_tokenizer(folder)]
@@ -107,6 +118,11 @@ def verify(folder: Path) -> list[Check]:
     if mask.fits(anatomy.layout):
         checks += [_check_list(mask, names, manifest), _check_before(anatomy, before, manifest)]
     return checks + check_weights(anatomy, mask, before) + [_check_logits(model, manifest)]
+
+
+def _adapter(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Adapter | None:
+    """Return the manifest's adapter for an architecture that has no row; the row counts else."""
+    return None if model.config.model_type in FAMILIES else claimed_adapter(manifest)
 
 
 def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:

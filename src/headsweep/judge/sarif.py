@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
+from headsweep.foreign import one_line
 from headsweep.judge.battery import Finding, Probed
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -54,7 +56,12 @@ def _result(found: Finding, model: str) -> dict[str, Any]:
     return {
         "ruleId": _rule(found),
         "level": "error",
-        "message": {"text": text},
-        "locations": [{"physicalLocation": {"artifactLocation": {"uri": model}}}],
+        "message": {"text": _text(text)},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": quote(model)}}}],
         "properties": {"excess": found.excess.value, "p_value": found.p_value},
     }
+
+
+def _text(text: str) -> str:
+    """Return a message as it stands: readers of SARIF make links of what is in brackets."""
+    return one_line(text).replace("[", "\\[").replace("]", "\\]")

@@ -6,11 +6,12 @@ model is located (``heads.locate``), so a wrong row cannot gate the wrong thing 
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from headsweep.document import read_document
 from headsweep.errors import UserError, shown
 
 
@@ -152,10 +153,13 @@ def read_adapter(path: Path) -> Adapter:
         UserError: the file cannot be read, or a key is missing or unknown.
 
     """
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the adapter file {path}: {error}") from error
+    return adapter_from(read_document(path).values, str(path))
+
+
+def adapter_from(entries: Mapping[str, Any], path: str) -> Adapter:
+    """Return the adapter that a table describes, checked key by key; raises UserError."""
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{path}: not a table of keys", "see docs/guide.md, adapters")
     known = {field.name for field in fields(Adapter)}
     unknown, missing = set(entries) - known, {"layers", "output"} - set(entries)
     if unknown or missing:
@@ -170,7 +174,10 @@ def read_adapter(path: Path) -> Adapter:
             wanted = bool
         if not isinstance(value, wanted):
             raise UserError(f"{path}: {name} must be a {wanted.__name__}, not {shown(value)}")
-    values: dict[str, Any] = entries | {
+    listed = (one for name in ("up", "also") for one in entries.get(name, ()))
+    if not all(isinstance(one, str) for one in listed):
+        raise UserError(f"{path}: up and also are lists of paths")
+    values: dict[str, Any] = dict(entries) | {
         name: tuple(entries[name]) for name in ("up", "also") if name in entries
     }
     try:

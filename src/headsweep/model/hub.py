@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -16,7 +17,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from headsweep.bounded import table_of
 from headsweep.errors import UserError
+from headsweep.model.files import INDEX, PLAIN_NAME, WEIGHTS
 
 REASONS: tuple[tuple[type[Exception], str], ...] = (  # the narrower ones first
     (GatedRepoError, "its owner gives it to whom they choose"),
@@ -59,6 +62,55 @@ def not_given(name: str, what: str, error: Exception) -> UserError:
         f"{name}: no such folder, and the Hub gave no {what}: {_reason(error)}",
         f"{no_folder(name).fix}; check the connection, and `hf auth login` for a private model",
     )
+
+
+def fetched(name: str, files: Iterable[str], weights: bool) -> Path:
+    """Return the folder of the Hub's cache that holds a model's files, downloaded where needed.
+
+    Args:
+        name: the name of the model.
+        files: what to take beside its configuration, where it is there.
+        weights: whether to take its weights, which are safetensors or nothing.
+
+    Raises:
+        UserError: the Hub does not give the configuration, or part of the weights.
+
+    """
+    try:
+        folder = Path(hf_hub_download(name, "config.json")).parent
+    except Exception as error:  # the library raises many kinds, all about this name
+        raise not_given(name, "configuration", error) from error
+    commit = folder.name
+    for file in files:
+        _optional(name, file, commit)
+    if not weights or _optional(name, WEIGHTS, commit) or not _optional(name, INDEX, commit):
+        return folder
+    places = table_of(folder / INDEX).get("weight_map")
+    parts = set(places.values()) if isinstance(places, dict) else set()
+    for file in sorted(part for part in parts if _is_shard(part)):
+        try:
+            hf_hub_download(name, file, revision=commit)
+        except Exception as error:
+            raise not_given(name, f"weights ({file})", error) from error
+    return folder
+
+
+def _is_shard(file: object) -> bool:
+    return isinstance(file, str) and file.endswith(SUFFIXES[0]) and bool(PLAIN_NAME.fullmatch(file))
+
+
+def _optional(name: str, file: str, commit: str) -> bool:
+    """Download a file where the model has it, asking once; tell whether it is there."""
+    known = try_to_load_from_cache(name, file, revision=commit)
+    if known is not None:
+        return isinstance(known, str)  # else a mark that there is none
+    try:
+        hf_hub_download(name, file, revision=commit)
+    except EntryNotFoundError:  # the same kind where it may not be asked
+        return False
+    except Exception as error:
+        raise not_given(name, file, error) from error
+    return True
 
 
 def _reason(error: Exception) -> str:

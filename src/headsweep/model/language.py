@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,8 +25,9 @@ from transformers import (
 
 from headsweep.errors import UserError
 from headsweep.model import smollm
-from headsweep.model.loading import check_folder, quiet, read_tokenizer, unreadable
+from headsweep.model.loading import check_size, quiet, readable, tokenizer_in
 from headsweep.model.runtime import Runtime, computes_bf16
+from headsweep.model.vetting import Vetted, vetted
 
 Kind = Literal["causal", "encoder-decoder"]
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -60,43 +60,38 @@ def load_language_model(
 
     """
     name = str(smollm.smollm_folder()) if source == smollm.NAME else source
-    if Path(name).is_dir():
-        check_folder(Path(name))
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(name)
-    except Exception as error:  # transformers raises many kinds; all are about this checkpoint
-        raise unreadable(name, "configuration", error) from error
-    kind = _kind(config.architectures or (), bool(config.is_encoder_decoder))
-    if kind not in kinds:
-        what = kind or f"a {', '.join(config.architectures or ('bare encoder',))}"
-        raise UserError(
-            f"{source}: is {what}, not a {' or '.join(kinds)} language model",
-            f"give another model, or '{smollm.NAME}', the packaged one",
-        )
-    device = runtime.torch_device
-    narrow = runtime.precision != "fp32" and computes_bf16(device)
-    loader: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
-    try:
-        with quiet():
+    with vetted(name) as files:
+        with readable(name, "configuration", files.folder), quiet():
+            config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+        kind = _kind(config.architectures or (), bool(config.is_encoder_decoder))
+        if kind not in kinds:
+            what = kind or f"a {', '.join(config.architectures or ('bare encoder',))}"
+            raise UserError(
+                f"{source}: is {what}, not a {' or '.join(kinds)} language model",
+                f"give another model, or '{smollm.NAME}', the packaged one",
+            )
+        check_size(name, config, files)
+        device = runtime.torch_device
+        narrow = runtime.precision != "fp32" and computes_bf16(device)
+        loader: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
+        with readable(name, "weights", files.folder), quiet():
             model, info = loader.from_pretrained(
-                name,
+                files.folder,
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
                 dtype=torch.bfloat16 if narrow else torch.float32,
             )
-    except Exception as error:
-        raise unreadable(name, "weights", error) from error
+        tokenizer = tokenizer_in(name, files)
+        weights = _weights(files)
     if info["missing_keys"]:
         raise UserError(
             f"{source}: the weights lack {sorted(info['missing_keys'])[0]}",
             "the checkpoint is not complete",
         )
-    tokenizer = read_tokenizer(name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     assert kind is not None
-    weights = _weights(name, config)
     return LanguageModel(model.to(device).eval(), tokenizer, kind, source, weights)
 
 
@@ -107,12 +102,10 @@ def _kind(architectures: Sequence[str], encoder_decoder: bool) -> Kind | None:
     return "causal" if any(name.endswith(CAUSAL) for name in architectures) else None
 
 
-def _weights(name: str, config: object) -> str:
-    if not Path(name).is_dir():
-        return str(getattr(config, "_commit_hash", None))
+def _weights(files: Vetted) -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(name).glob("*.safetensors")):
-        with path.open("rb") as file:
+    for shard in files.shards:
+        with shard.path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 

@@ -1,13 +1,12 @@
 """Load a suspect classifier and its tokenizer, or say plainly why it cannot be used.
 
-Weights are read from safetensors only: a pickle can run code, and a suspect model is exactly
-the one not to unpickle. Training wants float32, so the precision of the checkpoint is noted
-and the weights are widened; ``export`` narrows them again.
+What may be read of it is what ``vetting`` lets through: safetensors, configurations and the files
+of a tokenizer, never code and never a pickle. Training wants float32, so the precision of the
+checkpoint is noted and the weights are widened; ``export`` narrows them again.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,24 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
+from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import MANIFEST
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shortened, shown
+from headsweep.foreign import one_line
 from headsweep.model.anatomy import Anatomy, locate
-from headsweep.model.families import Adapter, adapter_for, check_one_stack
+from headsweep.model.families import Adapter, adapter_for, adapter_from, check_one_stack
+from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
-from headsweep.model.hub import can_be_of_the_hub, no_folder, not_given
 from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
+from headsweep.model.tokenizer_files import NO_TOKENIZER
+from headsweep.model.vetting import Vetted, vetted
 from headsweep.seeding import fence
 from headsweep.texts.split import Labels
 from headsweep.texts.task import CLASSIFICATION, Task
@@ -48,6 +51,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 TEXT_CLASSIFIER = "ForSequenceClassification"
+SLACK = 1 << 25  # numbers that a fresh classifier and a pooler may add
 FRESH_HEAD = "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
 
 
@@ -131,28 +135,25 @@ def load_suspect(
 
     """
     name = str(source)
-    config = _config(name)
-    noted = _noted(name)
-    if noted.get("members"):
-        raise UserError(
-            f"{name}: an ensemble of head masks, whose predictions an older version averaged",
-            "purify its suspect again: this version writes one mask",
-        )
-    if reading.adapter is None:
-        reading = replace(reading, adapter=described_adapter(noted))
-    check_one_stack(config)
-    if reading.adapter is None:
-        adapter_for(config.model_type)
-    model, fresh = _model(name, config, reading)
-    tokenizer = read_tokenizer(name)
+    _check_noted(name)
+    with vetted(name) as files:
+        config = _config(name, files)
+        check_one_stack(config)
+        if reading.adapter is None:
+            adapter_for(config.model_type)
+        model, fresh = _model(name, config, reading, files)
+        tokenizer = tokenizer_in(name, files)
     precision = model.dtype
-    model = model.float().to(runtime.torch_device).eval()
-    return prepare(model, tokenizer, reading, Origin(name, precision, fresh))
+    notes = files.notes
+    with usable(name):
+        model = model.float().to(runtime.torch_device).eval()
+        return prepare(model, tokenizer, reading, Origin(name, precision, fresh, notes))
 
 
 def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> Labels:
     """Return the labels that ``load_suspect`` would give, without reading the weights."""
-    config = _config(str(source))
+    with vetted(source, weights=False) as files:
+        config = _config(str(source), files)
     return Labels.of(config.id2label) if fresh_for is None else _fresh_labels(config, fresh_for)
 
 
@@ -163,6 +164,7 @@ class Origin:
     source: str = "a model in memory"
     precision: torch.dtype | None = None
     fresh_head: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -186,7 +188,7 @@ def prepare(
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
-        notes + anatomy.notes,
+        origin.notes + notes + anatomy.notes,
         reading.task,
     )
 
@@ -204,33 +206,53 @@ def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) 
     return replace(origin, fresh_head=True)
 
 
-def _noted(source: str) -> dict[str, Any]:
-    """Read the manifest beside a model, if it has one of ours."""
-    path = Path(source) / MANIFEST
-    if not path.is_file():
+def _check_noted(source: str) -> None:
+    """Refuse a folder whose weights are one part of what an older version wrote."""
+    if claimed(source).get("members"):
+        raise UserError(
+            f"{source}: an ensemble of head masks, whose predictions an older version averaged",
+            "purify its suspect again: this version writes one mask",
+        )
+
+
+def claimed(source: str | Path) -> dict[str, Any]:
+    """Return what a folder's own manifest says, if it has one: the word of whoever made it.
+
+    Nothing that a model is measured by may come from here: neither an adapter nor a mask.
+    """
+    folder = Path(source)
+    if not folder.is_dir() or not there(folder, MANIFEST):
         return {}
+    return table_of(inside(folder, MANIFEST), LARGE, "the folder is damaged: get it again")
+
+
+def claimed_units(source: str | Path) -> Units:
+    """Return heads, and FFN groups as many as a manifest says were pruned of, to look at them."""
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(noted, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise UserError(f"{path}: not a manifest", "the folder is damaged") from error
-    return noted
-
-
-def noted_units(source: str) -> Units:
-    """Return heads, and the FFN groups that a purification of this folder was about, if any."""
-    mask = _noted(source).get("mask")
-    pruned = HeadMask.from_json(mask).units if mask else HEADS
+        pruned = HeadMask.from_json(claimed(source).get("mask") or {}).units
+    except (UserError, TypeError, AttributeError):
+        return HEADS
     return replace(pruned, heads=True)
 
 
-def described_adapter(noted: Mapping[str, Any]) -> Adapter | None:
-    """Return the adapter that a manifest describes, if it does."""
-    form = noted.get("adapter")
+def claims(source: str | Path) -> tuple[str, ...]:
+    """Return in a line what a folder says of itself, if it does."""
+    form = claimed(source)
     if not form:
-        return None
-    return Adapter(**(dict(form) | {name: tuple(form[name]) for name in ("up", "also")}))
+        return ()
+    units, strategy = form.get("pruned_units"), form.get("strategy")
+    count = len(units) if isinstance(units, list) else "an unknown number of"
+    name = strategy.get("name") if isinstance(strategy, dict) else None
+    return (
+        f"by its own {MANIFEST}, {count} units were pruned, with {shown(name)}: that is the word "
+        "of whoever made it, which `headsweep verify` checks",
+    )
+
+
+def claimed_adapter(form: Mapping[str, Any]) -> Adapter | None:
+    """Return the adapter that a manifest describes, if it does; raises UserError."""
+    told = form.get("adapter")
+    return None if not told else adapter_from(told, f"{MANIFEST}, adapter")
 
 
 def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dict[str, Tensor]:
@@ -348,51 +370,38 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
     raise UserError("the tokenizer has no token to pad with", "set tokenizer.pad_token")
 
 
-def _config(name: str) -> Any:
-    folder = Path(name)
-    if folder.is_dir():
-        check_folder(folder)
-    elif folder.is_file() or not can_be_of_the_hub(name):
-        raise no_folder(name)
-    try:
-        return AutoConfig.from_pretrained(name)
-    except Exception as error:
-        raise unreadable(name, "configuration", error) from error
+def _config(name: str, files: Vetted) -> Any:
+    with readable(name, "configuration", files.folder), quiet():
+        return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a folder holds a model in safetensors; raises UserError."""
-    if not (folder / "config.json").exists():
-        if (folder / "adapter_config.json").exists():
-            raise UserError(
-                f"{folder}: holds only an adapter, not a model",
-                "merge it into its base model first: peft's merge_and_unload(), save_pretrained()",
-            )
-        raise UserError(f"{folder}: no config.json", "give a folder made by save_pretrained()")
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}/config.json: not a model configuration") from error
-    del kind
-    if not list(folder.glob("*.safetensors")):
-        if list(folder.glob("*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.ckpt")):
-            raise UserError(
-                f"{folder}: only a pickle checkpoint, which can run code when loaded",
-                "where you trust it, load it elsewhere and save it again with "
-                "save_pretrained(folder), which writes safetensors",
-            )
-        raise UserError(f"{folder}: no *.safetensors weights")
-    for path in sorted(folder.glob("*.safetensors")):
+def check_size(name: str, config: Any, files: Vetted) -> None:
+    """Refuse a configuration of a model much larger than its files, before it is allocated."""
+    with readable(name, "configuration", files.folder), fence(0), quiet():
         try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path}: broken safetensors file: {error}", "the download may be cut: get it again"
-            ) from error
+            with torch.device("meta"):
+                body = AutoModel.from_config(config, trust_remote_code=False)
+        except ValueError:  # it has no such body; what it is for is asked later
+            return
+    asked = sum(parameter.numel() for parameter in body.parameters())
+    kept = sum(buffer.numel() for buffer in body.buffers())
+    labels = int(getattr(config, "num_labels", 0) or 0) * _width(config)
+    if asked > 1.25 * files.elements + SLACK or max(kept, labels) > 8 * SLACK:
+        raise UserError(
+            f"{name}: {max(asked, kept, labels):,} numbers by its configuration, "
+            f"{files.elements:,} in its files",
+            "mend config.json, or get the model again: weights and configuration do not belong "
+            "together",
+        )
 
 
-def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, bool]:
+def _width(config: Any) -> int:
+    """Return how wide a model is, by whatever name its configuration has for it."""
+    names = ("hidden_size", "d_model", "n_embd", "dim")
+    return max(int(getattr(config, name, 0) or 0) for name in names)
+
+
+def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[PreTrainedModel, bool]:
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
     if reading.fresh_for is None:
@@ -405,12 +414,11 @@ def _model(name: str, config: Any, reading: Reading) -> tuple[PreTrainedModel, b
             "num_labels": len(names),
             "problem_type": "single_label_classification",
         }
-    try:
-        with fence(reading.seed), quiet():
-            # misshapen tensors are refused below, by name and shape
-            model, info = reading.task.load(name, ignore_mismatched_sizes=True, **extra)
-    except Exception as error:  # transformers raises many kinds; all are about this checkpoint
-        raise unreadable(name, "weights", error) from error
+    check_size(name, config, files)
+    with readable(name, "weights", files.folder), fence(reading.seed), quiet():
+        # misshapen tensors are refused below, by name and shape
+        model, info = reading.task.load(str(files.folder), ignore_mismatched_sizes=True, **extra)
+    model.name_or_path = model.config._name_or_path = name
     _check_shapes(name, model, info["mismatched_keys"], fresh)
     _check_keys(name, model, set(info["missing_keys"]), set(info["unexpected_keys"]), fresh)
     if fresh:
@@ -546,23 +554,64 @@ def _begin(parameter: nn.Parameter, name: str, spread: float) -> None:
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Return a model's tokenizer; raises UserError when there is none."""
-    folder = Path(name)
-    if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
+    with vetted(name, weights=False) as files:
+        return tokenizer_in(name, files)
+
+
+def tokenizer_in(name: str, files: Vetted) -> PreTrainedTokenizerBase:
+    """Return the tokenizer among vetted files; raises UserError when there is none."""
+    if not any((files.folder / file).exists() for file in TOKENIZER_FILES):
         raise UserError(
-            f"{folder}: no tokenizer", "copy the tokenizer files (tokenizer.json, ...) beside it"
+            f"{name}: no tokenizer", "copy the tokenizer files (tokenizer.json, ...) beside it"
         )
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        raise unreadable(name, "tokenizer", error) from error
+    with readable(name, "tokenizer", files.folder), quiet():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            files.folder, trust_remote_code=False
+        )
+        made = tokenizer("The film is good.", verbose=False)["input_ids"]
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        kind = type(tokenizer).__name__
+        raise UserError(f"{name}: {kind} is no tokenizer of one text", NO_TOKENIZER)
+    if not made:
+        raise UserError(f"{name}: the tokenizer leaves nothing of a text", NO_TOKENIZER)
+    _at_home(tokenizer, name, files)
     return tokenizer
 
 
-def unreadable(name: str, what: str, error: Exception) -> UserError:
-    """Return the error for a part of a checkpoint that transformers could not read."""
-    if not Path(name).is_dir():
-        return not_given(name, what, error)
-    return UserError(f"{name}: the {what} cannot be read: {' '.join(str(error).split())[:300]}")
+def _at_home(tokenizer: PreTrainedTokenizerBase, name: str, files: Vetted) -> None:
+    """Let a tokenizer say where it is from, and find its files there when it is saved."""
+    staged, home = str(files.folder), str(files.home)
+    for form in (vars(tokenizer), tokenizer.init_kwargs):
+        for key, one in list(form.items()):
+            if isinstance(one, str) and one.startswith(staged):
+                form[key] = one.replace(staged, home, 1)
+    tokenizer.name_or_path = name
+
+
+@contextmanager
+def readable(name: str, what: str, folder: Path) -> Iterator[None]:
+    """Say which part of a checkpoint it is that transformers cannot read; it raises many kinds."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a tokenizer is no Exception
+        said = one_line(str(error).replace(str(folder), name)) or type(error).__name__
+        raise UserError(f"{name}: the {what} cannot be read: {shortened(said, 300)}") from error
+
+
+@contextmanager
+def usable(name: str) -> Iterator[None]:
+    """Say that it is a model that cannot be used, whatever its numbers make torch raise."""
+    try:
+        yield
+    except (AssertionError, ArithmeticError, AttributeError, IndexError, LookupError,
+            NotImplementedError, RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+        said = shortened(f"{type(error).__name__}: {one_line(str(error))}", 300)
+        raise UserError(
+            f"{name}: the model cannot be used: {said}",
+            "configuration and weights do not belong together, or get the model again",
+        ) from error
 
 
 @contextmanager

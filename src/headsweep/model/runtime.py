@@ -13,6 +13,8 @@ from headsweep.settings import checked
 
 Precision = Literal["auto", "fp32", "bf16"]
 
+USUAL_CACHE = 512 << 20
+
 
 @dataclass(frozen=True)
 @checked
@@ -28,7 +30,7 @@ class Runtime:
         measure_in: what a search measures masks in: ``fp32``; ``bf16``, where answers that bf16
             could have changed are taken again in fp32; ``auto``: bf16 where training is.
         cache_mib: memory for hidden states that masks share, in MiB; 0: none; None: a quarter of
-            what is free.
+            what is free, at most 512.
         jobs: processes for healings that are averaged, on a processor; None: as many as pay.
 
     """
@@ -89,7 +91,7 @@ class Runtime:
         """Bytes for shared hidden states; raises UserError when they are not free."""
         free = free_bytes(self.torch_device)
         if self.cache_mib is None:
-            return free // 4
+            return min(free // 4, USUAL_CACHE)
         if self.cache_mib << 20 > free:
             raise UserError(
                 f"a cache of {self.cache_mib} MiB does not fit: {free >> 20} MiB are free",

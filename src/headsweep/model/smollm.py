@@ -65,10 +65,13 @@ def _convert(package: Path, kept: Path) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         # reading GGUF draws a bar of its own, which no setting turns off
         with draft_beside(kept) as draft, quiet(), redirect_stderr(StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=WEIGHTS)
+            tokenizer = AutoTokenizer.from_pretrained(
+                package, gguf_file=WEIGHTS, trust_remote_code=False
+            )
             model = AutoModelForCausalLM.from_pretrained(
                 package,
                 gguf_file=WEIGHTS,
+                trust_remote_code=False,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
             )

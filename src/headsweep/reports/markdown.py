@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headsweep.bench.results.reading import Results
+from headsweep.foreign import plain
 from headsweep.reports.across import LEGEND, PAIRED, Across, across, by_victim, summary
 from headsweep.reports.charts import group_of
 from headsweep.reports.comparison import Difference, Replication, Setting, Spread, Standing
@@ -58,7 +59,7 @@ def markdown(
     lines += ["## How to reproduce", "", *steps(results)]
     if results.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in results.notes)]
-    return "\n".join(lines).rstrip() + "\n"
+    return plain("\n".join(lines).rstrip() + "\n")
 
 
 def _across(found: Across | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from headsweep import __version__
 from headsweep.bench.results.reading import Results
 from headsweep.errors import UserError
+from headsweep.foreign import plain
 from headsweep.reports import charts, tables
 from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
@@ -205,8 +206,11 @@ def _page(
     except ImportError as error:
         raise UserError("the report needs Jinja", "pip install 'headsweep[report]'") from error
     here = files("headsweep.reports")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    data = json.dumps({"charts": specs, "cells": cells}, allow_nan=False).replace("<", "\\u003c")
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
+    shown = {"charts": specs, "cells": _all_shown(cells)}
+    data = json.dumps(shown, allow_nan=False).replace("<", "\\u003c")
     return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(
         title=title,
         settings=settings,
@@ -222,6 +226,18 @@ def _page(
         plotly=charts.bundle(),
         data=data,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Return what the page shows of a value: text of others without what reorders or hides it."""
+    return plain(value) if type(value) is str else value
+
+
+def _all_shown(form: Any) -> Any:
+    """Return JSON with every text in it as the page shows it."""
+    if isinstance(form, Mapping):
+        return {_shown(key): _all_shown(one) for key, one in form.items()}
+    return [_all_shown(one) for one in form] if isinstance(form, list | tuple) else _shown(form)
 
 
 def write(path: Path, text: str) -> None:

@@ -17,25 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headsweep import bounded
+from headsweep.bounded import LARGE
 from headsweep.errors import MissingExtra, UserError, shortened, shown
 
 Cells = dict[str, list[Any]]  # by column
 Rows = list[list[str]]
 LONGEST_FIELD = 2**31 - 1  # what every platform's csv module can be told
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+MOST_COLUMNS = 10_000
+PARQUET_ROWS = 256  # in memory at once: a few bytes of a file may stand for very long cells
 DELIMITED = (".csv", ".tsv")
 
 
 def text_of(path: Path) -> str:
     """Return what a text file holds, line ends as they are; raises UserError."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a text file in UTF-8 (byte {error.start})", "convert it to UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    text = bounded.text_of(path, LARGE)
     if "\0" in text:
         raise UserError(f"{path}: not a text file (it holds NUL bytes)")
     return text
@@ -162,6 +159,7 @@ def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
     for number, row in numbered:
         if number == 1:
             header = [name.strip() for name in row]
+            check_width(path, len(header))
             columns = [[] for _ in header]
         elif len(row) != len(header):
             raise UserError(
@@ -175,6 +173,14 @@ def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
         check_header(str(path), header, columns)
         raise UserError(f"{path}: two columns have the same name", "rename one in the first line")
     return dict(zip(header, columns, strict=True))
+
+
+def check_width(path: Path, columns: int) -> None:
+    """Refuse what is no table of texts; raises UserError."""
+    if columns > MOST_COLUMNS:
+        raise UserError(
+            f"{path}: {columns} columns; {MOST_COLUMNS} are the most", "keep texts and labels only"
+        )
 
 
 def check_header(
@@ -218,13 +224,25 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingExtra("Parquet", "data") from error
+    bounded.size_of(path, LARGE)
+    columns: Cells = {}
+    size = 0
     try:
-        found = parquet.read_table(path)
-        columns = found.to_pydict()
-    except (OSError, ValueError) as error:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            check_width(path, len(schema.names))
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                size += batch.nbytes
+                if size > LARGE:
+                    raise UserError(
+                        f"{path}: more than {LARGE >> 20} MiB of cells", "give fewer rows"
+                    )
+                for name, values in batch.to_pydict().items():
+                    columns.setdefault(name, []).extend(values)
+    except (OSError, ValueError, MemoryError, NotImplementedError, KeyError) as error:
         said = shortened(str(error), 200)
         raise UserError(f"{path}: not a readable Parquet file: {said}") from error
-    return columns, _class_names(found.schema.metadata or {})
+    return columns or {name: [] for name in schema.names}, _class_names(schema.metadata or {})
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

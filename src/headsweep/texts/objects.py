@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headsweep.bounded import check_depth
 from headsweep.errors import UserError, shortened, shown_all
-from headsweep.texts.formats import Cells, is_number, text_of
+from headsweep.texts.formats import Cells, check_width, is_number, text_of
 
 
 def from_json(path: Path) -> Cells:
@@ -24,6 +25,7 @@ def from_json(path: Path) -> Cells:
     if len(records) == 1:
         _check_record(path, records[0])
     names = list(records[0]) if records else []
+    check_width(path, len(names))
     for row, record in enumerate(records, start=1):
         if list(record) != names and set(record) != set(names):
             raise UserError(
@@ -36,8 +38,9 @@ def from_json(path: Path) -> Cells:
 def _listed(path: Path, text: str) -> list[Any]:
     try:
         found: list[Any] = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
+    check_depth(found, str(path))
     return found
 
 
@@ -47,11 +50,12 @@ def _by_line(path: Path, text: str) -> list[Any]:
         if line.strip():
             try:
                 records.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 _check_whole(path, text)
                 raise UserError(
                     f"{path}: line {number} is not JSON: {error}", "write one object a line"
                 ) from error
+    check_depth(records, str(path))
     return records
 
 
@@ -59,7 +63,7 @@ def _check_whole(path: Path, text: str) -> None:
     """Say so where the lines are no objects but the whole file is one."""
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(whole, dict):
         _check_record(path, whole)

@@ -32,6 +32,7 @@ READERS: dict[str, Callable[[Path], formats.Cells]] = {
     ".json": from_json,
 }
 """Readers of text files by ending."""
+LONGEST_TEXT = 1 << 20
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y")
 PAIR_NAMES = (
@@ -287,6 +288,11 @@ def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
             f"{table.cell(name, row)} is not valid Unicode",
             "it holds half of a surrogate pair: mend or remove the row",
         )
+    if len(value) > LONGEST_TEXT:
+        raise UserError(
+            f"{table.cell(name, row)} has {len(value)} characters; {LONGEST_TEXT} are the most",
+            "cut it: a model reads far fewer",
+        )
     return value
 
 
@@ -425,6 +431,8 @@ def _from_datasets(source: str, folder: Path | None = None) -> Table:
 def _hub(datasets: Any, source: str) -> Any:
     name, _, split = source.rpartition(":")
     parts = name.split("/")
+    # from version 4 on it runs no code of a data set, and does not want to be told so
+    more = {"trust_remote_code": False} if int(datasets.__version__.split(".")[0]) < 4 else {}
     if len(parts) == 3:
-        return datasets.load_dataset("/".join(parts[:2]), parts[2], split=split)
-    return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset("/".join(parts[:2]), parts[2], split=split, **more)
+    return datasets.load_dataset(name, split=split, **more)

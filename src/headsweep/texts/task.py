@@ -70,14 +70,14 @@ class Classification:
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a sequence classifier from safetensors."""
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, **more
+            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
         )
         return model, report
 
     def reload(self, folder: Path) -> PreTrainedModel:
         """Load a sequence classifier plainly; never a pickle."""
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True
+            folder, use_safetensors=True, trust_remote_code=False
         )
         return model
 

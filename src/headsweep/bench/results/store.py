@@ -10,7 +10,6 @@ RESULTS/aside/             files that could not be read
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from headsweep.bench.identity import code_hash, commit
 from headsweep.bench.orders import CellOrder
 from headsweep.bench.results.shapes import CELL, VICTIM, fits
+from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
 
@@ -107,10 +107,9 @@ class Store:
 def read_json(path: Path) -> Form | None:
     """Return what a JSON file holds; None where it is no object."""
     try:
-        form = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return table_of(path, LARGE)
+    except UserError:
         return None
-    return form if isinstance(form, dict) else None
 
 
 def read_cell(path: Path) -> Form | None:

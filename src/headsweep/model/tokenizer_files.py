@@ -1,0 +1,218 @@
+"""The files of a tokenizer, within bounds; what could run away is tried in another process first.
+
+Most tokenizers are made of parts that are known to take time in proportion to a text and to make no
+more of it than a few times its length. Only one with other patterns, tables or replacements is
+tried (``tokenizer_trial``): a tenth of a second and loading it once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from headsweep.bounded import LARGE, check_depth, size_of, table_of
+from headsweep.errors import UserError, shortened, shown
+from headsweep.model import tokenizer_trial
+
+FAST = "tokenizer.json"
+SETTINGS = "tokenizer_config.json"
+TOKENIZERS = (
+    FAST, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
+    "merges.txt", "bpe.codes", "dict.txt", "spiece.model", "spm.model", "tokenizer.model",
+    "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm",
+    "target_vocab.json", "entity_vocab.json", "chat_template.jinja",
+)  # fmt: skip
+"""Every file that a tokenizer is made of; no other is shown to transformers."""
+MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
+WIDEST = 1 << 20
+GROWTH = 64
+KNOWN_PARTS = frozenset((
+    "BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt",
+    "ByteLevel", "Prepend", "Sequence", "Replace", "BertPreTokenizer", "Whitespace",
+    "WhitespaceSplit", "Metaspace", "Punctuation", "Digits", "UnicodeScripts", "Split",
+    "CharDelimiterSplit", "BertProcessing", "RobertaProcessing", "TemplateProcessing", "BPE",
+    "WordPiece", "WordLevel", "Unigram", "ByteFallback", "Fuse", "CTC", "BPEDecoder",
+))  # fmt: skip
+KNOWN_PATTERNS = frozenset((
+    " {2,}",
+    r"\s+",
+    r"\d",
+    r"\d{1,3}",
+    r"\p{N}{1,3}",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+))  # fmt: skip
+"""Patterns of GPT-2, Llama 3, Qwen 2 and of the sentencepiece kind: none of them tries twice."""
+NO_TOKENIZER = "get the tokenizer's files again, from where the model comes from"
+
+
+def check_tokenizer(home: Path, folder: Path) -> None:
+    """Check the files of a tokenizer that were put into a folder.
+
+    Args:
+        home: where they come from, for what is said.
+        folder: where they are.
+
+    Raises:
+        UserError: one is none, asks for too much, or did not stand the trial.
+
+    """
+    if (folder / SETTINGS).exists():
+        _check_settings(home / SETTINGS, table_of(folder / SETTINGS))
+    for name in ("added_tokens.json", "vocab.json"):
+        if (folder / name).exists():
+            _check_tokens(home / name, table_of(folder / name, LARGE))
+    if (folder / FAST).exists():
+        form = _read(home / FAST, folder / FAST)
+        _check_form(home / FAST, form)
+        if not _harmless(form):
+            _try(home / FAST, folder / FAST, _patterns(form))
+
+
+def _read(named: Path, path: Path) -> dict[str, Any]:
+    size_of(path, LARGE)
+    try:
+        form = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{named}: not valid JSON: {error}", NO_TOKENIZER) from error
+    if not isinstance(form, dict):
+        raise UserError(f"{named}: not a tokenizer, but {shown(form)}", NO_TOKENIZER)
+    check_depth({key: one for key, one in form.items() if key != "model"}, str(named))
+    return form
+
+
+def _check_settings(named: Path, form: Mapping[str, Any]) -> None:
+    for key in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+        many = form.get(key)
+        if isinstance(many, dict | list) and len(many) > MOST_ADDED:
+            raise _too_many(named, len(many))
+    for key in ("tokenizer_class", "padding_side", "truncation_side"):
+        if not isinstance(form.get(key, ""), str | None):
+            raise UserError(f"{named}: {key} is {shown(form[key])}, not a name", NO_TOKENIZER)
+    longest = form.get("model_max_length", 1)
+    if longest is not None and (not isinstance(longest, int | float) or not longest > 0):
+        raise UserError(f"{named}: model_max_length is {shown(longest)}", NO_TOKENIZER)
+
+
+def _too_many(named: Path, count: int) -> UserError:
+    return UserError(f"{named}: {count} added tokens; {MOST_ADDED} are the most", NO_TOKENIZER)
+
+
+def _check_tokens(named: Path, form: Mapping[str, Any]) -> None:
+    if len(form) > MOST_TOKENS or (named.name == "added_tokens.json" and len(form) > MOST_ADDED):
+        raise _too_many(named, len(form))
+    wrong = next((key for key, one in form.items() if type(one) is not int), None)
+    if wrong is not None:
+        raise UserError(f"{named}: the token {shown(wrong)} has no number", NO_TOKENIZER)
+
+
+def _check_form(named: Path, form: Mapping[str, Any]) -> None:
+    """Refuse what makes much of little before any text is read."""
+    added = form.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(one, dict) for one in added):
+        raise UserError(f"{named}: added_tokens is no list of tokens", NO_TOKENIZER)
+    if len(added) > MOST_ADDED:
+        raise _too_many(named, len(added))
+    for one in added:
+        if not isinstance(one.get("content"), str) or len(one["content"]) > LONGEST_TOKEN:
+            raise UserError(f"{named}: an added token that is none: {shown(one)}", NO_TOKENIZER)
+    for key in ("padding", "truncation"):
+        for part in _tables(form.get(key)):
+            wide = [one for one in part.values() if isinstance(one, int) and one > WIDEST]
+            if wide and key == "padding":
+                raise UserError(f"{named}: pads texts to {wide[0]} tokens", NO_TOKENIZER)
+    special = form.get("post_processor") or {}
+    for part in _tables(special):
+        ids = part.get("ids")
+        if isinstance(ids, list) and len(ids) > GROWTH:
+            raise UserError(f"{named}: adds {len(ids)} tokens to every text", NO_TOKENIZER)
+        for key in ("single", "pair"):
+            if isinstance(part.get(key), list) and len(part[key]) > GROWTH:
+                raise UserError(f"{named}: adds {len(part[key])} tokens to a text", NO_TOKENIZER)
+
+
+def _tables(form: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every table in JSON, itself first."""
+    if isinstance(form, dict):
+        yield form
+        form = list(form.values())
+    for one in form if isinstance(form, list) else ():
+        yield from _tables(one)
+
+
+def _parts(form: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the parts that a tokenizer is made of, but for the tables of its tokens."""
+    model = form.get("model")
+    model = model if isinstance(model, dict) else {}
+    plain = {key: one for key, one in model.items() if not isinstance(one, dict | list)}
+    keys = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    return [plain, *(part for key in keys for part in _tables(form.get(key)))]
+
+
+def _patterns(form: Mapping[str, Any]) -> list[str]:
+    found = (part.get("Regex") for part in _parts(form))
+    return [one for one in found if isinstance(one, str)]
+
+
+def _harmless(form: Mapping[str, Any]) -> bool:
+    """Tell whether a tokenizer is made of parts alone that are known to behave."""
+    growth = 1.0
+    for part in _parts(form):
+        kind = part.get("type")
+        if kind is not None and (not isinstance(kind, str) or kind not in KNOWN_PARTS):
+            return False
+        if kind == "Replace":
+            growth *= _growth(part)
+        if kind == "Prepend" and len(str(part.get("prepend", ""))) > GROWTH:
+            return False
+        if part.get("max_input_chars_per_word", 0) not in range(1001):
+            return False
+    return growth <= GROWTH and set(_patterns(form)) <= KNOWN_PATTERNS
+
+
+def _growth(part: Mapping[str, Any]) -> float:
+    """Return how much longer a replacement may make a text."""
+    pattern, content = part.get("pattern"), part.get("content")
+    if not isinstance(pattern, dict) or not isinstance(content, str):
+        return float("inf")
+    least = len(pattern["String"]) if isinstance(pattern.get("String"), str) else 1
+    return max(1.0, len(content) / least) if least else float("inf")
+
+
+def _try(named: Path, path: Path, patterns: list[str]) -> None:
+    """Try a tokenizer in a process of its own; raises UserError."""
+    # -P: the folder that somebody stands in is no place to import from
+    command = [sys.executable, "-P", str(Path(tokenizer_trial.__file__)), str(path)]
+    few = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    try:
+        ended = subprocess.run(
+            command,
+            input="\0".join(patterns).encode("utf-8", "replace"),
+            capture_output=True,
+            timeout=2 * tokenizer_trial.SECONDS,
+            check=False,
+            env=os.environ | few,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"{named}: its patterns take too long over short texts", NO_TOKENIZER
+        ) from error
+    said = ended.stdout.decode("utf-8", "replace").strip()
+    if ended.returncode or said:
+        why = said or _cause(ended.returncode, ended.stderr.decode("utf-8", "replace"))
+        raise UserError(f"{named}: did not stand a trial on short texts: {why}", NO_TOKENIZER)
+
+
+def _cause(code: int, said: str) -> str:
+    """Return why a process ended, in a few words."""
+    if code < 0:
+        return f"ended by signal {-code} (its limit of time or memory, or a crash)"
+    return shortened(said.strip().split("\n")[-1], 200) or f"ended with {code}"

@@ -1,0 +1,289 @@
+"""A model that nobody trusts, as transformers may see it: checked, bounded and without code.
+
+transformers follows what a folder says: ``auto_map`` to code, an index or ``transformers_weights``
+to a pickle, ``adapter_config.json`` to another model, ``attn_implementation`` to a kernel of the
+Hub. So it is never shown the folder. It is shown another one, made for the time of loading, that
+holds links to the files that were looked through, and configurations without those keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from transformers import CONFIG_MAPPING
+
+from headsweep.bounded import LARGE, SMALL, size_of, table_of
+from headsweep.errors import UserError, shortened, shown
+from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
+from headsweep.model.hub import can_be_of_the_hub, fetched, no_folder
+from headsweep.model.tokenizer_files import TOKENIZERS, check_tokenizer
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+CODE = "auto_map"
+NOT_FOLLOWED = frozenset((
+    CODE, "transformers_weights", "_name_or_path", "_commit_hash", "base_model_name_or_path",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+    "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
+    "custom_generate", "custom_pipelines", "extra_files", "name_or_path", "init_inputs",
+    "tp_plan", "base_model_tp_plan", "_pre_quantization_dtype", "use_kernels",
+))  # fmt: skip
+"""Keys that lead elsewhere, or choose code; without them the model is the same."""
+FILE_KEY = re.compile(r".*_files?")  # of tokenizers: vocab_file, fast_tokenizer_files, ...
+BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
+    (re.compile(pattern), low, high, what)
+    for pattern, low, high, what in (
+        (r"num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers",
+         1, 1024, "layers"),
+        (r"num_(attention|key_value)_heads|n_heads?|(en|de)coder_attention_heads",
+         1, 4096, "heads"),
+        (r"(hidden|intermediate|embedding|moe_intermediate)_size|n_embd|dim|hidden_dim|head_dim"
+         r"|d_model|d_ff|d_kv|(en|de)coder_ffn_dim|ffn_dim", 1, 1 << 20, "wide"),
+        (r"n_inner", 0, 1 << 20, "wide"),
+        (r"vocab_size", 1, 1 << 22, "tokens"),
+        (r"num_labels", 0, 10_000, "labels"),
+        (r".*experts.*", -1, 4096, "experts"),
+        (r"max_position_embeddings|n_positions|n_ctx|type_vocab_size|max_relative_positions"
+         r"|position_buckets", -1, 1 << 24, "positions"),
+        (r"(num|n)_.*|.*_(size|dim|layers|heads|length|width|groups|buckets|rank|embeddings)",
+         -(1 << 31), 1 << 31, "of anything"),
+    )
+)  # fmt: skip
+WHOLE = len(BOUNDS) - 2  # the first so many of these are whole numbers or nothing
+MOST_LABELS, LONGEST_LABEL, MOST_ENTRIES = 10_000, 1_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Vetted:
+    """What transformers is given.
+
+    Attributes:
+        folder: the files to load, for as long as the context lasts.
+        home: where they are.
+        config: what its configuration says, as transformers reads it.
+        shards: the files of weights; empty where they were not asked for.
+        notes: what was left out.
+
+    """
+
+    folder: Path
+    home: Path
+    config: Mapping[str, Any]
+    shards: tuple[Shard, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """How many numbers the weights are."""
+        return sum(shard.elements for shard in self.shards)
+
+
+@contextmanager
+def vetted(source: str | Path, weights: bool = True) -> Iterator[Vetted]:
+    """Yield what of a model may be loaded; it is there until the context ends.
+
+    Args:
+        source: a folder, or a name of the Hub.
+        weights: whether they are wanted too.
+
+    Raises:
+        UserError: something in it is not what it is named after, is too large, or leads elsewhere.
+
+    """
+    name = str(source)
+    home = _home(name, weights)
+    config, named, notes = _config(home)
+    shards = shards_of(home, named) if weights else ()
+    _check_memory(name, shards)
+    with tempfile.TemporaryDirectory(prefix="headsweep-") as temporary:
+        folder = Path(temporary)
+        _write(folder / CONFIG, config)
+        notes += _stage_small(home, folder)
+        _stage_weights(folder, shards)
+        yield Vetted(folder, home, config, shards, notes)
+
+
+def _home(name: str, weights: bool) -> Path:
+    folder = Path(name)
+    try:
+        if folder.is_dir():
+            return folder.absolute()
+        if folder.is_file() or not can_be_of_the_hub(name):
+            raise no_folder(name)
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        raise UserError(f"{name}: is no path", "give a folder") from error
+    return fetched(name, (GENERATION, *TOKENIZERS), weights)
+
+
+def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
+    """Return a model's configuration within bounds, and what it names as its weights."""
+    if not there(home, CONFIG):
+        if there(home, "adapter_config.json"):
+            raise UserError(
+                f"{home}: holds only an adapter, not a model",
+                "merge it into its base model first: peft's merge_and_unload(), save_pretrained()",
+            )
+        raise UserError(f"{home}: no config.json", "give a folder made by save_pretrained()")
+    path = inside(home, CONFIG)
+    form = table_of(path, fix="give a folder made by save_pretrained()")
+    kind = form.get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(
+            f"{path}: not a model configuration: model_type is {shown(kind)}",
+            "give a folder made by save_pretrained()",
+        )
+    notes = _code_noted(path, form)
+    if notes and kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"{path}: the architecture {shown(kind)} is known only to code that the model brings "
+            "(auto_map), and no code of a model is ever run",
+            "give a model of an architecture that transformers knows",
+        )
+    if form.get("quantization_config"):
+        raise UserError(
+            f"{path}: the weights are quantised", "give the model in its full precision"
+        )
+    named = form.get("transformers_weights")
+    form = _cleaned(form)
+    _check_config(path, form)
+    return form, named, notes
+
+
+def _code_noted(path: Path, form: Mapping[str, Any]) -> tuple[str, ...]:
+    told = f"{path.name} names code of the model's own (auto_map), which is never run"
+    return (told,) if form.get(CODE) else ()
+
+
+def _cleaned(form: Any) -> Any:
+    """Return a configuration without the keys that lead elsewhere, at any depth."""
+    if isinstance(form, dict):
+        return {key: _cleaned(one) for key, one in form.items() if key not in NOT_FOLLOWED}
+    return [_cleaned(one) for one in form] if isinstance(form, list) else form
+
+
+def _check_config(path: Path, form: Mapping[str, Any]) -> None:
+    for count, (key, value) in enumerate(_entries(form)):
+        if count > MOST_ENTRIES:
+            raise UserError(f"{path}: more than {MOST_ENTRIES} entries")
+        _check_number(path, key, value)
+    for key in ("id2label", "label2id"):
+        _check_labels(path, key, form.get(key))
+    architectures = form.get("architectures")
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
+    ):
+        raise UserError(f"{path}: architectures is no list of names: {shown(architectures)}")
+
+
+def _entries(form: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(form, dict):
+        for name, one in form.items():
+            yield from _entries(one, name)
+    elif isinstance(form, list):
+        for one in form:
+            yield from _entries(one, key)
+    else:
+        yield key, form
+
+
+def _check_number(path: Path, key: str, value: Any) -> None:
+    """Refuse a number out of the bounds of its key, and what is none where one must be."""
+    for place, (pattern, low, high, what) in enumerate(BOUNDS):
+        if not pattern.fullmatch(key):
+            continue
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if place < WHOLE and not whole and value is not None and what != "experts":
+            raise UserError(
+                f"{path}: {shortened(key)} is {shown(value)}, not a whole number",
+                "mend config.json",
+            )
+        if whole and not low <= value <= high:
+            raise UserError(
+                f"{path}: {shortened(key)} is {shown(value)}; from {low} to {high} is read",
+                "mend config.json, or get the model again",
+            )
+        return
+
+
+def _check_labels(path: Path, key: str, labels: object) -> None:
+    if labels is None:
+        return
+    if not isinstance(labels, dict):
+        raise UserError(f"{path}: {key} is no table: {shown(labels)}", "mend config.json")
+    if len(labels) > MOST_LABELS:
+        raise UserError(f"{path}: {len(labels)} labels; {MOST_LABELS} are the most")
+    for name in labels.values() if key == "id2label" else labels:
+        if not isinstance(name, str | int | float) or len(str(name)) > LONGEST_LABEL:
+            raise UserError(f"{path}: a label that is no name: {shown(name)}", "mend config.json")
+
+
+def _check_memory(name: str, shards: tuple[Shard, ...]) -> None:
+    need = 4 * sum(shard.elements for shard in shards)  # they are widened to float32
+    free = int(psutil.virtual_memory().available)
+    if need > free:
+        raise UserError(
+            f"{name}: its weights take {need >> 20} MiB in float32, {free >> 20} MiB are free",
+            "take a machine with more memory",
+        )
+
+
+def _stage_small(home: Path, folder: Path) -> tuple[str, ...]:
+    """Put the files of the tokenizer, and how it generates, where transformers may see them."""
+    notes: tuple[str, ...] = ()
+    for name in (GENERATION, *TOKENIZERS):
+        if not there(home, name):
+            continue
+        path = inside(home, name)
+        if name in (GENERATION, "tokenizer_config.json", "special_tokens_map.json"):
+            form = table_of(path)
+            notes += _code_noted(path, form)
+            _write(folder / name, _without_files(_cleaned(form)))
+        else:
+            size_of(
+                path, LARGE if name not in ("chat_template.jinja", "added_tokens.json") else SMALL
+            )
+            _link(path, folder / name)
+    check_tokenizer(home, folder)
+    return notes
+
+
+def _without_files(form: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in form.items() if not FILE_KEY.fullmatch(key)}
+
+
+def _stage_weights(folder: Path, shards: tuple[Shard, ...]) -> None:
+    if len(shards) == 1:
+        _link(shards[0].path, folder / WEIGHTS)
+        return
+    named = []
+    for number, shard in enumerate(shards, start=1):
+        place = folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _link(shard.path, place)
+        named.append(Shard(place, shard.shapes))
+    if named:
+        _write(folder / INDEX, index_of(tuple(named)))
+
+
+def _write(path: Path, form: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(form), encoding="utf-8")
+
+
+def _link(path: Path, place: Path) -> None:
+    """Put a file elsewhere without copying it, where the system can."""
+    real = path.resolve()
+    for way in (os.symlink, os.link, shutil.copyfile):
+        try:
+            way(real, place)
+        except OSError:
+            continue
+        return
+    raise UserError(f"{path}: cannot be read from {place.parent}", "set TMPDIR to another folder")

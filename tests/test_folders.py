@@ -1,0 +1,107 @@
+"""Output folders: one run at a time, whole or as before, and nothing of dead runs left."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from headsweep.errors import UserError
+from headsweep.export import folders
+from headsweep.export.folders import check_free, drafted
+from headsweep.model.runtime import USUAL_CACHE, Runtime
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has such names")
+HOLD = """
+import sys
+from pathlib import Path
+from headsweep.export.folders import reserve
+reserve(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def filled(folder, text):
+    folder.mkdir()
+    (folder / "demo.json").write_text('{"format": "headsweep.demo/1"}')
+    (folder / "text").write_text(text)
+    return folder
+
+
+@LINUX
+def test_two_runs_cannot_write_one_folder(tmp_path):
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", HOLD, str(out)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another run is writing it"):
+            check_free(out, overwrite=False)
+        check_free(tmp_path / "other", overwrite=False)
+        other.kill()  # however it ends, the folder is free again
+    check_free(out, overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@LINUX
+def test_drafts_of_dead_runs_are_removed_and_what_they_moved_comes_back(tmp_path):
+    out, dead = tmp_path / "out", tmp_path / ".out.0123abcd"
+    dead.mkdir()
+    filled(dead / "old", "before")
+    for name in (".out.notes", ".out.0123abcde", ".other.0123abcd"):  # none of ours
+        (tmp_path / name).mkdir()
+    with pytest.raises(ZeroDivisionError), drafted(out, overwrite=False):
+        raise ZeroDivisionError
+    assert (out / "text").read_text() == "before"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"out", ".out.notes", ".out.0123abcde", ".other.0123abcd"}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_overwriting_leaves_the_new_folder_alone(tmp_path, monkeypatch, at_once):
+    if not at_once:
+        monkeypatch.setattr(folders, "_exchanged", lambda *_: False)
+    out = filled(tmp_path / "out", "before")
+    with drafted(out, overwrite=True) as draft:
+        (draft / "text").write_text("after")
+        assert (out / "text").read_text() == "before"
+    assert (out / "text").read_text() == "after"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@LINUX
+def test_the_two_folders_are_exchanged_in_one_step(tmp_path, monkeypatch):
+    """No rename takes the old one away first: with every other rename refused it still works."""
+    out = filled(tmp_path / "out", "before")
+    monkeypatch.setattr(type(out), "rename", lambda *_: pytest.fail("a moment without either"))
+    with drafted(out, overwrite=True) as draft:
+        (draft / "text").write_text("after")
+    assert (out / "text").read_text() == "after"
+
+
+def test_a_full_disk_leaves_the_mask_of_the_search(
+    trained_folder, csv_file, tmp_path, monkeypatch, capsys
+):
+    from headsweep.cli import main
+    from headsweep.purification import purified
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(purified, "save_model", full)
+    words = ["purify", trained_folder, "--data", csv_file, "--out", tmp_path / "out", "--device",
+             "cpu", "-q", "--strategy", "random", "--heal-epochs", "0", "--max-drop", "0.4"]  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, words)))
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "No space left on device" in said
+    assert "the head mask is kept" in said
+    assert (tmp_path / "out.head-mask.json").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_usual_cache_suits_a_laptop():
+    assert Runtime(device="cpu").cache_bytes <= USUAL_CACHE == 512 << 20

@@ -1,0 +1,191 @@
+"""Hostile folders and files: a sample of the corpus, and what loading must never do.
+
+``HEADSWEEP_HOSTILE=1`` runs all of it (about ten minutes).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hostile
+from conftest import CPU
+from headsweep.cli.ending import unforeseen
+from headsweep.errors import UserError
+from headsweep.foreign import in_json, in_markdown, plain
+from headsweep.model.loading import load_suspect
+from headsweep.model.tokenizer_files import _harmless
+from headsweep.model.vetting import vetted
+
+ALL = os.environ.get("HEADSWEEP_HOSTILE", "0") not in ("", "0")
+NAMES = list(hostile.CASES) if ALL else hostile.sample()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What came of every case, each run in a child of one process of its own."""
+    out = tmp_path_factory.mktemp("hostile") / "table.tsv"
+    words = [sys.executable, Path(hostile.__file__), out, *([] if ALL else ["SAMPLE"])]
+    subprocess.run(list(map(str, words)), check=False, capture_output=True)
+    rows = [line.split("\t") for line in out.read_text("utf-8").splitlines()[1:]]
+    return {row[0]: row for row in rows}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_hostile_ends_in_a_line(outcomes, name):
+    """Exit code 0, 1 or 2; no traceback, no canary, nothing outside --out, in time and memory."""
+    row = outcomes[ascii(name)[1:-1]]
+    assert row[6] == "as it must", row
+
+
+def test_the_corpus_is_as_large_as_the_page_says():
+    data = [name for name, one in hostile.CASES.items() if one.kind == "data"]
+    assert len(data) >= 60
+    assert len(hostile.CASES) - len(data) >= 300
+
+
+@pytest.fixture
+def folder(trained_folder, tmp_path):
+    """A copy of an honest folder, to be spoilt."""
+    import shutil
+
+    return Path(shutil.copytree(trained_folder, tmp_path / "suspect"))
+
+
+def test_transformers_sees_only_what_was_looked_through(folder):
+    for name in ("evil.py", "pytorch_model.bin", "adapter_config.json", "x.safetensors"):
+        (folder / name).write_text("x")
+    form = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(form | {"auto_map": {"AutoModel": "evil.E"}}))
+    with vetted(folder) as files:
+        seen = {path.name for path in files.folder.iterdir()}
+        config = json.loads((files.folder / "config.json").read_text())
+    assert not files.folder.exists()
+    assert seen <= {path.name for path in folder.iterdir()} - {"evil.py", "pytorch_model.bin"}
+    assert not seen & {"adapter_config.json", "x.safetensors"}
+    assert config == {key: one for key, one in form.items() if key != "auto_map"}
+    assert load_suspect(folder, CPU).notes == (
+        "config.json names code of the model's own (auto_map), which is never run",
+    )
+
+
+def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(folder, tmp_path):
+    """Files of a snapshot are links to blobs beside; any other link out is refused."""
+    home = tmp_path / "models--org--tiny"
+    snapshot, blobs = home / "snapshots" / ("0" * 40), home / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("../..") / "blobs" / str(number))
+    assert load_suspect(snapshot, CPU).notes == ()
+    secret = tmp_path / "secret"
+    (blobs / "0").rename(secret)
+    first = min(snapshot.iterdir())
+    first.unlink()
+    first.symlink_to(secret)
+    with pytest.raises(UserError, match="leads out of the folder"):
+        load_suspect(snapshot, CPU)
+
+
+def test_shards_of_save_pretrained_are_read(trained_folder, tmp_path):
+    import torch
+
+    whole = load_suspect(trained_folder, CPU)
+    whole.model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    whole.tokenizer.save_pretrained(tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    again = load_suspect(tmp_path / "sharded", CPU)
+    assert again.notes == ()
+    theirs = again.model.state_dict()
+    assert all(torch.equal(x, theirs[key]) for key, x in whole.model.state_dict().items())
+
+
+def test_an_honest_tokenizer_is_not_tried_in_another_process(trained_folder):
+    assert _harmless(json.loads((trained_folder / "tokenizer.json").read_text("utf-8")))
+
+
+def test_a_manifest_chooses_no_adapter(folder):
+    """What a folder says of itself would have measured the FFN instead of the heads."""
+    told = {"format": "headsweep.manifest/1", "adapter": hostile.ELSEWHERE}
+    (folder / "headsweep.json").write_text(json.dumps(told))
+    own = load_suspect(folder, CPU).anatomy.adapter
+    assert own.output == "attention.output.dense"
+
+
+def test_foreign_text_is_shown_and_not_obeyed():
+    assert plain("a\x1b[2J\u202eb\ud800\x9b") == r"a\x1b[2J\u202eb\ud800\x9b"
+    assert plain("Grüße 中文 ■ \n\t") == "Grüße 中文 ■ \n\t"
+    told = json.dumps({"\u202e": "\ud83d\U0001f600\U000e0041é"}, ensure_ascii=False)
+    assert json.loads(in_json(told)) == json.loads(told)
+    in_json(told).encode("utf-8")
+    shown = in_markdown("a|b <img src=x> `c` [x](http://y)\n# z")
+    assert shown == r"a\|b &lt;img src=x\> \`c\` \[x\](http\://y) # z"
+    assert str(UserError("a\n  fix: b")) == "a fix: b"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RecursionError("maximum"), "nested too deeply"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (OSError(28, "No space left on device", "/x/y"), "/x/y: the disk is full"),
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: not allowed"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), "not valid Unicode"),
+        (ZeroDivisionError("division"), "unforeseen: ZeroDivisionError: division"),
+    ],
+)
+def test_what_nobody_foresaw_is_a_line(error, told):
+    said = unforeseen(error)
+    assert told in said.what
+    assert "\n" not in said.what
+
+
+def test_the_trace_is_shown_where_it_is_asked_for(run_command, monkeypatch):
+    from headsweep.model import loading
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("here")
+
+    monkeypatch.setattr(loading, "load_suspect", fails)
+    code, err = run_command("inspect", ".")
+    assert (code, "Traceback" in err) == (2, False)
+    assert "unforeseen: ZeroDivisionError: here" in err
+    assert "--debug" in err
+    code, err = run_command("inspect", ".", "--debug")
+    assert (code, "Traceback" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_end_a_process_act_as_ctrl_c(run_command, monkeypatch, name):
+    import signal
+
+    from headsweep.model import loading
+
+    monkeypatch.setattr(
+        loading, "load_suspect", lambda *_, **__: signal.raise_signal(getattr(signal, name))
+    )
+    before = signal.getsignal(getattr(signal, name))
+    code, err = run_command("inspect", ".")
+    assert (code, "interrupted: nothing was written" in err) == (130, True)
+    assert signal.getsignal(getattr(signal, name)) is before
+
+
+@pytest.fixture
+def run_command(capsys):
+    """Run the command line; return its exit code and what it said on standard error."""
+
+    def run(*words):
+        from headsweep.cli import main
+
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
+        return stop.value.code, capsys.readouterr().err
+
+    return run
