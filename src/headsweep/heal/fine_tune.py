@@ -30,6 +30,7 @@ from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
+from headsweep.model.base import base_weights, mix_in
 from headsweep.model.borrowing import evaluating
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
@@ -97,6 +98,9 @@ class FineTune:
         how: ``uniform``: all of them; ``greedy``: those with which accuracy does not fall.
         beyond: how far past the pruned weights the result may lie, 1: no farther than the mean;
             the farthest place that holds the bound is taken.
+        base: the public encoder that the suspect was fine-tuned from, a folder or a name on the
+            Hub: its weights are mixed in first (``model.base``); None: nobody knows one.
+        mix: how far towards the base, as a fraction.
         compact: leave out the work of pruned heads where the architecture allows.
 
     """
@@ -112,6 +116,8 @@ class FineTune:
     members: int = 1
     how: How = "uniform"
     beyond: float = 1.0
+    base: str | None = None
+    mix: float = 0.5
     compact: bool = hidden(True)
 
     def __post_init__(self) -> None:
@@ -122,6 +128,8 @@ class FineTune:
             raise UserError(f"an attention penalty of {self.attention}", "give 0 or more")
         if self.halvings < 0:
             raise UserError(f"{self.halvings} halvings of the learning rate", "give 0 or more")
+        if not 0 <= self.mix <= 1:
+            raise UserError(f"a share of {self.mix} of the base", "give mix as 0 to 1")
         if self.members < 1:
             raise UserError(f"a soup of {self.members} healings", "give 1 or more members")
         if not 1 <= self.beyond <= MOST_BEYOND:
@@ -149,11 +157,23 @@ class FineTune:
         return 3.5 * self.epochs * examples * self.members
 
     def fitted(self, anatomy: Anatomy) -> tuple[FineTune, list[str]]:
-        """Return it without the attention penalty where the model gives no attention weights."""
+        """Return it without the attention penalty where the model gives no attention weights.
+
+        Raises:
+            UserError: the model was not fine-tuned from the base.
+
+        """
+        notes = []
+        if self.base is not None:
+            base_weights(anatomy, self.base)
+            notes.append(
+                f"{self.mix:.0%} of every weight is of {self.base}, which is trusted: the threat "
+                "model of the paper has no such model"
+            )
         if not (self.attention and self.trains) or gives_attention(anatomy):
-            return self, []
+            return self, notes
         told = "this model gives no attention weights: healed without the attention penalty"
-        return replace(self, attention=0.0), [told]
+        return replace(self, attention=0.0), [*notes, told]
 
     def cooler(self) -> FineTune | None:
         """Return the healing to try when this one has lost too much; None: there is none."""
@@ -170,9 +190,11 @@ class FineTune:
                 guessing.
 
         """
+        if self.base is not None:
+            mix_in(view.anatomy, choice.mask, self.base, self.mix)
         if not self.trains or (self.members == 1 and self.beyond == 1):
             return self._once(view, choice)
-        one = replace(self, members=1, beyond=1.0, halvings=0)
+        one = replace(self, members=1, beyond=1.0, halvings=0, base=None)
         made = made_members(view, choice, one, self.members)
         return simmer(view, made, self.members, self.how, self.beyond, need).to_json() | {
             "lr": self.lr

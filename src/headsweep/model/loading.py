@@ -137,7 +137,7 @@ def load_suspect(
     name = str(source)
     _check_noted(name)
     with vetted(name) as files:
-        config = _config(name, files)
+        config = read_config(name, files)
         check_one_stack(config)
         if reading.adapter is None:
             adapter_for(config.model_type)
@@ -153,7 +153,7 @@ def load_suspect(
 def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> Labels:
     """Return the labels that ``load_suspect`` would give, without reading the weights."""
     with vetted(source, weights=False) as files:
-        config = _config(str(source), files)
+        config = read_config(str(source), files)
     return Labels.of(config.id2label) if fresh_for is None else _fresh_labels(config, fresh_for)
 
 
@@ -370,7 +370,8 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
     raise UserError("the tokenizer has no token to pad with", "set tokenizer.pad_token")
 
 
-def _config(name: str, files: Vetted) -> Any:
+def read_config(name: str, files: Vetted) -> Any:
+    """Return the configuration of a vetted folder; raises UserError, naming it by ``name``."""
     with readable(name, "configuration", files.folder), quiet():
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
 

@@ -1,0 +1,99 @@
+"""A trusted base mixed in, against weights mixed by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from conftest import CPU, Way, cleanse, sentences, tiny_model
+from headsweep.errors import UserError
+from headsweep.heal.fine_tune import FineTune
+from headsweep.model.removal import pieces
+from headsweep.prune.choice import Choice
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.task.training import copied
+from test_healing import pruned_view
+
+MIXED = FineTune(epochs=0, base="", mix=0.3)
+
+
+@pytest.fixture
+def base(tmp_path):
+    """An encoder without a classifier, saved as one finds them."""
+    torch.manual_seed(7)
+    model = AutoModel.from_config(tiny_model("bert").config)
+    model.save_pretrained(tmp_path / "base")
+    return tmp_path / "base", model
+
+
+def test_every_tensor_moves_towards_the_base_and_pruned_heads_stay_zero(tiny, base):
+    folder, encoder = base
+    view, mask = pruned_view(tiny)
+    before = copied(view.anatomy.model)
+    replace(MIXED, base=str(folder)).heal(view, Choice(mask))
+    theirs = encoder.state_dict()
+    own = dict(view.anatomy.model.named_parameters())
+    assert not any(piece.any() for piece in pieces(view.anatomy, mask))
+    moved = 0
+    for name, parameter in own.items():
+        other = theirs.get(name.removeprefix("bert."))
+        if other is None or not name.startswith("bert."):
+            assert torch.equal(parameter, before[name]), name
+            continue
+        by_hand = 0.7 * before[name] + 0.3 * other
+        kept = parameter != 0 if "attention" in name else torch.ones_like(parameter, dtype=bool)
+        assert torch.allclose(parameter[kept], by_hand[kept], atol=1e-6), name
+        moved += 1
+    assert moved == len(theirs.keys() & {n.removeprefix("bert.") for n in own})
+
+
+def test_a_soup_mixes_once(tiny, base):
+    view, mask = pruned_view(tiny)
+    again, _ = pruned_view(tiny)
+    soup = FineTune(epochs=0.25, lr=1e-9, members=2, base=str(base[0]), mix=0.5)
+    soup.heal(view, Choice(mask))
+    replace(MIXED, base=str(base[0]), mix=0.5).heal(again, Choice(mask))
+    one, other = view.anatomy.model.state_dict(), again.anatomy.model.state_dict()
+    assert all(torch.allclose(one[n], other[n], atol=1e-6) for n in one)
+
+
+def test_a_purification_says_that_a_base_was_trusted(trained_folder, base):
+    heal = FineTune(1, base=str(base[0]), mix=0.1)
+    done = cleanse(
+        trained_folder, sentences(60), Gradient(step=2), Way(0.9, heal=heal, runtime=CPU)
+    )
+    assert done.manifest["heal"]["fields"]["base"] == str(base[0])
+    assert any("which is trusted" in note for note in done.manifest["notes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"vocab_size": 130}, "its vocab_size is 130"),
+        ({"hidden_size": 64}, "its hidden_size is 64"),
+        ({"num_hidden_layers": 3}, "its num_hidden_layers is 3"),
+        ({"intermediate_size": 96}, "intermediate.dense.weight is"),
+    ],
+)
+def test_a_base_of_another_shape_is_refused_before_the_search(
+    trained_folder, tmp_path, changes, told
+):
+    AutoModel.from_config(tiny_model("bert", **changes).config).save_pretrained(tmp_path / "other")
+    heal = FineTune(1, base=str(tmp_path / "other"))
+    with pytest.raises(UserError, match=told):
+        cleanse(trained_folder, sentences(60), Gradient(step=2), Way(0.5, heal=heal, runtime=CPU))
+
+
+def test_a_base_of_another_architecture_is_refused(trained_folder, tmp_path):
+    AutoModel.from_config(tiny_model("roberta").config).save_pretrained(tmp_path / "other")
+    heal = FineTune(1, base=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="its model_type is roberta"):
+        cleanse(trained_folder, sentences(60), Gradient(step=2), Way(0.5, heal=heal, runtime=CPU))
+
+
+def test_a_share_is_a_fraction():
+    with pytest.raises(UserError, match="mix as 0 to 1"):
+        FineTune(mix=1.5)
