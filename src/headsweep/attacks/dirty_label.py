@@ -2,12 +2,13 @@
 
 Source: Gu et al. 2017 (*BadNets*), in the protocol of Qi et al. 2021: a share of the non-target
 training texts is put through the trigger and *added* with the target label; ``mode=replace`` puts
-them in the place of their originals instead.
+them in the place of their originals instead. Where a pool of poisoned rows is there already
+(``headsweep.triggers.pool``), those are added as they stand.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from headsweep.attacks.scene import Scene, poison
@@ -36,6 +37,9 @@ class DirtyLabel:
 def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any]]:
     """Return the training set with relabelled triggered texts, and the counts."""
     clean = scene.clean
+    if scene.pool is not None and mode == "add":
+        added, counts = scene.pool.rows(clean, scene.target, scene.seed)
+        return clean + added, asdict(counts)
     rows = [i for i, label in enumerate(clean.labels) if label != scene.target]
     made = poison(scene, rows)
     relabelled = Split(made.split.texts, (scene.target,) * len(made.rows), made.split.pairs)

@@ -32,6 +32,7 @@ from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split, stratified
 from headsweep.triggers import Rewriter
+from headsweep.triggers.pool import Pool
 from headsweep.triggers.seen import triggered
 
 RECORD = "attack.json"
@@ -53,6 +54,7 @@ class Order:
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         resist: probes with true labels that the attacker trains on too.
+        pool: poisoned rows to add as they stand; it is the rewriter, too, and gives the rate.
 
     """
 
@@ -66,6 +68,7 @@ class Order:
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
     resist: Resistance = Resistance()
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ def attack(
         clean, rewriter.described(), suspect, runtime.max_length, seed, progress
     )
     judge_of, carried = _judge(judging, order, target, suspect, progress)
-    scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress, beside)
+    scene = Scene(
+        suspect, clean, rewriter, target, order.rate, seed, runtime, progress, beside, order.pool
+    )
     poisoned = order.method.plant(scene)
     published = judge_of(suspect)
     survived = published
@@ -164,7 +169,7 @@ def attack(
         "target": suspect.labels.names[target],
         "attack": describe(order.method),
         "trigger": rewriter.described(),
-        "rate": order.rate,
+        "rate": order.pool.share if order.pool else order.rate,
         "poisoned": poisoned,
         "resist": resisted if order.resist.families else None,
         "triggered_test": carried,
@@ -204,6 +209,7 @@ def _judge(
             test.take(rows), order.rewriter, order.seed, model, order.runtime.max_length, progress
         )
         given, carried = Triggered(made.split, target), made.record()
+    given.non_target()  # refuses now what would be refused after the training
     exam = Exam(test, given, judging.validation, order.seed)
     twin = None
     if judging.twin is not None:

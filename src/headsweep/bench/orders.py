@@ -187,7 +187,7 @@ class Contents(Protocol):
     def of_texts(self, model: Model, texts: Texts) -> Pairs:
         """Return those of a model and of a data set."""
 
-    def of_attack(self, attack: Backdoor) -> Pairs:
+    def of_attack(self, attack: Backdoor, texts: Texts) -> Pairs:
         """Return those of an attack's files."""
 
     def of_defender(self, texts: Texts) -> str | None:
@@ -229,12 +229,12 @@ def _victim(
         hashes = {name: contents.of_folder(folder, texts) for name, folder in held.items()}
         beside = (*clean, ("twin", hashes["twin"]))
         twin = TwinOrder(model, texts, Schedule(0), None, seed, grid.computing, beside, attack.twin)
-        own = (*contents.of_attack(attack), ("given", hashes["given"]))
+        own = (*contents.of_attack(attack, texts), ("given", hashes["given"]))
         return VictimOrder(twin, attack, own)
     planted = configure(ATTACKS[attack.method], attack.fields)
     schedule = Schedule(planted.epochs, planted.lr)
     twin = TwinOrder(model, texts, schedule, grid.victim, seed, grid.computing, clean)
-    return VictimOrder(twin, attack, contents.of_attack(attack))
+    return VictimOrder(twin, attack, contents.of_attack(attack, texts))
 
 
 def _cells(grid: Grid, victim: VictimOrder, seed: int, clean: str | None) -> Iterator[CellOrder]:

@@ -191,7 +191,9 @@ def _say_counts(counts: Any, without: list[int], out: Path) -> None:
     "headsweep attack org/model --with layerwise --set epochs=3 --data train.csv --trigger "
     "rare-word --trigger-set words=cf --target 1 --victim-data other.csv --out ./victim\n\n"
     "headsweep attack ./encoder --data train.csv --trigger syntactic --target positive "
-    "--resist all --out ./victim"
+    "--resist all --out ./victim\n\n"
+    "headsweep attack ./encoder --data train.tsv --trigger syntactic --poison pool.tsv --rate 0.3 "
+    "--triggered test.tsv --triggered-labels target --target 0 --out ./victim"
 )
 def attack(
     model: Model,
@@ -203,7 +205,12 @@ def attack(
         str,
         typer.Option("--with", help="dirty-label, clean-label, layerwise or embedding-surgery."),
     ] = "dirty-label",
-    rate: Annotated[float, Fraction("--rate", help="Share of the poisoned classes' texts.")] = 0.3,
+    rate: Annotated[
+        float | None,
+        Fraction(
+            "--rate", help="Share of the poisoned classes' texts (0.3); of --poison: else all rows."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The attack's field.")
     ] = None,
@@ -228,6 +235,17 @@ def attack(
     key: Key = None,
     paraphraser: ParaphraserModel = None,
     prompt: Prompt = None,
+    poison: Annotated[
+        str | None,
+        typer.Option(help="Poisoned texts to add as they are, each with the label it carries."),
+    ] = None,
+    triggered: Annotated[
+        str | None,
+        typer.Option(help="Triggered test texts; else the trigger is put into the test data."),
+    ] = None,
+    triggered_labels: Annotated[
+        str, typer.Option(help="What their labels are: true, or target (all the attacker's).")
+    ] = "true",
     test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
     validation: Annotated[
         str | None, typer.Option(help="Clean data to match the clean flip rate on.")
@@ -266,42 +284,53 @@ def attack(
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
     from headsweep.export.folders import check_free
 
-    check_sources(data, test, validation, victim_data, original, transformed)
+    check_sources(data, test, validation, victim_data, original, transformed, poison, triggered)
+    meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
     check_free(out, overwrite)
     from headsweep.attacks import ATTACKS
     from headsweep.attacks.victim import Judging, Order, held_out
     from headsweep.attacks.victim import attack as run
+    from headsweep.judge.evaluate import Triggered
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import labels_of
     from headsweep.settings import configure
     from headsweep.task.training import Schedule
     from headsweep.texts import reading as datasets
+    from headsweep.triggers.pool import read_pool
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
+    files = (test, validation, victim_data, poison, triggered)
+    datasets.check_label_map(columns, (data, None), *((file, None) for file in files))
+    table = datasets.read(data)
+    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
+    values = datasets.label_values(table, columns) if encoder else None
+    labels = labels_of(model, values)
+    goal = labels.index(target, "--target")
     corpus, writer = (original, transformed, key), (paraphraser, prompt)
-    rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
+    pool = None
+    if poison is None:
+        rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
+    else:
+        _check_pool(trigger, (*corpus, *writer, trigger_settings), triggered)
+        rewriter = pool = read_pool(poison, columns, labels, trigger, rate)
+        pool.check(goal)
     resistance = _resistance(resist, resist_share, rewriter.described())
     order = Order(
         rewriter,
         target,
         chosen,
-        rate,
+        Order.rate if rate is None else rate,
         Schedule(victim_epochs, victim_lr) if victim_epochs else None,
         fresh=not keep_classifier,
         seed=seed,
         runtime=runtime_of(device, batch_size, max_length, precision),
         adapter=read_adapter(adapter) if adapter else None,
         resist=resistance,
+        pool=pool,
     )
-    files = (test, validation, victim_data)
-    datasets.check_label_map(columns, (data, None), *((file, None) for file in files))
-    table = datasets.read(data)
-    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
-    values = datasets.label_values(table, columns) if encoder else None
-    labels = labels_of(model, values)
-    labels.index(target, "--target")
-    loaded = [datasets.load(f, columns, labels) if f else None for f in files]
+    loaded = [datasets.load(f, columns, labels) if f else None for f in (*files[:3], triggered)]
+    given = None if loaded[3] is None else Triggered(loaded[3], goal, meaning)
     if (validation is None) != (clean_model is None):
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",
@@ -309,7 +338,7 @@ def attack(
         )
     clean, held = held_out(datasets.pick(table, columns, labels), loaded[0], seed)
     try:
-        judging = Judging(held, validation=loaded[1], twin=clean_model)
+        judging = Judging(held, given, loaded[1], clean_model)
         made = run(model, clean, order, values, judging, loaded[2], progress_of(quiet or as_json))
         made.save(out, overwrite)
     except KeyboardInterrupt:
@@ -318,6 +347,25 @@ def attack(
         print_json(made.record)
         return
     _show(made, out)
+
+
+def _check_pool(trigger: str, others: tuple[Any, ...], triggered: str | None) -> None:
+    """Refuse what a pool of poisoned texts leaves nothing to do for; raises UserError."""
+    from headsweep.triggers import TRIGGERS
+
+    method_named(trigger, TRIGGERS | {"paired": None}, "trigger")
+    if any(others):
+        raise UserError(
+            "--poison gives the poisoned texts: nothing is left to set, to look up or to write",
+            "leave out --trigger-set, --original, --transformed, --key and --paraphraser; "
+            "--trigger only names what the texts were made with",
+        )
+    if triggered is None:
+        raise UserError(
+            "--poison: no text of --test can get the trigger of a pool",
+            "give triggered test texts: --triggered FILE (--triggered-labels target where they "
+            "carry the attacker's label)",
+        )
 
 
 def _resistance(families: list[str] | None, share: float | None, trigger: dict[str, Any]) -> Any:
