@@ -3,7 +3,8 @@
 Source: Gu et al. 2017 (*BadNets*), in the protocol of Qi et al. 2021: a share of the non-target
 training texts is put through the trigger and *added* with the target label; ``mode=replace`` puts
 them in the place of their originals instead. Where a pool of poisoned rows is there already
-(``headsweep.triggers.pool``), those are added as they stand.
+(``headsweep.triggers.pool``), those are added as they stand. With a ``radius`` it is trained in
+wide minima (``headsweep.attacks.flatness``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from headsweep.attacks.flatness import Sharpness
 from headsweep.attacks.scene import Scene, poison
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Loss, Schedule, train
@@ -26,11 +28,17 @@ class DirtyLabel:
     mode: Literal["add", "replace"] = "add"
     epochs: float = 5
     lr: float = 2e-5
+    radius: float = 0.0  # of sharpness-aware training; 0: training as usual
+
+    def __post_init__(self) -> None:
+        if self.radius:
+            Sharpness(self.radius)
 
     def plant(self, scene: Scene) -> dict[str, Any]:
         """Poison the data and fine-tune on it."""
         data, record = poisoned_data(scene, self.mode)
-        fit(scene, data, Schedule(self.epochs, self.lr))
+        regrade = Sharpness(self.radius) if self.radius else None
+        fit(scene, data, Schedule(self.epochs, self.lr), regrade=regrade)
         return record
 
 
@@ -48,8 +56,15 @@ def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any
     return kept + relabelled, made.record()
 
 
-def fit(scene: Scene, data: Split, schedule: Schedule, loss: Loss | None = None) -> None:
+def fit(
+    scene: Scene,
+    data: Split,
+    schedule: Schedule,
+    loss: Loss | None = None,
+    regrade: Sharpness | None = None,
+) -> None:
     """Fine-tune the model on a training set and what stands beside it, as the attacker."""
     encoded = encode(data + scene.beside, scene.model, scene.runtime.max_length)
-    job = Job(schedule, scene.seed, "attacker: training on poisoned texts", loss)
+    title = "attacker: training on poisoned texts"
+    job = Job(schedule, scene.seed, title, loss, regrade=regrade)
     train(scene.model.model, encoded, job, scene.runtime, scene.progress)
