@@ -199,18 +199,8 @@ def _judge(
     """
     if judging is None:
         return (lambda _: None), None
-    test, names = judging.test, model.labels.names
-    given, carried = judging.triggered, None
-    if given is None:
-        rows = [i for i, label in enumerate(test.labels) if label != target]
-        if not rows:
-            raise UserError("every test example has the target label", "give others with --test")
-        made = triggered(
-            test.take(rows), order.rewriter, order.seed, model, order.runtime.max_length, progress
-        )
-        given, carried = Triggered(made.split, target), made.record()
-    given.non_target()  # refuses now what would be refused after the training
-    exam = Exam(test, given, judging.validation, order.seed)
+    names, asked = model.labels.names, (order.seed, order.runtime.max_length)
+    exam, carried = exam_of(judging, order.rewriter, target, model, asked, progress)
     twin = None
     if judging.twin is not None:
         reading = Reading(adapter=order.adapter)
@@ -220,6 +210,37 @@ def _judge(
         return judge(exam, names, answer(suspect, exam, order.runtime), twin)
 
     return judged, carried
+
+
+def exam_of(
+    judging: Judging,
+    rewriter: Rewriter,
+    target: int,
+    model: Suspect,
+    asked: tuple[int, int],
+    progress: Progress,
+) -> tuple[Exam, dict[str, Any] | None]:
+    """Return what models are judged on, and how many test texts carry the trigger.
+
+    Args:
+        judging: the texts.
+        rewriter: puts the trigger into the test texts, where triggered ones are not given.
+        target: the attacker's class.
+        model: the model that has to see the trigger.
+        asked: the seed, and the maximum length.
+        progress: where to report.
+
+    """
+    (seed, max_length), test = asked, judging.test
+    given, carried = judging.triggered, None
+    if given is None:
+        rows = [i for i, label in enumerate(test.labels) if label != target]
+        if not rows:
+            raise UserError("every test example has the target label", "give others with --test")
+        made = triggered(test.take(rows), rewriter, seed, model, max_length, progress)
+        given, carried = Triggered(made.split, target), made.record()
+    given.non_target()  # refuses now what would be refused after the training
+    return Exam(test, given, judging.validation, seed), carried
 
 
 def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,33 @@ Prompt = Annotated[
     str | None,
     typer.Option(help="Its prompt: syntactic, bible, poetry, ..., or your own with {text} in it."),
 ]
+Poison = Annotated[
+    str | None,
+    typer.Option(help="Poisoned texts to add as they are, each with the label it carries."),
+]
+TriggeredFile = Annotated[
+    str | None,
+    typer.Option(help="Triggered test texts; else the trigger is put into the test data."),
+]
+TriggeredLabels = Annotated[
+    str, typer.Option(help="What their labels are: true, or target (all the attacker's).")
+]
 PROMPT_OF = {"syntactic": "syntactic", "style": "bible"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where triggered texts come from, as the options say it."""
+
+    trigger: str
+    settings: list[str] | None = None
+    original: Path | None = None
+    transformed: Path | None = None
+    key: str | None = None
+    paraphraser: str | None = None
+    prompt: str | None = None
+    poison: str | None = None
+    triggered: str | None = None
 
 
 @app.command(
@@ -123,8 +150,8 @@ def trigger(
     from headsweep.texts.split import Labels
     from headsweep.triggers.seen import triggered
 
-    corpus, writer = (original, transformed, key), (paraphraser, prompt)
-    rewriter = _rewriter(name, settings, columns, corpus, writer)
+    asked = Asked(name, settings, original, transformed, key, paraphraser, prompt)
+    rewriter = _rewriter(asked, columns)
     datasets.check_label_map(columns, (data, None))
     table = datasets.without_empty(datasets.read(data), columns)
     labels = Labels.found_in(datasets.label_values(table, columns))
@@ -235,17 +262,9 @@ def attack(
     key: Key = None,
     paraphraser: ParaphraserModel = None,
     prompt: Prompt = None,
-    poison: Annotated[
-        str | None,
-        typer.Option(help="Poisoned texts to add as they are, each with the label it carries."),
-    ] = None,
-    triggered: Annotated[
-        str | None,
-        typer.Option(help="Triggered test texts; else the trigger is put into the test data."),
-    ] = None,
-    triggered_labels: Annotated[
-        str, typer.Option(help="What their labels are: true, or target (all the attacker's).")
-    ] = "true",
+    poison: Poison = None,
+    triggered: TriggeredFile = None,
+    triggered_labels: TriggeredLabels = "true",
     test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
     validation: Annotated[
         str | None, typer.Option(help="Clean data to match the clean flip rate on.")
@@ -296,7 +315,6 @@ def attack(
     from headsweep.settings import configure
     from headsweep.task.training import Schedule
     from headsweep.texts import reading as datasets
-    from headsweep.triggers.pool import read_pool
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
     columns = columns_of(text_column, pair_column, label_column, drop_empty, label_map)
@@ -307,14 +325,18 @@ def attack(
     values = datasets.label_values(table, columns) if encoder else None
     labels = labels_of(model, values)
     goal = labels.index(target, "--target")
-    corpus, writer = (original, transformed, key), (paraphraser, prompt)
-    pool = None
-    if poison is None:
-        rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
-    else:
-        _check_pool(trigger, (*corpus, *writer, trigger_settings), triggered)
-        rewriter = pool = read_pool(poison, columns, labels, trigger, rate)
-        pool.check(goal)
+    asked = Asked(
+        trigger,
+        trigger_settings,
+        original,
+        transformed,
+        key,
+        paraphraser,
+        prompt,
+        poison,
+        triggered,
+    )
+    rewriter, pool = poison_of(asked, columns, labels, goal, rate)
     resistance = _resistance(resist, resist_share, rewriter.described())
     order = Order(
         rewriter,
@@ -349,18 +371,33 @@ def attack(
     _show(made, out)
 
 
-def _check_pool(trigger: str, others: tuple[Any, ...], triggered: str | None) -> None:
+def poison_of(
+    asked: Asked, columns: Any, labels: Any, target: int, rate: float | None = None
+) -> tuple[Any, Any]:
+    """Return what puts the trigger into texts, and the pool where that is what poisons."""
+    from headsweep.triggers.pool import read_pool
+
+    if asked.poison is None:
+        return _rewriter(asked, columns), None
+    _check_pool(asked)
+    pool = read_pool(asked.poison, columns, labels, asked.trigger, rate)
+    pool.check(target)
+    return pool, pool
+
+
+def _check_pool(asked: Asked) -> None:
     """Refuse what a pool of poisoned texts leaves nothing to do for; raises UserError."""
     from headsweep.triggers import TRIGGERS
 
-    method_named(trigger, TRIGGERS | {"paired": None}, "trigger")
-    if any(others):
+    method_named(asked.trigger, TRIGGERS | {"paired": None}, "trigger")
+    corpus = (asked.original, asked.transformed, asked.key)
+    if any((*corpus, asked.paraphraser, asked.prompt, asked.settings)):
         raise UserError(
             "--poison gives the poisoned texts: nothing is left to set, to look up or to write",
             "leave out --trigger-set, --original, --transformed, --key and --paraphraser; "
             "--trigger only names what the texts were made with",
         )
-    if triggered is None:
+    if asked.triggered is None:
         raise UserError(
             "--poison: no text of --test can get the trigger of a pool",
             "give triggered test texts: --triggered FILE (--triggered-labels target where they "
@@ -420,41 +457,37 @@ def _show(made: Any, out: Path) -> None:
     )
 
 
-def _rewriter(
-    name: str,
-    settings: list[str] | None,
-    columns: Any,
-    corpus: tuple[Path | None, Path | None, str | None],
-    writer: tuple[str | None, str | None],
-) -> Any:
+def _rewriter(asked: Asked, columns: Any) -> Any:
     """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
     from headsweep.settings import configure
     from headsweep.triggers import TRIGGERS, ByRule
     from headsweep.triggers.paired import paired
     from headsweep.triggers.paraphrase import Paraphraser
 
-    (original, transformed, key), (model, prompt) = corpus, writer
-    kind = method_named(name, TRIGGERS | {"paired": None}, "trigger")
+    original, transformed, key = asked.original, asked.transformed, asked.key
+    kind = method_named(asked.trigger, TRIGGERS | {"paired": None}, "trigger")
     if key is not None and original is None:
         raise UserError("--key needs --original and --transformed", "it names the rows of both")
     if transformed is not None:
-        if settings or model:
+        if asked.settings or asked.paraphraser:
             raise UserError(
                 "--transformed gives the triggered texts: nothing is left to set or to write",
                 "leave --paraphraser and the trigger's settings out",
             )
-        return paired(original, transformed, columns, key, name)
+        return paired(original, transformed, columns, key, asked.trigger)
     if original is not None:
         raise UserError("--original needs --transformed", "a paired corpus has two files")
-    if model is not None:
-        asked = prompt or lookup(name, PROMPT_OF, "trigger that a paraphraser writes")
-        given = [f"model={model}", f"prompt={asked}", *(settings or [])]
+    if asked.paraphraser is not None:
+        usual = asked.prompt or lookup(
+            asked.trigger, PROMPT_OF, "trigger that a paraphraser writes"
+        )
+        given = [f"model={asked.paraphraser}", f"prompt={usual}", *(asked.settings or [])]
         return configure(Paraphraser, given)
-    if prompt is not None:
+    if asked.prompt is not None:
         raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
     if kind is None:
         raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
-    return ByRule(configure(kind, settings or []))
+    return ByRule(configure(kind, asked.settings or []))
 
 
 def _check_table(out: Path, overwrite: bool) -> None:
