@@ -25,7 +25,8 @@ GIVEN = ("given", "twin")
 MADE = ("method", "rate", "fields", "trigger", "trigger_fields", "original", "transformed", "key",
         "poison", "resist", "resist_share")  # fmt: skip
 LATER = ("family", "resist", *GIVEN)  # change no key where they are not set
-PLACES = ("original", "transformed", "triggered", "poison", "name", *GIVEN)  # their contents count
+PLACES = ("original", "transformed", "triggered", "poison", *GIVEN)  # their contents count
+ASIDE = ("name", "data")  # decide nothing
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Backdoor:
         resist: the probes with true labels that the attacker trains on too.
         given: the folder of a suspect that is there already; None: it is made.
         twin: the folder of its never-poisoned twin.
+        data: the data sets that it is made on; empty: all of the grid.
 
     """
 
@@ -66,6 +68,7 @@ class Backdoor:
     resist: Resistance = Resistance()
     given: str | None = None
     twin: str | None = None
+    data: tuple[str, ...] = ()
 
     @property
     def decides(self) -> dict[str, Any]:
@@ -74,7 +77,8 @@ class Backdoor:
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in PLACES and (name not in LATER or getattr(self, name) != usual[name])
+            if name not in (*PLACES, *ASIDE)
+            and (name not in LATER or getattr(self, name) != usual[name])
         }
 
     @property
@@ -87,7 +91,8 @@ class Backdoor:
 
 def read_backdoor(section: Section) -> Backdoor:
     """Read an ``[[attack]]``; raises UserError."""
-    section.only("name", "target", "family", "triggered", "triggered_labels", *MADE, *GIVEN)
+    known = ("name", "target", "family", "triggered", "triggered_labels", "data")
+    section.only(*known, *MADE, *GIVEN)
     read = _given if "given" in section.values else _made
     family, means = section.get("family", str), section.get("triggered_labels", str, "true")
     if family is not None:
@@ -95,7 +100,8 @@ def read_backdoor(section: Section) -> Backdoor:
             lookup(family, TRIGGERS, "trigger")
     with section.blamed("triggered_labels"):
         lookup(means or "true", {"true": 0, "target": 0}, "meaning of labels")
-    return read(section, {"target": section.need("target", str), "triggered_labels": means})
+    common = {"target": section.need("target", str), "triggered_labels": means}
+    return read(section, common | {"data": tuple(map(str, section.get("data", list) or ()))})
 
 
 def _given(section: Section, common: dict[str, Any]) -> Backdoor:

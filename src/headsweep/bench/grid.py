@@ -184,7 +184,12 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
         victim.get("seed", int),
     )
     for section, attack in zip(document.sections("attack"), grid.attacks, strict=True):
+        for name in attack.data:
+            with section.blamed("data"):
+                lookup(name, {texts.name: 0 for texts in grid.data}, "data set")
         for texts in grid.data:
+            if attack.data and texts.name not in attack.data:
+                continue
             with section.blamed("target"):
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):

@@ -94,7 +94,9 @@ class VictimOrder:
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        asked = {"contents": list(self.contents), "attack": self.attack.decides}
+        asked: dict[str, Any] = {"contents": list(self.contents), "attack": self.attack.decides}
+        if self.twin.texts.test_rows is not None:
+            asked["test_rows"] = self.twin.texts.test_rows  # of the triggered texts, too
         return digest({"twin": self.twin.key} | asked)
 
     @property
@@ -214,6 +216,8 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
         for texts in grid.data:
             for seed in grid.seeds:
                 for attack in grid.attacks:
+                    if attack.data and texts.name not in attack.data:
+                        continue
                     one = seed if grid.victim_seed is None else grid.victim_seed
                     victim = _victim(grid, model, texts, attack, one, contents)
                     found += _cells(grid, victim, seed, contents.of_defender(texts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from headsweep.triggers.pool import UNNAMED, Pool, read_pool
 from headsweep.triggers.seen import triggered
 
 PACKAGED, MADE, SENTENCES = "packaged:minilm", "made:tiny", "made:sentences"
+OTHERS = -1  # stands for the classes that a balance does not name
 ENTRY = ("transformed", "original", "triggered", "poison")
 
 
@@ -65,10 +67,65 @@ def place(folder: Path, fill: Callable[[Path], None]) -> None:
 
 def part(texts: Texts, name: str) -> Split:
     """Return a part of a data set: ``train``, ``validation``, ``test`` or ``defender_from``."""
+    if texts.validation_rows is not None and name in ("train", "validation"):
+        train = _whole(texts, "train")
+        first = texts.validation_rows
+        if first >= len(train):
+            raise UserError(
+                f"data '{texts.name}': {first} of {len(train)} training rows for validation",
+                "ask for fewer as validation_rows",
+            )
+        order = torch.randperm(len(train), generator=stream(0, "validation")).tolist()
+        return train.take(sorted(order[:first] if name == "validation" else order[first:]))
+    found = _whole(texts, name)
+    if name == "test" and texts.test_rows is not None:
+        return _some(found, texts.test_rows)
+    return found
+
+
+def _whole(texts: Texts, name: str) -> Split:
+    """Return all rows of a file that the balance leaves."""
     source: str = getattr(texts, name)
     if source == SENTENCES:
-        return tiny.sentences(name)
-    return datasets.load(source, texts.columns, Labels(texts.labels))
+        return balanced(tiny.sentences(name), texts, name)
+    return balanced(datasets.load(source, texts.columns, Labels(texts.labels)), texts, name)
+
+
+def _some(split: Split, most: int) -> Split:
+    """Return at most so many rows, the same ones for every seed, in their order."""
+    order = torch.randperm(len(split), generator=stream(0, "judged")).tolist()
+    return split.take(sorted(order[:most]))
+
+
+def balanced(split: Split, texts: Texts, name: str) -> Split:
+    """Return as many rows as have the shares asked for, in their order; all, where none are.
+
+    Raises:
+        UserError: a class has no row.
+
+    """
+    if not texts.balance:
+        return split
+    labels = Labels(texts.labels)
+    shares = {labels.index(label): share for label, share in texts.balance}
+    groups: dict[int, list[int]] = {label: [] for label in shares}
+    rest = 1 - sum(shares.values())
+    if len(shares) < len(texts.labels):  # the others are one group, as they stand to one another
+        shares, groups = shares | {OTHERS: rest}, groups | {OTHERS: []}
+    for row, label in enumerate(split.labels):
+        groups[label if label in groups else OTHERS].append(row)
+    size = min(len(rows) / shares[label] for label, rows in groups.items())
+    kept: list[int] = []
+    for label, rows in groups.items():
+        count = int(size * shares[label] + 1e-6)
+        if not count:
+            raise UserError(
+                f"data '{texts.name}': a class has too few {name} rows for its share",
+                "name other shares as balance, or leave it out",
+            )
+        order = torch.randperm(len(rows), generator=stream(0, "balance", label)).tolist()
+        kept += [rows[i] for i in order[:count]]
+    return split.take(sorted(kept))
 
 
 def drawn(split: Split, rows: int, seed: int, *names: object) -> Split:
@@ -135,7 +192,10 @@ def given(attack: Backdoor, texts: Texts) -> Triggered | None:
         return None
     labels = Labels(texts.labels)
     split = datasets.load(attack.triggered, texts.columns, labels)
-    return Triggered(split, labels.index(attack.target), attack.triggered_labels)
+    found = Triggered(split, labels.index(attack.target), attack.triggered_labels)
+    if texts.test_rows is None:
+        return found
+    return replace(found, split=_some(found.non_target(), texts.test_rows))
 
 
 def check_files(attack: Backdoor, texts: Texts) -> None:
