@@ -1,6 +1,6 @@
 """The recipe of a grid: model x data x attack x method x seed, read from TOML.
 
-The tables and keys are in docs/benchmarks.md. ``${name}`` anywhere in a text stands for a
+The tables and keys are in docs/recipes.md. ``${name}`` anywhere in a text stands for a
 variable of the table ``[variables]``; one without a default (an empty text) must be given.
 """
 
