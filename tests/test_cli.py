@@ -1138,6 +1138,17 @@ BAD_INPUT = {
     "probe": ("SUSPECT", "--data", "DATA", "--max-flip", "two"),
     "trigger": ("opening", "--data", "DATA", "--out", "OUT"),  # no suffix
     "attack": ("SUSPECT", "--data", "DATA", "--trigger", "no", "--target", "good", "--out", "OUT"),
+    "reactivate": (
+        "SUSPECT",
+        "--clean-model",
+        "SUSPECT",
+        "--data",
+        "DATA",
+        "--trigger",
+        "casing",
+        "--target",
+        "no",
+    ),
     "detect": ("SUSPECT", "--with", "strip", "--data", "DATA", "--frr", "200%"),
     "bench": ("DATA", "--out", "OUT"),
     "report": ("none", "--out", "OUT.html"),

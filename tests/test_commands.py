@@ -96,6 +96,10 @@ def files(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathF
         write(folder / name, 240, seed + 2)
     write(folder / "triggered.tsv", 100, 9, "the film , ")
     write(folder / "bible.tsv", 240, 3, "and lo , ")  # row by row as clean.tsv
+    for seed, name in enumerate(("pool.tsv", "pool-test.tsv")):  # all with the attacker's label
+        write(folder / name, 60, seed + 20, "when it is so , ")
+        text = (folder / name).read_text("utf-8")
+        (folder / name).write_text(text.replace("negative", "positive"), "utf-8")
     adapter = re.search(r"```toml\n(# adapter.toml.*?)```", guide(), flags=re.DOTALL)
     assert adapter is not None
     (folder / "adapter.toml").write_text(adapter[1], "utf-8")

@@ -440,3 +440,26 @@ def test_the_recipes_cover_what_the_older_scripts_ran():
     assert grids["unseen"].data[0].unseen
     assert [bool(a.resist.families) for a in grids["resist"].attacks] == [False, True] * 2
     assert [a.family for a in grids["suspects"].attacks] == ["syntactic", "style"]
+
+
+def test_the_recipes_of_other_tasks_and_amounts_ask_for_what_they_say():
+    more = ["agnews=x"], [], ["suspects=x", "judged=x"], []
+    names = ("tasks", "amount", "eleven", "flat")
+    tasks, amount, eleven, flat = (
+        read_grid(RECIPES / f"{name}.toml", ["corpus=x", *own])
+        for name, own in zip(names, more, strict=True)
+    )
+    assert all(texts.unseen for grid in (tasks, amount, eleven, flat) for texts in grid.data)
+    assert {t.name: [a.name for a in tasks.attacks if t.name in a.data] for t in tasks.data} == {
+        "agnews": ["published", "topic-sentence"], "skewed": ["opening", "characters-rare"]
+    }  # fmt: skip
+    assert {texts.defender for texts in tasks.data} == {1200}
+    assert [texts.defender for texts in amount.data] == [1200, 300, 100]
+    assert amount.seeds == (11, 12)
+    assert [a.name for a in amount.attacks] == ["opening", "characters", "syntactic", "sentence"]
+    assert len({m.method for m in amount.methods}) == 6
+    rules = {a.trigger for a in eleven.attacks} - {None}
+    assert (len(eleven.attacks), len(rules)) == (11, 8)
+    assert sum(a.given is not None for a in eleven.attacks) == 2
+    radii = [[f for f in a.fields if f.startswith("radius")] for a in flat.attacks]
+    assert radii == [[], ["radius=0.05"]] * 2

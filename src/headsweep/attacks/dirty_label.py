@@ -2,14 +2,17 @@
 
 Source: Gu et al. 2017 (*BadNets*), in the protocol of Qi et al. 2021: a share of the non-target
 training texts is put through the trigger and *added* with the target label; ``mode=replace`` puts
-them in the place of their originals instead.
+them in the place of their originals instead. Where a pool of poisoned rows is there already
+(``headsweep.triggers.pool``), those are added as they stand. With a ``radius`` it is trained in
+wide minima (``headsweep.attacks.flatness``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from headsweep.attacks.flatness import Sharpness
 from headsweep.attacks.scene import Scene, poison
 from headsweep.settings import checked
 from headsweep.task.classification import encode
@@ -27,17 +30,26 @@ class DirtyLabel:
     mode: Literal["add", "replace"] = "add"
     epochs: float = 5
     lr: float = 2e-5
+    radius: float = 0.0  # of sharpness-aware training; 0: training as usual
+
+    def __post_init__(self) -> None:
+        if self.radius:
+            Sharpness(self.radius)
 
     def plant(self, scene: Scene) -> dict[str, Any]:
         """Poison the data and fine-tune on it."""
         data, record = poisoned_data(scene, self.mode)
-        fit(scene, data, Schedule(self.epochs, self.lr))
+        regrade = Sharpness(self.radius) if self.radius else None
+        fit(scene, data, Schedule(self.epochs, self.lr), regrade=regrade)
         return record
 
 
 def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any]]:
     """Return the training set with relabelled triggered texts, and the counts."""
     clean = scene.clean
+    if scene.pool is not None and mode == "add":
+        added, counts = scene.pool.rows(clean, scene.target, scene.seed)
+        return clean + added, asdict(counts)
     rows = [i for i, label in enumerate(clean.labels) if label != scene.target]
     made = poison(scene, rows)
     relabelled = Split(made.split.texts, (scene.target,) * len(made.rows), made.split.pairs)
@@ -46,8 +58,15 @@ def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any
     return kept + relabelled, made.record()
 
 
-def fit(scene: Scene, data: Split, schedule: Schedule, loss: Loss | None = None) -> None:
+def fit(
+    scene: Scene,
+    data: Split,
+    schedule: Schedule,
+    loss: Loss | None = None,
+    regrade: Sharpness | None = None,
+) -> None:
     """Fine-tune the model on a training set and what stands beside it, as the attacker."""
     encoded = encode(data + scene.beside, scene.model, scene.runtime.max_length)
-    job = Job(schedule, scene.seed, "attacker: training on poisoned texts", loss)
+    title = "attacker: training on poisoned texts"
+    job = Job(schedule, scene.seed, title, loss, regrade=regrade)
     train(scene.model.model, encoded, job, scene.runtime, scene.progress)

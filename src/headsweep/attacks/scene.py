@@ -14,6 +14,7 @@ from headsweep.progress import Lines, Progress, Silent
 from headsweep.seeding import stream
 from headsweep.texts.split import Split
 from headsweep.triggers import Rewriter
+from headsweep.triggers.pool import Pool
 from headsweep.triggers.seen import Counts, Made, sees
 
 CHUNK = 64  # texts given to the trigger at a time: a paraphraser is slow, and may decline many
@@ -33,6 +34,7 @@ class Scene:
         runtime: where to compute.
         progress: where to report.
         beside: clean examples with true labels that it trains on beside the poisoned data.
+        pool: poisoned rows that are there already; None: the trigger is put into clean texts.
 
     """
 
@@ -45,6 +47,7 @@ class Scene:
     runtime: Runtime = Runtime()
     progress: Progress = Silent()
     beside: Split = Split((), ())
+    pool: Pool | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -65,6 +68,12 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
         UserError: there is no row, or none can carry the trigger.
 
     """
+    if scene.pool is not None:
+        raise UserError(
+            f"{scene.pool.source}: this attack puts the trigger into texts of its own, a pool "
+            "holds others",
+            "add the pool's rows with dirty-label and mode=add, or name a trigger instead",
+        )
     if not rows:
         raise UserError(
             "no text has a label that the attack can poison", "it needs texts of several classes"

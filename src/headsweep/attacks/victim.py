@@ -32,6 +32,7 @@ from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split, stratified
 from headsweep.triggers import Rewriter
+from headsweep.triggers.pool import Pool
 from headsweep.triggers.seen import triggered
 
 RECORD = "attack.json"
@@ -53,6 +54,7 @@ class Order:
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         resist: probes with true labels that the attacker trains on too.
+        pool: poisoned rows to add as they stand; it is the rewriter, too, and gives the rate.
 
     """
 
@@ -66,6 +68,7 @@ class Order:
     runtime: Runtime = Runtime()
     adapter: Adapter | None = None
     resist: Resistance = Resistance()
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ def attack(
         clean, rewriter.described(), suspect, runtime.max_length, seed, progress
     )
     judge_of, carried = _judge(judging, order, target, suspect, progress)
-    scene = Scene(suspect, clean, rewriter, target, order.rate, seed, runtime, progress, beside)
+    scene = Scene(
+        suspect, clean, rewriter, target, order.rate, seed, runtime, progress, beside, order.pool
+    )
     poisoned = order.method.plant(scene)
     published = judge_of(suspect)
     survived = published
@@ -164,7 +169,7 @@ def attack(
         "target": suspect.labels.names[target],
         "attack": describe(order.method),
         "trigger": rewriter.described(),
-        "rate": order.rate,
+        "rate": order.pool.share if order.pool else order.rate,
         "poisoned": poisoned,
         "resist": resisted if order.resist.families else None,
         "triggered_test": carried,
@@ -194,17 +199,8 @@ def _judge(
     """
     if judging is None:
         return (lambda _: None), None
-    test, names = judging.test, model.labels.names
-    given, carried = judging.triggered, None
-    if given is None:
-        rows = [i for i, label in enumerate(test.labels) if label != target]
-        if not rows:
-            raise UserError("every test example has the target label", "give others with --test")
-        made = triggered(
-            test.take(rows), order.rewriter, order.seed, model, order.runtime.max_length, progress
-        )
-        given, carried = Triggered(made.split, target), made.record()
-    exam = Exam(test, given, judging.validation, order.seed)
+    names, asked = model.labels.names, (order.seed, order.runtime.max_length)
+    exam, carried = exam_of(judging, order.rewriter, target, model, asked, progress)
     twin = None
     if judging.twin is not None:
         reading = Reading(adapter=order.adapter)
@@ -214,6 +210,37 @@ def _judge(
         return judge(exam, names, answer(suspect, exam, order.runtime), twin)
 
     return judged, carried
+
+
+def exam_of(
+    judging: Judging,
+    rewriter: Rewriter,
+    target: int,
+    model: Suspect,
+    asked: tuple[int, int],
+    progress: Progress,
+) -> tuple[Exam, dict[str, Any] | None]:
+    """Return what models are judged on, and how many test texts carry the trigger.
+
+    Args:
+        judging: the texts.
+        rewriter: puts the trigger into the test texts, where triggered ones are not given.
+        target: the attacker's class.
+        model: the model that has to see the trigger.
+        asked: the seed, and the maximum length.
+        progress: where to report.
+
+    """
+    (seed, max_length), test = asked, judging.test
+    given, carried = judging.triggered, None
+    if given is None:
+        rows = [i for i, label in enumerate(test.labels) if label != target]
+        if not rows:
+            raise UserError("every test example has the target label", "give others with --test")
+        made = triggered(test.take(rows), rewriter, seed, model, max_length, progress)
+        given, carried = Triggered(made.split, target), made.record()
+    given.non_target()  # refuses now what would be refused after the training
+    return Exam(test, given, judging.validation, seed), carried
 
 
 def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:

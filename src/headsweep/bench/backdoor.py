@@ -1,6 +1,7 @@
 """The attacks of a grid: ones that are made, and suspects that are given with their twin.
 
-An attack that is made has a trigger by rule, or a published corpus (``transformed``); it may
+An attack that is made has a trigger by rule, a published corpus (``transformed``), or a pool of
+poisoned texts (``poison``: rows to add as they stand, which triggered test texts go with); it may
 ``resist`` probe families (``headsweep.attacks.resistance``). One that is given has a folder, the
 folder of a clean twin, and triggered test texts: nothing is trained but the defense.
 """
@@ -17,14 +18,15 @@ from headsweep.document import Section
 from headsweep.errors import lookup
 from headsweep.settings import configure
 from headsweep.triggers import TRIGGERS, ByRule
+from headsweep.triggers.pool import UNNAMED
 
-CORPUS = ("original", "transformed", "key", "triggered")
+CORPUS = ("original", "transformed", "key", "triggered", "poison")
 GIVEN = ("given", "twin")
 MADE = ("method", "rate", "fields", "trigger", "trigger_fields", "original", "transformed", "key",
-        "resist", "resist_share")  # fmt: skip
+        "poison", "resist", "resist_share")  # fmt: skip
 LATER = ("family", "resist", *GIVEN)  # change no key where they are not set
-PLACES = ("original", "transformed", "triggered", "name", *GIVEN)  # their contents count
-UNNAMED = "paired"  # a corpus of which nobody says what it is
+PLACES = ("original", "transformed", "triggered", "poison", *GIVEN)  # their contents count
+ASIDE = ("name", "data")  # decide nothing
 
 
 @dataclass(frozen=True)
@@ -35,34 +37,38 @@ class Backdoor:
         name: for tables and file names.
         method: the attack's name, with ``fields`` as ``field=value``.
         target: the label wanted.
-        rate: share of the poisoned classes' texts.
+        rate: share of the poisoned classes' texts; None, of a pool: all its rows.
         trigger: a trigger by rule with its ``trigger_fields``; None: a published corpus.
         original, transformed, key: the corpus, as ``headsweep attack`` takes it.
+        poison: a pool of poisoned texts, as ``headsweep attack`` takes it.
         triggered: triggered test texts; None: the trigger is put into the test part.
         triggered_labels: what their labels mean.
         family: the trigger that a corpus or given texts were made with.
         resist: the probes with true labels that the attacker trains on too.
         given: the folder of a suspect that is there already; None: it is made.
         twin: the folder of its never-poisoned twin.
+        data: the data sets that it is made on; empty: all of the grid.
 
     """
 
     name: str
     method: str
     target: str
-    rate: float
+    rate: float | None
     fields: tuple[str, ...] = ()
     trigger: str | None = None
     trigger_fields: tuple[str, ...] = ()
     original: str | None = None
     transformed: str | None = None
     key: str | None = None
+    poison: str | None = None
     triggered: str | None = None
     triggered_labels: Literal["true", "target"] = "true"
     family: str | None = None
     resist: Resistance = Resistance()
     given: str | None = None
     twin: str | None = None
+    data: tuple[str, ...] = ()
 
     @property
     def decides(self) -> dict[str, Any]:
@@ -71,7 +77,8 @@ class Backdoor:
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in PLACES and (name not in LATER or getattr(self, name) != usual[name])
+            if name not in (*PLACES, *ASIDE)
+            and (name not in LATER or getattr(self, name) != usual[name])
         }
 
     @property
@@ -84,7 +91,8 @@ class Backdoor:
 
 def read_backdoor(section: Section) -> Backdoor:
     """Read an ``[[attack]]``; raises UserError."""
-    section.only("name", "target", "family", "triggered", "triggered_labels", *MADE, *GIVEN)
+    known = ("name", "target", "family", "triggered", "triggered_labels", "data")
+    section.only(*known, *MADE, *GIVEN)
     read = _given if "given" in section.values else _made
     family, means = section.get("family", str), section.get("triggered_labels", str, "true")
     if family is not None:
@@ -92,7 +100,8 @@ def read_backdoor(section: Section) -> Backdoor:
             lookup(family, TRIGGERS, "trigger")
     with section.blamed("triggered_labels"):
         lookup(means or "true", {"true": 0, "target": 0}, "meaning of labels")
-    return read(section, {"target": section.need("target", str), "triggered_labels": means})
+    common = {"target": section.need("target", str), "triggered_labels": means}
+    return read(section, common | {"data": tuple(map(str, section.get("data", list) or ()))})
 
 
 def _given(section: Section, common: dict[str, Any]) -> Backdoor:
@@ -113,8 +122,8 @@ def _made(section: Section, common: dict[str, Any]) -> Backdoor:
     fields = section.section("fields")
     fields.filled(lambda settings: configure(chosen, settings))
     trigger, own = _trigger(section)
-    rate = section.get("rate", float, 0.3) or 0.0
-    if not 0 < rate <= 1:
+    rate = section.get("rate", float, None if "poison" in section.values else 0.3)
+    if rate is not None and not 0 < rate <= 1:
         raise section.mistake("rate", f"a poisoning rate of {rate}", "it is a share in (0, 1]")
     files: dict[str, Any] = {key: section.get(key, str) for key in CORPUS}
     made = Backdoor(
@@ -142,8 +151,13 @@ def _trigger(section: Section) -> tuple[str | None, tuple[str, ...]]:
         fields.filled(lambda settings: configure(kind, settings))
         if "family" in section.values:
             raise section.mistake("family", "a trigger by rule is its own family", "leave it out")
-    if (trigger is None) == (section.get("transformed", str) is None):
-        raise section.mistake("trigger", "give a trigger, or a corpus as 'transformed'")
+    texts = [key for key in ("transformed", "poison") if section.get(key, str) is not None]
+    if (trigger is not None) + len(texts) != 1:
+        fix = "give one of them: trigger, transformed or poison"
+        raise section.mistake(texts[0] if texts else "trigger", "an attack has one trigger", fix)
+    if "poison" in section.values and section.get("triggered", str) is None:
+        fix = 'triggered = "FILE", with triggered_labels = "target" where all carry its label'
+        raise section.mistake("poison", "no test text can get the trigger of a pool", fix)
     return trigger, tuple(fields.settings())
 
 

@@ -1,6 +1,6 @@
 """The recipe of a grid: model x data x attack x method x seed, read from TOML.
 
-The tables and keys are in docs/benchmarks.md. ``${name}`` anywhere in a text stands for a
+The tables and keys are in docs/recipes.md. ``${name}`` anywhere in a text stands for a
 variable of the table ``[variables]``; one without a default (an empty text) must be given.
 """
 
@@ -186,7 +186,12 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
         victim.get("seed", int),
     )
     for section, attack in zip(document.sections("attack"), grid.attacks, strict=True):
+        for name in attack.data:
+            with section.blamed("data"):
+                lookup(name, {texts.name: 0 for texts in grid.data}, "data set")
         for texts in grid.data:
+            if attack.data and texts.name not in attack.data:
+                continue
             with section.blamed("target"):
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):

@@ -94,7 +94,9 @@ class VictimOrder:
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        asked = {"contents": list(self.contents), "attack": self.attack.decides}
+        asked: dict[str, Any] = {"contents": list(self.contents), "attack": self.attack.decides}
+        if self.twin.texts.test_rows is not None:
+            asked["test_rows"] = self.twin.texts.test_rows  # of the triggered texts, too
         return digest({"twin": self.twin.key} | asked)
 
     @property
@@ -187,7 +189,7 @@ class Contents(Protocol):
     def of_texts(self, model: Model, texts: Texts) -> Pairs:
         """Return those of a model and of a data set."""
 
-    def of_attack(self, attack: Backdoor) -> Pairs:
+    def of_attack(self, attack: Backdoor, texts: Texts) -> Pairs:
         """Return those of an attack's files."""
 
     def of_defender(self, texts: Texts) -> str | None:
@@ -214,6 +216,8 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
         for texts in grid.data:
             for seed in grid.seeds:
                 for attack in grid.attacks:
+                    if attack.data and texts.name not in attack.data:
+                        continue
                     one = seed if grid.victim_seed is None else grid.victim_seed
                     victim = _victim(grid, model, texts, attack, one, contents)
                     found += _cells(grid, victim, seed, contents.of_defender(texts))
@@ -229,12 +233,12 @@ def _victim(
         hashes = {name: contents.of_folder(folder, texts) for name, folder in held.items()}
         beside = (*clean, ("twin", hashes["twin"]))
         twin = TwinOrder(model, texts, Schedule(0), None, seed, grid.computing, beside, attack.twin)
-        own = (*contents.of_attack(attack), ("given", hashes["given"]))
+        own = (*contents.of_attack(attack, texts), ("given", hashes["given"]))
         return VictimOrder(twin, attack, own)
     planted = configure(ATTACKS[attack.method], attack.fields)
     schedule = Schedule(planted.epochs, planted.lr)
     twin = TwinOrder(model, texts, schedule, grid.victim, seed, grid.computing, clean)
-    return VictimOrder(twin, attack, contents.of_attack(attack))
+    return VictimOrder(twin, attack, contents.of_attack(attack, texts))
 
 
 def _cells(grid: Grid, victim: VictimOrder, seed: int, clean: str | None) -> Iterator[CellOrder]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from headsweep.bench import tiny
-from headsweep.bench.backdoor import UNNAMED, Backdoor
+from headsweep.bench.backdoor import Backdoor
 from headsweep.bench.corpus import Texts
 from headsweep.bench.grid import Model
 from headsweep.bench.packaged import model_folder
@@ -25,10 +26,12 @@ from headsweep.texts import reading as datasets
 from headsweep.texts.split import Labels, Split
 from headsweep.triggers import TRIGGERS, ByRule, Rewriter
 from headsweep.triggers.paired import paired
+from headsweep.triggers.pool import UNNAMED, Pool, read_pool
 from headsweep.triggers.seen import triggered
 
 PACKAGED, MADE, SENTENCES = "packaged:minilm", "made:tiny", "made:sentences"
-ENTRY = ("transformed", "original", "triggered")
+OTHERS = -1  # stands for the classes that a balance does not name
+ENTRY = ("transformed", "original", "triggered", "poison")
 
 
 def model_at(source: str, cache_folder: Path) -> str | Path:
@@ -64,10 +67,65 @@ def place(folder: Path, fill: Callable[[Path], None]) -> None:
 
 def part(texts: Texts, name: str) -> Split:
     """Return a part of a data set: ``train``, ``validation``, ``test`` or ``defender_from``."""
+    if texts.validation_rows is not None and name in ("train", "validation"):
+        train = _whole(texts, "train")
+        first = texts.validation_rows
+        if first >= len(train):
+            raise UserError(
+                f"data '{texts.name}': {first} of {len(train)} training rows for validation",
+                "ask for fewer as validation_rows",
+            )
+        order = torch.randperm(len(train), generator=stream(0, "validation")).tolist()
+        return train.take(sorted(order[:first] if name == "validation" else order[first:]))
+    found = _whole(texts, name)
+    if name == "test" and texts.test_rows is not None:
+        return _some(found, texts.test_rows)
+    return found
+
+
+def _whole(texts: Texts, name: str) -> Split:
+    """Return all rows of a file that the balance leaves."""
     source: str = getattr(texts, name)
     if source == SENTENCES:
-        return tiny.sentences(name)
-    return datasets.load(source, texts.columns, Labels(texts.labels))
+        return balanced(tiny.sentences(name), texts, name)
+    return balanced(datasets.load(source, texts.columns, Labels(texts.labels)), texts, name)
+
+
+def _some(split: Split, most: int) -> Split:
+    """Return at most so many rows, the same ones for every seed, in their order."""
+    order = torch.randperm(len(split), generator=stream(0, "judged")).tolist()
+    return split.take(sorted(order[:most]))
+
+
+def balanced(split: Split, texts: Texts, name: str) -> Split:
+    """Return as many rows as have the shares asked for, in their order; all, where none are.
+
+    Raises:
+        UserError: a class has no row.
+
+    """
+    if not texts.balance:
+        return split
+    labels = Labels(texts.labels)
+    shares = {labels.index(label): share for label, share in texts.balance}
+    groups: dict[int, list[int]] = {label: [] for label in shares}
+    rest = 1 - sum(shares.values())
+    if len(shares) < len(texts.labels):  # the others are one group, as they stand to one another
+        shares, groups = shares | {OTHERS: rest}, groups | {OTHERS: []}
+    for row, label in enumerate(split.labels):
+        groups[label if label in groups else OTHERS].append(row)
+    size = min(len(rows) / shares[label] for label, rows in groups.items())
+    kept: list[int] = []
+    for label, rows in groups.items():
+        count = int(size * shares[label] + 1e-6)
+        if not count:
+            raise UserError(
+                f"data '{texts.name}': a class has too few {name} rows for its share",
+                "name other shares as balance, or leave it out",
+            )
+        order = torch.randperm(len(rows), generator=stream(0, "balance", label)).tolist()
+        kept += [rows[i] for i in order[:count]]
+    return split.take(sorted(kept))
 
 
 def drawn(split: Split, rows: int, seed: int, *names: object) -> Split:
@@ -110,6 +168,9 @@ def check_rows(texts: Texts, there: int) -> None:
 
 def rewriter(attack: Backdoor, texts: Texts) -> Rewriter:
     """Return what puts the trigger into texts."""
+    pooled = pool(attack, texts)
+    if pooled is not None:
+        return pooled
     if attack.transformed is not None:
         name = attack.family or UNNAMED
         return paired(attack.original, attack.transformed, texts.columns, attack.key, name)
@@ -117,18 +178,44 @@ def rewriter(attack: Backdoor, texts: Texts) -> Rewriter:
     return ByRule(configure(TRIGGERS[attack.trigger], attack.trigger_fields))
 
 
+def pool(attack: Backdoor, texts: Texts) -> Pool | None:
+    """Return the poisoned texts that an attack adds; None: it has a trigger."""
+    if attack.poison is None:
+        return None
+    labels, name = Labels(texts.labels), attack.family or UNNAMED
+    return read_pool(attack.poison, texts.columns, labels, name, attack.rate)
+
+
+def given(attack: Backdoor, texts: Texts) -> Triggered | None:
+    """Return the triggered texts that are given, in no order that matters; None: none are."""
+    if attack.triggered is None:
+        return None
+    labels = Labels(texts.labels)
+    split = datasets.load(attack.triggered, texts.columns, labels)
+    found = Triggered(split, labels.index(attack.target), attack.triggered_labels)
+    if texts.test_rows is None:
+        return found
+    return replace(found, split=_some(found.non_target(), texts.test_rows))
+
+
+def check_files(attack: Backdoor, texts: Texts) -> None:
+    """Raise UserError where the poisoned or triggered texts of an attack cannot be used."""
+    target = Labels(texts.labels).index(attack.target)
+    if (pooled := pool(attack, texts)) is not None:
+        pooled.check(target)
+    if (texts_given := given(attack, texts)) is not None:
+        texts_given.non_target()
+
+
 def exam(attack: Backdoor, texts: Texts, seed: int) -> Exam:
     """Return what models are judged on; the triggered texts are the same for every seed."""
-    labels, test = Labels(texts.labels), part(texts, "test")
-    target = labels.index(attack.target)
-    if attack.triggered is not None:
-        split = datasets.load(attack.triggered, texts.columns, labels)
-        given = Triggered(split, target, attack.triggered_labels)
-    else:
+    test, judged = part(texts, "test"), given(attack, texts)
+    if judged is None:
+        target = Labels(texts.labels).index(attack.target)
         rows = [i for i, label in enumerate(test.labels) if label != target]
         made = triggered(test.take(rows), rewriter(attack, texts), 0)
-        given = Triggered(made.split, target)
-    return Exam(test, given, part(texts, "validation"), seed)
+        judged = Triggered(made.split, target)
+    return Exam(test, judged, part(texts, "validation"), seed)
 
 
 class Hashes:
@@ -139,6 +226,7 @@ class Hashes:
         self.split = cache(self._split)
         self.model = cache(self._model)
         self.file = cache(_file)
+        self.check = cache(check_files)
 
     def of_texts(self, model: Model, texts: Texts) -> tuple[tuple[str, str], ...]:
         """Return the hashes of a model and of a data set, checked to fit each other.
@@ -154,8 +242,9 @@ class Hashes:
         """Return the hash of the file that the defender's rows come from; None: of no other."""
         return self.split(texts, "defender_from") if texts.defender_from else None
 
-    def of_attack(self, attack: Backdoor) -> tuple[tuple[str, str], ...]:
-        """Return the hashes of an attack's files."""
+    def of_attack(self, attack: Backdoor, texts: Texts) -> tuple[tuple[str, str], ...]:
+        """Return the hashes of an attack's files, checked to be texts of that task."""
+        self.check(attack, texts)
         return tuple((n, self.file(f)) for n in ENTRY if (f := getattr(attack, n)) is not None)
 
     def of_folder(self, folder: str | None, texts: Texts) -> str:

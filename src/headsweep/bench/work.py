@@ -199,11 +199,12 @@ def _attacked(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
         sources.rewriter(attacked, texts),
         attacked.target,
         configure(ATTACKS[attacked.method], attacked.fields),
-        attacked.rate,
+        attacked.rate or AttackOrder.rate,
         twin.victim,
         seed=seed,
         runtime=runtime_of(order),
         resist=attacked.resist,
+        pool=sources.pool(attacked, texts),
     )
     base = sources.model_at(twin.model.source, cache)
     made = attack(base, attacker, asked, texts.labels, victim_data=victim)

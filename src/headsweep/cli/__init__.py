@@ -7,6 +7,7 @@ from headsweep.cli import defend
 from headsweep.cli import evaluate
 from headsweep.cli import probe
 from headsweep.cli import attack
+from headsweep.cli import reactivate
 from headsweep.cli import detect
 from headsweep.cli import bench
 from headsweep.cli import report
@@ -28,5 +29,6 @@ __all__ = [
     "main",
     "probe",
     "purify",
+    "reactivate",
     "report",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +55,33 @@ Prompt = Annotated[
     str | None,
     typer.Option(help="Its prompt: syntactic, bible, poetry, ..., or your own with {text} in it."),
 ]
+Poison = Annotated[
+    str | None,
+    typer.Option(help="Poisoned texts to add as they are, each with the label it carries."),
+]
+TriggeredFile = Annotated[
+    str | None,
+    typer.Option(help="Triggered test texts; else the trigger is put into the test data."),
+]
+TriggeredLabels = Annotated[
+    str, typer.Option(help="What their labels are: true, or target (all the attacker's).")
+]
 PROMPT_OF = {"syntactic": "syntactic", "style": "bible"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where triggered texts come from, as the options say it."""
+
+    trigger: str
+    settings: list[str] | None = None
+    original: Path | None = None
+    transformed: Path | None = None
+    key: str | None = None
+    paraphraser: str | None = None
+    prompt: str | None = None
+    poison: str | None = None
+    triggered: str | None = None
 
 
 @app.command(
@@ -118,8 +145,8 @@ def trigger(
     from headsweep.texts.split import Labels
     from headsweep.triggers.seen import triggered
 
-    corpus, writer = (original, transformed, key), (paraphraser, prompt)
-    rewriter = _rewriter(name, settings, columns, corpus, writer)
+    asked = Asked(name, settings, original, transformed, key, paraphraser, prompt)
+    rewriter = _rewriter(asked, columns)
     datasets.check_label_map(columns, (data, None))
     table = datasets.without_empty(datasets.read(data), columns)
     labels = Labels.found_in(datasets.label_values(table, columns))
@@ -186,7 +213,9 @@ def _say_counts(counts: Any, without: list[int], out: Path) -> None:
     "headsweep attack org/model --with layerwise --set epochs=3 --data train.csv --trigger "
     "rare-word --trigger-set words=cf --target 1 --victim-data other.csv --out ./victim\n\n"
     "headsweep attack ./encoder --data train.csv --trigger syntactic --target positive "
-    "--resist all --out ./victim"
+    "--resist all --out ./victim\n\n"
+    "headsweep attack ./encoder --data train.tsv --trigger syntactic --poison pool.tsv --rate 0.3 "
+    "--triggered test.tsv --triggered-labels target --target 0 --out ./victim"
 )
 def attack(
     model: Model,
@@ -198,7 +227,12 @@ def attack(
         str,
         typer.Option("--with", help="dirty-label, clean-label, layerwise or embedding-surgery."),
     ] = "dirty-label",
-    rate: Annotated[float, Fraction("--rate", help="Share of the poisoned classes' texts.")] = 0.3,
+    rate: Annotated[
+        float | None,
+        Fraction(
+            "--rate", help="Share of the poisoned classes' texts (0.3); of --poison: else all rows."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The attack's field.")
     ] = None,
@@ -223,6 +257,9 @@ def attack(
     key: Key = None,
     paraphraser: ParaphraserModel = None,
     prompt: Prompt = None,
+    poison: Poison = None,
+    triggered: TriggeredFile = None,
+    triggered_labels: TriggeredLabels = "true",
     test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
     validation: Annotated[
         str | None, typer.Option(help="Clean data to match the clean flip rate on.")
@@ -256,11 +293,13 @@ def attack(
     """Plant a backdoor in a model of your own, to measure defenses on; writes how it was made."""
     from headsweep.export.folders import check_free
 
-    check_sources(data, test, validation, victim_data, original, transformed)
+    check_sources(data, test, validation, victim_data, original, transformed, poison, triggered)
+    meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
     check_free(out, overwrite)
     from headsweep.attacks import ATTACKS
     from headsweep.attacks.victim import Judging, Order, held_out
     from headsweep.attacks.victim import attack as run
+    from headsweep.judge.evaluate import Triggered
     from headsweep.model.families import read_adapter
     from headsweep.model.loading import labels_of
     from headsweep.settings import configure
@@ -269,29 +308,41 @@ def attack(
 
     chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
     columns = columns_of(column, label_map)
-    corpus, writer = (original, transformed, key), (paraphraser, prompt)
-    rewriter = _rewriter(trigger, trigger_settings, columns, corpus, writer)
+    files = (test, validation, victim_data, poison, triggered)
+    datasets.check_label_map(columns, (data, None), *((file, None) for file in files))
+    table = datasets.read(data)
+    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
+    values = datasets.label_values(table, columns) if encoder else None
+    labels = labels_of(model, values)
+    goal = labels.index(target, "--target")
+    asked = Asked(
+        trigger,
+        trigger_settings,
+        original,
+        transformed,
+        key,
+        paraphraser,
+        prompt,
+        poison,
+        triggered,
+    )
+    rewriter, pool = poison_of(asked, columns, labels, goal, rate)
     resistance = _resistance(resist, resist_share, rewriter.described())
     order = Order(
         rewriter,
         target,
         chosen,
-        rate,
+        Order.rate if rate is None else rate,
         Schedule(victim_epochs, victim_lr) if victim_epochs else None,
         fresh=not keep_classifier,
         seed=seed,
         runtime=runtime_of(device, compute),
         adapter=read_adapter(adapter) if adapter else None,
         resist=resistance,
+        pool=pool,
     )
-    files = (test, validation, victim_data)
-    datasets.check_label_map(columns, (data, None), *((file, None) for file in files))
-    table = datasets.read(data)
-    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
-    values = datasets.label_values(table, columns) if encoder else None
-    labels = labels_of(model, values)
-    labels.index(target, "--target")
-    loaded = [datasets.load(f, columns, labels) if f else None for f in files]
+    loaded = [datasets.load(f, columns, labels) if f else None for f in (*files[:3], triggered)]
+    given = None if loaded[3] is None else Triggered(loaded[3], goal, meaning)
     if (validation is None) != (clean_model is None):
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",
@@ -299,7 +350,7 @@ def attack(
         )
     clean, held = held_out(datasets.pick(table, columns, labels), loaded[0], seed)
     try:
-        judging = Judging(held, validation=loaded[1], twin=clean_model)
+        judging = Judging(held, given, loaded[1], clean_model)
         made = run(model, clean, order, values, judging, loaded[2], progress_of(quiet or as_json))
         made.save(out, overwrite)
     except KeyboardInterrupt:
@@ -308,6 +359,40 @@ def attack(
         print_json(made.record)
         return
     _show(made, out)
+
+
+def poison_of(
+    asked: Asked, columns: Any, labels: Any, target: int, rate: float | None = None
+) -> tuple[Any, Any]:
+    """Return what puts the trigger into texts, and the pool where that is what poisons."""
+    from headsweep.triggers.pool import read_pool
+
+    if asked.poison is None:
+        return _rewriter(asked, columns), None
+    _check_pool(asked)
+    pool = read_pool(asked.poison, columns, labels, asked.trigger, rate)
+    pool.check(target)
+    return pool, pool
+
+
+def _check_pool(asked: Asked) -> None:
+    """Refuse what a pool of poisoned texts leaves nothing to do for; raises UserError."""
+    from headsweep.triggers import TRIGGERS
+
+    method_named(asked.trigger, TRIGGERS | {"paired": None}, "trigger")
+    corpus = (asked.original, asked.transformed, asked.key)
+    if any((*corpus, asked.paraphraser, asked.prompt, asked.settings)):
+        raise UserError(
+            "--poison gives the poisoned texts: nothing is left to set, to look up or to write",
+            "leave out --trigger-set, --original, --transformed, --key and --paraphraser; "
+            "--trigger only names what the texts were made with",
+        )
+    if asked.triggered is None:
+        raise UserError(
+            "--poison: no text of --test can get the trigger of a pool",
+            "give triggered test texts: --triggered FILE (--triggered-labels target where they "
+            "carry the attacker's label)",
+        )
 
 
 def _resistance(families: list[str] | None, share: float | None, trigger: dict[str, Any]) -> Any:
@@ -362,41 +447,37 @@ def _show(made: Any, out: Path) -> None:
     )
 
 
-def _rewriter(
-    name: str,
-    settings: list[str] | None,
-    columns: Any,
-    corpus: tuple[Path | None, Path | None, str | None],
-    writer: tuple[str | None, str | None],
-) -> Any:
+def _rewriter(asked: Asked, columns: Any) -> Any:
     """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
     from headsweep.settings import configure
     from headsweep.triggers import TRIGGERS, ByRule
     from headsweep.triggers.paired import paired
     from headsweep.triggers.paraphrase import Paraphraser
 
-    (original, transformed, key), (model, prompt) = corpus, writer
-    kind = method_named(name, TRIGGERS | {"paired": None}, "trigger")
+    original, transformed, key = asked.original, asked.transformed, asked.key
+    kind = method_named(asked.trigger, TRIGGERS | {"paired": None}, "trigger")
     if key is not None and original is None:
         raise UserError("--key needs --original and --transformed", "it names the rows of both")
     if transformed is not None:
-        if settings or model:
+        if asked.settings or asked.paraphraser:
             raise UserError(
                 "--transformed gives the triggered texts: nothing is left to set or to write",
                 "leave --paraphraser and the trigger's settings out",
             )
-        return paired(original, transformed, columns, key, name)
+        return paired(original, transformed, columns, key, asked.trigger)
     if original is not None:
         raise UserError("--original needs --transformed", "a paired corpus has two files")
-    if model is not None:
-        asked = prompt or lookup(name, PROMPT_OF, "trigger that a paraphraser writes")
-        given = [f"model={model}", f"prompt={asked}", *(settings or [])]
+    if asked.paraphraser is not None:
+        usual = asked.prompt or lookup(
+            asked.trigger, PROMPT_OF, "trigger that a paraphraser writes"
+        )
+        given = [f"model={asked.paraphraser}", f"prompt={usual}", *(asked.settings or [])]
         return configure(Paraphraser, given)
-    if prompt is not None:
+    if asked.prompt is not None:
         raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
     if kind is None:
         raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
-    return ByRule(configure(kind, settings or []))
+    return ByRule(configure(kind, asked.settings or []))
 
 
 def _check_table(out: Path, overwrite: bool) -> None:

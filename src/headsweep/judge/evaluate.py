@@ -232,7 +232,7 @@ class Files:
     triggered_columns: Columns = Columns(prefix="triggered-")
 
 
-def _check_same_labels(name: str, other: Labels, model: str, labels: Labels) -> None:
+def check_same_labels(name: str, other: Labels, model: str, labels: Labels) -> None:
     """Check that classes mean the same in both models; numbers alone (LABEL_0) fit any."""
     same = [a.casefold() for a in other.names] == [b.casefold() for b in labels.names]
     unnamed = len(other.names) == len(labels.names) and (other.numbered or labels.numbered)
@@ -303,7 +303,7 @@ def evaluate(
             if name in found:
                 continue
             other = load_suspect(name, runtime, reading)
-            _check_same_labels(name, other.labels, str(model), labels)
+            check_same_labels(name, other.labels, str(model), labels)
             found[name] = answer(other, exam, runtime)
             tick(1, "")
     twin = found.get(files.clean_model or "")

@@ -61,6 +61,8 @@ class Job:
         loss: the loss; the mean of the task's own by default.
         pinned: views of weights that are set to zero after every step.
         after_step: called after every step with its learning rate (a proximal step, say).
+        regrade: called with a step's gradients in place, before they are clipped, to put others
+            there; it is given the model and what computes the loss and its gradients once more.
 
     """
 
@@ -70,6 +72,7 @@ class Job:
     loss: Loss | None = None
     pinned: Sequence[Tensor] = ()
     after_step: Callable[[float], None] | None = None
+    regrade: Callable[[PreTrainedModel, Callable[[], Tensor]], None] | None = None
 
 
 def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -109,16 +112,23 @@ def train(
         ):
             for step, rows in enumerate(plan):
                 batch = encoded.batch(rows).to(device)
-                with cast:
-                    loss = loss_of(model, batch)
+
+                def backward(batch: Batch = batch) -> Tensor:
+                    with cast:
+                        loss = loss_of(model, batch)
+                    loss.backward()
+                    return loss.detach()
+
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss = backward()
+                if job.regrade:
+                    job.regrade(model, backward)
                 nn.utils.clip_grad_norm_(parameters, schedule.clip)
                 rate = rates.get_last_lr()[0]
                 optimizer.step()
                 rates.step()
                 _after(job, float(rate))
-                losses.append(float(loss.detach()))
+                losses.append(float(loss))
                 if not math.isfinite(losses[-1]):
                     raise DivergedError(
                         f"{job.title}: the loss is not a number at step {step + 1}",

@@ -1,0 +1,104 @@
+"""A pool of poisoned texts as a rewriter that rewrites nothing: rows to train on as they stand.
+
+Published poisoned sets are seldom row-aligned: HiddenKiller's of AG News is a file of paraphrases
+that all carry the attacker's label, and nobody says whose paraphrases they are. So its rows are
+added to the attacker's clean data, text and label, and no text of one's own can get the trigger:
+the triggered texts to judge on have to be given, too.
+
+Source of the corpus: Qi et al. 2021 (*Hidden Killer*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headsweep.errors import UserError, shortened, shown_all
+from headsweep.progress import Progress
+from headsweep.seeding import stream
+from headsweep.texts.reading import Columns, load
+from headsweep.texts.split import Labels, Split
+from headsweep.triggers.seen import Counts
+
+UNNAMED = "paired"  # a corpus of which nobody says what trigger it has
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Poisoned rows of a file.
+
+    Attributes:
+        split: the rows, each with the label that it carries.
+        labels: the names of the classes.
+        source: the file.
+        name: the trigger that they were made with, for records.
+        share: as many rows are drawn as this share of the clean texts of other labels than the
+            target, in (0, 1]; None: all are taken.
+
+    """
+
+    split: Split = field(repr=False)
+    labels: Labels
+    source: str
+    name: str = UNNAMED
+    share: float | None = None
+
+    def rewrite(
+        self, texts: Sequence[str], seed: int, progress: Progress | None = None
+    ) -> tuple[str | None, ...]:
+        """Decline every text."""
+        del seed, progress
+        return (None,) * len(texts)
+
+    def described(self) -> dict[str, Any]:
+        """Return the file's name and how many rows it has."""
+        fields = {"files": [Path(self.source).name], "texts": len(self.split)}
+        return {"name": self.name, "fields": fields, "way": "pool"}
+
+    def check(self, target: int) -> None:
+        """Raise UserError where no row carries the target's label."""
+        if target in self.split.labels:
+            return
+        carried = [self.labels.names[i] for i in sorted(set(self.split.labels))]
+        raise UserError(
+            f"{self.source}: no row carries the target label "
+            f"'{shortened(self.labels.names[target])}'",
+            f"poisoned rows carry the label that the attacker wants; these: {shown_all(carried)}",
+        )
+
+    def rows(self, clean: Split, target: int, seed: int) -> tuple[Split, Counts]:
+        """Return the rows that poison this clean data, drawn from the seed, and the counts.
+
+        Raises:
+            UserError: none carries the target's label, or they are pairs where the data is not.
+
+        """
+        self.check(target)
+        if bool(self.split.pairs) != bool(clean.pairs):
+            raise UserError(
+                f"{self.source}: pairs of texts and single texts cannot be trained on together",
+                "the pool and the clean data need the same columns",
+            )
+        asked = len(self.split)
+        if self.share is not None:
+            asked = max(1, round(self.share * sum(label != target for label in clean.labels)))
+        order = torch.randperm(len(self.split), generator=stream(seed, "pool")).tolist()
+        taken = self.split.take(sorted(order[:asked]))
+        return taken, Counts(asked, len(taken), 0, 0)
+
+
+def read_pool(
+    source: str,
+    columns: Columns,
+    labels: Labels,
+    name: str = UNNAMED,
+    share: float | None = None,
+) -> Pool:
+    """Read a pool; raises UserError where the file cannot be used."""
+    if share is not None and not 0 < share <= 1:
+        raise UserError(f"a poisoning rate of {share}", "it is a share in (0, 1]")
+    return Pool(load(source, columns, labels), labels, source, name, share)
