@@ -49,8 +49,13 @@ class Candidate:
     on: On = "probes"
 
     def heal(self, usual: FineTune, epochs: float | None = None) -> FineTune:
-        """Return its healing: the usual one on its own texts, so long if epochs are given."""
-        return replace(usual, epochs=usual.epochs if epochs is None else epochs, on=self.on)
+        """Return its healing: the usual one on its own texts.
+
+        If epochs are given it is that of a trial: so long, and once, where the usual is a soup.
+        """
+        if epochs is None:
+            return replace(usual, on=self.on)
+        return replace(usual, on=self.on, epochs=epochs, members=1, beyond=1.0)
 
     @property
     def told(self) -> str:

@@ -114,7 +114,7 @@ class Trials:
         """Return what purifying the suspect may take, in seconds, if healed again and again."""
         parts = self.material.parts
         size, prober = (len(parts.train), len(parts.validation)), RuleProber(self.auto.families)
-        healed = self.epochs * (1 + self.usual.halvings)
+        healed = self.epochs * self.usual.members * (1 + self.usual.halvings)
         return MARGIN * self.slower * self._forecast(candidate, *size, healed, prober)
 
     @property

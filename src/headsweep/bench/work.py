@@ -54,7 +54,15 @@ from headsweep.task.training import Job, train
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"
 TOLD = ("attack", "trigger", "rate", "poisoned", "target", "resist")  # of an attack's record
-HEALED = ("layer_weights", "probes_seen", "lr", "tried")  # of the record of a healing
+HEALED = (
+    "layer_weights",
+    "probes_seen",
+    "lr",
+    "tried",
+    "members",
+    "beyond",
+    "places",
+)  # of the record of a healing
 MANY = 1000  # units: beyond this, masks and scores are not written one by one
 
 

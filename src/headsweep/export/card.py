@@ -92,5 +92,7 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     texts = "clean data and probes of it" if fields.get("on") == "probes" else "clean data"
     tried = manifest["heal"].get("tried", [])
     lr = manifest["heal"].get("lr", 0)
+    soup = manifest["heal"].get("members")
+    told += f"; {len(soup)} healings averaged" if soup else ""
     cooled = f", begun anew for accuracy, kept: lr {lr:g}" if len(tried) > 1 else ""
     return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"
