@@ -26,7 +26,8 @@ Rows = list[list[str]]
 LONGEST_FIELD = 2**31 - 1  # what every platform's csv module can be told
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_COLUMNS = 10_000
-PARQUET_ROWS = 256  # in memory at once: a few bytes of a file may stand for very long cells
+MOST_CELLS = 512 << 20  # characters
+PARQUET_ROWS = 64  # in memory at once: a few bytes of a file may stand for very long cells
 DELIMITED = (".csv", ".tsv")
 
 
@@ -232,13 +233,17 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
             schema = file.schema_arrow
             check_width(path, len(schema.names))
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                size += batch.nbytes
-                if size > LARGE:
-                    raise UserError(
-                        f"{path}: more than {LARGE >> 20} MiB of cells", "give fewer rows"
-                    )
-                for name, values in batch.to_pydict().items():
-                    columns.setdefault(name, []).extend(values)
+                for name, cells in zip(schema.names, batch.columns, strict=True):
+                    kept = columns.setdefault(name, [])
+                    for cell in cells:  # one by one: a dictionary's long value stands in many
+                        value = cell.as_py()
+                        size += len(value) if isinstance(value, str | bytes) else 8
+                        if size > MOST_CELLS:
+                            raise UserError(
+                                f"{path}: more than {MOST_CELLS >> 20} MiB of cells",
+                                "give fewer rows, or shorter texts",
+                            )
+                        kept.append(value)
     except (OSError, ValueError, MemoryError, NotImplementedError, KeyError) as error:
         said = shortened(str(error), 200)
         raise UserError(f"{path}: not a readable Parquet file: {said}") from error
