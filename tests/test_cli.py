@@ -85,7 +85,10 @@ def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp
     ):
         code, _, err = run(*asked, "--overwrite", *wrong)
         assert (code, told in err) == (2, True)
-    rash = ("--heal", "lr=0.5", "--max-drop", "0.1", "--overwrite", "--json")
+    code, _, err = run(*asked, "--overwrite", "--heal", "lr=0.5", "--max-drop", "0.1")
+    assert (code, "each of 3 healings ended no better than guessing" in err) == (2, True)
+    once = ("--heal", "members=1", "--heal", "beyond=1")
+    rash = ("--heal", "lr=0.5", *once, "--max-drop", "0.1", "--overwrite", "--json")
     for more, fields in (((), (0.5, 0)), (("--heal", "halvings=1"), (0.5, 1))):
         code, text, _ = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
         made = json.loads(text)
@@ -396,10 +399,10 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
     monkeypatch.setattr(auto, "_chosen", lambda trials, why: (choice, "for the test"))
     plain = FineTune.heal
 
-    def interrupted(self, view, made):
+    def interrupted(self, view, made, need=0):
         if self.on == "probes":  # the last run's, not a canary's
             raise KeyboardInterrupt
-        return plain(self, view, made)
+        return plain(self, view, made, need)
 
     monkeypatch.setattr(FineTune, "heal", interrupted)
     asked = ("--strategy", "auto", "--set", "budget_seconds=0.01s", "--set", "families=casing")
@@ -782,7 +785,8 @@ def test_a_newcomer_reads_what_came_of_it_in_the_last_line(run, suspect, csv_fil
     assert (code, last.startswith("bound held: ")) == (0, True)
     assert f"headsweep verify {out}, and headsweep evaluate {out}" in last
     assert run("verify", out)[0] == 0
-    rash = ("--heal", "lr=0.5", "--max-drop", "0.2", "--overwrite")
+    rash = ("--heal", "lr=0.5", "--heal", "members=1", "--heal", "beyond=1")
+    rash = (*rash, "--max-drop", "0.2", "--overwrite")
     code, text, _ = purify(run, suspect, csv_file, out, *rash)
     last = text.rstrip("\n").splitlines()[-1]
     assert (code, last.startswith("bound missed: ")) == (1, True)

@@ -105,7 +105,7 @@ def Fields(  # noqa: N802 - stands where typer.Option does
 # so tests/test_options.py compares.
 HEALING = (
     "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
-    "beyond=1.3 base=None mix=0.5"
+    "beyond=2.0 base=None mix=0.5"
 )
 COMPUTING = "batch_size=32 max_length=128 precision=auto"
 ALL_COMPUTING = f"{COMPUTING} measure_in=auto cache_mib=None jobs=None"  # of a search and a soup

@@ -85,8 +85,8 @@ def simmer(
         count: how many there will be.
         how: ``uniform``: all of them; ``greedy``: from the best on, those with which validation
             accuracy does not fall.
-        beyond: how far at most; 1: to the mean. The farthest of places ``STEP`` apart that keeps
-            ``need`` answers right is taken; where none does, the mean.
+        beyond: how far at most; 1: to the mean. Of places ``STEP`` apart the farthest that keeps
+            ``need`` answers right is taken, found by halving; where none does, the mean.
         need: how many validation answers must be right; 0: nothing bounds it.
 
     Raises:
@@ -180,14 +180,29 @@ def _greedily(pot: _Pot, apart: dict[int, Weights], rights: Sequence[int | None]
 
 
 def _farthest(pot: _Pot, beyond: float, need: int) -> dict[float, int]:
-    """Give the model the farthest weights that hold; return right answers by place, in order."""
-    places: dict[float, int] = {}
+    """Give the model the farthest weights that hold; return right answers by place, as tried.
+
+    The farthest place is tried first, then the mean, then halves of what is open between them: as
+    if accuracy fell along the way. The place taken has been measured, whatever lies between.
+    """
     steps = math.ceil((beyond - 1) / STEP - 1e-9)
-    for step in range(steps, -1, -1):
+    places: dict[float, int] = {}
+
+    def holds(step: int) -> bool:
         t = min(beyond, round(1 + step * STEP, 6))
         places[t] = pot.at(t)
-        if places[t] >= need:
-            break
+        return places[t] >= need
+
+    low, high = 0, steps
+    if not holds(high):
+        if steps and holds(0):
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if holds(middle) else (low, middle)
+        t = min(beyond, round(1 + low * STEP, 6))
+        if list(places)[-1] != t:
+            places[t] = pot.at(t)
+            places[t] = places.pop(t)  # the last is the one that is taken
     return places
 
 
