@@ -233,6 +233,25 @@ def test_processes_beside_each_other_make_the_same_bytes(tiny):
     assert all(torch.equal(one[n], other[n]) for n in one)
 
 
+@pytest.mark.parametrize(
+    ("count", "cores", "jobs"), [(3, 1, 1), (2, 2, 2), (3, 2, 1), (4, 2, 2), (3, 4, 3), (3, 16, 3)]
+)
+def test_as_many_processes_as_are_soonest_done(tiny, monkeypatch, count, cores, jobs):
+    """Three healings on two cores: one after the other with both is done before two rounds."""
+    view, _ = pruned_view(tiny)
+    monkeypatch.setattr(beside, "WORTH", 0)
+    monkeypatch.setattr(beside, "free_bytes", lambda device: 1 << 40)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert beside.jobs_for(view, 1, count) == (jobs, cores // jobs)
+
+
+def test_memory_bounds_the_processes(tiny, monkeypatch):
+    view, _ = pruned_view(tiny)
+    view = replace(view, runtime=replace(CPU, jobs=3))
+    monkeypatch.setattr(beside, "free_bytes", lambda device: 5 << 29)
+    assert beside.jobs_for(view, 1, 3)[0] == 2
+
+
 def test_small_work_stays_in_one_process(tiny):
     view, _ = pruned_view(tiny)
     assert beside.jobs_for(view, THREE.work(64), 3)[0] == 1

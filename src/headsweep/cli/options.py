@@ -104,7 +104,7 @@ def Fields(  # noqa: N802 - stands where typer.Option does
 # What --heal and --compute fill, with the values that hold unasked. The classes would load torch,
 # so tests/test_options.py compares.
 HEALING = (
-    "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
+    "epochs=4 lr=0.0003 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
     "beyond=2.0 base=None mix=0.5"
 )
 COMPUTING = "batch_size=32 max_length=128 precision=auto"

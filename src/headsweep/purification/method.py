@@ -17,7 +17,7 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.bound import Bound
 from headsweep.purification.material import Accuracy
 
-HOT = FineTune(epochs=4, lr=2e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
+HOT = FineTune(epochs=4, lr=3e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
 """The usual healing of a classifier: a soup, as hot as the bound allows (docs/decisions/0013)."""
 PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
