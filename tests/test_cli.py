@@ -334,6 +334,38 @@ def test_no_head_removable_is_exit_1(run, csv_file, tmp_path, tokenizer):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("pruned", [False, True])
+def test_ctrl_c_in_a_soup_keeps_the_healings_that_are_finished(
+    run, suspect, csv_file, tmp_path, monkeypatch, pruned
+):
+    from headsweep.heal import members
+
+    out, whole, made = tmp_path / "out", tmp_path / "whole", []
+    asked = ("--strategy", "gradient", "--set", "step=2") if pruned else ("--strategy", "none")
+    asked = ("purify", suspect, "--data", csv_file, *FAST, "--max-drop", "0.4", *asked)
+    make = members.make
+
+    def counted(*args):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(args[3])
+        return make(*args)
+
+    monkeypatch.setattr(members, "make", counted)
+    code, _, err = run(*asked, "--out", out)
+    healings, mask = tmp_path / "out.healings", tmp_path / "out.head-mask.json"
+    told = f"--mask {mask}" if pruned else "the same command goes on after them"
+    assert (code, told.replace(" ", "") in "".join(err.split())) == (130, True)
+    assert len(list(healings.iterdir())) == 2
+    made.clear()
+    code, _, err = run(*asked, "--out", out, *(("--mask", mask) if pruned else ()))
+    assert (code, made, healings.exists()) == (0, [2], False), err
+    monkeypatch.undo()
+    assert run(*asked, "--out", whole)[0] == 0
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (out, whole))
+    assert one == other
+
+
 def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
