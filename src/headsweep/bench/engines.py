@@ -24,6 +24,7 @@ import psutil
 from headsweep.bench.orders import Order
 from headsweep.bench.work import perform, threads
 from headsweep.errors import UserError
+from headsweep.orphans import end_with
 
 NEEDED_MIB = 2400  # of a cell, as long as no finished one says
 
@@ -153,7 +154,7 @@ class Local:
     def _start(self) -> Worker:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(
-            target=serve, args=(theirs, self.cache, self.threads), daemon=True
+            target=serve, args=(theirs, self.cache, self.threads, os.getpid()), daemon=True
         )
         with _environment(OMP_NUM_THREADS=str(self.threads)):
             process.start()
@@ -173,11 +174,13 @@ class Local:
         self.workers = []
 
 
-def serve(pipe: Connection, cache: Path, thread_count: int) -> None:
+def serve(pipe: Connection, cache: Path, thread_count: int, parent: int) -> None:
     """Fill orders from a pipe until it closes; Ctrl-C is the parent's to handle.
 
-    Being ended takes drafts away: it is an exception in whatever the worker is at.
+    Being ended takes drafts away: it is an exception in whatever the worker is at. It ends when
+    its parent is gone, also in the middle of an order.
     """
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with threads(thread_count):

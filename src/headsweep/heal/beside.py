@@ -26,6 +26,7 @@ import torch
 
 from headsweep.model.loading import vocabulary_size
 from headsweep.model.runtime import free_bytes
+from headsweep.orphans import end_with
 from headsweep.progress import Silent, Tick
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
@@ -121,7 +122,7 @@ def _process(
     """Start a process that makes these members; it ends with the context."""
     known = os.pathsep.join(path for path in sys.path if path)
     running = subprocess.Popen(
-        [sys.executable, "-P", "-c", STARTED, json.dumps(numbers)],
+        [sys.executable, "-P", "-c", STARTED, json.dumps(numbers), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -178,6 +179,7 @@ def main() -> None:
     """Make the members that the command line names of the work on standard input."""
     from headsweep.heal.members import make
 
+    end_with(int(sys.argv[2]))
     work, threads = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(threads)
     view = replace(work.view, progress=_Told())
