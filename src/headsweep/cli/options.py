@@ -17,7 +17,7 @@ import typer
 from headsweep import bounded
 from headsweep.errors import UserError, lookup
 from headsweep.foreign import in_json
-from headsweep.progress import Progress, Silent, Terminal, plain_console
+from headsweep.progress import Progress, plain_console, reporting
 
 out_console = plain_console()
 MOST_SEED = 2**62
@@ -290,7 +290,7 @@ def _devices() -> list[str]:
 
 def progress_of(quiet: bool) -> Progress:
     """Return where to report progress."""
-    return Silent() if quiet else Terminal()
+    return reporting(not quiet)
 
 
 def text_of(path: Path, fix: str = "") -> str:
