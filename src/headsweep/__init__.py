@@ -34,8 +34,14 @@ __all__ = [
     "Split",
     "UserError",
     "__version__",
+    "attack",
+    "evaluate",
+    "inspect",
+    "probe",
     "purify",
     "purify_from_encoder",
+    "report",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -52,12 +58,16 @@ if TYPE_CHECKING:
     from headsweep.purification.interrupted import Given
     from headsweep.purification.material import Sources
     from headsweep.purification.method import Method
-    from headsweep.purification.pipeline import purify
     from headsweep.purification.plan import Plan
-    from headsweep.purification.purified import Purified
     from headsweep.texts.reading import Columns
     from headsweep.texts.split import Split
     from headsweep.triggers.probe_families import RuleProber
+    from headsweep.verbs.attacking import attack
+    from headsweep.verbs.judging import evaluate, probe
+    from headsweep.verbs.looking import inspect, verify
+    from headsweep.verbs.purified import Purified
+    from headsweep.verbs.purifying import purify
+    from headsweep.verbs.reporting import report
 else:  # type checkers would take any name for one that `__getattr__` gives
     HOMES = {
         "NothingPruned": "errors",
@@ -74,12 +84,18 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "Given": "purification.interrupted",
         "Sources": "purification.material",
         "Method": "purification.method",
-        "Purified": "purification.purified",
-        "purify": "purification.pipeline",
         "Plan": "purification.plan",
         "Columns": "texts.reading",
         "Split": "texts.split",
         "RuleProber": "triggers.probe_families",
+        "attack": "verbs.attacking",
+        "evaluate": "verbs.judging",
+        "probe": "verbs.judging",
+        "inspect": "verbs.looking",
+        "verify": "verbs.looking",
+        "Purified": "verbs.purified",
+        "purify": "verbs.purifying",
+        "report": "verbs.reporting",
     }
 
     def __getattr__(name: str) -> object:

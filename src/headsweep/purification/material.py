@@ -172,7 +172,7 @@ def gather(
             else _as_split(sources.data).labels
         )
     reading = replace(reading, fresh_for=values)
-    opened = _open(suspect, reading, runtime, tokenizer)
+    opened = open_suspect(suspect, reading, runtime, tokenizer)
 
     def split(source: Source | None) -> Split | None:
         return None if source is None else datasets.load(source, sources.columns, opened.labels)
@@ -214,18 +214,24 @@ def _check_labels(split: Split, suspect: Suspect) -> None:
     suspect.task.check_labels(split, suspect.labels.names)
 
 
-def _open(
+def open_suspect(
     suspect: str | Path | PreTrainedModel | Suspect,
     reading: Reading,
     runtime: Runtime,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Suspect:
+    """Return a suspect ready to be worked on: loaded, or as it is in memory.
+
+    Raises:
+        UserError: a loaded model without its tokenizer, or whatever makes it unusable.
+
+    """
     if isinstance(suspect, Suspect):
         origin = Origin(suspect.source, suspect.precision)
         opened = prepare(suspect.model, suspect.tokenizer, reading, origin)
     elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:
-            raise UserError("a loaded model needs its tokenizer", "purify(..., tokenizer=...)")
+            raise UserError("a loaded model needs its tokenizer", "give tokenizer=")
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
         widened = suspect.float().to(runtime.torch_device).eval()
         opened = prepare(widened, tokenizer, reading, origin)
