@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "NothingPruned",
     "Plan",
+    "PrunedHeadsCallback",
     "Purified",
     "RuleProber",
     "Runtime",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
     from headsweep.purification.from_encoder import purify_from_encoder
+    from headsweep.purification.going_on import PrunedHeadsCallback
     from headsweep.purification.interrupted import Given
     from headsweep.purification.material import Sources
     from headsweep.purification.method import Method
@@ -81,6 +83,7 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "DEFENSES": "purification.baselines",
         "Bound": "purification.bound",
         "purify_from_encoder": "purification.from_encoder",
+        "PrunedHeadsCallback": "purification.going_on",
         "Given": "purification.interrupted",
         "Sources": "purification.material",
         "Method": "purification.method",
