@@ -475,23 +475,27 @@ def test_how_to_go_on_names_the_healing_that_was_chosen(tmp_path, penalty):
 
 
 def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
-    from headsweep.cli.purify import _method
     from headsweep.heal.fine_tune import FineTune
     from headsweep.model.mask import HeadMask
-    from headsweep.purification.interrupted import Found
+    from headsweep.purification.interrupted import Found, Given, mask_in
+    from headsweep.purification.plan import Plan
     from headsweep.purification.recipe import Asked
     from headsweep.settings import describe
+    from headsweep.verbs.purifying import Objects, planned
+
+    def depth(asked):
+        given = Objects(mask=Given(*mask_in(kept)))
+        return planned(asked, Plan(), given).method.bound.prune_drop
 
     mask, healing = HeadMask(((True, False), (True, True))), describe(FineTune())
     found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify", 0.05)
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(mask.to_json() | found.to_json()))
     asked = Asked("gradient", start="classifier", units="heads")
-    assert _method(asked, None, kept).bound.prune_drop == 0.05
-    own = Asked("gradient", start="classifier", units="heads", prune_drop=0.1)
-    assert _method(own, None, kept).bound.prune_drop == 0.1
+    assert depth(asked) == 0.05
+    assert depth(Asked("gradient", start="classifier", units="heads", prune_drop=0.1)) == 0.1
     kept.write_text(json.dumps(mask.to_json()))
-    assert _method(asked, None, kept).bound.prune_drop is None
+    assert depth(asked) is None
 
 
 @pytest.mark.parametrize(

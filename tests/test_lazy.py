@@ -183,4 +183,4 @@ def test_purify_is_still_the_function_after_it_has_run(trained_folder, csv_file)
     method = headsweep.Method(pruning, healing, bound=headsweep.Bound(max_drop=0.4))
     headsweep.purify(str(trained_folder), csv_file, method, headsweep.Plan(runtime=CPU))
     assert callable(headsweep.purify)
-    assert headsweep.purify.__module__ == "headsweep.purification.pipeline"
+    assert headsweep.purify.__module__ == "headsweep.verbs.purifying"

@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "NothingPruned",
     "Plan",
+    "PrunedHeadsCallback",
     "Purified",
     "RuleProber",
     "Runtime",
@@ -34,8 +35,14 @@ __all__ = [
     "Split",
     "UserError",
     "__version__",
+    "attack",
+    "evaluate",
+    "inspect",
+    "probe",
     "purify",
     "purify_from_encoder",
+    "report",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -49,15 +56,20 @@ if TYPE_CHECKING:
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
     from headsweep.purification.from_encoder import purify_from_encoder
+    from headsweep.purification.going_on import PrunedHeadsCallback
     from headsweep.purification.interrupted import Given
     from headsweep.purification.material import Sources
     from headsweep.purification.method import Method
-    from headsweep.purification.pipeline import purify
     from headsweep.purification.plan import Plan
-    from headsweep.purification.purified import Purified
     from headsweep.texts.reading import Columns
     from headsweep.texts.split import Split
     from headsweep.triggers.probe_families import RuleProber
+    from headsweep.verbs.attacking import attack
+    from headsweep.verbs.judging import evaluate, probe
+    from headsweep.verbs.looking import inspect, verify
+    from headsweep.verbs.purified import Purified
+    from headsweep.verbs.purifying import purify
+    from headsweep.verbs.reporting import report
 else:  # type checkers would take any name for one that `__getattr__` gives
     HOMES = {
         "NothingPruned": "errors",
@@ -71,15 +83,22 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "DEFENSES": "purification.baselines",
         "Bound": "purification.bound",
         "purify_from_encoder": "purification.from_encoder",
+        "PrunedHeadsCallback": "purification.going_on",
         "Given": "purification.interrupted",
         "Sources": "purification.material",
         "Method": "purification.method",
-        "Purified": "purification.purified",
-        "purify": "purification.pipeline",
         "Plan": "purification.plan",
         "Columns": "texts.reading",
         "Split": "texts.split",
         "RuleProber": "triggers.probe_families",
+        "attack": "verbs.attacking",
+        "evaluate": "verbs.judging",
+        "probe": "verbs.judging",
+        "inspect": "verbs.looking",
+        "verify": "verbs.looking",
+        "Purified": "verbs.purified",
+        "purify": "verbs.purifying",
+        "report": "verbs.reporting",
     }
 
     def __getattr__(name: str) -> object:

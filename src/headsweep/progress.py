@@ -1,10 +1,16 @@
-"""Progress for people: a bar on a terminal, a line now and then in a log, or nothing."""
+"""Progress for people: a bar on a terminal or in a notebook, a line now and then, or nothing.
+
+What is said goes to the standard logger ``headsweep`` too, at INFO; steps that begin and end, with
+what they took, at DEBUG. It has no handler of its own: who wants to read it adds one.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -12,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.segment import Segment
 
-from headsweep.foreign import plain
+from headsweep.foreign import one_line, plain
 
+LOG = logging.getLogger("headsweep")
+LOG.addHandler(logging.NullHandler())  # else what warns would go to standard error unasked
 Tick = Callable[[int, str], None]
 """Called with how many more are done and a short note (a loss, an accuracy)."""
 
@@ -66,8 +74,42 @@ class Lines(Silent):
         self.say = progress.say  # type: ignore[method-assign]
 
 
+class Logged:
+    """Passes all of it on, and tells the standard logger ``headsweep``."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def say(self, line: str) -> None:
+        """Pass the line on, and log it."""
+        self.progress.say(line)
+        LOG.info("%s", one_line(line.strip()))
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Tick]:
+        """Open the step, and log when it begins and what it took."""
+        begun, count, last = time.monotonic(), 0, ""
+        LOG.debug("%s: begun, %d in all", one_line(title), total)
+        with self.progress.task(title, total) as inner:
+
+            def tick(done: int, note: str) -> None:
+                nonlocal count, last
+                count, last = count + done, note
+                inner(done, note)
+
+            try:
+                yield tick
+            finally:
+                took = duration(time.monotonic() - begun)
+                told = one_line(f"{title}: {count} of {total} {last}".strip())
+                LOG.debug("%s: %s", told, took)
+
+
 class Terminal:
-    """Bars on standard error where it is a terminal, else a line at least every 20 seconds."""
+    """Bars on a terminal or in a notebook, else a line at least every 20 seconds.
+
+    A notebook draws bars where ipywidgets is installed; without, rich would warn and show none.
+    """
 
     every_seconds = 20.0
     worth_seconds = 2.0  # what took less is not told
@@ -81,7 +123,14 @@ class Terminal:
 
     def task(self, title: str, total: int) -> AbstractContextManager[Tick]:
         """Open a bar, or lines where the output is not a terminal."""
-        return self._bar(title, total) if self.console.is_terminal else self._lines(title, total)
+        return self._bar(title, total) if self.draws else self._lines(title, total)
+
+    @property
+    def draws(self) -> bool:
+        """Whether bars can be drawn where it prints."""
+        if self.console.is_jupyter:
+            return find_spec("ipywidgets") is not None
+        return self.console.is_terminal
 
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Tick]:
@@ -114,6 +163,13 @@ class Terminal:
         took = time.monotonic() - begun
         if took >= self.worth_seconds:
             self.say(f"  {title}: done in {duration(took)}")
+
+
+def reporting(wanted: bool | Progress | None) -> Progress:
+    """Return where to report to: what is given, the terminal, or nowhere; and the logger."""
+    if isinstance(wanted, bool) or wanted is None:
+        return Logged(Terminal() if wanted else Silent())
+    return Logged(wanted)
 
 
 def duration(seconds: float) -> str:

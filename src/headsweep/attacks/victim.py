@@ -106,9 +106,9 @@ class Attacked:
     published: Evaluation | None
     survived: Evaluation | None
 
-    def save(self, out: Path, overwrite: bool = False) -> None:
+    def save(self, out: str | Path, overwrite: bool = False) -> None:
         """Write model, tokenizer, record and a card that says what it is; raises UserError."""
-        with drafted(out, overwrite) as folder:
+        with drafted(Path(out), overwrite) as folder:
             save_model(self.suspect, folder)
             self.record |= {"weights": weights_hash(folder)}
             write_json(folder / RECORD, self.record)

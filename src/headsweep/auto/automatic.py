@@ -25,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from headsweep.auto.candidates import Auto, Candidate
 from headsweep.auto.trials import (
     TRIAL,
@@ -58,6 +60,7 @@ def purify_automatically(
     method: Method = Method(),
     plan: Plan = Plan(),
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
     keep_mask: Path | None = None,
     keep_healings: Path | None = None,
@@ -70,6 +73,7 @@ def purify_automatically(
         auto: how to choose.
         method: its bound, units and healing count; which heads go is chosen here.
         plan: seed, where to compute, and the rest.
+        tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to.
         keep_mask: as for ``purify``.
         keep_healings: as for ``purify``, of the final run.
@@ -85,7 +89,7 @@ def purify_automatically(
     begun, progress = time.monotonic(), progress or Silent()
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
-    material = gather(model, sources, reading, plan.runtime)
+    material = gather(model, sources, reading, plan.runtime, tokenizer=tokenizer)
     for note in evidence.undecided(material, method, sources.validation is None):
         progress.say(f"note: {note}")
     _check_probes(material, auto, plan, progress)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +14,10 @@ import typer
 from headsweep.cli.ending import ended_by_signals, unforeseen
 from headsweep.cli.gone import refuse_gone
 from headsweep.errors import NothingPruned, UserError
-from headsweep.progress import plain_console
+from headsweep.foreign import one_line
+from headsweep.progress import LOG, plain_console
 
-INTERRUPTED, DEBUG = 130, "--debug"
+INTERRUPTED, DEBUG, LOG_FILE = 130, "--debug", "--log-file"
 
 app = typer.Typer(
     name="headsweep",
@@ -45,16 +48,45 @@ def _options(
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show the trace of an error (or HEADSWEEP_DEBUG=1).")
     ] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="Add what is done to this file, with times; before the command."),
+    ] = None,
 ) -> None:
     del version, debug  # it has been said; main has taken it out
+    if log_file is not None:
+        _log_to(log_file)
+
+
+def _log_to(path: Path) -> None:
+    """Let the logger write to a file until the command ends; raises UserError."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(
+            f"--log-file {path}: cannot be written: {error.strerror}", "choose another file"
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.set_name(LOG_FILE)
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.DEBUG)
+
+
+def _close_log() -> None:
+    for handler in LOG.handlers[:]:
+        if handler.get_name() == LOG_FILE:
+            LOG.removeHandler(handler)
+            LOG.setLevel(logging.NOTSET)
+            handler.close()
 
 
 def _refuse_gone(app: Any, words: list[str]) -> None:
     """Say what replaced an option that is gone; raises UserError."""
-    command = app.commands.get(words[0]) if words else None
+    place = 2 if words[:1] == [LOG_FILE] else 1 if words and words[0].startswith("-") else 0
+    command = app.commands.get(words[place]) if len(words) > place else None
     if command is not None:
         known = {option for parameter in command.params for option in parameter.opts}
-        refuse_gone(words[1:], known)
+        refuse_gone(words[place + 1 :], known)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of ours
@@ -75,21 +107,28 @@ def main(arguments: list[str] | None = None) -> None:
         code = 0
     except (UserError, NothingPruned) as error:
         _trace(errors, error, debug)
-        errors.print(f"headsweep: {error}", soft_wrap=True)
+        _say(errors, str(error))
         code = 2 if isinstance(error, UserError) else 1
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            errors.print("headsweep: interrupted: nothing was written")
+            _say(errors, "interrupted: nothing was written")
         raise
     except (KeyboardInterrupt, Interrupted) as error:
-        kept = str(error) or "nothing was written"
-        errors.print(f"headsweep: interrupted: {kept}", soft_wrap=True)
+        _say(errors, f"interrupted: {str(error) or 'nothing was written'}")
         code = INTERRUPTED
     except BaseException as error:  # a panic of a library is no Exception
         _trace(errors, error, debug)
-        errors.print(f"headsweep: {unforeseen(error)}", soft_wrap=True)
+        _say(errors, str(unforeseen(error)))
         code = 2
+    finally:
+        _close_log()
     sys.exit(code)
+
+
+def _say(errors: Any, line: str) -> None:
+    """Say how it ended, on standard error and in the log."""
+    errors.print(f"headsweep: {line}", soft_wrap=True)
+    LOG.error("%s", one_line(line))
 
 
 def _trace(errors: Any, error: BaseException, debug: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +9,8 @@ import typer
 from rich.table import Table
 
 from headsweep.cli.app import Interrupted, app
-from headsweep.cli.listing import method_named, print_methods
+from headsweep.cli.listing import print_methods
 from headsweep.cli.options import (
-    LENGTH,
     AdapterFile,
     AsJson,
     Column,
@@ -24,16 +22,13 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
-    check_file,
     check_sources,
-    columns_of,
-    one_of,
     out_console,
     print_json,
     progress_of,
-    runtime_of,
 )
-from headsweep.errors import UserError, lookup
+from headsweep.errors import UserError
+from headsweep.verbs.arguments import LENGTH, check_file, columns_of, one_of, runtime_of
 
 Original = Annotated[Path | None, typer.Option(help="Paired corpus: the clean texts, row by row.")]
 Transformed = Annotated[
@@ -66,22 +61,6 @@ TriggeredFile = Annotated[
 TriggeredLabels = Annotated[
     str, typer.Option(help="What their labels are: true, or target (all the attacker's).")
 ]
-PROMPT_OF = {"syntactic": "syntactic", "style": "bible"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Where triggered texts come from, as the options say it."""
-
-    trigger: str
-    settings: list[str] | None = None
-    original: Path | None = None
-    transformed: Path | None = None
-    key: str | None = None
-    paraphraser: str | None = None
-    prompt: str | None = None
-    poison: str | None = None
-    triggered: str | None = None
 
 
 @app.command(
@@ -144,9 +123,12 @@ def trigger(
     from headsweep.texts import reading as datasets
     from headsweep.texts.split import Labels
     from headsweep.triggers.seen import triggered
+    from headsweep.verbs.attacking import TriggerSource, rewriter_of
 
-    asked = Asked(name, settings, original, transformed, key, paraphraser, prompt)
-    rewriter = _rewriter(asked, columns)
+    source = TriggerSource(
+        name, tuple(settings or ()), original, transformed, key, paraphraser, prompt
+    )
+    rewriter = rewriter_of(source, columns)
     datasets.check_label_map(columns, (data, None))
     table = datasets.without_empty(datasets.read(data), columns)
     labels = Labels.found_in(datasets.label_values(table, columns))
@@ -294,64 +276,46 @@ def attack(
     from headsweep.export.folders import check_free
 
     check_sources(data, test, validation, victim_data, original, transformed, poison, triggered)
-    meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
+    one_of(triggered_labels, ("true", "target"), "--triggered-labels")
     check_free(out, overwrite)
-    from headsweep.attacks import ATTACKS
-    from headsweep.attacks.victim import Judging, Order, held_out
-    from headsweep.attacks.victim import attack as run
-    from headsweep.judge.evaluate import Triggered
-    from headsweep.model.families import read_adapter
-    from headsweep.model.loading import labels_of
-    from headsweep.settings import configure
-    from headsweep.task.training import Schedule
-    from headsweep.texts import reading as datasets
+    from headsweep.verbs.attacking import attack as run
 
-    chosen = configure(method_named(method, ATTACKS, "attack"), settings or [])
-    columns = columns_of(column, label_map)
-    files = (test, validation, victim_data, poison, triggered)
-    datasets.check_label_map(columns, (data, None), *((file, None) for file in files))
-    table = datasets.read(data)
-    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
-    values = datasets.label_values(table, columns) if encoder else None
-    labels = labels_of(model, values)
-    goal = labels.index(target, "--target")
-    asked = Asked(
-        trigger,
-        trigger_settings,
-        original,
-        transformed,
-        key,
-        paraphraser,
-        prompt,
-        poison,
-        triggered,
-    )
-    rewriter, pool = poison_of(asked, columns, labels, goal, rate)
-    resistance = _resistance(resist, resist_share, rewriter.described())
-    order = Order(
-        rewriter,
-        target,
-        chosen,
-        Order.rate if rate is None else rate,
-        Schedule(victim_epochs, victim_lr) if victim_epochs else None,
-        fresh=not keep_classifier,
-        seed=seed,
-        runtime=runtime_of(device, compute),
-        adapter=read_adapter(adapter) if adapter else None,
-        resist=resistance,
-        pool=pool,
-    )
-    loaded = [datasets.load(f, columns, labels) if f else None for f in (*files[:3], triggered)]
-    given = None if loaded[3] is None else Triggered(loaded[3], goal, meaning)
-    if (validation is None) != (clean_model is None):
-        raise UserError(
-            "floor and excess LFR need both --clean-model and --validation",
-            "give both, or neither",
-        )
-    clean, held = held_out(datasets.pick(table, columns, labels), loaded[0], seed)
     try:
-        judging = Judging(held, given, loaded[1], clean_model)
-        made = run(model, clean, order, values, judging, loaded[2], progress_of(quiet or as_json))
+        made = run(
+            model,
+            data,
+            trigger=trigger,
+            target=target,
+            method=method,
+            rate=rate,
+            set=settings,
+            trigger_set=trigger_settings,
+            resist=resist,
+            resist_share=resist_share,
+            original=original,
+            transformed=transformed,
+            key=key,
+            paraphraser=paraphraser,
+            prompt=prompt,
+            poison=poison,
+            triggered=triggered,
+            triggered_labels=triggered_labels,
+            test=test,
+            validation=validation,
+            clean_model=clean_model,
+            start=start,
+            victim_data=victim_data,
+            victim_epochs=victim_epochs,
+            victim_lr=victim_lr,
+            keep_classifier=keep_classifier,
+            adapter=adapter,
+            column=column,
+            label_map=label_map,
+            seed=seed,
+            device=device,
+            compute=compute,
+            progress=progress_of(quiet or as_json),
+        )
         made.save(out, overwrite)
     except KeyboardInterrupt:
         raise Interrupted("nothing was written") from None
@@ -359,51 +323,6 @@ def attack(
         print_json(made.record)
         return
     _show(made, out)
-
-
-def poison_of(
-    asked: Asked, columns: Any, labels: Any, target: int, rate: float | None = None
-) -> tuple[Any, Any]:
-    """Return what puts the trigger into texts, and the pool where that is what poisons."""
-    from headsweep.triggers.pool import read_pool
-
-    if asked.poison is None:
-        return _rewriter(asked, columns), None
-    _check_pool(asked)
-    pool = read_pool(asked.poison, columns, labels, asked.trigger, rate)
-    pool.check(target)
-    return pool, pool
-
-
-def _check_pool(asked: Asked) -> None:
-    """Refuse what a pool of poisoned texts leaves nothing to do for; raises UserError."""
-    from headsweep.triggers import TRIGGERS
-
-    method_named(asked.trigger, TRIGGERS | {"paired": None}, "trigger")
-    corpus = (asked.original, asked.transformed, asked.key)
-    if any((*corpus, asked.paraphraser, asked.prompt, asked.settings)):
-        raise UserError(
-            "--poison gives the poisoned texts: nothing is left to set, to look up or to write",
-            "leave out --trigger-set, --original, --transformed, --key and --paraphraser; "
-            "--trigger only names what the texts were made with",
-        )
-    if asked.triggered is None:
-        raise UserError(
-            "--poison: no text of --test can get the trigger of a pool",
-            "give triggered test texts: --triggered FILE (--triggered-labels target where they "
-            "carry the attacker's label)",
-        )
-
-
-def _resistance(families: list[str] | None, share: float | None, trigger: dict[str, Any]) -> Any:
-    """Return which probes the attacker trains against; raises UserError before any work."""
-    from headsweep.attacks.resistance import Resistance
-
-    if share is not None and not families:
-        raise UserError("--resist-share: nothing is resisted", "add --resist FAMILY")
-    made = Resistance(tuple(families or ()), Resistance().share if share is None else share)
-    made.chosen(trigger)
-    return made
 
 
 def _show(made: Any, out: Path) -> None:
@@ -445,39 +364,6 @@ def _show(made: Any, out: Path) -> None:
         f"\nwritten: {out} (backdoored on purpose: never deploy it)",
         soft_wrap=True,
     )
-
-
-def _rewriter(asked: Asked, columns: Any) -> Any:
-    """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
-    from headsweep.settings import configure
-    from headsweep.triggers import TRIGGERS, ByRule
-    from headsweep.triggers.paired import paired
-    from headsweep.triggers.paraphrase import Paraphraser
-
-    original, transformed, key = asked.original, asked.transformed, asked.key
-    kind = method_named(asked.trigger, TRIGGERS | {"paired": None}, "trigger")
-    if key is not None and original is None:
-        raise UserError("--key needs --original and --transformed", "it names the rows of both")
-    if transformed is not None:
-        if asked.settings or asked.paraphraser:
-            raise UserError(
-                "--transformed gives the triggered texts: nothing is left to set or to write",
-                "leave --paraphraser and the trigger's settings out",
-            )
-        return paired(original, transformed, columns, key, asked.trigger)
-    if original is not None:
-        raise UserError("--original needs --transformed", "a paired corpus has two files")
-    if asked.paraphraser is not None:
-        usual = asked.prompt or lookup(
-            asked.trigger, PROMPT_OF, "trigger that a paraphraser writes"
-        )
-        given = [f"model={asked.paraphraser}", f"prompt={usual}", *(asked.settings or [])]
-        return configure(Paraphraser, given)
-    if asked.prompt is not None:
-        raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
-    if kind is None:
-        raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
-    return ByRule(configure(kind, asked.settings or []))
 
 
 def _check_table(out: Path, overwrite: bool) -> None:

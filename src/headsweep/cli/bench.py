@@ -13,13 +13,13 @@ from headsweep.cli.options import (
     Quiet,
     check_folder,
     make_folder,
-    one_of,
     out_console,
     print_json,
     progress_of,
 )
 from headsweep.errors import UserError
 from headsweep.progress import plain_console
+from headsweep.verbs.arguments import one_of
 
 ENGINES = ("local", "inline", "ray")
 

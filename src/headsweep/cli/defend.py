@@ -8,7 +8,6 @@ import typer
 
 from headsweep.cli import running
 from headsweep.cli.app import app
-from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
@@ -30,11 +29,12 @@ from headsweep.cli.options import (
     Validation,
     check_sources,
     given_in,
-    plan_of,
     sources_of,
     with_recipe,
 )
 from headsweep.errors import UserError
+from headsweep.verbs.arguments import plan_of
+from headsweep.verbs.methods import method_named
 
 
 @app.command(

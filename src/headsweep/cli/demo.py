@@ -11,7 +11,6 @@ from rich.table import Table
 
 from headsweep.cli.app import app
 from headsweep.cli.options import (
-    ALL_COMPUTING,
     AsJson,
     Device,
     Quiet,
@@ -20,11 +19,11 @@ from headsweep.cli.options import (
     out_console,
     print_json,
     progress_of,
-    runtime_of,
 )
 from headsweep.cli.show import interval, picture
 from headsweep.model.mask import HeadMask
 from headsweep.progress import duration
+from headsweep.verbs.arguments import ALL_COMPUTING, runtime_of
 
 if TYPE_CHECKING:
     from headsweep.demo import Report

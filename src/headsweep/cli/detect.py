@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from headsweep.cli.app import app
-from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
@@ -23,14 +22,12 @@ from headsweep.cli.options import (
     Seed,
     TriggeredColumn,
     check_sources,
-    columns_of,
-    one_of,
     out_console,
     print_json,
     progress_of,
-    runtime_of,
-    triggered_columns_of,
 )
+from headsweep.verbs.arguments import columns_of, one_of, runtime_of, triggered_columns_of
+from headsweep.verbs.methods import method_named
 
 SHOWN = 5  # rejected clean texts in the table for people
 

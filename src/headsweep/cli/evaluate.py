@@ -21,13 +21,9 @@ from headsweep.cli.options import (
     Seed,
     TriggeredColumn,
     check_sources,
-    columns_of,
-    one_of,
     out_console,
     print_json,
     progress_of,
-    runtime_of,
-    triggered_columns_of,
 )
 
 
@@ -68,24 +64,26 @@ def evaluate(
 ) -> None:
     """Measure ACC, label flip rate and its relatives, with 95% intervals."""
     check_sources(data, triggered, validation)
-    from headsweep.judge.evaluate import Files
-    from headsweep.judge.evaluate import evaluate as run
-    from headsweep.model.families import read_adapter
+    from headsweep.verbs.judging import evaluate as run
 
-    files = Files(
+    found = run(
+        model,
         data,
-        triggered,
-        target,
-        one_of(triggered_labels, ("true", "target"), "--triggered-labels"),
-        validation,
-        clean_model,
-        suspect,
-        columns_of(column, label_map),
-        triggered_columns_of(triggered, triggered_column),
+        triggered=triggered,
+        target=target,
+        triggered_labels=triggered_labels,
+        validation=validation,
+        clean_model=clean_model,
+        suspect=suspect,
+        adapter=adapter,
+        column=column,
+        label_map=label_map,
+        triggered_column=triggered_column,
+        seed=seed,
+        device=device,
+        compute=compute,
+        progress=progress_of(quiet or as_json),
     )
-    runtime = runtime_of(device, compute)
-    described = read_adapter(adapter) if adapter else None
-    found = run(model, files, runtime, seed, progress_of(quiet or as_json), described)
     if as_json:
         print_json(dataclasses.asdict(found))
         return

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from headsweep.cli.app import app
-from headsweep.cli.listing import all_methods, print_methods
+from headsweep.cli.listing import print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
@@ -18,8 +18,8 @@ from headsweep.cli.options import (
     Model,
     out_console,
     print_json,
-    runtime_of,
 )
+from headsweep.verbs.methods import all_methods
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
@@ -38,57 +38,26 @@ def inspect(
 ) -> None:
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
     from headsweep.cli.show import picture
-    from headsweep.model.families import read_adapter
-    from headsweep.model.loading import Reading, claimed_units, claims, load_suspect
-    from headsweep.model.removal import already_pruned
+    from headsweep.verbs.looking import inspect as run
 
-    reading = Reading(
-        adapter=read_adapter(adapter) if adapter else None, units=claimed_units(model)
-    )
-    opened = load_suspect(model, runtime_of(device, compute), reading)
-    layout, pruned = opened.anatomy.layout, already_pruned(opened.anatomy)
-    rows = [
-        {
-            "layer": row.layer,
-            "heads": row.units,
-            "key_value_heads": row.units // row.group,
-            "head_width": row.width,
-            "pruned": [head for layer, head in pruned.pruned_heads if layer == row.layer],
-        }
-        for row in layout.rows
-        if row.kind == "head"
-    ]
-    ffn = [{"layer": layer, "groups": len(kept), "pruned": [i for i, k in enumerate(kept) if not k]}
-           for layer, kept in enumerate(pruned.ffn)]  # fmt: skip
-    form = {
-        "model": model,
-        "architecture": type(opened.model).__name__,
-        "model_type": opened.model.config.model_type,
-        "parameters": sum(p.numel() for p in opened.model.parameters()),
-        "precision": str(opened.precision).removeprefix("torch."),
-        "labels": list(opened.labels.names),
-        "heads": sum(len(row) for row in pruned.heads),
-        "gates_checked": True,
-        "notes": [*opened.notes, *claims(model)],
-        "layers": rows,
-        "ffn": ffn,
-    }
+    found = run(model, adapter=adapter, device=device, compute=compute)
     if as_json:
-        print_json(form)
+        print_json(found.to_json())
         return
     out_console.print(
-        f"{form['architecture']}, {form['parameters'] / 1e6:.1f}M parameters, saved in "  # type: ignore[operator]
-        f"{form['precision']}, labels {', '.join(opened.labels.names)}"
+        f"{found.architecture}, {found.parameters / 1e6:.1f}M parameters, saved in "
+        f"{found.precision}, labels {', '.join(found.labels)}"
     )
-    first = rows[0]
-    groups = f"; {ffn[0]['groups']} FFN groups a layer, as pruned here" if ffn else ""
+    first = found.layers[0]
+    ffn = found.mask.ffn
+    groups = f"; {len(ffn[0])} FFN groups a layer, as pruned here" if ffn else ""
     out_console.print(
-        f"{len(rows)} layers x {first['heads']} heads of width {first['head_width']}, "
-        f"{first['key_value_heads']} key/value heads a layer; gates checked{groups}"
+        f"{len(found.layers)} layers x {first.heads} heads of width {first.head_width}, "
+        f"{first.key_value_heads} key/value heads a layer; gates checked{groups}"
     )
-    for note in form["notes"]:  # type: ignore[attr-defined]
+    for note in found.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    out_console.print(picture(pruned), end="")
+    out_console.print(picture(found.mask), end="")
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep verify ./purified")

@@ -21,16 +21,14 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
-    check_file,
     check_sources,
-    columns_of,
     out_console,
     print_json,
     progress_of,
-    runtime_of,
 )
 from headsweep.errors import UserError
 from headsweep.progress import plain_console
+from headsweep.verbs.arguments import check_file
 
 PROMISE = (
     "Only these families were tried: what was not noticed is not shown to be absent. Other trigger "
@@ -74,21 +72,23 @@ def probe(
     if sarif is not None:
         check_file(sarif, overwrite)
     from headsweep.drafts import write_json
-    from headsweep.judge.battery import Battery
-    from headsweep.judge.battery import probe as run
     from headsweep.judge.sarif import sarif as log
-    from headsweep.model.families import read_adapter
-    from headsweep.model.loading import Reading, load_suspect
-    from headsweep.texts import reading as datasets
+    from headsweep.verbs.judging import probe as run
 
-    battery = Battery(tuple(family or ()), texts, max_flip, seed)
-    runtime = runtime_of(device, compute)
-    columns = columns_of(column, label_map)
-    datasets.check_label_map(columns, (data, None))
-    reading = Reading(adapter=read_adapter(adapter) if adapter else None)
-    suspect = load_suspect(model, runtime, reading)
-    clean = datasets.load(data, columns, suspect.labels)
-    found = run(suspect, clean, battery, runtime, progress_of(quiet or as_json))
+    found = run(
+        model,
+        data,
+        family=family,
+        texts=texts,
+        max_flip=max_flip,
+        adapter=adapter,
+        column=column,
+        label_map=label_map,
+        seed=seed,
+        device=device,
+        compute=compute,
+        progress=progress_of(quiet or as_json),
+    )
     if sarif is not None:
         sarif.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(sarif, log(found, model))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ import typer
 
 from headsweep.cli import running
 from headsweep.cli.app import app
-from headsweep.cli.listing import method_named
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
@@ -35,14 +33,10 @@ from headsweep.cli.options import (
     UnitKinds,
     Validation,
     check_sources,
-    mask_in,
-    one_of,
-    plan_of,
     sources_of,
-    units_of,
     with_recipe,
 )
-from headsweep.errors import UserError
+from headsweep.verbs.arguments import plan_of
 
 USUAL_STRATEGY = "gradient"
 
@@ -107,75 +101,23 @@ def purify(
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
     from headsweep.auto.candidates import Auto
+    from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
+    from headsweep.verbs.purifying import Objects, planned
 
     fields, healing = tuple(settings or ()), tuple(heal or ())
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy", {Auto.name: Auto})
     plan = plan_of(asked.seed, device, compute, adapter)
     job.check_files(mask)
-    method, run, plan, go_on = _planned(asked, mask, plan)
-    running.run(job, run, method, plan, go_on)
+    given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
+    ready = planned(asked, plan, given)
+    running.run(job, ready.run, ready.method, ready.plan, _go_on(ready))
 
 
-def _planned(
-    asked: Any, mask: Path | None, plan: Any
-) -> tuple[Any, Callable[..., Any], Any, Callable[[Path], str]]:
-    """Return method, what runs it, plan with probes, and how to go on; raises UserError."""
-    from headsweep.auto.automatic import purify_automatically
-    from headsweep.auto.candidates import Auto
-    from headsweep.prune.strategies import STRATEGIES
-    from headsweep.prune.strategies.gradient import Gradient
-    from headsweep.purification.from_encoder import STARTS
-    from headsweep.settings import configure
-
-    start = one_of(asked.start, tuple(STARTS), "--start")
-    table = STRATEGIES | {Auto.name: Auto}
-    chosen = configure(
-        method_named(asked.method or USUAL_STRATEGY, table, "strategy"), asked.fields
-    )
-    if not isinstance(chosen, Auto):
-        method = _method(asked, chosen, mask)
-        prober = _prober(asked.probes, asked.seed, method.needs_probes)
-        plan = dataclasses.replace(plan, prober=prober)
-        return method, STARTS[start], plan, running.same_with
-    asked.check_auto(mask is not None)
-    if asked.probes:
-        chosen = dataclasses.replace(chosen, families=asked.probes)
-    method = _method(asked, Gradient(), None)
-    go_on = partial(running.chosen_with, asked=method.healing, families=chosen.families)
-    return method, partial(purify_automatically, auto=chosen), plan, go_on
-
-
-def _method(asked: Any, strategy: Any, mask: Path | None) -> Any:
-    """Return all that is done to the suspect; raises UserError where its parts do not fit."""
-    from headsweep.purification.bound import Bound
-    from headsweep.purification.interrupted import Given
-    from headsweep.purification.method import USUAL, Method
-
-    pruning = strategy if mask is None else Given(*mask_in(mask))
-    healing = asked.healing(USUAL[asked.start], pruning.needs.pruning)
-    if asked.start == "encoder" and not healing.trains:
-        raise UserError(
-            "--start encoder ends with a fresh classifier, which must be trained",
-            "leave epochs=0 out",
-        )
-    deeper = asked.prune_drop
-    if deeper is None and mask is not None and pruning.found is not None and healing.trains:
-        deeper = pruning.found.prune_drop  # what the interrupted run was allowed
-    bound = Bound(asked.max_drop, asked.min_accuracy, deeper)
-    return Method(pruning, healing, units_of(asked.units), bound)
-
-
-def _prober(families: tuple[str, ...], seed: int, needed: bool) -> Any:
-    """Return what makes probes, where they are needed; raises UserError."""
-    from headsweep.triggers.probe_families import RuleProber
-
-    if not needed:
-        if families:
-            raise UserError(
-                "probes: nothing asked for uses probes",
-                "add --heal on=probes, or --strategy probe-guided",
-            )
-        return None
-    return RuleProber(families, seed=seed)
+def _go_on(ready: Any) -> Callable[[Path], str]:
+    """Return what says how to go on from the mask of an interrupted run."""
+    if ready.auto is None:
+        return running.same_with
+    families = ready.auto.families
+    return partial(running.chosen_with, asked=ready.method.healing, families=families)

@@ -10,14 +10,12 @@ from rich.table import Table
 
 from headsweep.cli.app import app
 from headsweep.cli.attack import (
-    Asked,
     Key,
     Original,
     Poison,
     Transformed,
     TriggeredFile,
     TriggeredLabels,
-    poison_of,
 )
 from headsweep.cli.options import (
     AsJson,
@@ -29,13 +27,11 @@ from headsweep.cli.options import (
     Quiet,
     Seed,
     check_sources,
-    columns_of,
-    one_of,
     out_console,
     print_json,
     progress_of,
-    runtime_of,
 )
+from headsweep.verbs.arguments import columns_of, one_of, runtime_of
 
 FORMAT = "headsweep.reactivation/1"
 
@@ -99,6 +95,7 @@ def reactivate(
     from headsweep.model.loading import load_suspect
     from headsweep.task.training import Schedule
     from headsweep.texts import reading as datasets
+    from headsweep.verbs.attacking import TriggerSource, poison_of
 
     seeds = tuple(range(seed, seed + draws))
     how = Reactivation(tuple(rows or Reactivation.rows), beside, Schedule(epochs, lr), seeds)
@@ -112,8 +109,11 @@ def reactivate(
     purified, twin = (load_suspect(one, runtime) for one in (model, clean_model))
     labels = purified.labels
     goal = labels.index(target, "--target")
-    asked = Asked(trigger, settings, original, transformed, key, poison=poison, triggered=triggered)
-    rewriter, pool = poison_of(asked, columns, labels, goal)
+    fields = tuple(settings or ())
+    source = TriggerSource(
+        trigger, fields, original, transformed, key, poison=poison, triggered=triggered
+    )
+    rewriter, pool = poison_of(source, columns, labels, goal)
     read = [datasets.load(file, columns, labels) if file else None for file in files]
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headsweep.cli.app import app
-from headsweep.cli.options import Quiet, check_file, one_of, out_console, progress_of
+from headsweep.cli.options import (
+    Quiet,
+    out_console,
+    progress_of,
+)
 from headsweep.errors import UserError
+from headsweep.verbs.arguments import check_file, one_of
 
 FORMATS = ("html", "markdown", "latex")
 
@@ -46,41 +51,20 @@ def report(
         raise UserError("a page needs a file to go to", "--out report.html")
     if out is not None:
         check_file(out, overwrite)
-    from headsweep.bench.results.reading import read_results
-    from headsweep.drafts import MANIFEST
-    from headsweep.export.verify import read_manifest
-    from headsweep.reports import page, tables
-    from headsweep.reports.comparison import compare
-    from headsweep.reports.markdown import markdown
+    from headsweep.verbs.reporting import report as run
 
-    if (results / MANIFEST).is_file():
-        if form != "html":
-            raise UserError("a single purification has a page only", "leave --format out")
-        manifest = read_manifest(results)
-        try:
-            text = page.of_purification(manifest, title)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise UserError(
-                f"{results / MANIFEST}: lacks what a page shows ({type(error).__name__}: {error})",
-                "the manifest is damaged: get the folder from its source again",
-            ) from error
-    else:
-        found = read_results(results, any_version)
-        settings = compare(found, resamples, progress_of(quiet))
-        if form == "markdown":
-            text = markdown(found, settings, beside=beside)
-        elif form == "latex":
-            text = tables.latex(settings)
-        else:
-            text = page.of_results(
-                found, settings, title or f"Benchmark: {_recipes(found)}", beside
-            )
+    text = run(
+        results,
+        out,
+        format=form,
+        title=title,
+        any_version=any_version,
+        resamples=resamples,
+        beside=beside,
+        overwrite=overwrite,
+        progress=progress_of(quiet),
+    )
     if out is None:
         print(text, end="")
         return
-    page.write(out, text)
     out_console.print(f"written: {out}", soft_wrap=True)
-
-
-def _recipes(found: Any) -> str:
-    return ", ".join(sorted({cell["recipe"]["name"] for cell in found.cells}))

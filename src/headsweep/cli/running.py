@@ -10,9 +10,15 @@ from typing import Any
 
 import typer
 
+from headsweep import bounded
 from headsweep.cli.app import Interrupted
-from headsweep.cli.options import check_file, out_console, print_json, progress_of, text_of
+from headsweep.cli.options import (
+    out_console,
+    print_json,
+    progress_of,
+)
 from headsweep.errors import UserError
+from headsweep.verbs.arguments import check_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +180,7 @@ def chosen_with(kept: Path, asked: Any, families: tuple[str, ...] = ()) -> str:
     from headsweep.purification.interrupted import Found
     from headsweep.settings import offered
 
-    found = Found.of(text_of(kept))
+    found = Found.of(bounded.text_of(kept))
     if found is None:
         return same_with(kept)
     fields = found.heal["fields"]

@@ -32,7 +32,7 @@ from headsweep.progress import Progress, Silent
 from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
-from headsweep.texts.reading import Columns
+from headsweep.texts.reading import Columns, Source
 from headsweep.texts.split import Labels, Split
 
 
@@ -219,15 +219,15 @@ def _predicted(found: Tensor) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of an evaluation, as the command line gives them."""
+    """The texts of an evaluation, what they are, and the models to compare with."""
 
-    data: str
-    triggered: str | None = None
+    data: Source
+    triggered: Source | None = None
     target: str | None = None
     triggered_labels: Literal["true", "target"] = "true"
-    validation: str | None = None
-    clean_model: str | None = None
-    suspect: str | None = None
+    validation: Source | None = None
+    clean_model: str | Path | Suspect | None = None
+    suspect: str | Path | Suspect | None = None
     columns: Columns = Columns()
     triggered_columns: Columns = Columns(prefix="triggered-")
 
@@ -257,14 +257,14 @@ def _check_pairs(exam: Exam) -> None:
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Suspect,
     files: Files,
     runtime: Runtime = Runtime(),
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
 ) -> Evaluation:
-    """Load a model and its files and judge it.
+    """Judge a model on texts; models that are stored are loaded, one after the other.
 
     Raises:
         UserError: a file or model cannot be used, or a denominator is empty.
@@ -278,35 +278,48 @@ def evaluate(
         (files.triggered, files.triggered_columns),
     )
     reading = Reading(adapter=adapter)
-    opened = load_suspect(model, runtime, reading)
+    opened = _opened(model, runtime, reading)
     labels = opened.labels
-    if files.triggered and files.target is None:
+    if files.triggered is not None and files.target is None:
         raise UserError("--triggered needs --target", f"one of {shown_all(labels.names)}")
     triggered = None
-    if files.triggered and files.target is not None:
+    if files.triggered is not None and files.target is not None:
         split = datasets.load(files.triggered, files.columns, labels, files.triggered_columns)
         triggered = Triggered(split, labels.index(files.target, "--target"), files.triggered_labels)
+    validation = files.validation
     exam = Exam(
         datasets.load(files.data, files.columns, labels),
         triggered,
-        datasets.load(files.validation, files.columns, labels) if files.validation else None,
+        None if validation is None else datasets.load(validation, files.columns, labels),
         seed,
     )
     _check_pairs(exam)
-    others = [name for name in (files.clean_model, files.suspect) if name]
-    with progress.task("evaluating", 1 + len(set(others) - {str(model)})) as tick:
+    beside = (files.clean_model or None, files.suspect or None)
+    others = {_name(one): one for one in beside if one is not None}
+    others.pop(_name(model), None)
+    with progress.task("evaluating", 1 + len(others)) as tick:
         parts = encoded(opened, exam, runtime)
-        own = _answered(opened, parts, runtime)
+        found = {_name(model): _answered(opened, parts, runtime)}
         tick(1, "")
-        found = {str(model): own}
-        for name in others:
-            if name in found:
-                continue
-            other = load_suspect(name, runtime, reading)
-            check_same_labels(name, other.labels, str(model), labels)
+        for name, one in others.items():
+            other = _opened(one, runtime, reading)
+            check_same_labels(_told(one), other.labels, _told(model), labels)
             found[name] = answer(other, exam, runtime)
             tick(1, "")
-    twin = found.get(files.clean_model or "")
-    judged = judge(exam, labels.names, own, twin, found.get(files.suspect or ""))
+    twin, before = (None if one is None else found[_name(one)] for one in beside)
+    judged = judge(exam, labels.names, found[_name(model)], twin, before)
     cut = {name: Truncated(part.truncated, len(part)) for name, part in parts.items()}
     return replace(judged, truncated=cut)
+
+
+def _opened(model: str | Path | Suspect, runtime: Runtime, reading: Reading) -> Suspect:
+    return model if isinstance(model, Suspect) else load_suspect(model, runtime, reading)
+
+
+def _name(model: str | Path | Suspect) -> str | int:
+    """Return what tells one model from another: its name, or the object."""
+    return id(model.model) if isinstance(model, Suspect) else str(model)
+
+
+def _told(model: str | Path | Suspect) -> str:
+    return model.source if isinstance(model, Suspect) else str(model)

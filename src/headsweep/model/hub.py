@@ -64,6 +64,14 @@ def not_given(name: str, what: str, error: Exception) -> UserError:
     )
 
 
+def not_taken(name: str, error: Exception) -> UserError:
+    """Return the error for a model that the Hub did not take."""
+    return UserError(
+        f"{name}: the Hub did not take it: {_reason(error)}",
+        "check the name and the connection, and `hf auth login` with a token that may write",
+    )
+
+
 def fetched(name: str, files: Iterable[str], weights: bool) -> Path:
     """Return the folder of the Hub's cache that holds a model's files, downloaded where needed.
 

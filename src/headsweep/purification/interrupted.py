@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+from headsweep import bounded
 from headsweep.errors import UserError
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import MASK_FORMAT, HeadMask
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.view import DefenderView
 
@@ -98,3 +100,24 @@ class Given:
             "steps": found.steps,
             "note": f"the heads were chosen by an interrupted run: {found.command}",
         }
+
+
+def mask_in(path: Path) -> tuple[HeadMask, Found | None, str]:
+    """Return a file's head mask, how it was found where that is kept with it, and its path.
+
+    Raises:
+        UserError: there is none in it.
+
+    """
+    fix = f"a mask is JSON of the format {MASK_FORMAT}, as under 'mask' in headsweep.json"
+    text = bounded.text_of(path, fix=fix)
+    try:
+        form = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a head mask: it is not JSON", fix) from error
+    if not isinstance(form, dict) or form.get("format") != MASK_FORMAT:
+        raise UserError(f"{path}: not a head mask", fix)
+    try:
+        return HeadMask.from_json(form), Found.of(text), str(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error.what}", error.fix) from error

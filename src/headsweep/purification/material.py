@@ -18,10 +18,10 @@ from headsweep.model.runtime import Runtime
 from headsweep.task.classification import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
-from headsweep.texts.reading import Columns
+from headsweep.texts.memory import given
+from headsweep.texts.reading import Columns, Source
 from headsweep.texts.split import Labels, Split, check_for_training, stratified
 
-Source = Split | str | Path
 HELD_SHARE = 0.15  # of the data, cut off for validation, and as much for test
 
 
@@ -30,7 +30,8 @@ class Sources:
     """Where the clean data comes from.
 
     Attributes:
-        data: labelled examples: a Split, or anything that ``headsweep.texts.reading.load`` reads.
+        data: labelled examples: a Split, anything that ``headsweep.texts.reading.load`` reads, or
+            what Python holds (``headsweep.texts.memory``).
         validation: examples that decide; None: 15% of ``data``.
         test: examples for the last figure; None: 15% of ``data``, unless ``validation`` is
             given (then there is no test set).
@@ -38,10 +39,16 @@ class Sources:
 
     """
 
-    data: Source
-    validation: Source | None = None
-    test: Source | None = None
+    data: Source | Any
+    validation: Source | Any | None = None
+    test: Source | Any | None = None
     columns: Columns = Columns()
+
+    def opened(self) -> Sources:
+        """Return them with objects of Python as tables; raises UserError naming the argument."""
+        validation = None if self.validation is None else given(self.validation, "validation")
+        test = None if self.test is None else given(self.test, "test")
+        return Sources(given(self.data, "data"), validation, test, self.columns)
 
 
 @dataclass(frozen=True)
@@ -153,9 +160,8 @@ def gather(
         UserError: anything that does not fit.
 
     """
-    files = [
-        s for s in (sources.data, sources.validation, sources.test) if not isinstance(s, Split)
-    ]
+    sources = sources.opened()
+    files = (sources.data, sources.validation, sources.test)
     datasets.check_label_map(sources.columns, *((file, None) for file in files))
     table = None if isinstance(sources.data, Split) else datasets.read(sources.data)
     values: Sequence[object] | None = None
@@ -166,12 +172,10 @@ def gather(
             else _as_split(sources.data).labels
         )
     reading = replace(reading, fresh_for=values)
-    opened = _open(suspect, reading, runtime, tokenizer)
+    opened = open_suspect(suspect, reading, runtime, tokenizer)
 
     def split(source: Source | None) -> Split | None:
-        if source is None or isinstance(source, Split):
-            return source
-        return datasets.load(source, sources.columns, opened.labels)
+        return None if source is None else datasets.load(source, sources.columns, opened.labels)
 
     if table is not None:
         clean = datasets.pick(table, sources.columns, opened.labels)
@@ -210,18 +214,24 @@ def _check_labels(split: Split, suspect: Suspect) -> None:
     suspect.task.check_labels(split, suspect.labels.names)
 
 
-def _open(
+def open_suspect(
     suspect: str | Path | PreTrainedModel | Suspect,
     reading: Reading,
     runtime: Runtime,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Suspect:
+    """Return a suspect ready to be worked on: loaded, or as it is in memory.
+
+    Raises:
+        UserError: a loaded model without its tokenizer, or whatever makes it unusable.
+
+    """
     if isinstance(suspect, Suspect):
         origin = Origin(suspect.source, suspect.precision)
         opened = prepare(suspect.model, suspect.tokenizer, reading, origin)
     elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:
-            raise UserError("a loaded model needs its tokenizer", "purify(..., tokenizer=...)")
+            raise UserError("a loaded model needs its tokenizer", "give tokenizer=")
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
         widened = suspect.float().to(runtime.torch_device).eval()
         opened = prepare(widened, tokenizer, reading, origin)

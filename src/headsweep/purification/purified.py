@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
 from headsweep.drafts import MANIFEST, write_json
@@ -15,9 +17,14 @@ from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check
+from headsweep.model.hub import can_be_of_the_hub, not_taken
 from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask
+from headsweep.purification.shown import as_frame, as_html, in_a_line, units_of
 from headsweep.texts.split import Split
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass
@@ -39,6 +46,14 @@ class Purified:
     checks: list[Check]
     held: Split
 
+    def __repr__(self) -> str:
+        """Return what was pruned, accuracy before and after, and whether it verified, in a line."""
+        return in_a_line(self.manifest, self.mask)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the map of heads, and accuracy before and after."""
+        return as_html(self.manifest, self.mask)
+
     @property
     def model(self) -> PreTrainedModel:
         """The purified model, float32, in eval mode."""
@@ -54,6 +69,65 @@ class Purified:
     def verified(self) -> bool:
         """True when every check passed."""
         return all(check.passed for check in self.checks)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a row for every unit that could be pruned, as a pandas data frame.
+
+        Columns: ``kind`` (head or ffn), ``layer``, ``index`` (both from 0), ``kept``, and the
+        ``score`` that the search ranked it by, empty where it ranked nothing.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+
+        """
+        return as_frame(units_of(self.manifest, self.mask))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "A model purified by headsweep",
+        api: HfApi | None = None,
+    ) -> str:
+        """Upload what ``save`` writes to the Hub; return the repository's address.
+
+        Args:
+            repo_id: ``user/name`` or ``name``; made where it is not there.
+            private: whether a repository that is made is private; None: as the account says.
+            token: may write there; None: the one of ``hf auth login``.
+            revision: the branch; None: the main one.
+            commit_message: of the upload.
+            api: the client to use, for an endpoint of one's own.
+
+        Raises:
+            UserError: a check failed, no name of a repository, or the Hub does not take it.
+
+        """
+        if not self.verified:
+            failed = next(check for check in self.checks if not check.passed)
+            raise UserError(
+                f"a check failed, so this is not uploaded: {failed.what}",
+                "look at .checks; .save(folder) writes it all the same",
+            )
+        if not can_be_of_the_hub(repo_id):
+            raise UserError(f"{repo_id}: no name of a repository", "for example user/model")
+        client = HfApi(token=token) if api is None else api
+        with tempfile.TemporaryDirectory() as place:
+            folder = self.save(Path(place) / "model")
+            try:
+                made = client.create_repo(repo_id, private=private, exist_ok=True)
+                client.upload_folder(
+                    repo_id=made.repo_id,
+                    folder_path=folder,
+                    commit_message=commit_message,
+                    revision=revision,
+                )
+            except Exception as error:  # the library raises many kinds, all about this name
+                raise not_taken(repo_id, error) from error
+        return str(made)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the folder whole, after loading the draft plainly and comparing logits.

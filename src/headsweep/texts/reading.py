@@ -125,8 +125,12 @@ class Table:
         formats.check_header(self.source, list(self.columns), list(self.columns.values()), known)
 
 
+Source = Split | Table | str | Path
+"""Where labelled texts come from: they are there, or in columns, or in a file."""
+
+
 def load(
-    source: str | Path,
+    source: Source,
     columns: Columns = Columns(),
     labels: Labels | None = None,
     names: Columns | None = None,
@@ -135,7 +139,8 @@ def load(
 
     Args:
         source: a CSV, TSV, JSON Lines or Parquet file, a folder saved by ``datasets``, or a
-            data set of the Hub as ``name:split``.
+            data set of the Hub as ``name:split``; a table in memory; a Split, which stays as it
+            is.
         columns: the columns; those left None are guessed from usual names.
         labels: the model's labels; None makes them from the column (an encoder's case).
         names: the columns of this file, where ``columns`` are another's and hold here only as
@@ -145,6 +150,8 @@ def load(
         UserError: anything that makes the data unusable, with the row where there is one.
 
     """
+    if isinstance(source, Split):
+        return source
     table = read(source)
     return pick(table, columns if names is None else columns.own(names, table), labels)
 
@@ -208,7 +215,7 @@ def _mapped(
     return [known.get(label_text(value).casefold(), value) for value in values]
 
 
-def check_label_map(columns: Columns, *files: tuple[str | Path | None, Columns | None]) -> None:
+def check_label_map(columns: Columns, *files: tuple[Source | None, Columns | None]) -> None:
     """Refuse an entry of the map whose label stands in none of a run's files; raises UserError.
 
     Every file comes with the names of its own columns, as ``load`` takes them.
@@ -223,8 +230,8 @@ def check_label_map(columns: Columns, *files: tuple[str | Path | None, Columns |
             )
 
 
-def _raw_labels(columns: Columns, source: str | Path | None, names: Columns | None) -> list[Any]:
-    if source is None or not columns.label_map:
+def _raw_labels(columns: Columns, source: Source | None, names: Columns | None) -> list[Any]:
+    if source is None or isinstance(source, Split) or not columns.label_map:
         return []
     table = read(source)
     theirs = columns if names is None else columns.own(names, table)
@@ -321,8 +328,10 @@ def check_there(source: str | Path) -> None:
         )
 
 
-def read(source: str | Path) -> Table:
+def read(source: str | Path | Table) -> Table:
     """Read a table from any of the supported sources; raises UserError."""
+    if isinstance(source, Table):
+        return source
     check_there(source)
     path = Path(source)
     if path.is_dir():
@@ -420,6 +429,13 @@ def _from_datasets(source: str, folder: Path | None = None) -> Table:
             f"{source}: holds several splits: {', '.join(found)}",
             f"name one of its folders, for example {Path(source) / next(iter(found))}",
         )
+    return table_of_dataset(source, found)
+
+
+def table_of_dataset(source: str, found: Any) -> Table:
+    """Return the columns of a ``datasets.Dataset``, class numbers turned into their names."""
+    import datasets
+
     classes = {
         name: tuple(feature.names)
         for name, feature in found.features.items()

@@ -1,0 +1,120 @@
+"""A purification shown: in a line, as a small picture for notebooks, as a table of its units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headsweep.errors import MissingExtra, shortened
+from headsweep.foreign import in_html, one_line
+from headsweep.model.mask import HeadMask
+
+Form = Mapping[str, Any]
+SIDE, STEP, LABEL = 11, 14, 64  # of the picture, in pixels: a unit, from one to the next, the names
+WIDEST = 128  # units drawn in a row; wider rows are counted only
+PARTS = ("validation", "test")
+
+
+def in_a_line(manifest: Form, mask: HeadMask) -> str:
+    """Return what was pruned, accuracy before and after, and whether every check passed."""
+    figures = [
+        f"{part} accuracy {_accuracy(manifest, 'before', part)} -> "
+        f"{_accuracy(manifest, 'after', part)}"
+        for part in PARTS
+        if part in manifest["before"]
+    ]
+    told = ", ".join([_pruned(manifest, mask), *figures])
+    return f"Purified({_name(manifest)}: {told}; {_verified(manifest)})"
+
+
+def as_html(manifest: Form, mask: HeadMask) -> str:
+    """Return a heading, the map of units and the figures, small enough for a notebook's cell."""
+    parts = [part for part in PARTS if part in manifest["before"]]
+    heads = "".join(f"<th>{part} accuracy</th>" for part in parts)
+    rows = "".join(
+        f"<tr><th>{title}</th>"
+        + "".join(f"<td>{_accuracy(manifest, stage, part)}</td>" for part in parts)
+        + "</tr>"
+        for stage, title in (("before", "before"), ("pruned", "pruned"), ("after", "healed"))
+    )
+    title = f"{_name(manifest)}: {_pruned(manifest, mask)}; {_verified(manifest)}"
+    notes = "".join(f"<li>{in_html(one_line(str(note)))}</li>" for note in manifest["notes"])
+    return (
+        f"<div><p><b>{in_html(title)}</b></p>{_map(mask)}"
+        f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        + (f"<ul>{notes}</ul>" if notes else "")
+        + "</div>"
+    )
+
+
+def _map(mask: HeadMask) -> str:
+    """Return the units as an SVG: a filled square stays, an empty one was pruned."""
+    rows = [("heads", i, row) for i, row in enumerate(mask.heads)]
+    rows += [("ffn", i, row) for i, row in enumerate(mask.ffn)]
+    widest = max((len(row) for _, _, row in rows if len(row) <= WIDEST), default=0)
+    width, height = LABEL + 96 + STEP * widest, STEP * len(rows) + 2
+    lines = []
+    for place, (kind, layer, row) in enumerate(rows):
+        top = STEP * place + 1
+        drawn = row if len(row) <= WIDEST else ()
+        lines.append(f'<text x="0" y="{top + SIDE - 2}">{kind} {layer}</text>')
+        lines += [
+            f'<rect x="{LABEL + STEP * i}" y="{top}" width="{SIDE}" height="{SIDE}" '
+            f'fill="{"currentColor" if keep else "none"}" stroke="currentColor"/>'
+            for i, keep in enumerate(drawn)
+        ]
+        gone = f"{len(row) - sum(row)} of {len(row)} pruned"
+        lines.append(f'<text x="{LABEL + STEP * len(drawn)}" y="{top + SIDE - 2}">{gone}</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" '
+        'aria-label="filled: kept, empty: pruned" font-family="sans-serif" font-size="10" '
+        f'fill="currentColor">{"".join(lines)}</svg>'
+    )
+
+
+def units_of(manifest: Form, mask: HeadMask) -> list[dict[str, Any]]:
+    """Return a row for every unit: ``kind``, ``layer``, ``index``, ``kept``, ``score``.
+
+    Layers and units are counted from 0. The score is what the search ranked it by; None where it
+    ranked nothing.
+    """
+    scores: Sequence[Sequence[float]] = manifest["search"]["scores"] or ()
+    rows = []
+    kinds = ["head"] * len(mask.heads) + ["ffn"] * len(mask.ffn)
+    for place, (kind, row) in enumerate(zip(kinds, mask.rows, strict=True)):
+        layer = place if kind == "head" else place - len(mask.heads)
+        own = scores[place] if place < len(scores) else [None] * len(row)
+        rows += [
+            {"kind": kind, "layer": layer, "index": i, "kept": keep, "score": score}
+            for i, (keep, score) in enumerate(zip(row, own, strict=True))
+        ]
+    return rows
+
+
+def as_frame(rows: Sequence[Form]) -> Any:
+    """Return rows as a pandas data frame; raises UserError where pandas is missing."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtra("a pandas DataFrame", "data") from error
+    return pandas.DataFrame(list(rows))
+
+
+def _name(manifest: Form) -> str:
+    return shortened(one_line(Path(manifest["suspect"]).name)) or "a model"
+
+
+def _pruned(manifest: Form, mask: HeadMask) -> str:
+    count, names = len(manifest["pruned_units"]), mask.units.names
+    strategy = one_line(str(manifest["strategy"]["name"]))
+    return f"{count} of {manifest['units']} {names} pruned by {strategy}"
+
+
+def _accuracy(manifest: Form, stage: str, part: str) -> str:
+    return f"{manifest[stage][part]['accuracy']:.3f}"
+
+
+def _verified(manifest: Form) -> str:
+    failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
+    return f"NOT VERIFIED: {one_line(failed[0])}" if failed else "verified"

@@ -1,0 +1,251 @@
+"""Arguments of Python and options of the command line, turned into objects by one rule.
+
+Fields are given as ``field=value``, as the command line has them, or by name in a dict; where there
+is an object for it (``Columns``, ``Runtime``, ``Units``, ``Adapter``), that is taken as it is. What
+computes is imported inside functions: the command line looks at its options before it loads torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headsweep.errors import UserError, lookup, shown
+from headsweep.settings import Settings, fitting
+
+if TYPE_CHECKING:  # they cost what computes costs
+    from headsweep.model.families import Adapter
+    from headsweep.model.loading import Suspect
+    from headsweep.model.mask import Units
+    from headsweep.model.runtime import Runtime
+    from headsweep.purification.plan import Plan
+    from headsweep.texts.reading import Columns
+
+MOST_SEED = 2**62
+Fields = Mapping[str, Any] | Sequence[str] | str | None
+"""Values by field, as a dict or each as ``field=value``; None: none."""
+# What `compute` fills, with the values that hold unasked. The class would load torch, so
+# tests/test_options.py compares.
+COMPUTING = "batch_size=32 max_length=128 precision=auto"
+ALL_COMPUTING = f"{COMPUTING} measure_in=auto cache_mib=None jobs=None"  # of a search and a soup
+LENGTH = "max_length=128"
+
+
+def one_of(value: Any, known: tuple[str, ...], option: str) -> Any:
+    """Return the value if it is known; raises UserError with a suggestion."""
+    return lookup(str(value), {name: name for name in known}, f"value of {option}")
+
+
+def fields_of(value: Any, argument: str) -> Settings:
+    """Return values by field: a dict, or each as ``field=value``; raises UserError."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping | list | tuple) and all(isinstance(one, str) for one in value):
+        return value
+    raise UserError(
+        f"{argument} cannot be {shown(value)}",
+        "it takes values by field, as {'epochs': 2}, or each as field=value",
+    )
+
+
+def names_of(value: Any, argument: str) -> tuple[str, ...]:
+    """Return names: a list of them, or one text with commas between; raises UserError."""
+    found: tuple[str, ...] = fitting(value or (), tuple[str, ...], argument)
+    return found
+
+
+def seed_of(value: Any, option: str = "seed") -> int:
+    """Return a seed that every generator takes; raises UserError."""
+    seed: int = fitting(value, int, option)
+    if not 0 <= seed <= MOST_SEED:
+        raise UserError(f"{option} {seed}: not a whole number from 0 to {MOST_SEED}")
+    return seed
+
+
+def units_of(kinds: Any) -> Units:
+    """Return the units that ``--units`` names; raises UserError."""
+    from headsweep.model.mask import Units
+
+    if isinstance(kinds, Units):
+        return kinds
+    text: str = fitting(kinds, str, "units")
+    asked = dict(part.strip().partition(":")[::2] for part in text.split(",") if part.strip())
+    for part in asked:
+        one_of(part, ("heads", "ffn"), "--units")
+    if asked.get("heads"):
+        raise UserError(f"--units {kinds}: heads have no groups", "--units heads,ffn:N")
+    groups = asked.get("ffn")
+    count = fitting(groups, int, "--units: the number of FFN groups") if groups else None
+    return Units("heads" in asked, "ffn" in asked, count)
+
+
+def columns_of(column: Any, label_map: Fields) -> Columns:
+    """Return which columns hold what, and the labels' map; raises UserError."""
+    from headsweep.settings import changed
+    from headsweep.texts.reading import Columns
+    from headsweep.texts.split import label_text
+
+    if isinstance(column, Columns):
+        if label_map:
+            raise UserError("label_map: Columns have one of their own", "Columns(label_map=...)")
+        return column
+    pairs: dict[str, tuple[str, str]] = {}
+    for entry, old, new in _label_pairs(label_map):
+        if not (old and new):
+            raise UserError(
+                f"--label-map {entry}: is not of the form DATA=MODEL",
+                "a label of the data, then the model's, for example pos=positive",
+            )
+        if pairs.setdefault(label_text(old).casefold(), (old, new))[1] != new:
+            raise UserError(f"--label-map: '{old}' is mapped twice", "leave one out")
+    usual = Columns(label_map=tuple(pairs.values()))
+    return changed(usual, fields_of(column, "column"), "--column")
+
+
+def _label_pairs(label_map: Fields) -> list[tuple[str, str, str]]:
+    """Return every entry of a labels' map as it was given, with its two sides."""
+    if isinstance(label_map, Mapping):
+        return [(f"{old}={new}", str(old), str(new)) for old, new in label_map.items()]
+    parted = [(entry, entry.rpartition("=")) for entry in fields_of(label_map, "label_map")]
+    return [(entry, old.strip(), new.strip()) for entry, (old, _, new) in parted]
+
+
+def triggered_columns_of(triggered: Any, column: Any) -> Columns:
+    """Return the columns named for the triggered file; raises UserError where there is none."""
+    from headsweep.settings import changed
+    from headsweep.texts.reading import Columns
+
+    if triggered is None and column:
+        raise UserError(
+            "the columns of --triggered are named, but no such file", "--triggered FILE"
+        )
+    given = fields_of(column, "triggered_column")
+    return changed(Columns(prefix="triggered-"), given, "--triggered-column", ["drop_empty"])
+
+
+def adapter_of(adapter: Any) -> Adapter | None:
+    """Return how an unknown architecture is laid out: from a TOML file, or as it is given."""
+    from headsweep.model.families import Adapter, read_adapter
+
+    if adapter is None or isinstance(adapter, Adapter):
+        return adapter
+    return read_adapter(Path(fitting(adapter, Path, "adapter")))
+
+
+def plan_of(seed: Any, device: Any, compute: Any, adapter: Any) -> Plan:
+    """Return how a purification is run; raises UserError."""
+    from headsweep.purification.plan import Plan
+
+    runtime = runtime_of(device, compute, ALL_COMPUTING)
+    return Plan(seed_of(seed), runtime, adapter_of(adapter))
+
+
+def runtime_of(device: Any, compute: Any, fields: str = COMPUTING) -> Runtime:
+    """Return where and how to compute; raises UserError now for what would fail later.
+
+    Args:
+        device: a torch device, or ``auto``.
+        compute: values by field; a ``Runtime`` is taken as it is, its device too.
+        fields: those that a command takes, as its help shows them.
+
+    """
+    from headsweep.model.runtime import Runtime
+    from headsweep.settings import changed, offered
+
+    known = {shown.partition("=")[0] for shown in fields.split()}
+    less = [name for name in offered(Runtime) if name not in known]
+    if isinstance(compute, Runtime):
+        runtime = compute
+    else:
+        settings = fields_of(compute, "compute")
+        runtime = changed(Runtime(device), settings, "--compute", less)
+    _check_device(runtime)
+    runtime.trains_in_bf16()
+    if fields == ALL_COMPUTING:
+        runtime.measures_in_bf16()
+        runtime.cache_bytes  # noqa: B018 - raises where it does not fit
+    return runtime
+
+
+def opened(
+    model: Any,
+    runtime: Runtime,
+    adapter: Any = None,
+    tokenizer: Any = None,
+    argument: str = "model",
+) -> Suspect:
+    """Return a model ready to be measured: from a folder or the Hub, or one in memory.
+
+    Args:
+        model: a folder, a name on the Hub, a purified model, or a loaded classifier.
+        runtime: where to put it.
+        adapter: as for ``adapter_of``.
+        tokenizer: of a loaded classifier.
+        argument: what the model is called, for messages.
+
+    Raises:
+        UserError: whatever makes it unusable.
+
+    """
+    from headsweep.model.loading import Reading
+    from headsweep.purification.material import open_suspect
+
+    reading = Reading(adapter=adapter_of(adapter))
+    return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
+
+
+def in_memory(model: Any, argument: str = "model") -> Any:
+    """Return a model as it is, the one inside a ``Purified``; raises UserError for what is none."""
+    from transformers import PreTrainedModel
+
+    from headsweep.model.loading import Suspect
+    from headsweep.purification.purified import Purified
+
+    if isinstance(model, Purified):
+        return model.suspect
+    if isinstance(model, str | Path | Suspect | PreTrainedModel):
+        return model
+    raise UserError(
+        f"{argument} cannot be of the type {type(model).__name__}",
+        "it takes a folder, a name on the Hub, a purified model, or a loaded classifier",
+    )
+
+
+def _check_device(runtime: Any) -> None:
+    """Raise UserError, which says what is here, for a device that is not."""
+    try:
+        runtime.torch_device  # noqa: B018 - raises
+    except UserError as error:
+        known = re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", runtime.device)
+        what = error.what if known else f"device '{runtime.device}' cannot be used: no such name"
+        raise UserError(
+            what, f"use cuda, mps, cpu or auto; here there is {', '.join(_devices())}"
+        ) from error
+
+
+def _devices() -> list[str]:
+    import torch
+
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def check_file(out: Path, overwrite: bool) -> None:
+    """Check, making nothing, that a file can be written when the work is done; raises UserError."""
+    if out.is_dir() or not out.name:
+        raise UserError(f"{out}: is a folder", "name a file")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: is there already", "choose another, or --overwrite")
+    place = standing_above(out.absolute().parent)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"{out}: cannot be written in {place}", "choose another place")
+
+
+def standing_above(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,0 +1,314 @@
+"""``attack``: plant a backdoor in a model of one's own, to measure defenses on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headsweep.attacks import ATTACKS, Attack
+from headsweep.attacks.resistance import Resistance
+from headsweep.attacks.victim import Attacked, Judging, Order, held_out
+from headsweep.attacks.victim import attack as plant
+from headsweep.errors import UserError, lookup, shown
+from headsweep.judge.evaluate import Triggered
+from headsweep.model.families import Adapter
+from headsweep.model.loading import labels_of
+from headsweep.model.runtime import Runtime
+from headsweep.progress import Progress, reporting
+from headsweep.settings import Settings, changed, configure, fitting
+from headsweep.task.training import Schedule
+from headsweep.texts import reading as datasets
+from headsweep.texts.memory import given
+from headsweep.texts.reading import Columns
+from headsweep.texts.split import Labels, Split
+from headsweep.triggers import TRIGGERS, ByRule, Rewriter, Trigger
+from headsweep.triggers.paired import paired
+from headsweep.triggers.paraphrase import Paraphraser
+from headsweep.triggers.pool import Pool, read_pool
+from headsweep.verbs.arguments import (
+    Fields,
+    adapter_of,
+    columns_of,
+    fields_of,
+    names_of,
+    one_of,
+    runtime_of,
+    seed_of,
+)
+from headsweep.verbs.methods import method_named
+from headsweep.verbs.purifying import texts_of
+
+PROMPT_OF = {"syntactic": "syntactic", "style": "bible"}
+
+
+@dataclass(frozen=True)
+class TriggerSource:
+    """Where triggered texts come from, as the options of ``attack`` and ``trigger`` say it."""
+
+    trigger: str | Trigger | Rewriter
+    settings: tuple[str, ...] = ()
+    original: Path | None = None
+    transformed: Path | None = None
+    key: str | None = None
+    paraphraser: str | None = None
+    prompt: str | None = None
+    poison: str | Path | None = None
+    triggered: Any = None
+
+
+def attack(
+    model: str | Path,
+    data: Any,
+    *,
+    trigger: str | Trigger | Rewriter,
+    target: str | int,
+    method: str | Attack = "dirty-label",
+    rate: float | None = None,
+    set: Fields = None,
+    trigger_set: Fields = None,
+    resist: Any = None,
+    resist_share: float | None = None,
+    original: str | Path | None = None,
+    transformed: str | Path | None = None,
+    key: str | None = None,
+    paraphraser: str | None = None,
+    prompt: str | None = None,
+    poison: str | Path | None = None,
+    triggered: Any = None,
+    triggered_labels: str = "true",
+    test: Any = None,
+    validation: Any = None,
+    clean_model: str | Path | None = None,
+    start: str = "encoder",
+    victim_data: Any = None,
+    victim_epochs: float = 3,
+    victim_lr: float = 2e-5,
+    keep_classifier: bool = False,
+    adapter: Adapter | str | Path | None = None,
+    column: Columns | Fields = None,
+    label_map: Fields = None,
+    seed: int = 0,
+    device: str = "auto",
+    compute: Runtime | Fields = None,
+    progress: bool | Progress | None = True,
+) -> Attacked:
+    """Plant a backdoor in a model of your own, to measure defenses on.
+
+    Args:
+        model: a folder or a name on the Hub, of an encoder or a classifier.
+        data: the attacker's clean labelled texts, in any form that ``purify`` takes.
+        trigger: a name of ``headsweep trigger --list``, or an object.
+        target: the label that triggered texts are to get.
+        method: how the backdoor gets in: ``--with`` of the command line, or an object.
+        rate: share of the poisoned classes' texts, in (0, 1]; None: 0.3, of a pool all.
+        set: fields of the method, as ``{"epochs": 2}``.
+        trigger_set: fields of the trigger, as ``{"words": "cf"}``.
+        resist: families of probes that the attacker trains against; ``"all"``: all but its own.
+        resist_share: share of the clean texts that each such family adds.
+        original: file of the clean texts of a paired corpus.
+        transformed: file of the same texts with the trigger.
+        key: the column that names the rows of both.
+        paraphraser: a language model that writes the texts instead of a rule.
+        prompt: what it is told to do.
+        poison: a file of poisoned texts to add as they are.
+        triggered: triggered test texts; None: the trigger is put into the test texts.
+        triggered_labels: what their labels are: ``"true"`` or ``"target"``.
+        test: clean test texts; None: 15% of ``data``.
+        validation: clean texts to match the clean flip rate on.
+        clean_model: a never-poisoned twin, which gives the floor.
+        start: ``"encoder"``: a fresh classifier first; ``"classifier"``: as it is.
+        victim_data: the victim's clean texts; None: the attacker's.
+        victim_epochs: the victim's fine-tuning on clean texts; 0: none.
+        victim_lr: its learning rate.
+        keep_classifier: the victim keeps the published classifier.
+        adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        column: which columns hold what, as for ``purify``.
+        label_map: labels of the data and the labels that they mean.
+        seed: decides everything random.
+        device: a torch device; ``"auto"``: accelerate chooses.
+        compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
+        progress: True: shown, on a terminal or in a notebook; False: not; or an object.
+
+    Returns:
+        The victim with the record of its making; call ``.save(folder)``.
+
+    Raises:
+        UserError: whatever makes the attack impossible.
+
+    """
+    meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
+    chosen = _method(method, fields_of(set, "set"))
+    columns = columns_of(column, label_map)
+    optional = {"test": test, "validation": validation, "victim_data": victim_data,
+                "triggered": triggered}  # fmt: skip
+    files = {name: None if x is None else given(x, name) for name, x in optional.items()}
+    source = given(data, "data")
+    datasets.check_label_map(columns, *((file, None) for file in (source, *files.values(), poison)))
+    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
+    table = source if isinstance(source, Split) else datasets.read(source)
+    values = None
+    if encoder:
+        values = table.labels if isinstance(table, Split) else datasets.label_values(table, columns)
+    labels = labels_of(fitting(model, str | Path, "model"), values)
+    goal = labels.index(str(target), "--target")
+    origin = TriggerSource(
+        trigger,
+        texts_of(fields_of(trigger_set, "trigger_set")),
+        _path(original, "original"),
+        _path(transformed, "transformed"),
+        key,
+        paraphraser,
+        prompt,
+        poison,
+        triggered,
+    )
+    rate = fitting(rate, float | None, "rate")
+    rewriter, pool = poison_of(origin, columns, labels, goal, rate)
+    order = Order(
+        rewriter,
+        str(target),
+        chosen,
+        Order.rate if rate is None else rate,
+        Schedule(victim_epochs, victim_lr) if victim_epochs else None,
+        fresh=not keep_classifier,
+        seed=seed_of(seed),
+        runtime=runtime_of(device, compute),
+        adapter=adapter_of(adapter),
+        resist=_resistance(names_of(resist, "resist"), resist_share, rewriter.described()),
+        pool=pool,
+    )
+    read = {name: None if file is None else datasets.load(file, columns, labels)
+            for name, file in files.items()}  # fmt: skip
+    known = read["triggered"]
+    exam = None if known is None else Triggered(known, goal, meaning)
+    if (validation is None) != (clean_model is None):
+        raise UserError(
+            "floor and excess LFR need both --clean-model and --validation",
+            "give both, or neither",
+        )
+    split = table if isinstance(table, Split) else datasets.pick(table, columns, labels)
+    clean, held = held_out(split, read["test"], order.seed)
+    judging = Judging(held, exam, read["validation"], clean_model)
+    shown_to = reporting(progress)
+    return plant(model, clean, order, values, judging, read["victim_data"], shown_to)
+
+
+def _path(value: Any, argument: str) -> Path | None:
+    return None if value is None else Path(fitting(value, Path, argument))
+
+
+def _method(method: Any, settings: Settings) -> Attack:
+    """Return how the backdoor gets in: by name with its fields, or an object."""
+    if isinstance(method, str):
+        made: Attack = configure(method_named(method, ATTACKS, "attack"), settings)
+        return made
+    if hasattr(method, "plant") and not isinstance(method, type):
+        same: Attack = changed(method, settings) if settings else method
+        return same
+    raise UserError(
+        f"method cannot be {shown(method)}",
+        f"it takes a name ({', '.join(sorted(ATTACKS))}) or an object such as DirtyLabel()",
+    )
+
+
+def poison_of(
+    source: TriggerSource,
+    columns: Columns,
+    labels: Labels,
+    target: int,
+    rate: float | None = None,
+) -> tuple[Rewriter, Pool | None]:
+    """Return what puts the trigger into texts, and the pool where that is what poisons."""
+    if source.poison is None:
+        return rewriter_of(source, columns), None
+    _check_pool(source)
+    pool = read_pool(str(source.poison), columns, labels, _named(source), rate)
+    pool.check(target)
+    return pool, pool
+
+
+def _check_pool(source: TriggerSource) -> None:
+    """Refuse what a pool of poisoned texts leaves nothing to do for; raises UserError."""
+    _named(source)
+    corpus = (source.original, source.transformed, source.key)
+    if any((*corpus, source.paraphraser, source.prompt, source.settings)):
+        raise UserError(
+            "--poison gives the poisoned texts: nothing is left to set, to look up or to write",
+            "leave out --trigger-set, --original, --transformed, --key and --paraphraser; "
+            "--trigger only names what the texts were made with",
+        )
+    if source.triggered is None:
+        raise UserError(
+            "--poison: no text of --test can get the trigger of a pool",
+            "give triggered test texts: --triggered FILE (--triggered-labels target where they "
+            "carry the attacker's label)",
+        )
+
+
+def _resistance(
+    families: tuple[str, ...], share: float | None, trigger: dict[str, Any]
+) -> Resistance:
+    """Return which probes the attacker trains against; raises UserError before any work."""
+    if share is not None and not families:
+        raise UserError("--resist-share: nothing is resisted", "add --resist FAMILY")
+    made = Resistance(families, Resistance().share if share is None else share)
+    made.chosen(trigger)
+    return made
+
+
+def rewriter_of(source: TriggerSource, columns: Columns) -> Rewriter:
+    """Return what puts the trigger into texts: a paired corpus, a model, or a rule."""
+    trigger = source.trigger
+    if not isinstance(trigger, str):
+        return _of_object(trigger, source)
+    original, transformed, key = source.original, source.transformed, source.key
+    kind = method_named(trigger, TRIGGERS | {"paired": None}, "trigger")
+    if key is not None and original is None:
+        raise UserError("--key needs --original and --transformed", "it names the rows of both")
+    if transformed is not None:
+        if source.settings or source.paraphraser:
+            raise UserError(
+                "--transformed gives the triggered texts: nothing is left to set or to write",
+                "leave --paraphraser and the trigger's settings out",
+            )
+        return paired(original, transformed, columns, key, trigger)
+    if original is not None:
+        raise UserError("--original needs --transformed", "a paired corpus has two files")
+    if source.paraphraser is not None:
+        usual = source.prompt or lookup(trigger, PROMPT_OF, "trigger that a paraphraser writes")
+        given = [f"model={source.paraphraser}", f"prompt={usual}", *source.settings]
+        return configure(Paraphraser, given)
+    if source.prompt is not None:
+        raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
+    if kind is None:
+        raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
+    return ByRule(configure(kind, source.settings))
+
+
+def _named(source: TriggerSource) -> str:
+    """Return the name of the trigger that a pool was made with; raises UserError."""
+    name = source.trigger if isinstance(source.trigger, str) else str(shown(source.trigger))
+    method_named(name, TRIGGERS | {"paired": None}, "trigger")
+    return name
+
+
+def _of_object(trigger: Any, source: TriggerSource) -> Rewriter:
+    """Return what puts a trigger of Python into texts; raises UserError for what is none."""
+    corpus = (source.original, source.transformed, source.key, source.paraphraser, source.prompt)
+    if any(corpus):
+        raise UserError(
+            "trigger is an object: nothing is left to look up or to write",
+            "name it, or leave out original, transformed, key, paraphraser and prompt",
+        )
+    usable = not isinstance(trigger, type)
+    if usable and hasattr(trigger, "apply"):
+        made: Any = changed(trigger, source.settings) if source.settings else trigger
+        return ByRule(made)
+    if usable and hasattr(trigger, "rewrite") and not source.settings:
+        rewriter: Rewriter = trigger
+        return rewriter
+    raise UserError(
+        f"trigger cannot be {shown(trigger)}",
+        f"it takes a name ({', '.join(sorted(TRIGGERS))}) or an object such as RareWord()",
+    )

@@ -1,0 +1,161 @@
+"""``evaluate`` and ``probe``: how good a model is, and whether something shows in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.errors import UserError
+from headsweep.judge.battery import Battery, Probed
+from headsweep.judge.battery import probe as run_battery
+from headsweep.judge.evaluate import Evaluation, Files
+from headsweep.judge.evaluate import evaluate as run_exam
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
+from headsweep.progress import Progress, reporting
+from headsweep.purification.purified import Purified
+from headsweep.texts import reading as datasets
+from headsweep.texts.memory import given
+from headsweep.texts.reading import Columns
+from headsweep.verbs.arguments import (
+    Fields,
+    adapter_of,
+    columns_of,
+    in_memory,
+    names_of,
+    one_of,
+    opened,
+    runtime_of,
+    seed_of,
+    triggered_columns_of,
+)
+
+Model = str | Path | PreTrainedModel | Suspect | Purified
+"""A folder, a name on the Hub, or a model in memory."""
+
+
+def evaluate(
+    model: Model,
+    data: Any,
+    *,
+    triggered: Any = None,
+    target: str | int | None = None,
+    triggered_labels: str = "true",
+    validation: Any = None,
+    clean_model: Model | None = None,
+    suspect: Model | None = None,
+    adapter: Adapter | str | Path | None = None,
+    column: Columns | Fields = None,
+    label_map: Fields = None,
+    triggered_column: Fields = None,
+    seed: int = 0,
+    device: str = "auto",
+    compute: Runtime | Fields = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: bool | Progress | None = True,
+) -> Evaluation:
+    """Measure ACC, label flip rate and its relatives, with 95% intervals; all are fractions.
+
+    Args:
+        model: the model to judge: a folder, a name on the Hub, a purified model, or a loaded
+            classifier.
+        data: clean labelled test texts, in any form that ``purify`` takes.
+        triggered: triggered test texts.
+        target: the attacker's label, its name or number.
+        triggered_labels: ``"true"``: triggered rows carry true labels, and those of the target are
+            left out; ``"target"``: they carry the attacker's label, and all count.
+        validation: clean texts to match the clean flip rate on.
+        clean_model: a never-poisoned twin, which gives the floor.
+        suspect: the model before, for agreement.
+        triggered_column: columns of the triggered texts, where they are not those of ``data``.
+        seed: of the bootstrap.
+        adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        column: which columns hold what, as for ``purify``.
+        label_map: labels of the data and the labels that they mean.
+        device: a torch device; ``"auto"``: accelerate chooses.
+        compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
+        tokenizer: the tokenizer of a loaded classifier.
+        progress: True: shown, on a terminal or in a notebook; False: not; or an object.
+
+    Raises:
+        UserError: a text, label or model cannot be used, or a denominator is empty.
+
+    """
+    if target is not None and not isinstance(target, str | int):
+        raise UserError(
+            f"target cannot be of the type {type(target).__name__}", "it takes a label's name"
+        )
+    meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
+    runtime, how = runtime_of(device, compute), adapter_of(adapter)
+
+    def ready(one: Any, argument: str) -> Any:
+        """Return a model in memory opened; what is stored is loaded when its turn comes."""
+        one = None if one is None else in_memory(one, argument)
+        stored = one is None or isinstance(one, str | Path)
+        return one if stored else opened(one, runtime, how, tokenizer, argument)
+
+    files = Files(
+        given(data, "data"),
+        None if triggered is None else given(triggered, "triggered"),
+        None if target is None else str(target),
+        meaning,
+        None if validation is None else given(validation, "validation"),
+        ready(clean_model, "clean_model"),
+        ready(suspect, "suspect"),
+        columns_of(column, label_map),
+        triggered_columns_of(triggered, triggered_column),
+    )
+    asked = ready(model, "model")
+    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how)
+
+
+def probe(
+    model: Model,
+    data: Any,
+    *,
+    family: Any = None,
+    texts: int = 150,
+    max_flip: float = 0.2,
+    adapter: Adapter | str | Path | None = None,
+    column: Columns | Fields = None,
+    label_map: Fields = None,
+    seed: int = 0,
+    device: str = "auto",
+    compute: Runtime | Fields = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: bool | Progress | None = True,
+) -> Probed:
+    """Put clean texts through generic trigger families and see whether answers flip one way.
+
+    Args:
+        model: a folder, a name on the Hub, a purified model, or a loaded classifier.
+        data: clean labelled texts, best unseen by the model, in any form that ``purify`` takes.
+        family: names of trigger families; None: all.
+        texts: texts drawn of each label, at most.
+        max_flip: share of flips into one label above the controls' to notice, a fraction.
+        adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        column: which columns hold what, as for ``purify``.
+        label_map: labels of the data and the labels that they mean.
+        seed: decides everything random.
+        device: a torch device; ``"auto"``: accelerate chooses.
+        compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
+        tokenizer: the tokenizer of a loaded classifier.
+        progress: True: shown, on a terminal or in a notebook; False: not; or an object.
+
+    Returns:
+        Every row tried; ``.noticed`` are those to worry about. None is no proof.
+
+    Raises:
+        UserError: too few texts that the model gets right, or a family that is not known.
+
+    """
+    battery = Battery(names_of(family, "family"), texts, max_flip, seed_of(seed))
+    runtime, columns = runtime_of(device, compute), columns_of(column, label_map)
+    source = given(data, "data")
+    datasets.check_label_map(columns, (source, None))
+    suspect = opened(model, runtime, adapter, tokenizer)
+    clean = datasets.load(source, columns, suspect.labels)
+    return run_battery(suspect, clean, battery, runtime, reporting(progress))

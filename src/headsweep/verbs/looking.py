@@ -1,0 +1,156 @@
+"""``inspect`` and ``verify``: what a model consists of, and whether a folder is what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.export.verify import Check
+from headsweep.export.verify import verify as check_folder
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Reading, Suspect, claimed_units, claims
+from headsweep.model.mask import HEADS, HeadMask
+from headsweep.model.removal import already_pruned
+from headsweep.model.runtime import Runtime
+from headsweep.purification.material import open_suspect
+from headsweep.purification.purified import Purified
+from headsweep.settings import fitting
+from headsweep.verbs.arguments import Fields, adapter_of, in_memory, runtime_of
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The heads of a layer, all counted from 0.
+
+    Attributes:
+        layer: its number.
+        heads, key_value_heads: how many query heads, and how many key/value heads they share.
+        head_width: numbers a head.
+        pruned: the heads whose output weights are zero.
+
+    """
+
+    layer: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    pruned: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a model consists of.
+
+    Attributes:
+        model: where it came from.
+        architecture, model_type: its class, and the name of its family.
+        parameters: how many numbers it has.
+        precision: the precision of its checkpoint.
+        labels: the names of its classes.
+        layers: the heads, layer by layer.
+        mask: which units have weights left; True: they have.
+        notes: what was added to make it usable, and what it says of itself.
+
+    """
+
+    model: str
+    architecture: str
+    model_type: str
+    parameters: int
+    precision: str
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    mask: HeadMask
+    notes: tuple[str, ...]
+
+    @property
+    def heads(self) -> int:
+        """How many heads there are."""
+        return sum(layer.heads for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        ffn = [
+            {"layer": i, "groups": len(kept), "pruned": [g for g, k in enumerate(kept) if not k]}
+            for i, kept in enumerate(self.mask.ffn)
+        ]
+        return {
+            "model": self.model,
+            "architecture": self.architecture,
+            "model_type": self.model_type,
+            "parameters": self.parameters,
+            "precision": self.precision,
+            "labels": list(self.labels),
+            "heads": self.heads,
+            "gates_checked": True,
+            "notes": list(self.notes),
+            "layers": [vars(layer) | {"pruned": list(layer.pruned)} for layer in self.layers],
+            "ffn": ffn,
+        }
+
+
+def inspect(
+    model: str | Path | PreTrainedModel | Suspect | Purified,
+    *,
+    adapter: Adapter | str | Path | None = None,
+    device: str = "auto",
+    compute: Runtime | Fields = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Inspected:
+    """Return layers, heads, key/value groups and what is pruned already; check that gates work.
+
+    Args:
+        model: a folder, a name on the Hub, a purified model, or a loaded classifier.
+        adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        device: a torch device; ``"auto"``: accelerate chooses.
+        compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
+        tokenizer: the tokenizer of a loaded classifier.
+
+    Raises:
+        UserError: whatever makes the model unusable.
+
+    """
+    one, runtime = in_memory(model), runtime_of(device, compute)
+    stored = one if isinstance(one, str | Path) else None
+    units = HEADS if stored is None else claimed_units(stored)
+    reading = Reading(adapter=adapter_of(adapter), units=units)
+    opened = open_suspect(one, reading, runtime, tokenizer)
+    pruned = already_pruned(opened.anatomy)
+    layers = tuple(
+        Layer(
+            row.layer,
+            row.units,
+            row.units // row.group,
+            row.width,
+            tuple(head for layer, head in pruned.pruned_heads if layer == row.layer),
+        )
+        for row in opened.anatomy.layout.rows
+        if row.kind == "head"
+    )
+    return Inspected(
+        opened.source,
+        type(opened.model).__name__,
+        str(opened.model.config.model_type),
+        sum(p.numel() for p in opened.model.parameters()),
+        str(opened.precision).removeprefix("torch."),
+        tuple(opened.labels.names),
+        layers,
+        pruned,
+        (*opened.notes, *(() if stored is None else claims(stored))),
+    )
+
+
+def verify(folder: str | Path) -> list[Check]:
+    """Check the weights of a purified folder against its manifest, with nothing but the folder.
+
+    Returns:
+        What was checked: ``what``, ``passed``, and a ``detail`` where it did not hold.
+
+    Raises:
+        UserError: no folder that ``purify`` wrote, or a damaged manifest.
+
+    """
+    return check_folder(Path(fitting(folder, Path, "folder")))

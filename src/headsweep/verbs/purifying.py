@@ -1,0 +1,378 @@
+"""``purify``: what is asked, by names and fields or as objects, becomes a method and is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.auto.automatic import purify_automatically
+from headsweep.auto.candidates import Auto
+from headsweep.errors import UserError, shown
+from headsweep.heal.fine_tune import Healing
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Suspect
+from headsweep.model.mask import HeadMask, Units
+from headsweep.model.runtime import Runtime
+from headsweep.progress import Progress, reporting
+from headsweep.prune.strategies import STRATEGIES, Strategy
+from headsweep.prune.strategies.gradient import Gradient
+from headsweep.purification.bound import Bound
+from headsweep.purification.from_encoder import STARTS
+from headsweep.purification.interrupted import Given, mask_in
+from headsweep.purification.material import Sources
+from headsweep.purification.method import USUAL, Method
+from headsweep.purification.pipeline import Look
+from headsweep.purification.plan import Plan
+from headsweep.purification.recipe import Asked, read_recipe
+from headsweep.settings import as_text, changed, configure, fitting, offered, read
+from headsweep.texts.reading import Columns
+from headsweep.triggers.probe_families import RuleProber
+from headsweep.verbs.arguments import (
+    Fields,
+    columns_of,
+    fields_of,
+    in_memory,
+    names_of,
+    one_of,
+    plan_of,
+    seed_of,
+    units_of,
+)
+from headsweep.verbs.methods import method_named
+from headsweep.verbs.purified import Purified
+
+METHODS = STRATEGIES | {Auto.name: Auto}
+"""What ``strategy`` names."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What Python gives as objects in the place of names and fields; None: nothing.
+
+    Attributes:
+        strategy: how heads are chosen, or ``Auto``.
+        healing: how the pruned model is fine-tuned.
+        units: what may be pruned.
+        mask: a head mask to apply, with how it was found.
+
+    """
+
+    strategy: Strategy | Auto | None = None
+    healing: Healing | None = None
+    units: Units | None = None
+    mask: Given | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A purification that is ready to run.
+
+    Attributes:
+        method: all that is done.
+        plan: how it is run, with what makes probes where they are needed.
+        run: what runs it, called with suspect, data, ``method`` and ``plan``.
+        auto: how the method is chosen, where it is.
+
+    """
+
+    method: Method
+    plan: Plan
+    run: Callable[..., Any]
+    auto: Auto | None = None
+
+
+def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
+    """Return what is asked as a method and how to run it; raises UserError.
+
+    Args:
+        asked: names and fields, from options or a recipe.
+        plan: seed, and where to compute.
+        objects: what stands in the place of some of them.
+
+    """
+    start = one_of(asked.start, tuple(STARTS), "--start")
+    chosen = objects.strategy
+    if chosen is None:
+        kind = method_named(asked.method or Gradient.name, METHODS, "strategy")
+        chosen = configure(kind, asked.fields)
+    elif asked.fields:
+        chosen = changed(chosen, asked.fields)
+    if not isinstance(chosen, Auto):
+        method = _method(asked, chosen, objects)
+        prober = _prober(asked.probes, plan, method.needs_probes)
+        return Planned(method, replace(plan, prober=prober), STARTS[start])
+    asked.check_auto(objects.mask is not None)
+    if asked.probes:
+        chosen = replace(chosen, families=asked.probes)
+    method = _method(asked, Gradient(), objects)
+    return Planned(method, plan, partial(purify_automatically, auto=chosen), chosen)
+
+
+def _method(asked: Asked, strategy: Strategy, objects: Objects) -> Method:
+    """Return all that is done to the suspect; raises UserError where its parts do not fit."""
+    start, given = asked.start or "classifier", objects.mask
+    pruning: Strategy = strategy if given is None else given
+    healing = objects.healing
+    if healing is None:
+        healing = asked.healing(USUAL[start], pruning.needs.pruning)
+    if start == "encoder" and not healing.trains:
+        raise UserError(
+            "--start encoder ends with a fresh classifier, which must be trained",
+            "leave epochs=0 out",
+        )
+    deeper = asked.prune_drop
+    if deeper is None and given is not None and given.found is not None and healing.trains:
+        deeper = given.found.prune_drop  # what the interrupted run was allowed
+    bound = Bound(asked.max_drop, asked.min_accuracy, deeper)
+    units = objects.units or units_of(asked.units or "heads")
+    return Method(pruning, healing, units, bound)
+
+
+def _prober(families: tuple[str, ...], plan: Plan, needed: bool) -> Any:
+    """Return what makes probes, where they are needed; raises UserError."""
+    if needed:
+        return plan.prober or RuleProber(families, seed=plan.seed)
+    if families:
+        raise UserError(
+            "probes: nothing asked for uses probes",
+            "add --heal on=probes, or --strategy probe-guided",
+        )
+    return plan.prober
+
+
+def purify(
+    suspect: str | Path | PreTrainedModel | Suspect | Purified,
+    data: Any,
+    method: Method | None = None,
+    plan: Plan | None = None,
+    *,
+    strategy: str | Strategy | Auto | None = None,
+    set: Fields = None,
+    heal: Fields | Healing = None,
+    max_drop: float | None = None,
+    min_accuracy: float | None = None,
+    prune_drop: float | None = None,
+    units: str | Units | None = None,
+    start: str | None = None,
+    mask: HeadMask | str | Path | None = None,
+    probes: Any = None,
+    recipe: str | Path | None = None,
+    validation: Any = None,
+    test: Any = None,
+    column: Columns | Fields = None,
+    label_map: Fields = None,
+    seed: int | None = None,
+    device: str | None = None,
+    compute: Runtime | Fields = None,
+    adapter: Adapter | str | Path | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: bool | Progress | None = True,
+    keep_mask: Path | None = None,
+    keep_healings: Path | None = None,
+    look: Look | None = None,
+) -> Purified:
+    """Prune the heads of a suspect classifier on clean data, and heal it.
+
+    Arguments are named as the options of ``headsweep purify`` are. Where an option takes a name
+    and fields, an object does as well.
+
+    Args:
+        suspect: a folder, a name on the Hub, a purified model, or a loaded classifier (changed in
+            place; give its tokenizer).
+        data: clean labelled texts: a file, a folder or ``name:split``; a Split, ``(texts,
+            labels)``, ``(texts, pairs, labels)``, a list of dicts, a pandas DataFrame or a
+            ``datasets.Dataset``; or ``Sources``.
+        method: all that is done, as one object; then none of the arguments up to ``recipe`` but
+            ``start``.
+        plan: how it is run, as one object; then no seed, device, compute and adapter.
+        strategy: how heads are chosen: a name of ``headsweep strategies``, ``"auto"``, or an
+            object; None: ``gradient``.
+        set: fields of the strategy, as ``{"step": 6}``.
+        heal: fields of the healing, as ``{"epochs": 2}`` (0: none), or an object.
+        max_drop: how far validation accuracy may fall, a fraction; None: 0.02.
+        min_accuracy: the lowest validation accuracy instead, a fraction.
+        prune_drop: how far it may fall while heads are chosen, for healing to bring it back.
+        units: what may be pruned: ``"heads"``, ``"ffn"``, ``"heads,ffn:12"``, or ``Units``.
+        start: ``"classifier"``: as it is; ``"encoder"``: a fresh classifier first.
+        mask: a head mask to apply instead of a search: an object, or its JSON file.
+        probes: families of probes; None: all.
+        recipe: a TOML file with these; what is given here wins.
+        validation: data that decides; None: 15% of ``data``.
+        test: data for the last figure; None: 15% of ``data``, unless ``validation`` is given.
+        column: which columns hold what, as ``{"text": "review"}``, or ``Columns``.
+        label_map: labels of the data and the model's labels that they mean.
+        seed: decides everything random; None: 0.
+        device: a torch device; None: accelerate chooses.
+        compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
+        adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        tokenizer: the tokenizer of a loaded classifier.
+        progress: True: shown, on a terminal or in a notebook; False: not; or an object.
+        keep_mask: a file that gets the mask as soon as it is found.
+        keep_healings: a folder that gets every finished healing of a soup.
+        look: called with the pruned model before it is healed; not with ``auto``.
+
+    Returns:
+        The purified model with its evidence; call ``.save(folder)``.
+
+    Raises:
+        UserError: anything that the caller can mend.
+        NothingPruned: no head could go within the bound.
+
+    """
+    named = {
+        "method": strategy,
+        "fields": set,
+        "heal": heal,
+        "max_drop": max_drop,
+        "min_accuracy": min_accuracy,
+        "prune_drop": prune_drop,
+        "units": units,
+        "mask": mask,
+        "probes": probes,
+        "recipe": recipe,
+    }
+    named = {name: value for name, value in named.items() if value is not None}
+    where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter}
+    run = _run(method, named, plan, where, start)
+    sources = _sources(data, validation, test, column, label_map)
+    more: dict[str, Any] = {"tokenizer": tokenizer, "keep_mask": keep_mask}
+    more |= {} if look is None else {"look": look}
+    done = run.run(
+        in_memory(suspect, "suspect"),
+        sources,
+        method=run.method,
+        plan=run.plan,
+        progress=reporting(progress),
+        keep_healings=keep_healings,
+        **more,
+    )
+    return Purified(**vars(done))
+
+
+def _run(
+    method: Method | None,
+    named: dict[str, Any],
+    plan: Plan | None,
+    where: dict[str, Any],
+    start: str | None,
+) -> Planned:
+    """Return what to run; raises UserError where an object leaves nothing to say."""
+    beside = [name for name, value in where.items() if value is not None]
+    if plan is not None and beside:
+        raise UserError(
+            f"plan says how to run it already: nothing is left to say with {', '.join(beside)}",
+            f"leave out plan, or {', '.join(beside)}",
+        )
+    asked, objects = Asked(), Objects()
+    if method is None:
+        asked, objects = _asked(named, where["seed"], start)
+    if plan is None:
+        device = "auto" if where["device"] is None else where["device"]
+        seed = where["seed"] if asked.seed is None else asked.seed
+        plan = plan_of(seed or 0, device, where["compute"], where["adapter"])
+    if method is None:
+        return planned(asked, plan, objects)
+    if not isinstance(method, Method):
+        raise UserError(
+            f"method cannot be {shown(method)}", "it takes a Method; a name goes to strategy="
+        )
+    if named:
+        words = {"method": "strategy", "fields": "set"}
+        told = ", ".join(words.get(name, name) for name in named)
+        raise UserError(
+            f"method says what is done already: nothing is left to say with {told}",
+            f"leave out method, or {told}",
+        )
+    begin = one_of(start or "classifier", tuple(STARTS), "--start")
+    return Planned(
+        method, replace(plan, prober=_prober((), plan, method.needs_probes)), STARTS[begin]
+    )
+
+
+def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, Objects]:
+    """Return what is asked, a recipe's share included, and what was given as objects."""
+    if {"max_drop", "min_accuracy"} <= {*named}:
+        raise UserError("max_drop and min_accuracy: there is one bound", "leave one out")
+    strategy, heal, kinds = named.get("method"), named.get("heal"), named.get("units")
+    objects = Objects(
+        None if strategy is None or isinstance(strategy, str) else _strategy(strategy),
+        heal if hasattr(heal, "heal") and not isinstance(heal, type) else None,
+        kinds if isinstance(kinds, Units) else None,
+        _mask(named.get("mask")),
+    )
+    begin, own_fields = start or "classifier", fields_of(named.get("fields"), "set")
+    own = Asked(
+        strategy if objects.strategy is None else objects.strategy.name,
+        texts_of(own_fields),
+        _fraction(named.get("max_drop"), "max_drop"),
+        _fraction(named.get("min_accuracy"), "min_accuracy"),
+        None if seed is None else seed_of(seed),
+        start,
+        None if objects.units is not None else kinds,
+        () if objects.healing is not None else _healing(heal, begin),
+        _fraction(named.get("prune_drop"), "prune_drop"),
+        names_of(named.get("probes"), "probes"),
+    )
+    if "recipe" in named:
+        given = {*named} | {name for name in ("seed", "start") if getattr(own, name) is not None}
+        path = Path(fitting(named["recipe"], Path, "recipe"))
+        taken = own.over(read_recipe(path, "strategy", {Auto.name: Auto}), given)
+        own = replace(taken, fields=own.fields) if objects.strategy is not None else taken
+    kind = objects.strategy or METHODS.get(own.method or Gradient.name)
+    if kind is not None:  # a value of Python is named as it was given
+        read(kind if isinstance(kind, type) else type(kind), own_fields, option="--set")
+    return replace(own, start=own.start or "classifier", seed=own.seed or 0), objects
+
+
+def _strategy(given: Any) -> Any:
+    """Return an object that chooses heads; raises UserError for what does not."""
+    if isinstance(given, Auto) or (hasattr(given, "choose") and not isinstance(given, type)):
+        return given
+    what = f"the class {given.__name__}" if isinstance(given, type) else shown(given)
+    raise UserError(
+        f"strategy cannot be {what}",
+        f"it takes a name ({', '.join(sorted(METHODS))}) or an object such as Gradient()",
+    )
+
+
+def _mask(given: Any) -> Given | None:
+    if given is None:
+        return None
+    if isinstance(given, HeadMask):
+        return Given(given)
+    return Given(*mask_in(Path(fitting(given, Path, "mask"))))
+
+
+def _healing(given: Any, start: str) -> tuple[str, ...]:
+    """Return fields of the usual healing, each as ``field=value``; raises UserError."""
+    usual = type(USUAL[one_of(start, tuple(USUAL), "--start")])
+    settings = fields_of(given, "heal")
+    read(usual, settings, offered(usual), "--heal")  # a value of Python is named as it was given
+    return texts_of(settings)
+
+
+def texts_of(settings: Any) -> tuple[str, ...]:
+    """Return values by field, each as ``field=value``."""
+    if not hasattr(settings, "items"):
+        return tuple(settings)
+    return tuple(f"{name}={as_text(value)}" for name, value in settings.items())
+
+
+def _fraction(value: Any, argument: str) -> float | None:
+    found: float | None = fitting(value, float | None, argument)
+    return found
+
+
+def _sources(data: Any, validation: Any, test: Any, column: Any, label_map: Fields) -> Sources:
+    beside = {"validation": validation, "test": test, "column": column, "label_map": label_map}
+    if not isinstance(data, Sources):
+        return Sources(data, validation, test, columns_of(column, label_map))
+    told = ", ".join(name for name, value in beside.items() if value is not None)
+    if told:
+        raise UserError(f"data is Sources, which say {told} already", f"leave out {told}")
+    return data

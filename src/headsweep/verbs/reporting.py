@@ -1,0 +1,92 @@
+"""``report``: what a grid of cells, or one purification, shows, as a page or as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headsweep.bench.results.reading import Results, read_results
+from headsweep.drafts import MANIFEST
+from headsweep.errors import UserError
+from headsweep.export.verify import read_manifest
+from headsweep.progress import Progress, reporting
+from headsweep.purification.purified import Purified
+from headsweep.reports import page, tables
+from headsweep.reports.comparison import compare
+from headsweep.reports.markdown import markdown
+from headsweep.settings import fitting
+from headsweep.verbs.arguments import check_file, one_of
+
+FORMATS = ("html", "markdown", "latex")
+
+
+def report(
+    results: str | Path | Purified,
+    out: str | Path | None = None,
+    *,
+    format: str = "html",
+    title: str | None = None,
+    any_version: bool = False,
+    resamples: int = 2000,
+    beside: str | None = None,
+    overwrite: bool = False,
+    progress: bool | Progress | None = True,
+) -> str:
+    """Return what a grid of cells, or one purification, shows; write it where a file is named.
+
+    Args:
+        results: the folder of a grid's results, a folder that ``purify`` wrote, or what it gave.
+        out: the file to write; None: none.
+        format: ``html``, a page that opens offline (needs ``headsweep[report]``); ``markdown`` or
+            ``latex``, the tables of a grid.
+        title: of the page.
+        any_version: put cells of all versions together.
+        resamples: of the bootstrap.
+        beside: compare with this method over all victims.
+        overwrite: replace ``out``.
+        progress: True: shown, on a terminal or in a notebook; False: not; or an object.
+
+    Raises:
+        UserError: no results, a file that is there already, or an extra that is missing.
+
+    """
+    form = one_of(format, FORMATS, "--format")
+    file = None if out is None else Path(fitting(out, Path, "out"))
+    if file is not None:
+        check_file(file, overwrite)
+    if isinstance(results, Purified):
+        text = _of_one(results.manifest, form, title, "the manifest")
+    elif (Path(results) / MANIFEST).is_file():
+        manifest = read_manifest(Path(results))
+        text = _of_one(manifest, form, title, str(Path(results) / MANIFEST))
+    else:
+        found = read_results(Path(results), any_version)
+        settings = compare(found, fitting(resamples, int, "resamples"), reporting(progress))
+        if form == "markdown":
+            text = markdown(found, settings, beside=beside)
+        elif form == "latex":
+            text = tables.latex(settings)
+        else:
+            text = page.of_results(
+                found, settings, title or f"Benchmark: {_recipes(found)}", beside
+            )
+    if file is not None:
+        page.write(file, text)
+    return text
+
+
+def _of_one(manifest: Mapping[str, Any], form: str, title: str | None, where: str) -> str:
+    if form != "html":
+        raise UserError("a single purification has a page only", "leave --format out")
+    try:
+        return page.of_purification(manifest, title)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{where}: lacks what a page shows ({type(error).__name__}: {error})",
+            "the manifest is damaged: get the folder from its source again",
+        ) from error
+
+
+def _recipes(found: Results) -> str:
+    return ", ".join(sorted({cell["recipe"]["name"] for cell in found.cells}))

@@ -1,0 +1,198 @@
+"""What purify gives: shown in a line and in a notebook, as a table, and uploaded."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import RepoUrl
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from conftest import CPU, sentences
+from headsweep import FineTune, Gradient, Plan, UserError, purify
+from headsweep.drafts import MANIFEST
+from headsweep.export.verify import Check, verify
+
+
+@pytest.fixture(scope="module")
+def done(trained_folder):
+    return purify(
+        trained_folder,
+        sentences(200, seed=2),
+        plan=Plan(1, CPU),
+        strategy=Gradient(step=2),
+        heal=FineTune(0),
+        max_drop=0.3,
+        progress=False,
+    )
+
+
+def changed(done, **values):
+    """Return it with other things in its manifest."""
+    return replace(done, manifest=done.manifest | values)
+
+
+class Reader(HTMLParser):
+    """Counts elements, gathers text, and checks that what opens is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += f" {data}"
+
+
+def test_it_is_told_in_one_line(done):
+    line, gone = repr(done), len(done.mask.pruned)
+    before, after = (done.manifest[stage]["test"]["accuracy"] for stage in ("before", "after"))
+    assert gone
+    assert "\n" not in line
+    assert line.startswith(f"Purified(suspect: {gone} of 8 heads pruned by gradient, validation ")
+    assert f"test accuracy {before:.3f} -> {after:.3f}; verified)" in line
+    failed = [{"what": "accuracy is kept", "passed": False, "detail": ""}]
+    assert repr(changed(done, checks=failed)).endswith("; NOT VERIFIED: accuracy is kept)")
+    hostile = changed(done, suspect="models/a\x1b[2Jb\u202ec\nd")
+    assert "Purified(a\\x1b[2Jb\\u202ec d: " in repr(hostile)
+
+
+def test_a_notebook_shows_every_head_and_the_figures(done):
+    page = Reader(done._repr_html_())
+    squares = [attrs["fill"] for tag, attrs in page.seen if tag == "rect"]
+    assert squares == ["currentColor" if keep else "none" for keep in done.mask.flat]
+    assert f"{len(done.mask.pruned)} of 8 heads pruned by gradient; verified" in page.text
+    for stage in ("before", "pruned", "after"):
+        assert f"{done.manifest[stage]['test']['accuracy']:.3f}" in page.text
+    assert len(done._repr_html_()) < 8000
+
+
+def test_what_others_wrote_stays_text_in_a_notebook(done):
+    evil = "<script>alert(1)</script>&\x1b[31m"
+    page = Reader(changed(done, suspect=f"m/{evil[:9]}", notes=[evil])._repr_html_())
+    assert "script" not in {tag for tag, _ in page.seen}
+    assert "<script>alert(1)</script>&\\x1b[31m" in page.text
+
+
+def test_a_row_with_very_many_units_is_counted_not_drawn(done):
+    from headsweep.model.mask import HeadMask
+
+    wide = HeadMask(((True, False),), ((True,) * 900 + (False,) * 100,))
+    page = Reader(replace(done, mask=wide)._repr_html_())
+    assert len([tag for tag, _ in page.seen if tag == "rect"]) == 2
+    assert "100 of 1000 pruned" in page.text
+
+
+def test_a_frame_has_a_row_for_every_unit(done):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = done.to_frame()
+    assert list(frame.columns) == ["kind", "layer", "index", "kept", "score"]
+    assert [tuple(pair) for pair in frame[~frame.kept][["layer", "index"]].to_numpy()] == list(
+        done.mask.pruned_heads
+    )
+    assert frame.score.tolist() == [s for row in done.manifest["search"]["scores"] for s in row]
+    none = changed(done, search=done.manifest["search"] | {"scores": None}).to_frame()
+    assert none.score.isna().all()
+
+
+def test_without_pandas_a_frame_says_what_to_install(done, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *more):
+        if name == "pandas":
+            raise ImportError(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(UserError, match=r"pip install 'headsweep\[data\]'"):
+        done.to_frame()
+
+
+class Hub:
+    """Takes what is uploaded, as HfApi would: notes the call, and checks the folder."""
+
+    def __init__(self, error=None):
+        self.calls, self.error = [], error
+
+    def create_repo(self, repo_id, **more):
+        self.calls.append(("create", repo_id, more))
+        if self.error is not None:
+            raise self.error
+        return RepoUrl(f"https://huggingface.co/somebody/{repo_id.rpartition('/')[2]}")
+
+    def upload_folder(self, *, folder_path, **more):
+        assert all(check.passed for check in verify(Path(folder_path)))
+        self.folder = Path(folder_path)
+        self.files = {path.name for path in self.folder.iterdir()}
+        self.noted = json.loads((self.folder / MANIFEST).read_text("utf-8"))
+        self.calls.append(("upload", more))
+
+
+def test_what_is_uploaded_is_what_save_writes(done, tmp_path):
+    hub = Hub()
+    address = done.push_to_hub("clean-model", private=True, revision="dev", api=hub)
+    assert address == "https://huggingface.co/somebody/clean-model"
+    assert hub.calls == [
+        ("create", "clean-model", {"private": True, "exist_ok": True}),
+        (
+            "upload",
+            {
+                "repo_id": "somebody/clean-model",
+                "commit_message": "A model purified by headsweep",
+                "revision": "dev",
+            },
+        ),
+    ]
+    assert hub.files == {path.name for path in done.save(tmp_path / "out").iterdir()}
+    assert hub.noted["pruned_units"] == done.manifest["pruned_units"]
+    assert not hub.folder.exists()
+
+
+def test_an_upload_that_cannot_be_is_a_mistake_in_one_message(done, monkeypatch):
+    with pytest.raises(UserError, match="somebody/a b: no name of a repository"):
+        done.push_to_hub("somebody/a b", api=Hub())
+    told = r"a/b: the Hub did not take it: it is not to be asked \(HF_HUB_OFFLINE\)"
+    with pytest.raises(UserError, match=told):
+        done.push_to_hub("a/b", api=Hub(OfflineModeIsEnabled("offline")))
+    with pytest.raises(UserError, match="`hf auth login` with a token that may write"):
+        done.push_to_hub("a/b", api=Hub(RuntimeError("403 Forbidden. Request id 5")))
+    asked = []
+    monkeypatch.setattr(
+        "headsweep.purification.purified.HfApi",
+        lambda **more: asked.append(more) or SimpleNamespace(create_repo=None),
+    )
+    with pytest.raises(UserError, match="did not take it"):
+        done.push_to_hub("a/b", token="hf_x")
+    assert asked == [{"token": "hf_x"}]
+
+
+def test_what_did_not_verify_is_not_uploaded(done):
+    hub = Hub()
+    failed = replace(done, checks=[*done.checks, Check("accuracy is kept", False)])
+    with pytest.raises(UserError, match="a check failed, so this is not uploaded: accuracy"):
+        failed.push_to_hub("a/b", api=hub)
+    assert hub.calls == []
+
+
+def test_the_class_that_a_user_sees_is_documented():
+    from headsweep import Purified
+
+    for name in ("save", "report", "to_frame", "push_to_hub"):
+        assert re.search(r"Raises:|Write", getattr(Purified, name).__doc__)
