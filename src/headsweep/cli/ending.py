@@ -50,7 +50,9 @@ def unforeseen(error: BaseException) -> UserError:
     names = {kind.__name__ for kind in type(error).__mro__}
     said = shortened(one_line(str(error)), 300)
     if isinstance(error, MemoryError) or any(one in str(error).lower() for one in NO_MEMORY):
-        return UserError("there is not enough memory", "--compute batch_size=8, or --compute cache_mib=0")
+        return UserError(
+            "there is not enough memory", "--compute batch_size=8, or --compute cache_mib=0"
+        )
     if isinstance(error, RecursionError):
         return UserError(f"something is nested too deeply{_where(error)}", _REPORT)
     if isinstance(error, UnicodeError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
     from headsweep.judge.statistics import Rate
     from headsweep.purification.bound import Allowance
+    from headsweep.purification.material import Sources
 
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 
@@ -64,23 +67,70 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
 
 
-def ending(manifest: Mapping[str, Any], out: Path) -> str:
-    """Return the last line of a purification: whether the bound was held, and what to do next."""
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a purification.
+
+    Attributes:
+        told: in words, one line.
+        style: how a terminal shows it.
+        mend: what to do about it; empty where there is nothing to mend.
+
+    """
+
+    told: str
+    style: str
+    mend: str = ""
+
+
+HELD, NOTHING, MISSED = "bold green", "bold yellow", "bold red"
+
+
+def verdict(manifest: Mapping[str, Any], out: Path) -> Verdict:
+    """Return whether the bound was held, and whether anything was removed at all."""
     from headsweep.purification.bound import Allowance
 
     before, after = manifest["before"]["validation"], manifest["after"]["validation"]
     change = _change(before["right"] - after["right"], before["examples"])
-    if not manifest["bound"]["binds"]:
-        return f"no bound on accuracy: {change}; next: {_judge(out)}"
-    lowest = manifest["bound"]["min_accuracy"]
-    bound = Allowance(lowest, before["right"], before["examples"])
-    told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
-    if after["right"] < bound.need:
-        return f"bound missed: {told}; {_mend(bound, after['right'])}"
+    nothing = "" if manifest["pruned_units"] else "nothing removed; "
     failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
+    if not manifest["bound"]["binds"]:
+        told, style = f"{nothing}no bound on accuracy: {change}", NOTHING if nothing else "bold"
+    else:
+        lowest = manifest["bound"]["min_accuracy"]
+        bound = Allowance(lowest, before["right"], before["examples"])
+        told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
+        if after["right"] < bound.need:
+            told = f"{nothing}bound not held: {told}"
+            return Verdict(told, MISSED, _mend(bound, after["right"]))
+        told, style = f"{nothing}bound held: {told}", NOTHING if nothing else HELD
     if failed:
-        return f"bound held: {told}; but not so: {failed[0]}; next: do not use {out}, report it"
-    return f"bound held: {told}; next: {_judge(out)}"
+        return Verdict(f"{told}; but not so: {failed[0]}", MISSED, f"do not use {out}, report it")
+    return Verdict(told, style)
+
+
+def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:
+    """Return what to type next: the files as they were given, fit to be pasted."""
+    words = ["headsweep", "evaluate", str(out), "--data", str(sources.test or sources.data)]
+    if manifest["start"] == "classifier":
+        words += ["--suspect", manifest["suspect"]]
+    for field in ("text", "pair", "label"):
+        name = getattr(sources.columns, field)
+        words += ["--column", f"{field}={name}"] if name is not None else []
+    words += ["--column", "drop_empty=yes"] if sources.columns.drop_empty else []
+    for data, model in sources.columns.label_map:
+        words += ["--label-map", f"{data}={model}"]
+    return [shlex.join(["headsweep", "verify", str(out)]), shlex.join(words)]
+
+
+def next_steps(console: Console, manifest: Mapping[str, Any], out: Path, sources: Sources) -> None:
+    """Print what to type next."""
+    console.print("next:")
+    for line in commands(manifest, out, sources):
+        console.print(f"  {line}", soft_wrap=True)
+    unseen = "" if sources.test else "better --data that it was not healed on; "
+    told = f"  ({unseen}--triggered FILE --target LABEL for a trigger that you know)"
+    console.print(told, style="dim", soft_wrap=True)
 
 
 def _change(lost: int, examples: int) -> str:
@@ -100,10 +150,6 @@ def _unasked(bound: Mapping[str, Any]) -> str:
     return ", as no bound was asked for" if wider else ""
 
 
-def _judge(out: Path) -> str:
-    return f"headsweep verify {out}, and headsweep evaluate {out} on triggers of your own"
-
-
 def _mend(bound: Allowance, right: int) -> str:
     """Return what to change where the bound was missed."""
     from headsweep.purification.bound import one_of_these
@@ -112,7 +158,7 @@ def _mend(bound: Allowance, right: int) -> str:
         return bound.mended(cut_off=True)
     wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100
     ways = ["a lower learning rate of healing", "more clean rows"]
-    return f"next: {one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
+    return f"{one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
 
 
 def tried(console: Console, record: Mapping[str, Any]) -> None:
