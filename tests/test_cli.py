@@ -697,8 +697,9 @@ def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp
     code, out, _ = run("probe", victim, *asked)
     assert code == 1
     assert out.startswith("NOTICED: 1 of ")
-    assert "│ opening │ good" in out
-    assert "│ (" not in out  # the rest is counted
+    assert re.search(r"(?m)^ ?opening +good +\d", out)
+    assert max(map(len, out.split("────")[0].splitlines()[-2:])) <= 80
+    assert not re.search(r"(?m)^ ?\(", out)  # the rest is counted
     assert "other rows, the largest excess" in out
     assert "is not shown to be absent" in out.replace("\n", " ")
     code, _, err = run("probe", victim, *asked, "--sarif", log)
@@ -711,7 +712,7 @@ def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp
     code, out, _ = run("probe", trained_folder, *asked, "--max-flip", "0.95")
     assert code == 0
     assert out.startswith("nothing noticed: none of ")
-    assert "│" not in out
+    assert "other way" not in out
     assert " clean" not in out.replace("never-poisoned", "")
 
 
@@ -815,11 +816,9 @@ def test_a_baseline_ends_with_the_same_line(run, suspect, csv_file, tmp_path):
 
 
 def test_the_version_is_that_of_the_package(run):
-    import tomllib
-    from pathlib import Path
+    from headsweep import __version__
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
-    assert run("--version") == (0, f"headsweep {project['project']['version']}\n", "")
+    assert run("--version") == (0, f"headsweep {__version__}\n", "")
 
 
 def test_inspect_in_words_of_a_model_that_nothing_was_pruned_of(run, suspect):
