@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from headsweep.cli.app import app
@@ -139,7 +140,8 @@ def print_probed(found: Any) -> None:
 
 
 def _rows(findings: list[Any]) -> Table:
-    table = Table("family", "into", "flips", "other way", "harmless", "excess points", "p")
+    head = ("family", "into", "flips", "other way", "harmless", "excess points", "p")
+    table = Table(*head, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for row in findings:
         excess = row.excess
         table.add_row(
@@ -148,7 +150,7 @@ def _rows(findings: list[Any]) -> Table:
             percent(row.flips.value),
             percent(row.reverse),
             "-" if row.harmless is None else percent(row.harmless),
-            f"{100 * excess.value:+.1f} ({100 * excess.low:+.0f} to {100 * excess.high:+.0f})",
+            f"{100 * excess.value:+.1f} ({100 * excess.low:.0f} to {100 * excess.high:.0f})",
             f"{row.p_value:.3f}",
             style="bold red" if row.noticed else None,
         )
