@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from headsweep.cli import show
 from headsweep.purification.bound import DECISIVE, Allowance, Bound
 from headsweep.purification.material import Accuracy, Sources
+from headsweep.reports.verdict import verdict
 from headsweep.texts.reading import Columns
 
 
@@ -111,18 +112,19 @@ def made(
     ],
 )
 def test_the_verdict(manifest, told):
-    found = show.verdict(manifest, Path("out"))
+    found = verdict(manifest, "out")
     assert told in f"{found.told}; {found.mend}"
     assert "\n" not in found.told + found.mend
 
 
 def test_the_verdict_is_green_only_where_something_went_and_all_held():
-    styles = {name: show.verdict(manifest, Path("out")).style for name, manifest in {
+    kinds = {name: verdict(manifest, "out").kind for name, manifest in {
         "held": made(93), "missed": made(89), "nothing": made(95, pruned=[]),
         "but": made(95, failed=["every layer keeps a unit"]),
     }.items()}  # fmt: skip
-    assert styles == {
-        "held": show.HELD, "missed": show.MISSED, "nothing": show.NOTHING, "but": show.MISSED
+    assert kinds == {"held": "held", "missed": "missed", "nothing": "nothing", "but": "missed"}
+    assert {kind: show.STYLES[kind].split()[-1] for kind in kinds.values()} == {
+        "held": "green", "missed": "red", "nothing": "yellow"
     }  # fmt: skip
 
 

@@ -207,10 +207,11 @@ def _show(done: Any, both: dict[str, Any], out: Path) -> None:
 def _end(done: Any, job: Job) -> None:
     """Say in the last lines what came of it and what to do next; exit with 1 if it did not hold."""
     from headsweep.cli import show
+    from headsweep.reports.verdict import verdict
 
     if not job.as_json:
-        found = show.verdict(done.manifest, job.out)
-        out_console.print(found.told, style=found.style, soft_wrap=True)
+        found = verdict(done.manifest, str(job.out))
+        out_console.print(found.told, style=show.STYLES[found.kind], soft_wrap=True)
         if found.mend:
             out_console.print(f"next: {found.mend}", soft_wrap=True)
         else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,9 @@ from headsweep.model.mask import HeadMask
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
     from headsweep.judge.statistics import Rate
-    from headsweep.purification.bound import Allowance
     from headsweep.purification.material import Sources
 
+STYLES = {"held": "bold green", "nothing": "bold yellow", "missed": "bold red", "free": "bold"}
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 
 
@@ -67,48 +65,6 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What came of a purification.
-
-    Attributes:
-        told: in words, one line.
-        style: how a terminal shows it.
-        mend: what to do about it; empty where there is nothing to mend.
-
-    """
-
-    told: str
-    style: str
-    mend: str = ""
-
-
-HELD, NOTHING, MISSED = "bold green", "bold yellow", "bold red"
-
-
-def verdict(manifest: Mapping[str, Any], out: Path) -> Verdict:
-    """Return whether the bound was held, and whether anything was removed at all."""
-    from headsweep.purification.bound import Allowance
-
-    before, after = manifest["before"]["validation"], manifest["after"]["validation"]
-    change = _change(before["right"] - after["right"], before["examples"])
-    nothing = "" if manifest["pruned_units"] else "nothing removed; "
-    failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
-    if not manifest["bound"]["binds"]:
-        told, style = f"{nothing}no bound on accuracy: {change}", NOTHING if nothing else "bold"
-    else:
-        lowest = manifest["bound"]["min_accuracy"]
-        bound = Allowance(lowest, before["right"], before["examples"])
-        told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
-        if after["right"] < bound.need:
-            told = f"{nothing}bound not held: {told}"
-            return Verdict(told, MISSED, _mend(bound, after["right"]))
-        told, style = f"{nothing}bound held: {told}", NOTHING if nothing else HELD
-    if failed:
-        return Verdict(f"{told}; but not so: {failed[0]}", MISSED, f"do not use {out}, report it")
-    return Verdict(told, style)
-
-
 def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:
     """Return what to type next: the files as they were given, fit to be pasted."""
     words = ["headsweep", "evaluate", str(out), "--data", str(sources.test or sources.data)]
@@ -131,34 +87,6 @@ def next_steps(console: Console, manifest: Mapping[str, Any], out: Path, sources
     unseen = "" if sources.test else "better --data that it was not healed on; "
     told = f"  ({unseen}--triggered FILE --target LABEL for a trigger that you know)"
     console.print(told, style="dim", soft_wrap=True)
-
-
-def _change(lost: int, examples: int) -> str:
-    if not lost:
-        return f"0 of {examples} validation answers lost"
-    points = f"{100 * abs(lost) / examples:.1f} points"
-    return (
-        f"{abs(lost)} of {examples} validation answers {'lost' if lost > 0 else 'won'} ({points})"
-    )
-
-
-def _unasked(bound: Mapping[str, Any]) -> str:
-    """Return that more than usual was allowed, of so few answers, since nobody said how much."""
-    from headsweep.purification.bound import USUAL_DROP
-
-    wider = not bound.get("asked", True) and (bound.get("max_drop") or 0.0) > USUAL_DROP
-    return ", as no bound was asked for" if wider else ""
-
-
-def _mend(bound: Allowance, right: int) -> str:
-    """Return what to change where the bound was missed."""
-    from headsweep.purification.bound import one_of_these
-
-    if not bound.worth_healing_again(right):
-        return bound.mended(cut_off=True)
-    wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100
-    ways = ["a lower learning rate of healing", "more clean rows"]
-    return f"{one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
 
 
 def tried(console: Console, record: Mapping[str, Any]) -> None:
