@@ -2,9 +2,10 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+DOCS   ?= .docs
 PIP    := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo speed test check format clean distclean
+.PHONY: help demo speed test check format docs clean distclean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,9 +51,19 @@ format: $(VENV)/.base  ## rewrite the code in the project's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+$(DOCS)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/pip install --quiet 'pip>=25.1'
+	@$(DOCS)/bin/pip install --quiet --constraint constraints.txt --group docs
+	@touch $@
+
+docs: $(DOCS)/.base  ## build the site of the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "headsweep: site/index.html"
+
 clean:  ## remove what runs leave behind
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out site
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the environment
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(DOCS)

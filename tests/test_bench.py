@@ -195,6 +195,11 @@ def test_finished_cells_are_skipped_and_estimated_by(smoke_results, bench, tmp_p
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     code, text, _ = bench()
     assert (code, "all 13 cells are finished" in text) == (0, True)
+    assert text.endswith(f"\n  headsweep report {out} --out report.html\n")
+    rows = [line.split("│")[1:-1] for line in text.splitlines() if "│" in line]
+    assert sum(int(row[1]) for row in rows) == 13
+    left = [float(row[3]) for row in rows]
+    assert left == sorted(left)
     assert json.loads(bench("--json")[1]) == {"done": [], "failed": {}, "left": 0}
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     (out / "tiny-sentences-rare-word-s12-pure.json").unlink()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
 
-from headsweep.cli.show import ending
+from headsweep.cli import show
 from headsweep.purification.bound import DECISIVE, Allowance, Bound
-from headsweep.purification.material import Accuracy
+from headsweep.purification.material import Accuracy, Sources
+from headsweep.reports.verdict import verdict
+from headsweep.texts.reading import Columns
 
 
 def test_fewer_answers_than_decisive_are_what_chance_does():
@@ -59,9 +62,13 @@ def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost)
     assert lowest.lowest(before) == lowest.while_pruning(before) == 0.9
 
 
-def made(right, lowest=0.9, examples=100, failed=(), binds=True, before=95, **more):
+def made(
+    right, lowest=0.9, examples=100, failed=(), binds=True, before=95, pruned=("0.1",), **more
+):
     before = {"right": before, "examples": examples, "accuracy": before / examples}
     return {
+        "suspect": "./suspect",
+        "pruned_units": pruned,
         "before": {"validation": before},
         "after": {"validation": before | {"right": right}},
         "bound": {"min_accuracy": lowest, "binds": binds} | more,
@@ -73,30 +80,62 @@ def made(right, lowest=0.9, examples=100, failed=(), binds=True, before=95, **mo
     ("manifest", "told"),
     [
         (made(93), "bound held: 2 of 100 validation answers lost (2.0 points), 5 allowed (5.0 "),
-        (made(95), "bound held: 0 of 100 validation answers lost, 5 allowed (5.0 points); next: "),
+        (made(95), "bound held: 0 of 100 validation answers lost, 5 allowed (5.0 points)"),
         (made(98), "bound held: 3 of 100 validation answers won (3.0 points), 5 allowed"),
         (made(90), "bound held: 5 of 100"),
-        (made(89), "bound missed: 6 of 100 validation answers lost (6.0 points), 5 allowed (5.0 "),
+        (
+            made(89),
+            "bound not held: 6 of 100 validation answers lost (6.0 points), 5 allowed (5.0 ",
+        ),
         (made(89), "or --max-drop 0.06"),
-        (made(92, 0.94), "bound missed: 3 of 100 validation answers lost (3.0 points), 1 allowed"),
+        (
+            made(92, 0.94),
+            "bound not held: 3 of 100 validation answers lost (3.0 points), 1 allowed",
+        ),
         (made(92, 0.94), "too few to tell a loss from chance: about 3,400 rows"),
-        (made(60, 0.94), "next: a lower learning rate"),
+        (made(60, 0.94), "a lower learning rate"),
         (made(60, binds=False), "no bound on accuracy: 35 of 100 validation answers lost"),
         (made(95, failed=["every layer keeps a unit"]), "but not so: every layer keeps a unit"),
         (  # 1 of 18 is 5.6 points, whatever the bound was in points
             made(17, 1 - 0.1, 18, before=18),
-            "1 of 18 validation answers lost (5.6 points), 1 allowed (5.6 points); next: ",
+            "1 of 18 validation answers lost (5.6 points), 1 allowed (5.6 points)",
         ),
         (
             made(58, 1 - 5 / 60, 60, before=60, max_drop=5 / 60, asked=False),
             "2 of 60 validation answers lost (3.3 points), 5 allowed (8.3 points), as no bound was "
-            "asked for; next: ",
+            "asked for",
         ),
-        (made(93, max_drop=0.02, asked=False), "5 allowed (5.0 points); next: "),
-        (made(93, max_drop=0.1, asked=True), "5 allowed (5.0 points); next: "),
-        (made(95), "headsweep verify out, and headsweep evaluate out"),
+        (made(93, max_drop=0.02, asked=False), "5 allowed (5.0 points)"),
+        (made(93, max_drop=0.1, asked=True), "5 allowed (5.0 points)"),
+        (made(95, pruned=[]), "nothing removed; bound held: 0 of 100"),
+        (made(60, pruned=[], binds=False), "nothing removed; no bound on accuracy: 35 of 100"),
     ],
 )
-def test_the_last_line(manifest, told):
-    assert told in ending(manifest, Path("out"))
-    assert "\n" not in ending(manifest, Path("out"))
+def test_the_verdict(manifest, told):
+    found = verdict(manifest, "out")
+    assert told in f"{found.told}; {found.mend}"
+    assert "\n" not in found.told + found.mend
+
+
+def test_the_verdict_is_green_only_where_something_went_and_all_held():
+    kinds = {name: verdict(manifest, "out").kind for name, manifest in {
+        "held": made(93), "missed": made(89), "nothing": made(95, pruned=[]),
+        "but": made(95, failed=["every layer keeps a unit"]),
+    }.items()}  # fmt: skip
+    assert kinds == {"held": "held", "missed": "missed", "nothing": "nothing", "but": "missed"}
+    assert {kind: show.STYLES[kind].split()[-1] for kind in kinds.values()} == {
+        "held": "green", "missed": "red", "nothing": "yellow"
+    }  # fmt: skip
+
+
+def test_the_next_command_can_be_pasted():
+    columns = Columns(text="a b", label_map=(("pos", "positive"),))
+    sources = Sources("my clean.csv", test="test.csv", columns=columns)
+    lines = show.commands(made(93) | {"start": "classifier"}, Path("my out"), sources)
+    assert [shlex.split(line)[:3] for line in lines] == [
+        ["headsweep", "verify", "my out"], ["headsweep", "evaluate", "my out"]
+    ]  # fmt: skip
+    rest = ["--data", "test.csv", "--suspect", "./suspect", "--column", "text=a b"]
+    assert shlex.split(lines[1])[3:] == [*rest, "--label-map", "pos=positive"]
+    (_, line) = show.commands(made(93) | {"start": "encoder"}, Path("o"), Sources("c.csv"))
+    assert line == "headsweep evaluate o --data c.csv"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import CPU, Way, cleanse, sentences
+from headsweep import FineTune, Gradient, Sources
 from headsweep.bench.results.reading import read_results
 from headsweep.errors import UserError
 from headsweep.reports import charts, page, tables
@@ -222,6 +224,52 @@ def test_charts_show_what_was_measured(made):
     assert crosses == cell["pruned_count"]
     trials = sum(len(trace["x"]) for trace in charts.path(cell["path"], 0.9)["data"])
     assert trials == len(cell["path"])
+
+
+@pytest.fixture(scope="module")
+def manifest(trained_folder):
+    data = Sources(sentences(60), sentences(40, seed=5))
+    way = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
+    return cleanse(trained_folder, data, Gradient(step=2), way).manifest
+
+
+def test_a_purification_begins_with_its_verdict_and_three_figures(manifest):
+    probed = {"before": {"noticed": [1, 2], "findings": [0] * 9}, "after": {"noticed": [], "findings": [0] * 9}}  # fmt: skip
+    text = page.of_purification(manifest | {"probe": probed})
+    assert '<span class="badge held">bound held</span>' in text
+    tiles = re.findall(r"<strong>(.*?)</strong>", text)
+    before, after = (manifest[s]["validation"]["accuracy"] for s in ("before", "after"))
+    count = f"{len(manifest['pruned_units'])} of {manifest['units']}"
+    assert tiles == [f"{100 * before:.1f}% → {100 * after:.1f}%", count, "2 → 0"]
+    [mark] = re.findall(r'class="mark" x="([\d.]+)"', text)
+    assert float(mark) == pytest.approx(100 * manifest["bound"]["min_accuracy"])
+    wrecked = manifest["after"]["validation"] | {"right": 0, "accuracy": 0.0}
+    missed = page.of_purification(manifest | {"after": manifest["after"] | {"validation": wrecked}})
+    assert '<span class="badge missed">bound not held</span>' in missed
+    broken = [{"what": "x", "passed": False, "detail": ""}]
+    assert ">a check failed</span>" in page.of_purification(manifest | {"checks": broken})
+    free = page.of_purification(manifest | {"bound": manifest["bound"] | {"binds": False}})
+    assert 'class="mark" x=' not in free
+
+
+def test_the_first_screen_fits_a_phone_and_the_rest_opens_and_prints(manifest, visit, tmp_path):
+    path = tmp_path / "one.html"
+    page.write(path, page.of_purification(manifest))
+    tab = visit(path, viewport={"width": 1200, "height": 800})
+    assert tab.locator("#heads").bounding_box()["y"] < 800
+    width = "document.querySelector('#{} .main-svg').getBoundingClientRect().width"
+    assert tab.locator("#path").is_hidden()
+    tab.get_by_text("Accuracy at every stage").click()
+    tab.wait_for_function(f"{width.format('path')} > 900")
+    tab.get_by_text("Accuracy at every stage").click()
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.wait_for_function(f"{width.format('heads')} <= 390")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate("[...document.querySelectorAll('details')].every((part) => part.open)")
+    tab.wait_for_function(f"{width.format('path')} > 300")
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not tab.evaluate("[...document.querySelectorAll('details')].some((part) => part.open)")
 
 
 def test_tables_in_markdown_and_latex(made):

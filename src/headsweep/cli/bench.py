@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from headsweep.cli.app import Interrupted, app
 from headsweep.cli.options import (
@@ -114,6 +118,7 @@ def bench(
             _say_tally(harness.Tally(), out, as_json)
         else:
             out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
+            _say_results(planned.found.finished, out)
         return
     make_folder(out, "--out")
     make_folder(cache, "--cache")
@@ -130,6 +135,9 @@ def bench(
             f"{len(run.tally.done)} cells were finished; the same command goes on from there"
         ) from None
     _say_tally(tally, out, as_json)
+    if not as_json:
+        again = harness.plan(grid, store, cache, only, any_version)
+        _say_results(again.found.finished, out)
     if tally.failed:
         raise typer.Exit(1)
 
@@ -211,3 +219,30 @@ def _say_tally(tally: Any, out: Path, as_json: bool) -> None:
         out_console.print(f"why they failed: {out / 'failed'}; the same command tries them again")
     elif tally.left:
         out_console.print("the same command goes on from there")
+
+
+def _say_results(finished: Mapping[str, Any], out: Path) -> None:
+    """Print what each method left, least first, and the command of the page."""
+    from headsweep.cli.show import percent
+
+    cells: dict[str, list[Any]] = {}
+    for form in finished.values():
+        cells.setdefault(form["method"], []).append(form)
+    table = Table("method", "cells", "excess LFR, points", "left", "ACC", "after")
+    rows = []
+    for method, some in cells.items():
+        excess, accuracy = (
+            [fmean(form[stage][name]["value"] for form in some) for stage in ("before", "after")]
+            for name in ("excess_lfr", "accuracy")
+        )
+        rows.append((method, str(len(some)), *(f"{100 * value:+.1f}" for value in excess),
+                     *map(percent, accuracy)))  # fmt: skip
+    for row in sorted(rows, key=lambda row: float(row[3])):
+        table.add_row(*row)
+    if rows:
+        out_console.print(table)
+        page = shlex.join(["headsweep", "report", str(out), "--out", "report.html"])
+        out_console.print(
+            "means over cells; intervals and comparisons are on the page:\n  " + page,
+            soft_wrap=True,
+        )

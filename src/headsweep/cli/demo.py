@@ -55,11 +55,11 @@ def show(console: Console, report: Report) -> None:
     console.print(picture(HeadMask.from_json(report.manifest["mask"])), end="")
     table = Table("", "suspect", "purified", "never-poisoned twin")
     measures = (
-        ("ACC, clean accuracy", "accuracy"),
-        ("LFR, triggered reviews flipped", "lfr"),
-        ("CFR, clean reviews flipped", "cfr"),
-        ("matched LFR", "matched_lfr"),
-        ("excess LFR over the twin", "excess_lfr"),
+        ("clean reviews answered right (ACC)", "accuracy"),
+        ("triggered reviews flipped (LFR)", "lfr"),
+        ("clean reviews flipped (CFR)", "cfr"),
+        ("LFR at the twin's CFR (matched)", "matched_lfr"),
+        ("that, above the twin's LFR (excess)", "excess_lfr"),
     )
     for title, name in measures:
         models = (report.suspect, report.purified, report.twin)
@@ -81,12 +81,12 @@ def _verdict(report: Report) -> str:
     assert after is not None
     if not report.survived:
         return (
-            "The backdoor did NOT survive the victim's fine-tuning (its LFR is not above the "
-            "twin's), so this run shows nothing about pruning."
+            "The backdoor did NOT survive the victim's fine-tuning (it flips no more than the "
+            "twin), so this run shows nothing about pruning."
         )
     share = 1 - after.value / before.value
     return (
         f"The backdoor survived the victim's fine-tuning; purification took away {share:.0%} of "
-        f"its excess LFR ({100 * before.value:.1f} to {100 * after.value:.1f} points; intervals "
-        "in the table)."
+        f"its flips above the twin's ({100 * before.value:.1f} to {100 * after.value:.1f} points; "
+        "intervals in the table)."
     )

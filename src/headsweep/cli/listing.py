@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
-from headsweep.cli.options import (
-    out_console,
-    print_json,
-)
+from headsweep.cli.options import out_console, print_json
+
+NAMES = 24  # the width of the longest name, so that the lists stand below each other
 
 
 def print_methods(listed: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
@@ -19,11 +19,14 @@ def print_methods(listed: Mapping[str, Mapping[str, Any]], as_json: bool) -> Non
         print_json({option: _form(methods) for option, methods in listed.items()})
         return
     for option, methods in listed.items():
-        table = Table(option, "what it does", "source", "fields (field=value)")
+        out_console.print(f"{option}", style="bold")
+        table = Table.grid(Column(min_width=NAMES), Column(), padding=(0, 2, 0, 0), pad_edge=False)
         for name, method in methods.items():
-            rows = [f"{field}={default}  ({kind})" for field, kind, default in _fields(method)]
-            table.add_row(name, _summary(method), method.source, "\n".join(rows), end_section=True)
+            table.add_row(f"  {name}", f"{_summary(method)} [{method.source}]")
+            for field, kind, default in _fields(method):
+                table.add_row("", Text(f"{field}={default}  ({kind})", style="dim"))
         out_console.print(table)
+        out_console.print()
 
 
 def _form(methods: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from headsweep.cli.app import app
@@ -26,6 +27,7 @@ from headsweep.cli.options import (
     print_json,
     progress_of,
 )
+from headsweep.cli.show import percent
 from headsweep.errors import UserError
 from headsweep.progress import plain_console
 from headsweep.verbs.arguments import check_file
@@ -101,11 +103,46 @@ def probe(
 
 
 def print_probed(found: Any) -> None:
-    """Print what the battery found."""
-    from headsweep.cli.show import percent
+    """Print what the battery found: the verdict, the rows to worry about, a count of the rest."""
+    count, limit = len(found.noticed), percent(found.battery.max_flip)
+    rows = f"{len(found.findings)} rows (a family and a label each)"
+    if count:
+        told = f"NOTICED: {count} of {rows} flip into one label by more than {limit}"
+    else:
+        told = f"nothing noticed: none of {rows} flips into one label by more than {limit}"
+    told += f" above the controls, on {found.texts} texts that the model gets right"
+    out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
+    for row in found.brittle:
+        out_console.print(
+            f"BRITTLE: the harmless edit '{row.family}' flips {percent(row.flips.value)} into "
+            f"'{row.label}', so flips by a trigger mean less.",
+            soft_wrap=True,
+        )
+    shown = [row for row in found.findings if row.noticed or row in found.brittle]
+    if shown:
+        out_console.print(_rows(shown))
+    for row in found.noticed[:3]:
+        for before, after in row.examples[:1]:
+            out_console.print(f"  {before}", style="dim")
+            out_console.print(f"  -> {after}  = {row.label}")
+    rest = [row for row in found.findings if row not in shown]
+    if rest:
+        top = max(rest, key=lambda row: row.excess.value)
+        out_console.print(
+            f"{len(rest)} {'other ' * bool(shown)}rows, the largest excess "
+            f"{100 * top.excess.value:+.1f} points ('{top.family}' into '{top.label}'); "
+            "all of them with --json",
+            soft_wrap=True,
+        )
+    for name, why in found.skipped.items():
+        out_console.print(f"not tried: {name}: {why}", soft_wrap=True)
+    out_console.print(PROMISE, style="dim")
 
-    table = Table("family", "into", "flips", "other way", "harmless", "excess points", "p")
-    for row in found.findings:
+
+def _rows(findings: list[Any]) -> Table:
+    head = ("family", "into", "flips", "other way", "harmless", "excess points", "p")
+    table = Table(*head, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for row in findings:
         excess = row.excess
         table.add_row(
             row.family if row.kind == "trigger" else f"({row.family})",
@@ -113,35 +150,11 @@ def print_probed(found: Any) -> None:
             percent(row.flips.value),
             percent(row.reverse),
             "-" if row.harmless is None else percent(row.harmless),
-            f"{100 * excess.value:+.1f} ({100 * excess.low:+.0f} to {100 * excess.high:+.0f})",
+            f"{100 * excess.value:+.1f} ({100 * excess.low:.0f} to {100 * excess.high:.0f})",
             f"{row.p_value:.3f}",
             style="bold red" if row.noticed else None,
         )
-    out_console.print(table)
-    for name, why in found.skipped.items():
-        out_console.print(f"not tried: {name}: {why}", soft_wrap=True)
-    count = len(found.noticed)
-    out_console.print(
-        f"{found.texts} texts that the model gets right. "
-        + (
-            f"NOTICED: {count} of {len(found.findings)} rows flip into one label by more than "
-            f"{percent(found.battery.max_flip)} above the controls."
-            if count
-            else f"Nothing above {percent(found.battery.max_flip)}."
-        ),
-        soft_wrap=True,
-    )
-    for row in found.brittle:
-        out_console.print(
-            f"BRITTLE: the harmless edit '{row.family}' flips {percent(row.flips.value)} into "
-            f"'{row.label}', so flips by a trigger mean less.",
-            soft_wrap=True,
-        )
-    for row in found.noticed[:3]:
-        for before, after in row.examples[:1]:
-            out_console.print(f"  {before}", style="dim")
-            out_console.print(f"  -> {after}  = {row.label}")
-    out_console.print(PROMISE, style="dim")
+    return table
 
 
 def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[str, Any]:
@@ -170,8 +183,6 @@ def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[st
 
 def print_both(both: Mapping[str, Any]) -> None:
     """Print the probes of the suspect and of the purified model side by side."""
-    from headsweep.cli.show import percent
-
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for stage, found in both.items():
         for row in found.findings:

@@ -207,19 +207,20 @@ def _show(done: Any, both: dict[str, Any], out: Path) -> None:
     if both:
         print_both(both)
     out_console.print(f"\nwritten: {out}", soft_wrap=True)
-    out_console.print(
-        "Pruning can fail: this is no proof that the model is clean. Judge it on triggers of "
-        "your own with `headsweep evaluate`.",
-        style="dim",
-    )
+    out_console.print("Pruning can fail: this is no proof that the model is clean.", style="dim")
 
 
 def _end(done: Any, job: Job) -> None:
-    """Say in the last line what came of it; exit with 1 where it did not verify."""
+    """Say in the last lines what came of it and what to do next; exit with 1 if it did not hold."""
     from headsweep.cli import show
+    from headsweep.reports.verdict import verdict
 
     if not job.as_json:
-        ending = show.ending(done.manifest, job.out)
-        out_console.print(ending, style="bold", highlight=False, markup=False, soft_wrap=True)
+        found = verdict(done.manifest, str(job.out))
+        out_console.print(found.told, style=show.STYLES[found.kind], soft_wrap=True)
+        if found.mend:
+            out_console.print(f"next: {found.mend}", soft_wrap=True)
+        else:
+            show.next_steps(out_console, done.manifest, job.out, job.sources)
     if not done.verified:
         raise typer.Exit(1)

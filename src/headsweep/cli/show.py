@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from headsweep.model.mask import HeadMask
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
     from headsweep.judge.statistics import Rate
-    from headsweep.purification.bound import Allowance
+    from headsweep.purification.material import Sources
 
+STYLES = {"held": "bold green", "nothing": "bold yellow", "missed": "bold red", "free": "bold"}
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 
 
@@ -64,55 +65,28 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
 
 
-def ending(manifest: Mapping[str, Any], out: Path) -> str:
-    """Return the last line of a purification: whether the bound was held, and what to do next."""
-    from headsweep.purification.bound import Allowance
-
-    before, after = manifest["before"]["validation"], manifest["after"]["validation"]
-    change = _change(before["right"] - after["right"], before["examples"])
-    if not manifest["bound"]["binds"]:
-        return f"no bound on accuracy: {change}; next: {_judge(out)}"
-    lowest = manifest["bound"]["min_accuracy"]
-    bound = Allowance(lowest, before["right"], before["examples"])
-    told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
-    if after["right"] < bound.need:
-        return f"bound missed: {told}; {_mend(bound, after['right'])}"
-    failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
-    if failed:
-        return f"bound held: {told}; but not so: {failed[0]}; next: do not use {out}, report it"
-    return f"bound held: {told}; next: {_judge(out)}"
+def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:
+    """Return what to type next: the files as they were given, fit to be pasted."""
+    words = ["headsweep", "evaluate", str(out), "--data", str(sources.test or sources.data)]
+    if manifest["start"] == "classifier":
+        words += ["--suspect", manifest["suspect"]]
+    for field in ("text", "pair", "label"):
+        name = getattr(sources.columns, field)
+        words += ["--column", f"{field}={name}"] if name is not None else []
+    words += ["--column", "drop_empty=yes"] if sources.columns.drop_empty else []
+    for data, model in sources.columns.label_map:
+        words += ["--label-map", f"{data}={model}"]
+    return [shlex.join(["headsweep", "verify", str(out)]), shlex.join(words)]
 
 
-def _change(lost: int, examples: int) -> str:
-    if not lost:
-        return f"0 of {examples} validation answers lost"
-    points = f"{100 * abs(lost) / examples:.1f} points"
-    return (
-        f"{abs(lost)} of {examples} validation answers {'lost' if lost > 0 else 'won'} ({points})"
-    )
-
-
-def _unasked(bound: Mapping[str, Any]) -> str:
-    """Return that more than usual was allowed, of so few answers, since nobody said how much."""
-    from headsweep.purification.bound import USUAL_DROP
-
-    wider = not bound.get("asked", True) and (bound.get("max_drop") or 0.0) > USUAL_DROP
-    return ", as no bound was asked for" if wider else ""
-
-
-def _judge(out: Path) -> str:
-    return f"headsweep verify {out}, and headsweep evaluate {out} on triggers of your own"
-
-
-def _mend(bound: Allowance, right: int) -> str:
-    """Return what to change where the bound was missed."""
-    from headsweep.purification.bound import one_of_these
-
-    if not bound.worth_healing_again(right):
-        return bound.mended(cut_off=True)
-    wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100
-    ways = ["a lower learning rate of healing", "more clean rows"]
-    return f"next: {one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
+def next_steps(console: Console, manifest: Mapping[str, Any], out: Path, sources: Sources) -> None:
+    """Print what to type next."""
+    console.print("next:")
+    for line in commands(manifest, out, sources):
+        console.print(f"  {line}", soft_wrap=True)
+    unseen = "" if sources.test else "better --data that it was not healed on; "
+    told = f"  ({unseen}--triggered FILE --target LABEL for a trigger that you know)"
+    console.print(told, style="dim", soft_wrap=True)
 
 
 def tried(console: Console, record: Mapping[str, Any]) -> None:

@@ -6,25 +6,62 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from headsweep.drafts import MANIFEST
-from headsweep.foreign import in_markdown
+from headsweep.export.suspect_card import suspect_card
+from headsweep.foreign import in_markdown, one_line
+
+TASK = "text-classification"
+TAGS = ("headsweep", "backdoor-defense", "pruned")
+PARTS = ("validation", "test")
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Return the model card in the Hub's format: what was done, and what was not proven."""
+    card = ModelCard(f"---\n{_metadata(manifest).to_yaml()}\n---\n\n{_body(manifest)}")
+    return str(card)
+
+
+def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
+    """Return what the Hub reads: accuracy as results, the rest as the suspect's card says it."""
+    own = suspect_card(manifest["suspect"])
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=list(dict.fromkeys((*TAGS, *own.tags))),
+        license=own.license,
+        license_name=own.license_name,
+        license_link=own.license_link,
+        base_model=list(own.base_model) or None,
+        language=list(own.language) or None,
+        datasets=list(own.datasets) or None,
+        model_name=f"{_name(manifest)}, pruned by headsweep",
+        eval_results=[
+            EvalResult(
+                task_type=TASK,
+                dataset_type="clean-texts",
+                dataset_name=f"clean texts of its task, {part} ({figures['examples']})",
+                dataset_split=part,
+                metric_type="accuracy",
+                metric_name="accuracy after pruning and healing",
+                metric_value=round(figures["accuracy"], 4),
+            )
+            for part in PARTS
+            if (figures := manifest["after"].get(part))
+        ],
+    )
+
+
+def _name(manifest: Mapping[str, Any]) -> str:
+    return one_line(Path(manifest["suspect"]).name) or "a model"
+
+
+def _body(manifest: Mapping[str, Any]) -> str:
     before, after = manifest["before"], manifest["after"]
-    name = in_markdown(Path(manifest["suspect"]).name) or "a model"
+    name = in_markdown(_name(manifest))
     units, total = manifest["pruned_units"], manifest["units"]
     lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-classification",
-        "tags:",
-        "- headsweep",
-        "- backdoor-defense",
-        "- pruned",
-        "---",
-        "",
         f"# {name}, pruned by headsweep",
         "",
         f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of {name} "
@@ -37,7 +74,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     lines += [
         f"| accuracy, {part} ({before[part]['examples']} examples) "
         f"| {before[part]['accuracy']:.3f} | {after[part]['accuracy']:.3f} |"
-        for part in ("validation", "test")
+        for part in PARTS
         if part in before
     ]
     lines += ["", *_allowed(manifest)]
@@ -57,7 +94,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "",
         f"`{MANIFEST}` beside this file holds {_searched(manifest)}"
         "seeds, versions and hashes; `headsweep verify` checks the folder against it. "
-        "The licence of the original model applies.",
+        "The licence of the original model applies. Licence, base model, languages, data sets and "
+        "further tags above are what its own card says, where it has one; nobody checked them.",
         "",
     ]
     return "\n".join(lines)

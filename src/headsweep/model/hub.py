@@ -29,6 +29,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (  # the narrower ones first
     (ConnectionError, "it could not be reached"),
     (EntryNotFoundError, "that is not among its files"),
 )
+CARD = "README.md"
 SUFFIXES = (".safetensors", ".bin")  # of files, which a name of the Hub does not have
 
 

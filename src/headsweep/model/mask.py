@@ -82,7 +82,7 @@ class Layout:
 class HeadMask:
     """Which units stay: True = keep.
 
-    ``heads`` is [layer][head]; ``ffn`` is [layer][group], empty where FFNs are not touched.
+    ``heads`` is ``[layer][head]``; ``ffn`` is ``[layer][group]``, empty where FFNs are not touched.
     """
 
     heads: tuple[tuple[bool, ...], ...]

@@ -25,7 +25,7 @@ from transformers import CONFIG_MAPPING
 from headsweep.bounded import LARGE, SMALL, size_of, table_of
 from headsweep.errors import UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
-from headsweep.model.hub import can_be_of_the_hub, fetched, no_folder
+from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
 from headsweep.model.tokenizer_files import TOKENIZERS, check_tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -121,7 +121,7 @@ def _home(name: str, weights: bool) -> Path:
             raise no_folder(name)
     except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
         raise UserError(f"{name}: is no path", "give a folder") from error
-    return fetched(name, (GENERATION, *TOKENIZERS), weights)
+    return fetched(name, (GENERATION, *TOKENIZERS, CARD), weights)  # never shown the card
 
 
 def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:

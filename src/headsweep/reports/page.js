@@ -105,6 +105,24 @@
     watch.observe(box.firstElementChild);
   });
 
+  // A chart drawn where nothing shows has no width: it gets one when its part is opened. Print opens all.
+  const parts = [...document.querySelectorAll("details")];
+  const fit = () => drawn.forEach((_, id) => {
+    const place = document.getElementById(id);
+    if (place.offsetWidth) Plotly.Plots.resize(place);
+  });
+  parts.forEach((part) => part.addEventListener("toggle", fit));
+  let shut = [];
+  addEventListener("beforeprint", () => {
+    shut = parts.filter((part) => !part.open);
+    shut.forEach((part) => { part.open = true; });
+    redraw();
+  });
+  addEventListener("afterprint", () => {
+    shut.forEach((part) => { part.open = false; });
+    redraw();
+  });
+
   Object.entries(charts).forEach(([id, spec]) => draw(id, spec));
   const select = document.getElementById("cell");
   select.addEventListener("change", () => show(select.value));

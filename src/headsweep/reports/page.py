@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from headsweep import __version__
 from headsweep.bench.results.reading import Results
 from headsweep.errors import UserError
 from headsweep.foreign import plain
+from headsweep.model.mask import HeadMask
 from headsweep.reports import charts, tables
 from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
 from headsweep.reports.reproduce import command, hint
+from headsweep.reports.verdict import verdict
 
 Form = Mapping[str, Any]
 MEASURES = {
@@ -27,6 +30,12 @@ MEASURES = {
 }
 CROSSED = "A cross: pruned."
 LOWEST = f"{CROSSED} What scored lowest went; the best of every layer stays."
+BADGES = {
+    "held": "bound held",
+    "missed": "bound not held",
+    "nothing": "nothing removed",
+    "free": "no bound",
+}
 STAGES = {"before": "before", "pruned": "pruned", "after": "after"}
 
 
@@ -95,7 +104,48 @@ def of_purification(manifest: Form, title: str | None = None) -> str:
         "or is gone. Pruning can fail: this page does not call the model clean.",
         *manifest["notes"],
     ]
-    return _page(title, [], {}, {"this purification": cell}, notes)
+    return _page(title, [], {}, {"this purification": cell}, notes, first=_first(manifest, parts))
+
+
+def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
+    """Return what the page of a purification shows first: a status in words, and its tiles."""
+    found, total = verdict(manifest), manifest["units"]
+    gone, share = len(manifest["pruned_units"]), manifest["units"] or 1
+    tiles = []
+    for part in parts[:1]:
+        before, after = (manifest[stage][part]["accuracy"] for stage in ("before", "after"))
+        lowest = manifest["bound"]["min_accuracy"] if manifest["bound"].get("binds", True) else None
+        told = "no bound held it" if lowest is None else f"{_plain(lowest)}% was the least allowed"
+        tiles.append(
+            Tile("accuracy", f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
+                 None if lowest is None else 100 * lowest)
+        )  # fmt: skip
+    units = HeadMask.from_json(manifest["mask"]).units.names
+    tiles.append(Tile(f"{units} pruned", f"{gone} of {total}", "", 100 * gone / share))
+    probes = manifest.get("probe") or {}
+    counts = [
+        f"{len(probes[stage]['noticed'])}" for stage in ("before", "after") if stage in probes
+    ]
+    if counts:
+        rows = len(next(iter(probes.values()))["findings"])
+        told = f"of {rows} rows, before and after; not noticed is not absent"
+        tiles.append(Tile("probes noticed", " \u2192 ".join(counts), told))
+    badge = BADGES[found.kind]
+    if found.kind == "missed" and not found.told.startswith(badge):
+        badge = "a check failed"
+    told = found.told.removeprefix(badge).lstrip(":; ")
+    return {"kind": found.kind, "badge": badge, "told": told, "tiles": tiles}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure of the first screen: its bar is filled to ``share``, a mark stands at ``mark``."""
+
+    title: str
+    value: str
+    told: str
+    share: float | None = None
+    mark: float | None = None
 
 
 def _searched_to(bound: Form) -> float | None:
@@ -200,6 +250,7 @@ def _page(
     cells: Form,
     notes: Sequence[str],
     overall: Sequence[tuple[list[str], list[list[tables.Entry]]]] = (),
+    first: Form | None = None,
 ) -> str:
     try:
         from jinja2 import Environment
@@ -215,6 +266,7 @@ def _page(
         title=title,
         settings=settings,
         overall=overall,
+        first=first,
         legend=f"{LEGEND} {PAIRED}",
         titles=tables.TITLES,
         how=tables.HOW,

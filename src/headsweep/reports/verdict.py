@@ -1,0 +1,72 @@
+"""What came of a purification, in words: the same in a terminal and on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a purification.
+
+    Attributes:
+        told: in words, one line.
+        kind: ``held``; ``missed``: the bound or another check; ``nothing`` was removed;
+            ``free``: no bound held it.
+        mend: what to do about it; empty where there is nothing to mend.
+
+    """
+
+    told: str
+    kind: str
+    mend: str = ""
+
+
+def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
+    """Return whether the bound was held, and whether anything was removed at all."""
+    before, after = manifest["before"]["validation"], manifest["after"]["validation"]
+    change = _change(before["right"] - after["right"], before["examples"])
+    nothing = "" if manifest["pruned_units"] else "nothing removed; "
+    failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
+    if not manifest["bound"].get("binds", True):
+        told, kind = f"{nothing}no bound on accuracy: {change}", "nothing" if nothing else "free"
+    else:
+        lowest = manifest["bound"]["min_accuracy"]
+        bound = Allowance(lowest, before["right"], before["examples"])
+        told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
+        if after["right"] < bound.need:
+            told = f"{nothing}bound not held: {told}"
+            return Verdict(told, "missed", _mend(bound, after["right"]))
+        told, kind = f"{nothing}bound held: {told}", "nothing" if nothing else "held"
+    if failed:
+        return Verdict(f"{told}; but not so: {failed[0]}", "missed", f"do not use {out}, report it")
+    return Verdict(told, kind)
+
+
+def _change(lost: int, examples: int) -> str:
+    if not lost:
+        return f"0 of {examples} validation answers lost"
+    points = f"{100 * abs(lost) / examples:.1f} points"
+    return (
+        f"{abs(lost)} of {examples} validation answers {'lost' if lost > 0 else 'won'} ({points})"
+    )
+
+
+def _unasked(bound: Mapping[str, Any]) -> str:
+    """Return that more than usual was allowed, of so few answers, since nobody said how much."""
+    wider = not bound.get("asked", True) and (bound.get("max_drop") or 0.0) > USUAL_DROP
+    return ", as no bound was asked for" if wider else ""
+
+
+def _mend(bound: Allowance, right: int) -> str:
+    """Return what to change where the bound was missed."""
+    if not bound.worth_healing_again(right):
+        return bound.mended(cut_off=True)
+    wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100
+    ways = ["a lower learning rate of healing", "more clean rows"]
+    return f"{one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
