@@ -364,7 +364,7 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
 
 def test_the_usual_healing_is_hot_for_a_classifier_and_the_papers_for_an_encoder():
     usual = Method().healing
-    assert (usual.epochs, usual.lr, usual.attention) == (4, 3e-4, PENALTY)
+    assert (usual.epochs, usual.lr, usual.attention) == (4, 2e-4, PENALTY)
     assert (usual.members, usual.beyond, usual.halvings) == (3, 2.0, 3)
     assert usual.halvings
     paper = Way(start="encoder").method(Gradient()).healing

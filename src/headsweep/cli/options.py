@@ -105,11 +105,16 @@ def Fields(  # noqa: N802 - stands where typer.Option does
 # What --heal fills, with the values that hold unasked. The class would load torch, so
 # tests/test_options.py compares.
 HEALING = (
-    "epochs=4 lr=0.0003 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
+    "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
     "beyond=2.0 base=None mix=0.5"
 )
 Heal = Annotated[
-    list[str] | None, Fields("--heal", "Field of the healing; epochs=0: none.", HEALING)
+    list[str] | None,
+    Fields(
+        "--heal",
+        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned.",
+        HEALING,
+    ),
 ]
 Compute = Annotated[list[str] | None, Fields("--compute", "How to compute.", COMPUTING)]
 SearchCompute = Annotated[list[str] | None, Fields("--compute", "How to compute.", ALL_COMPUTING)]

@@ -17,12 +17,19 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.bound import Bound
 from headsweep.purification.material import Accuracy
 
-HOT = FineTune(epochs=4, lr=3e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
+HOT = FineTune(epochs=4, lr=2e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
 """The usual healing of a classifier: a soup, as hot as the bound allows (docs/decisions/0013)."""
+ALONE = replace(HOT, lr=3e-4)
+"""The same where nothing is pruned, which leaves healing the whole bound: hotter."""
 PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
 USUAL: dict[str, Healing] = {"classifier": HOT, "encoder": PAPER}
-"""The usual healing, by what the suspect is taken for."""
+"""The usual healing, by what the suspect is taken for, where heads are pruned."""
+
+
+def usual_healing(start: str, prunes: bool) -> Healing:
+    """Return the usual healing of a start, after pruning or without."""
+    return USUAL[start] if prunes or start != "classifier" else ALONE
 
 
 @dataclass(frozen=True)

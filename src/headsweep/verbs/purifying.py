@@ -25,7 +25,7 @@ from headsweep.purification.bound import Bound
 from headsweep.purification.from_encoder import STARTS
 from headsweep.purification.interrupted import Given, mask_in
 from headsweep.purification.material import Sources
-from headsweep.purification.method import USUAL, Method
+from headsweep.purification.method import USUAL, Method, usual_healing
 from headsweep.purification.pipeline import Look
 from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import Asked, read_recipe
@@ -119,7 +119,7 @@ def _method(asked: Asked, strategy: Strategy, objects: Objects) -> Method:
     pruning: Strategy = strategy if given is None else given
     healing = objects.healing
     if healing is None:
-        healing = asked.healing(USUAL[start], pruning.needs.pruning)
+        healing = asked.healing(usual_healing(start, pruning.needs.pruning), pruning.needs.pruning)
     if start == "encoder" and not healing.trains:
         raise UserError(
             "--start encoder ends with a fresh classifier, which must be trained",
