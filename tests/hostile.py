@@ -104,7 +104,7 @@ EVALUATE = ("evaluate", "{folder}", "--data", "{data}", "--device", "cpu", "-q")
 VERIFY = ("verify", "{folder}")
 PURIFY = (
     "purify", "{folder}", "--data", "{data}", "--out", "{out}", "--device", "cpu", "-q",
-    "--strategy", "random", "--heal-epochs", "0", "--max-drop", "0.9",
+    "--strategy", "random", "--heal", "epochs=0", "--max-drop", "0.9",
 )  # fmt: skip
 
 

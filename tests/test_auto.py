@@ -189,7 +189,7 @@ class Untouched:
 
     name = "untouched"
 
-    def heal(self, view, choice):
+    def heal(self, view, choice, need=0):
         return {}
 
 

@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_the_mask_of_the_search(
 
     monkeypatch.setattr(purified, "save_model", full)
     words = ["purify", trained_folder, "--data", csv_file, "--out", tmp_path / "out", "--device",
-             "cpu", "-q", "--strategy", "random", "--heal-epochs", "0", "--max-drop", "0.4"]  # fmt: skip
+             "cpu", "-q", "--strategy", "random", "--heal", "epochs=0", "--max-drop", "0.4"]  # fmt: skip
     with pytest.raises(SystemExit) as stop:
         main(list(map(str, words)))
     said = capsys.readouterr().err

@@ -172,7 +172,7 @@ class Shift:
     def fitted(self, _: Anatomy) -> tuple[Shift, list[str]]:
         return self, []
 
-    def heal(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
+    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
         with torch.no_grad():
             view.anatomy.model.classifier.bias[0] += self.by[0]
         return {"lr": self.by[0]}

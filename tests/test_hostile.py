@@ -148,12 +148,12 @@ def test_what_nobody_foresaw_is_a_line(error, told):
 
 
 def test_the_trace_is_shown_where_it_is_asked_for(run_command, monkeypatch):
-    from headsweep.model import loading
+    from headsweep.purification import material
 
     def fails(*_, **__):
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(loading, "load_suspect", fails)
+    monkeypatch.setattr(material, "load_suspect", fails)
     code, err = run_command("inspect", ".")
     assert (code, "Traceback" in err) == (2, False)
     assert "unforeseen: ZeroDivisionError: here" in err
@@ -166,10 +166,10 @@ def test_the_trace_is_shown_where_it_is_asked_for(run_command, monkeypatch):
 def test_signals_that_end_a_process_act_as_ctrl_c(run_command, monkeypatch, name):
     import signal
 
-    from headsweep.model import loading
+    from headsweep.purification import material
 
     monkeypatch.setattr(
-        loading, "load_suspect", lambda *_, **__: signal.raise_signal(getattr(signal, name))
+        material, "load_suspect", lambda *_, **__: signal.raise_signal(getattr(signal, name))
     )
     before = signal.getsignal(getattr(signal, name))
     code, err = run_command("inspect", ".")
