@@ -74,7 +74,7 @@ def run(
     base, texts = model_folder(), film_reviews(seed)
     progress.say(
         f"all-MiniLM-L6-v2 and {sum(map(len, vars(texts).values()))} film reviews; "
-        "takes about 4 minutes on two cores"
+        "takes about ten minutes on two cores"
     )
     with _folder(out, overwrite) as folder:
         with clock("attack"):
