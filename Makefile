@@ -39,7 +39,7 @@ $(VENV)/.browser: $(VENV)/.base
 	@touch $@
 
 test: $(VENV)/.browser  ## run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.base  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
