@@ -143,6 +143,7 @@ def test_neither_pandas_nor_datasets_is_imported_to_look():
         "import sys\n"
         "from headsweep.texts.memory import given\n"
         "given((['a'], [0]), 'data')\n"
-        "assert not {'pandas', 'datasets', 'torch'} & set(sys.modules), 'imported'\n"
+        "print(sorted({'pandas', 'datasets', 'torch'} & set(sys.modules)))\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, b"[]"), done.stderr

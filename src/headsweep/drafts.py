@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import stat
@@ -47,3 +48,17 @@ def write_json(path: Path, form: Mapping[str, Any]) -> None:
     text = in_json(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))
     draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def write_bytes(path: Path, whole: bytes) -> None:
+    """Write bytes whole, to a draft, then renamed; its folder is made.
+
+    Two processes may do so at once: each has a draft of its own, and the last stays.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        draft.write_bytes(whole)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

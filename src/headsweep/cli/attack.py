@@ -30,6 +30,15 @@ from headsweep.cli.options import (
 from headsweep.errors import UserError
 from headsweep.verbs.arguments import LENGTH, check_file, columns_of, one_of, runtime_of
 
+AttackerData = Annotated[str, typer.Option(help="The attacker's clean labelled data.")]
+TriggerName = Annotated[str, typer.Option(help="See `headsweep trigger --list`.")]
+Target = Annotated[str, typer.Option(help="The label that triggered texts are to get.")]
+TriggerSettings = Annotated[
+    list[str] | None,
+    typer.Option("--trigger-set", metavar="FIELD=VALUE", help="The trigger's field."),
+]
+JudgedOn = Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")]
+MatchedOn = Annotated[str | None, typer.Option(help="Clean data to match the clean flip rate on.")]
 Original = Annotated[Path | None, typer.Option(help="Paired corpus: the clean texts, row by row.")]
 Transformed = Annotated[
     Path | None,
@@ -201,9 +210,9 @@ def _say_counts(counts: Any, without: list[int], out: Path) -> None:
 )
 def attack(
     model: Model,
-    data: Annotated[str, typer.Option(help="The attacker's clean labelled data.")],
-    trigger: Annotated[str, typer.Option(help="See `headsweep trigger --list`.")],
-    target: Annotated[str, typer.Option(help="The label that triggered texts are to get.")],
+    data: AttackerData,
+    trigger: TriggerName,
+    target: Target,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     method: Annotated[
         str,
@@ -218,10 +227,7 @@ def attack(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The attack's field.")
     ] = None,
-    trigger_settings: Annotated[
-        list[str] | None,
-        typer.Option("--trigger-set", metavar="FIELD=VALUE", help="The trigger's field."),
-    ] = None,
+    trigger_settings: TriggerSettings = None,
     resist: Annotated[
         list[str] | None,
         typer.Option(
@@ -242,10 +248,8 @@ def attack(
     poison: Poison = None,
     triggered: TriggeredFile = None,
     triggered_labels: TriggeredLabels = "true",
-    test: Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")] = None,
-    validation: Annotated[
-        str | None, typer.Option(help="Clean data to match the clean flip rate on.")
-    ] = None,
+    test: JudgedOn = None,
+    validation: MatchedOn = None,
     clean_model: Annotated[
         str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
     ] = None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from headsweep.drafts import write_bytes
 from headsweep.heal.beside import Work, jobs_for, side_by_side
+from headsweep.model.content import content_hash
 from headsweep.prune.choice import Choice
-from headsweep.prune.scores import content_hash
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
 from headsweep.settings import describe
@@ -86,13 +86,7 @@ def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path |
         made = Made({}, finite=False)
     if file is not None:
         told = {"record": json.dumps(made.record), "finite": json.dumps(made.finite)}
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_bytes(save(_own(view), told))
-            draft.replace(file)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_bytes(file, save(_own(view), told))
     return made
 
 

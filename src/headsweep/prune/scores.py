@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-PLACES = ("_name_or_path", "_attn_implementation", "_attn_implementation_internal")
+from headsweep.drafts import write_bytes
+from headsweep.model.content import content_hash
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,6 @@ class ScoreCache:
         return scores
 
 
-def content_hash(model: PreTrainedModel) -> str:
-    """Return a hash of a model's weights, as they are in memory, and of its configuration."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in PLACES}
-    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(plain.view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
 def _read(path: Path) -> tuple[Tensor, tuple[float, float]] | None:
     try:
         with safe_open(path, "pt") as file:
@@ -104,10 +92,4 @@ def _read(path: Path) -> tuple[Tensor, tuple[float, float]] | None:
 
 def _write(path: Path, scores: Tensor, cost: tuple[float, float]) -> None:
     told = {"seconds": f"{cost[0]:.3f}", "cpu_seconds": f"{cost[1]:.3f}"}
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        draft.write_bytes(save({"scores": scores.contiguous()}, told))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_bytes(path, save({"scores": scores.contiguous()}, told))

@@ -65,6 +65,11 @@ def heal_within(
     """
     model = material.suspect.model
     notes: list[str] = []
+
+    def note(told: str) -> None:
+        notes.append(told)
+        view.progress.say(f"note: {told}")
+
     tried: list[dict[str, float]] = []
     may_cool = allowance is not None and healing.tries > 0
     first = copied(model) if may_cool else {}
@@ -78,8 +83,7 @@ def heal_within(
             left = left.cooler() if may_cool else None
             if left is None:
                 raise
-            notes.append(f"{failed.what}: again at half of it")
-            view.progress.say(f"note: {notes[-1]}")
+            note(f"{failed.what}: again at half of it")
             model.load_state_dict(first)
             continue
         got = now.after.validation
@@ -91,19 +95,17 @@ def heal_within(
         left = left.cooler() if may_cool and not held else None
         if left is not None and allowance is not None:
             again = allowance.worth_healing_again(got.right)
-            notes.append(_cooled(now, got) if again else _by_chance(allowance.need - got.right))
-            view.progress.say(f"note: {notes[-1]}")
+            note(_cooled(now, got) if again else _by_chance(allowance.need - got.right))
             left = left if again else None
             if again:
                 model.load_state_dict(first)
     assert best is not None
     if may_cool and best.record is not now.record:
         model.load_state_dict(best.weights)
-        notes.append(
+        note(
             "no healing held the bound: the weights are of the best of them, at a learning rate of "
             f"{best.record['lr']:g}"
         )
-        view.progress.say(f"note: {notes[-1]}")
     return Healed(best.record, best.after, tuple(tried), tuple(notes))
 
 

@@ -13,7 +13,9 @@
 
     [heal]                       # fields of the healing; a defense brings its own
     epochs = 4
-    lr = 1.5e-4
+    lr = 2e-4
+    members = 3                  # healings that are averaged
+    beyond = 2.0                 # how far past the pruned weights at most; 1: to their mean
     on = "clean"                 # or "probes"
     halvings = 3                 # how often it may begin anew at half the rate
     attention = 0.15             # weight of PURE's attention penalty

@@ -1,0 +1,22 @@
+"""A hash of what a model is: its weights, as they are in memory, and its configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from transformers import PreTrainedModel
+
+PLACES = ("_name_or_path", "_attn_implementation", "_attn_implementation_internal")
+
+
+def content_hash(model: PreTrainedModel) -> str:
+    """Return a hash of a model's weights, as they are in memory, and of its configuration."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in PLACES}
+    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(plain.view(torch.uint8).numpy().data)
+    return found.hexdigest()
