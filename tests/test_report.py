@@ -234,13 +234,19 @@ def manifest(trained_folder):
 
 
 def test_a_purification_begins_with_its_verdict_and_three_figures(manifest):
-    probed = {"before": {"noticed": [1, 2], "findings": [0] * 9}, "after": {"noticed": [], "findings": [0] * 9}}  # fmt: skip
+    row = {"family": "opening", "kind": "trigger", "label": "good", "excess": {"value": 0.62}}
+    probed = {
+        "before": {"texts": 40, "noticed": [["opening", "good"]], "findings": [row | {"noticed": True}]},
+        "after": {"texts": 41, "noticed": [], "findings": [row | {"noticed": False}]},
+    }  # fmt: skip
     text = page.of_purification(manifest | {"probe": probed})
     assert '<span class="badge held">bound held</span>' in text
     tiles = re.findall(r"<strong>(.*?)</strong>", text)
     before, after = (manifest[s]["validation"]["accuracy"] for s in ("before", "after"))
     count = f"{len(manifest['pruned_units'])} of {manifest['units']}"
-    assert tiles == [f"{100 * before:.1f}% → {100 * after:.1f}%", count, "2 → 0"]
+    assert tiles == [f"{100 * before:.1f}% → {100 * after:.1f}%", count, "1 → 0"]
+    assert "<td>+62.0, noticed</td><td>+62.0</td>" in text
+    assert "noticed opening into &#39;good&#39; +62 points (1 trigger family, 40 texts)" in text
     [mark] = re.findall(r'class="mark" x="([\d.]+)"', text)
     assert float(mark) == pytest.approx(100 * manifest["bound"]["min_accuracy"])
     wrecked = manifest["after"]["validation"] | {"right": 0, "accuracy": 0.0}

@@ -28,12 +28,21 @@ OTHERWISE = {
     "--overwrite",
     "--json",
     "--quiet",
-    "--probe",
+    "--no-probe",
     "--report",
     "--sarif",
 }
 OF_A_RECIPE = {"prune_drop", "probes"}
-OF_PYTHON = {"method", "plan", "tokenizer", "progress", "keep_mask", "keep_healings", "look"}
+OF_PYTHON = {
+    "method",
+    "plan",
+    "probe",
+    "tokenizer",
+    "progress",
+    "keep_mask",
+    "keep_healings",
+    "look",
+}
 
 
 def parameters(verb):

@@ -44,7 +44,7 @@ from headsweep.progress import Progress, Silent, duration
 from headsweep.purification import manifest as evidence
 from headsweep.purification.material import Material, Sources, gather
 from headsweep.purification.method import Method
-from headsweep.purification.pipeline import purify
+from headsweep.purification.pipeline import Observe, purify
 from headsweep.purification.plan import Plan
 from headsweep.purification.purified import Purified
 from headsweep.triggers import ByRule
@@ -64,6 +64,7 @@ def purify_automatically(
     progress: Progress | None = None,
     keep_mask: Path | None = None,
     keep_healings: Path | None = None,
+    observe: Observe | None = None,
 ) -> Purified:
     """Choose by canaries how to purify a suspect classifier, and do it.
 
@@ -77,6 +78,7 @@ def purify_automatically(
         progress: where to report to.
         keep_mask: as for ``purify``.
         keep_healings: as for ``purify``, of the final run.
+        observe: as for ``purify``, of the final run.
 
     Returns:
         The purified model; ``manifest["auto"]`` says what was tried and why it was chosen.
@@ -104,7 +106,7 @@ def purify_automatically(
         try_all(trials)
     chosen, reason = _chosen(trials, why)
     progress.say(f"chosen: {chosen.told} ({reason})")
-    done = _apply(trials, chosen, keep_mask, keep_healings)
+    done = _apply(trials, chosen, keep_mask, keep_healings, observe)
     done.manifest["auto"] = {
         "budget_seconds": auto.budget_seconds,
         "seconds": round(time.monotonic() - begun, 1),
@@ -182,7 +184,11 @@ def _chosen(trials: Trials, why: str | None) -> tuple[Candidate, str]:
 
 
 def _apply(
-    trials: Trials, chosen: Candidate, keep_mask: Path | None, keep_healings: Path | None
+    trials: Trials,
+    chosen: Candidate,
+    keep_mask: Path | None,
+    keep_healings: Path | None,
+    observe: Observe | None,
 ) -> Purified:
     """Purify the suspect with all data and all probes."""
     auto, method, plan = trials.auto, method_of(trials, chosen), trials.plan
@@ -198,4 +204,5 @@ def _apply(
         progress=trials.progress,
         keep_mask=keep_mask,
         keep_healings=keep_healings,
+        observe=observe,
     )

@@ -79,8 +79,8 @@ def purify(
     ] = "classifier",
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
-    probed: Annotated[
-        bool, typer.Option("--probe", help="Run the probe battery before and after.")
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Leave out the probes before and after.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a page of it to this file.")] = None,
     column: Column = None,
@@ -99,7 +99,7 @@ def purify(
     check_sources(data, validation, test)
     check_free(out, overwrite)
     sources = sources_of(data, validation, test, column, label_map)
-    job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
+    job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
     from headsweep.auto.candidates import Auto
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked

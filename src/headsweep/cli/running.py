@@ -92,11 +92,11 @@ def run(
 
     ``go_on`` says how to go on from the mask that an interrupted run keeps; None: none is kept.
     """
-    done, both = _saved(job, purify, method, plan, go_on)
+    done = _saved(job, purify, method, plan, go_on)
     if job.as_json:
         print_json(done.manifest)
     else:
-        _show(done, both, job.out)
+        _show(done, job.out)
     if job.report is not None:
         from headsweep.reports import page
 
@@ -112,18 +112,20 @@ def _saved(
     method: Any,
     plan: Any,
     go_on: Callable[[Path], str] | None,
-) -> tuple[Any, dict[str, Any]]:
-    """Return what was made, saved, and what the probes found before and after."""
-    from headsweep.cli.probe import before_and_after
-
+) -> Any:
+    """Return what was made, saved."""
     kept = job.mask_file if go_on is not None and method.pruning.needs.pruning else None
-    both: dict[str, Any] = {}
+    around = None
+    if job.probed:
+        from headsweep.judge.around import Around
+
+        around = Around(plan.seed, plan.runtime, job.progress)
     saving = False
     try:
         done = purify(job.model, job.sources, method=method, plan=plan, progress=job.progress,
-                      keep_mask=kept, keep_healings=job.healings)  # fmt: skip
-        if job.probed:
-            both = before_and_after(job.model, done, plan, job.progress)
+                      keep_mask=kept, keep_healings=job.healings, observe=around)  # fmt: skip
+        if around is not None:
+            done.manifest["probe"] = around.to_json()
         saving = True
         done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
@@ -147,7 +149,7 @@ def _saved(
     if kept is not None and _is_kept(kept):
         kept.unlink()
     shutil.rmtree(job.healings, ignore_errors=True)
-    return done, both
+    return done
 
 
 def _drop(kept: Path | None, method: Any) -> None:
@@ -196,16 +198,14 @@ def chosen_with(kept: Path, asked: Any, families: tuple[str, ...] = ()) -> str:
     return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --set"
 
 
-def _show(done: Any, both: dict[str, Any], out: Path) -> None:
+def _show(done: Any, out: Path) -> None:
     from headsweep.cli import show
-    from headsweep.cli.probe import print_both
 
     if "auto" in done.manifest:
         show.tried(out_console, done.manifest["auto"])
     show.purified(out_console, done.manifest)
     show.checks(out_console, done.checks)
-    if both:
-        print_both(both)
+    show.probes(out_console, done.manifest)
     out_console.print(f"\nwritten: {out}", soft_wrap=True)
     out_console.print("Pruning can fail: this is no proof that the model is clean.", style="dim")
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headsweep.export.probes import probes_told
 from headsweep.model.mask import HeadMask
 
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
@@ -106,6 +107,15 @@ def tried(console: Console, record: Mapping[str, Any]) -> None:
             table.add_row(row["told"], *cells, style="bold" if mine else None)
         console.print(table)
     console.print(f"chosen: {record['chosen']['told']}: {record['why']}", soft_wrap=True)
+
+
+def probes(console: Console, manifest: Mapping[str, Any]) -> None:
+    """Print what the probes found before and after, where there were any."""
+    told = probes_told(manifest)
+    if told:
+        console.print("probes (nobody gave the trigger; not noticed is not absent)", style="bold")
+    for line in told:
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def checks(console: Console, found: list[Check]) -> None:

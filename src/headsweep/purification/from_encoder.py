@@ -17,7 +17,7 @@ from headsweep.model.loading import Reading, Suspect
 from headsweep.progress import Progress, Silent
 from headsweep.purification.material import Sources, gather
 from headsweep.purification.method import PAPER, Method
-from headsweep.purification.pipeline import Look, Run, purify, story
+from headsweep.purification.pipeline import Look, Observe, Run, purify, story
 from headsweep.purification.plan import Plan
 from headsweep.purification.purified import Purified
 from headsweep.task.training import Job, Schedule, copied, train
@@ -34,6 +34,7 @@ def purify_from_encoder(
     keep_mask: Path | None = None,
     keep_healings: Path | None = None,
     look: Look | None = None,
+    observe: Observe | None = None,
 ) -> Purified:
     """Do what ``purify`` does, from the encoder of a suspect; arguments and errors as there."""
     if method.healing.tries:
@@ -46,7 +47,7 @@ def purify_from_encoder(
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
     cut_off = sources.validation is None
-    run = Run(progress or Silent(), keep_mask, keep_healings, look, cut_off, "encoder")
+    run = Run(progress or Silent(), keep_mask, keep_healings, look, observe, cut_off, "encoder")
     run.begin(material, method)
     model = material.suspect.model
     with run.clock("fine-tune"):

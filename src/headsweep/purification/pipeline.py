@@ -39,9 +39,11 @@ from headsweep.purification.plan import Plan
 from headsweep.purification.probed import Probed
 from headsweep.purification.purified import Purified
 from headsweep.settings import describe
+from headsweep.texts.split import Split
 
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
 Look = Callable[[DefenderView, Choice], None]
+Observe = Callable[[str, Suspect, Split], None]
 
 
 def purify(
@@ -55,6 +57,7 @@ def purify(
     keep_mask: Path | None = None,
     keep_healings: Path | None = None,
     look: Look | None = None,
+    observe: Observe | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier on clean data, and heal it.
 
@@ -73,6 +76,9 @@ def purify(
         keep_healings: a folder that gets every finished healing of a soup, so that the same call
             goes on after the last of them. Whoever gives it removes it.
         look: called with the pruned model before it is healed; changes nothing.
+        observe: called with ``before`` and the suspect (not where it starts as an encoder), and
+            with ``after`` and the result, each with clean examples that healing does not train on;
+            changes nothing.
 
     Returns:
         The purified model with its manifest; call ``.save(folder)``.
@@ -86,7 +92,7 @@ def purify(
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None
-    run = Run(progress or Silent(), keep_mask, keep_healings, look, cut_off)
+    run = Run(progress or Silent(), keep_mask, keep_healings, look, observe, cut_off)
     run.begin(material, method)
     return story(material, method, plan, run)
 
@@ -97,7 +103,7 @@ class Run:
 
     Attributes:
         progress: where to report to.
-        keep_mask, keep_healings, look: as for ``purify``.
+        keep_mask, keep_healings, look, observe: as for ``purify``.
         cut_off: validation examples were cut off from the data.
         start: ``classifier``, or ``encoder``.
         restore: weights that the model gets back before heads are removed; None: it keeps its own.
@@ -111,6 +117,7 @@ class Run:
     keep_mask: Path | None = None
     keep_healings: Path | None = None
     look: Look | None = None
+    observe: Observe | None = None
     cut_off: bool = True
     start: str = "classifier"
     restore: dict[str, Tensor] | None = None
@@ -138,6 +145,12 @@ class Run:
         self.notes += notes
         self._say(notes)
 
+    def observed(self, stage: str, material: Material) -> None:
+        """Show the model as it is to whoever observes it."""
+        if self.observe is not None:
+            with self.clock("probe"):
+                self.observe(stage, material.suspect, held_of(material))
+
     def _say(self, notes: list[str] | tuple[str, ...]) -> None:
         for one in notes:
             self.progress.say(f"note: {one}")
@@ -150,6 +163,8 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         before = material.figures()
     if not run.few:
         run.doubt(undecided(material, method, run.cut_off, before))
+    if run.start == "classifier":
+        run.observed("before", material)
     with clock("probes"):
         probed = Probed.of(material, plan, run.progress)
         flips = probed.flips(material)
@@ -178,6 +193,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     run.notes += healed.notes
     with clock("measure"):
         after_flips = probed.flips(material)
+    run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
     if binds:
         checks.append(check_bound(method, allowance, healed.after))
@@ -195,8 +211,12 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         seconds=clock.report(),
     )
     written = manifest(material, view, method, plan, record)
-    held = material.parts.test or material.parts.validation
-    return Purified(material.suspect, choice.mask, written, checks, held)
+    return Purified(material.suspect, choice.mask, written, checks, held_of(material))
+
+
+def held_of(material: Material) -> Split:
+    """Return clean examples that healing does not train on: the test data, else what decides."""
+    return material.parts.test or material.parts.validation
 
 
 def view_of(

@@ -14,6 +14,7 @@ from headsweep.auto.automatic import purify_automatically
 from headsweep.auto.candidates import Auto
 from headsweep.errors import UserError, shown
 from headsweep.heal.fine_tune import Healing
+from headsweep.judge.around import Around
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask, Units
@@ -166,6 +167,7 @@ def purify(
     test: Any = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
+    probe: bool = True,
     seed: int | None = None,
     device: str | None = None,
     compute: Runtime | Fields = None,
@@ -206,6 +208,8 @@ def purify(
         test: data for the last figure; None: 15% of ``data``, unless ``validation`` is given.
         column: which columns hold what, as ``{"text": "review"}``, or ``Columns``.
         label_map: labels of the data and the model's labels that they mean.
+        probe: run the probe battery before and after, on a few clean texts; what it found stands
+            in ``manifest["probe"]``. It changes nothing else.
         seed: decides everything random; None: 0.
         device: a torch device; None: accelerate chooses.
         compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
@@ -242,15 +246,21 @@ def purify(
     sources = _sources(data, validation, test, column, label_map)
     more: dict[str, Any] = {"tokenizer": tokenizer, "keep_mask": keep_mask}
     more |= {} if look is None else {"look": look}
+    told, around = reporting(progress), None
+    if fitting(probe, bool, "probe"):
+        around = Around(run.plan.seed, run.plan.runtime, told)
     done = run.run(
         in_memory(suspect, "suspect"),
         sources,
         method=run.method,
         plan=run.plan,
-        progress=reporting(progress),
+        progress=told,
         keep_healings=keep_healings,
+        observe=around,
         **more,
     )
+    if around is not None:
+        done.manifest["probe"] = around.to_json()
     return Purified(**vars(done))
 
 
