@@ -278,6 +278,55 @@ def test_the_first_screen_fits_a_phone_and_the_rest_opens_and_prints(manifest, v
     assert not tab.evaluate("[...document.querySelectorAll('details')].some((part) => part.open)")
 
 
+HEIGHTS = "[...document.querySelectorAll('.chart:not([hidden])')].map((c) => c.querySelector('.main-svg')?.getBoundingClientRect().height ?? 0)"
+
+
+def test_charts_keep_their_height_when_turned_and_are_light_on_paper(made, visit):
+    tab = visit(made[0], viewport={"width": 390, "height": 844}, color_scheme="dark")
+    before = tab.evaluate(HEIGHTS)
+    assert min(before) >= 200
+    tab.set_viewport_size({"width": 844, "height": 390})
+    tab.wait_for_function(
+        "document.querySelector('#bars-0 .main-svg').getBoundingClientRect().width > 700"
+    )
+    assert tab.evaluate(HEIGHTS) == before
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tab.wait_for_function(
+        "document.querySelector('#bars-0 .main-svg').getBoundingClientRect().width === 640"
+    )
+    ink = tab.evaluate("getComputedStyle(document.querySelector('#bars-0 .xtick text')).fill")
+    assert contrast(ink, "rgb(255, 255, 255)") > 4.5
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 718, "height": 1000})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate(HEIGHTS) == before
+
+
+def test_a_page_is_small_and_holds_a_thousand_cells(made, visit, tmp_path):
+    path, found, settings = made
+    assert path.stat().st_size < 1_000_000
+    many = replace(found, cells=tuple(
+        cell | {"id": f"{cell['id']}-{i}"} for i in range(1 + 1000 // len(found.cells)) for cell in found.cells
+    ))  # fmt: skip
+    large = tmp_path / "large.html"
+    page.write(large, page.of_results(many, settings, "large"))
+    assert large.stat().st_size < 1_500_000
+    tab = visit(large)
+    assert tab.locator("#cell option").count() == len(many.cells) > 1000
+
+
+def test_a_page_without_scores_has_no_colour_bar_and_one_head_is_drawn(manifest, visit, tmp_path):
+    search = {"scores": None, "steps": []}
+    one = {"format": manifest["mask"]["format"], "heads": [[0, 1]], "ffn": []}
+    path = tmp_path / "bare.html"
+    page.write(path, page.of_purification(manifest | {"search": search, "mask": one, "units": 2}))
+    tab = visit(path, viewport={"width": 390, "height": 800})
+    assert tab.locator("#heads .colorbar").count() == 0
+    assert tab.locator("#heads .heatmaplayer").count() == 1
+    assert tab.locator("#probes").count() == 0
+
+
 def test_tables_in_markdown_and_latex(made):
     _, found, settings = made
     text = markdown(found, settings)
