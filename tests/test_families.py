@@ -10,7 +10,7 @@ As a program, ``python tests/test_families.py OUT.tsv`` writes the table of docs
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,6 +35,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.importance import dormancy
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import encode
+from headsweep.task.training import Job, Schedule, mean_loss, train
 from headsweep.texts.split import Split
 from test_plain import plainly, save, variant
 from tiny_families import ALL, VARIANTS
@@ -65,13 +66,24 @@ CASES = {name: (name, {}) for name in ALL} | VARIANTS
 
 @dataclass(frozen=True)
 class Found:
-    """What a family can do: a row of the table."""
+    """What a family can do: a row of the table.
+
+    Attributes:
+        heads: whose heads are found.
+        gates: a closed gate against columns zeroed by hand.
+        removal: removed weights against the closed gate.
+        ffn: whether groups of FFN neurons can go too.
+        answers: where they are those of plain transformers.
+        heals: with the attention penalty or without, removed weights at zero.
+        reloads: with plain transformers, to the same logits.
+
+    """
 
     heads: str
     gates: str
     removal: str
     ffn: str
-    plain: str
+    answers: str
     heals: str
     reloads: str
 
@@ -170,18 +182,15 @@ def look(folder, family, tokenizer, changes=None) -> Found:
     assert torch.equal(answer(read.eval(), inputs), healed)
     assert already_pruned(locate(read)) == mask
 
-    row, stay = layout.rows[0], anatomy.adapter.stay
-    some = " of the encoder" if model.config.is_encoder_decoder else ""
-    groups = f", a key for {row.group}" if row.group > 1 else ""
-    left = " and ".join(role for role in ("query", "key") if role not in stay)
-    removal = "exact" if not stay else f"exact; {left + ', ' if left else ''}value and output only"
+    stay = anatomy.adapter.stay
+    left = [role for role in ("query", "key", "value", "output") if role not in stay]
     return Found(
-        f"{row.units} a layer{groups}{some}",
+        "of the encoder" if model.config.is_encoder_decoder else "yes",
         "exact",
-        removal,
+        "exact" if not stay else f"exact: {', '.join(left)} only",
         "yes" if ffn(model) else "no",
         "one text at a time" if family in PADDING else "in every batch",
-        "yes" if penalty else "without attention penalty",
+        "yes" if penalty else "without the attention penalty",
         "yes",
     )
 
@@ -206,6 +215,15 @@ def test_every_family_has_a_tiny_config():
     assert set(ALL) == set(FAMILIES)
 
 
+def test_the_page_lists_every_family_and_whatever_is_refused():
+    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    listed = [name.strip() for row in rows for name in row.split(",")]
+    assert sorted(set(listed) & set(FAMILIES)) == sorted(FAMILIES)
+    assert len(listed) == len(set(listed))
+    assert all(reason in page for reason in UNFIT.values())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_family_is_as_the_table_says(name, tokenizer, tmp_path):
     family, changes = CASES[name]
@@ -224,6 +242,20 @@ def test_texts_without_their_end_are_an_error(family, tokenizer, tmp_path):
     bare.save_pretrained(folder)
     with pytest.raises(UserError, match="2 texts do not hold"):
         encode(Split(("a film", "the plot"), (0, 1)), load_suspect(folder, CPU), 24)
+
+
+@pytest.mark.parametrize(("family", "able"), [("deberta", False), ("xmod", False), ("bert", True)])
+def test_what_cannot_be_trained_in_bf16_is_trained_in_fp32(family, able, tokenizer, monkeypatch):
+    monkeypatch.setattr(type(CPU), "trains_in_bf16", lambda _: True)
+    suspect, seen = prepare(tiny_model(family), tokenizer), set()
+    encoded = encode(sentences(16), suspect, 24)
+
+    def loss(model, batch):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return mean_loss(model, batch)
+
+    assert all(x > 0 for x in train(suspect.model, encoded, Job(Schedule(1, 1e-3), loss=loss), CPU))
+    assert seen == {able}
 
 
 def test_strategies_that_need_every_token_say_so(tokenizer):
@@ -258,18 +290,23 @@ def test_an_adapter_says_what_may_stay(entry, says, tmp_path):
 
 
 def main(path: str) -> None:
-    """Write the table of docs/families.md."""
+    """Write a row of every family and layout; print families alike as one row of docs/families.md."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer, names = tiny_tokenizer(), [field.name for field in fields(Found)]
+    alike: dict[Found, list[str]] = {}
     with Path(path).open("w", encoding="utf-8") as out:
         print("family", *names, sep="\t", file=out)
         for name, (family, changes) in sorted(CASES.items()):
             with TemporaryDirectory() as place:
                 row = look(Path(place), family, tokenizer, changes)
-            print(name, *(getattr(row, field) for field in names), sep="\t", file=out, flush=True)
-        for family, reason in UNFIT.items():
-            print(family, f"refused: {reason}", *[""] * (len(names) - 1), sep="\t", file=out)
+            print(name, *astuple(row), sep="\t", file=out, flush=True)
+            if name == family:
+                alike.setdefault(row, []).append(name)
+    print("| families | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 1) + "|")
+    for row, members in sorted(alike.items(), key=lambda item: -len(item[1])):
+        print(f"| {', '.join(members)} | {' | '.join(astuple(row))} |")
 
 
 if __name__ == "__main__":

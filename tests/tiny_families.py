@@ -167,22 +167,19 @@ MORE: dict[str, dict[str, Any]] = {
 
 ALL = CONFIGS | MORE
 
+OLD_FALCON = {"new_decoder_architecture": False, "num_kv_heads": None}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "falcon, one key": ("falcon", FALCON | {"multi_query": True}),
-    "falcon, a key a head": ("falcon", FALCON | {"multi_query": False}),
-    "gpt_bigcode, a key a head": ("gpt_bigcode", GPT | {"multi_query": False}),
-    "gemma2, one key": ("gemma2", WIDE | {"num_key_value_heads": 1}),
-    "phi3, a key a head": ("phi3", PLAIN),
-    "phi, norms": ("phi", PLAIN | {"qk_layernorm": True}),
-    "deberta, no positions": ("deberta", PLAIN | {"relative_attention": False}),
-    "t5, gated": ("t5", T5 | {"feed_forward_proj": "gated-gelu"}),
-    "esm, learned positions": ("esm", PLAIN | {"mask_token_id": 4}),
-    "modernbert, mean": ("modernbert", MODERN | {"classifier_pooling": "mean"}),
-    "albert, one layer for all": ("albert", PLAIN | {"embedding_size": 16}),
-    "luke, plain": (
-        "luke",
-        PLAIN
-        | {"entity_vocab_size": 5, "entity_emb_size": 16, "use_entity_aware_attention": False},
-    ),
+    "falcon, one key": ("falcon", OLD_FALCON | {"multi_query": True}),
+    "falcon, a key a head": ("falcon", OLD_FALCON | {"multi_query": False}),
+    "gpt_bigcode, a key a head": ("gpt_bigcode", {"multi_query": False}),
+    "gemma2, one key": ("gemma2", {"num_key_value_heads": 1}),
+    "phi3, a key a head": ("phi3", {"num_key_value_heads": 4}),
+    "phi, norms": ("phi", {"qk_layernorm": True}),
+    "deberta, no positions": ("deberta", {"relative_attention": False}),
+    "t5, gated": ("t5", {"feed_forward_proj": "gated-gelu"}),
+    "esm, learned positions": ("esm", {"position_embedding_type": "absolute"}),
+    "modernbert, mean": ("modernbert", {"classifier_pooling": "mean"}),
+    "albert, one layer for all": ("albert", {"num_hidden_groups": 1}),
+    "luke, plain": ("luke", {"use_entity_aware_attention": False}),
 }
-"""Other layouts of the same families: name of the family and configuration."""
+"""Other layouts: name of the family, and what of its configuration is another."""
