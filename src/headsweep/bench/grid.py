@@ -66,7 +66,7 @@ class Method:
         if self.kind == "strategy":
             strategy = configure(STRATEGIES[self.method], self.fields)
             held = bound if strategy.needs.pruning else replace(bound, prune_drop=None)
-            return purification.Method(strategy, heal, bound=held)
+            return purification.Method(strategy, heal, self.variation.units, held)
         made: purification.Method = configure(DEFENSES[self.method], self.fields).method()
         return made.within(bound)
 

@@ -16,7 +16,7 @@ from headsweep.errors import UserError, shown
 from headsweep.heal.fine_tune import Healing
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
-from headsweep.model.mask import HeadMask, Units
+from headsweep.model.mask import HeadMask, Units, units_of
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
 from headsweep.prune.strategies import STRATEGIES, Strategy
@@ -41,7 +41,6 @@ from headsweep.verbs.arguments import (
     one_of,
     plan_of,
     seed_of,
-    units_of,
 )
 from headsweep.verbs.methods import method_named
 from headsweep.verbs.purified import Purified
