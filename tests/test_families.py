@@ -20,8 +20,9 @@ from tokenizers import processors
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from conftest import CPU, sentences, tiny_model, tiny_tokenizer
+from conftest import CPU, Way, cleanse, sentences, tiny_model, tiny_tokenizer
 from headsweep.errors import UserError
+from headsweep.export.verify import verify
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import locate
@@ -33,6 +34,7 @@ from headsweep.model.mask import Units
 from headsweep.model.removal import already_pruned, left_of, remove
 from headsweep.prune.choice import Choice
 from headsweep.prune.importance import dormancy
+from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, mean_loss, train
@@ -228,6 +230,16 @@ def test_the_page_lists_every_family_and_whatever_is_refused():
 def test_every_family_is_as_the_table_says(name, tokenizer, tmp_path):
     family, changes = CASES[name]
     assert look(tmp_path / "model", family, tokenizer, changes).reloads == "yes"
+
+
+@pytest.mark.parametrize("family", ["t5", "phi3", "olmo2", "deberta", "modernbert", "convbert"])
+def test_a_purification_holds_and_verifies(family, tokenizer, tmp_path):
+    """The whole job on each new kind of layout: searched, removed, healed, saved, verified."""
+    folder = save(tmp_path / "suspect", family, variant(tokenizer))
+    done = cleanse(folder, sentences(60), Gradient(step=1), Way(max_drop=0.4, runtime=CPU))
+    assert done.verified, done.checks
+    assert done.mask.pruned
+    assert all(check.passed for check in verify(done.save(tmp_path / "out")))
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
