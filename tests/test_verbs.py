@@ -12,7 +12,6 @@ from typer.main import get_command
 import headsweep
 from conftest import CPU, sentences
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError
-from headsweep.auto.candidates import Auto
 from headsweep.cli import app, main
 from headsweep.model.mask import HeadMask, Units
 from headsweep.purification.recipe import Asked
@@ -43,6 +42,27 @@ OF_PYTHON = {
     "keep_healings",
     "look",
 }
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: headsweep.report(3, "page.html"), "results"),
+        (lambda: headsweep.evaluate("m", sentences(4), progress=3), "progress"),
+        (
+            lambda: headsweep.attack(
+                "m", sentences(4), trigger="opening", target=1, start="encoder", victim_epochs="x"
+            ),
+            "victim_epochs",
+        ),
+    ],
+)
+def test_a_wrong_type_names_the_argument(make, argument, tmp_path, monkeypatch, trained_folder):
+    (tmp_path / "m").symlink_to(trained_folder)
+    monkeypatch.chdir(tmp_path)
+    what, fix = said_by(make)
+    assert what.startswith(f"{argument} cannot be ")
+    assert fix.startswith("it takes ")
 
 
 def parameters(verb):
@@ -204,15 +224,6 @@ def test_a_recipe_is_completed_and_what_is_given_wins(tmp_path):
     assert (asked.seed, asked.heal, asked.start) == (3, ("epochs=1",), "classifier")
     asked, objects = _asked({"recipe": recipe, "method": Gradient(step=2)}, None, None)
     assert (asked.fields, objects.strategy, asked.heal) == ((), Gradient(step=2), ("epochs=2",))
-
-
-def test_auto_is_chosen_by_name_or_object():
-    plan, asked = Plan(runtime=CPU), Asked("auto", ("budget_seconds=90s",), start="classifier")
-    assert planned(asked, plan).auto == Auto(budget_seconds=90)
-    own = Auto(canaries=1)
-    assert planned(Asked(start="classifier"), plan, Objects(strategy=own)).auto is own
-    what, _ = said_by(lambda: headsweep.purify("x", [], strategy="auto", prune_drop=0.1))
-    assert what == "auto tries depths itself"
 
 
 def test_fields_change_an_object_and_units_may_be_one():
