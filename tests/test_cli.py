@@ -19,6 +19,7 @@ from headsweep.cli import main
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
+from kill_points import differences
 
 FAST = ["--device", "cpu", "--compute", "precision=fp32", "--compute", "max_length=24", "--quiet"]
 
@@ -357,20 +358,19 @@ def test_ctrl_c_in_a_soup_keeps_the_healings_that_are_finished(
 
     monkeypatch.setattr(members, "make", counted)
     code, _, err = run(*asked, "--out", out)
-    healings, mask = tmp_path / "out.healings", tmp_path / "out.head-mask.json"
-    told = f"--mask {mask}" if pruned else "the same command goes on after them"
+    unfinished = tmp_path / "out.unfinished"
+    told = f"kept in {unfinished}: the same command goes on"
     assert (code, told.replace(" ", "") in "".join(err.split())) == (130, True)
-    assert len(list(healings.iterdir())) == 2
+    assert len(list(unfinished.glob("*/members/*.safetensors"))) == 2
     made.clear()
-    code, _, err = run(*asked, "--out", out, *(("--mask", mask) if pruned else ()))
-    assert (code, made, healings.exists()) == (0, [2], False), err
+    code, _, err = run(*asked, "--out", out)
+    assert (code, made, unfinished.exists()) == (0, [2], False), err
     monkeypatch.undo()
     assert run(*asked, "--out", whole)[0] == 0
-    one, other = ((folder / "model.safetensors").read_bytes() for folder in (out, whole))
-    assert one == other
+    assert differences(out, whole) == []
 
 
-def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
+def test_a_kept_mask_can_be_taken_up_by_another_command(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
     import headsweep.heal.fine_tune as healing
@@ -380,16 +380,13 @@ def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(healing, "train", interrupted)
-        code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
+        code, _, _ = purify(run, suspect, csv_file, tmp_path / "out")
     assert code == 130
-    kept = tmp_path / "out.head-mask.json"
-    assert str(kept) in err.replace("\n", "")
     assert not (tmp_path / "out").exists()
-    code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
-    assert (code, "interrupted run" in err) == (2, True)
+    (kept,) = (tmp_path / "out.unfinished").glob("*/head-mask.json")
     code, _, _ = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
     assert code == 0
-    assert not kept.exists()
+    assert not (tmp_path / "out.unfinished").exists()
     made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
     whole = tmp_path / "whole"
     assert purify(run, suspect, csv_file, whole)[0] == 0
@@ -423,16 +420,16 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
     assert (code, said in " ".join(err.split())) == (2, True)
 
 
-def test_ctrl_c_under_auto_says_a_command_that_goes_on(
+def test_after_ctrl_c_under_auto_the_same_command_goes_on(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
     from headsweep import FineTune
     from headsweep.auto import automatic as auto
-    from headsweep.auto import candidates
-    from headsweep.prune.strategies.gradient import Gradient
+    from headsweep.auto.candidates import Auto
 
-    choice = candidates.Candidate(Gradient(), on="probes")
-    monkeypatch.setattr(auto, "_chosen", lambda trials, why: (choice, "for the test"))
+    choice = next(one for one in Auto().candidates if one.on == "probes")
+    tries = []
+    monkeypatch.setattr(auto, "_chosen", lambda *_: tries.append(1) or (choice, "for the test"))
     plain = FineTune.heal
 
     def interrupted(self, view, made, need=0):
@@ -440,59 +437,32 @@ def test_ctrl_c_under_auto_says_a_command_that_goes_on(
             raise KeyboardInterrupt
         return plain(self, view, made, need)
 
-    monkeypatch.setattr(FineTune, "heal", interrupted)
     asked = ("--strategy", "auto", "--set", "budget_seconds=0.01s", "--set", "families=casing")
-    asked += ("--max-drop", "0.3", "-q")
+    asked += ("--max-drop", "0.5", "-q")
     out = tmp_path / "out"
-    code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *asked)
-    kept = tmp_path / "out.head-mask.json"
-    assert (code, kept.exists()) == (130, True)
-    said = " ".join(err.split())
-    told = f"--mask {kept} --heal on=probes and --recipe FILE, with 'probes = [\"casing\"]' in it,"
-    assert told.replace(" ", "") in said.replace(" ", "")
-    monkeypatch.undo()
-    recipe = tmp_path / "casing.toml"
-    recipe.write_text('strategy = "gradient"\nprobes = ["casing"]\n')
-    words = ("--mask", kept, "--heal", "on=probes", "--recipe", recipe)
-    rest = ("--max-drop", "0.5", "-q")
-    code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *words, *rest)
-    assert code == 0, err
-    made = json.loads((out / "headsweep.json").read_text())
-    assert made["strategy"]["name"] == "gradient"
-
-
-@pytest.mark.parametrize("penalty", [0.0, 0.3])
-def test_how_to_go_on_names_the_healing_that_was_chosen(tmp_path, penalty):
-    from headsweep.cli.running import chosen_with
-    from headsweep.heal.fine_tune import FineTune
-    from headsweep.purification.interrupted import Found
-    from headsweep.settings import describe
-
-    healing = describe(FineTune(attention=penalty))
-    found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify")
-    kept = tmp_path / "kept.json"
-    kept.write_text(json.dumps(found.to_json()))
-    told = f"--mask {kept} --heal attention={penalty} in place of --strategy and --set"
-    assert told in chosen_with(kept, FineTune(attention=0.15))
-    same = chosen_with(kept, FineTune(attention=penalty))
-    assert f"--mask {kept} in place of --strategy and --set" in same
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTune, "heal", interrupted)
+        code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *asked)
+    assert (code, "the same command goes on" in " ".join(err.split())) == (130, True)
+    assert run("purify", suspect, "--data", csv_file, "--out", out, *asked)[0] == 0
+    assert (len(tries), (tmp_path / "out.unfinished").exists()) == (1, False)
+    made = json.loads((out / "headsweep.json").read_text())["auto"]
+    assert (made["chosen"], made["why"]) == (choice.to_json(), "for the test")
 
 
 def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
-    from headsweep.heal.fine_tune import FineTune
     from headsweep.model.mask import HeadMask
     from headsweep.purification.interrupted import Found, Given, mask_in
     from headsweep.purification.plan import Plan
     from headsweep.purification.recipe import Asked
-    from headsweep.settings import describe
     from headsweep.verbs.purifying import Objects, planned
 
     def depth(asked):
         given = Objects(mask=Given(*mask_in(kept)))
         return planned(asked, Plan(), given).method.bound.prune_drop
 
-    mask, healing = HeadMask(((True, False), (True, True))), describe(FineTune())
-    found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify", 0.05)
+    mask = HeadMask(((True, False), (True, True)))
+    found = Found({"name": "gradient", "fields": {}}, [], None, "headsweep purify", 0.05)
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(mask.to_json() | found.to_json()))
     asked = Asked("gradient", start="classifier", units="heads")

@@ -228,7 +228,6 @@ def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
                 raise KeyboardInterrupt
             return super().task(title, total)
 
-    kept = tmp_path / "mask.json"
     with pytest.raises(KeyboardInterrupt):
         cleanse(
             trained_folder,
@@ -236,8 +235,9 @@ def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
             Gradient(step=2),
             PLAN,
             progress=Interrupting(),
-            keep_mask=kept,
+            keep=tmp_path,
         )
+    (kept,) = tmp_path.glob("*/head-mask.json")
     mask = HeadMask.from_json(kept.read_text())
     assert mask == cleanse(trained_folder, sources(), Gradient(step=2), PLAN).mask
 

@@ -33,7 +33,7 @@ OTHERWISE = {
     "--sarif",
 }
 OF_A_RECIPE = {"prune_drop", "probes"}
-OF_PYTHON = {"method", "plan", "tokenizer", "progress", "keep_mask", "keep_healings", "look"}
+OF_PYTHON = {"method", "plan", "tokenizer", "progress", "keep", "look"}
 
 
 def parameters(verb):

@@ -47,6 +47,8 @@ from headsweep.purification.method import Method
 from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
 from headsweep.purification.purified import Purified
+from headsweep.purification.unfinished import AUTO, in_file, steps_kept
+from headsweep.settings import describe
 from headsweep.triggers import ByRule
 from headsweep.triggers.probe_families import RuleProber
 
@@ -62,8 +64,7 @@ def purify_automatically(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
-    keep_mask: Path | None = None,
-    keep_healings: Path | None = None,
+    keep: Path | None = None,
 ) -> Purified:
     """Choose by canaries how to purify a suspect classifier, and do it.
 
@@ -75,8 +76,7 @@ def purify_automatically(
         plan: seed, where to compute, and the rest.
         tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to.
-        keep_mask: as for ``purify``.
-        keep_healings: as for ``purify``, of the final run.
+        keep: as for ``purify``; what was chosen is kept, and the final run.
 
     Returns:
         The purified model; ``manifest["auto"]`` says what was tried and why it was chosen.
@@ -94,6 +94,18 @@ def purify_automatically(
         progress.say(f"note: {note}")
     _check_probes(material, auto, plan, progress)
     trials = prepared(material, auto, method, plan, progress, begun)
+    with steps_kept(keep, material, method, plan, progress, describe(auto)) as kept:
+        file = None if kept is None else kept / AUTO
+        found = in_file(file, lambda: _tried(trials))
+        progress.say(f"chosen: {found['chosen']['told']} ({found['why']})")
+        done = _apply(trials, found.pop("candidate"), kept)
+    done.manifest["auto"] = found
+    return done
+
+
+def _tried(trials: Trials) -> dict[str, Any]:
+    """Try candidates; return what came of it, as JSON values."""
+    auto, material = trials.auto, trials.material
     battery = _battery(trials)
     why = _short(trials)
     if why is None:
@@ -103,11 +115,9 @@ def purify_automatically(
     if why is None:
         try_all(trials)
     chosen, reason = _chosen(trials, why)
-    progress.say(f"chosen: {chosen.told} ({reason})")
-    done = _apply(trials, chosen, keep_mask, keep_healings)
-    done.manifest["auto"] = {
+    return {
         "budget_seconds": auto.budget_seconds,
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - trials.begun, 1),
         "families": list(RuleProber(auto.families).chosen()),
         "battery": battery,
         "canaries": [one.to_json(material.suspect.labels.names) for one in trials.canaries],
@@ -115,8 +125,8 @@ def purify_automatically(
         "tried": trials.tried,
         "chosen": chosen.to_json(),
         "why": reason,
+        "candidate": auto.candidates.index(chosen),
     }
-    return done
 
 
 def _check_probes(material: Material, auto: Auto, plan: Plan, progress: Progress) -> None:
@@ -181,11 +191,10 @@ def _chosen(trials: Trials, why: str | None) -> tuple[Candidate, str]:
     )
 
 
-def _apply(
-    trials: Trials, chosen: Candidate, keep_mask: Path | None, keep_healings: Path | None
-) -> Purified:
+def _apply(trials: Trials, candidate: int, keep: Path | None) -> Purified:
     """Purify the suspect with all data and all probes."""
-    auto, method, plan = trials.auto, method_of(trials, chosen), trials.plan
+    auto, plan = trials.auto, trials.plan
+    method = method_of(trials, auto.candidates[candidate])
     if method.needs_probes:
         plan = replace(plan, prober=RuleProber(auto.families, seed=plan.seed))
     parts = trials.material.parts
@@ -196,6 +205,5 @@ def _apply(
         method,
         plan,
         progress=trials.progress,
-        keep_mask=keep_mask,
-        keep_healings=keep_healings,
+        keep=keep,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -94,12 +92,10 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
-    from headsweep.export.folders import check_free
-
     check_sources(data, validation, test)
-    check_free(out, overwrite)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
+    job.check_files()
     from headsweep.auto.candidates import Auto
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
@@ -109,15 +105,6 @@ def purify(
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy", {Auto.name: Auto})
     plan = plan_of(asked.seed, device, compute, adapter)
-    job.check_files(mask)
     given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
     ready = planned(asked, plan, given)
-    running.run(job, ready.run, ready.method, ready.plan, _go_on(ready))
-
-
-def _go_on(ready: Any) -> Callable[[Path], str]:
-    """Return what says how to go on from the mask of an interrupted run."""
-    if ready.auto is None:
-        return running.same_with
-    families = ready.auto.families
-    return partial(running.chosen_with, asked=ready.method.healing, families=families)
+    running.run(job, ready.run, ready.method, ready.plan)

@@ -8,6 +8,7 @@ no try holds the bound, the best of them stays.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from headsweep.cost import Clock
 from headsweep.heal.fine_tune import Healing
+from headsweep.heal.finished import once
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
@@ -117,9 +119,17 @@ def _healed_once(
     clock: Clock,
     need: int,
 ) -> _Try:
+    model = material.suspect.model
+    file = parts = None
+    if view.kept is not None:  # a name for every try
+        parts = view.kept / "members"
+        file = view.kept / f"healed-{healing.tries}.safetensors"
     with clock("heal"):
-        record = healing.heal(view, choice, need)
-    round_weights(material.suspect.model, material.suspect.precision)
+        at_work = replace(view, kept=parts)
+        record = once(file, model, lambda: healing.heal(at_work, choice, need))
+        if parts is not None:
+            shutil.rmtree(parts, ignore_errors=True)  # the whole is kept now
+    round_weights(model, material.suspect.precision)
     with clock("measure"):
         return _Try(record, material.figures())
 

@@ -172,8 +172,7 @@ def purify(
     adapter: Adapter | str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
-    keep_mask: Path | None = None,
-    keep_healings: Path | None = None,
+    keep: Path | None = None,
     look: Look | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier on clean data, and heal it.
@@ -212,8 +211,8 @@ def purify(
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         tokenizer: the tokenizer of a loaded classifier.
         progress: True: shown, on a terminal or in a notebook; False: not; or an object.
-        keep_mask: a file that gets the mask as soon as it is found.
-        keep_healings: a folder that gets every finished healing of a soup.
+        keep: a folder for what is finished: the same call goes on after it. Remove it when the
+            result is written.
         look: called with the pruned model before it is healed; not with ``auto``.
 
     Returns:
@@ -240,7 +239,7 @@ def purify(
     where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter}
     run = _run(method, named, plan, where, start)
     sources = _sources(data, validation, test, column, label_map)
-    more: dict[str, Any] = {"tokenizer": tokenizer, "keep_mask": keep_mask}
+    more: dict[str, Any] = {"tokenizer": tokenizer, "keep": keep}
     more |= {} if look is None else {"look": look}
     done = run.run(
         in_memory(suspect, "suspect"),
@@ -248,7 +247,6 @@ def purify(
         method=run.method,
         plan=run.plan,
         progress=reporting(progress),
-        keep_healings=keep_healings,
         **more,
     )
     return Purified(**vars(done))
