@@ -91,13 +91,9 @@ def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp
     assert (code, "each of 3 healings ended no better than guessing" in err) == (2, True)
     once = ("--heal", "members=1", "--heal", "beyond=1")
     rash = ("--heal", "lr=0.5", *once, "--max-drop", "0.1", "--overwrite", "--json")
-    for more, fields in (((), (0.5, 0)), (("--heal", "halvings=1"), (0.5, 1))):
-        code, text, _ = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
-        made = json.loads(text)
-        assert (code, made["bound"]["binds"], made["verified"]) == (1, True, False)
-        found = made["heal"]["fields"]
-        assert (found["lr"], found["halvings"]) == fields
-        assert len(made["heal"].get("tried", [])) == (2 if fields[1] else 0)
+    for more in ((), ("--heal", "halvings=1")):
+        code, _, err = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
+        assert (code, "healing ended no better than guessing" in err) == (2, True)
 
 
 def test_purify_verify_inspect_evaluate(run, suspect, csv_file, tmp_path):

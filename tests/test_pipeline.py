@@ -30,6 +30,7 @@ from headsweep.purification.bound import Allowance
 from headsweep.purification.material import Material
 from headsweep.purification.method import HOT
 from headsweep.task.classification import encode
+from test_healing import Shift, half_wrong
 
 PLAN = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 
@@ -185,9 +186,10 @@ def test_a_bound_above_the_suspects_own(trained_folder):
 
 
 def test_an_unhealed_result_below_the_bound_does_not_verify(trained_folder):
-    """A learning rate that wrecks the model: the result is marked, not praised."""
-    plan = replace(PLAN, max_drop=0.02, heal=FineTune(2, 0.5))
-    done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
+    """A healing that spoils the model: the result is marked, not praised."""
+    spoilt = Shift((half_wrong(trained_folder, sources().validation),))
+    plan = replace(PLAN, max_drop=0.02, heal=spoilt)
+    done = cleanse(trained_folder, sources(), None, plan)
     assert not done.verified
     assert done.manifest["verified"] is False
 
@@ -351,7 +353,8 @@ def test_bad_prune_drops(trained_folder):
 
 
 def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_path):
-    plan = replace(PLAN, max_drop=0.0, prune_drop=0.45, heal=FineTune(2, 0.5))
+    spoilt = Shift((half_wrong(trained_folder, sources().validation),))
+    plan = replace(PLAN, max_drop=0.0, prune_drop=0.2, heal=spoilt)
     done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
     assert not done.manifest["verified"]
     card = model_card(done.manifest)

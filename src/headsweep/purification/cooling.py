@@ -17,6 +17,7 @@ from torch import Tensor
 from headsweep.cost import Clock
 from headsweep.heal.fine_tune import Healing
 from headsweep.heal.finished import once
+from headsweep.heal.soup import guessed
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
@@ -63,7 +64,17 @@ def heal_within(
 ) -> Healed:
     """Heal the pruned model in place, cooler while it ends below the bound.
 
-    ``allowance``: what may be lost; None: nothing bounds it, and it is healed once.
+    Args:
+        allowance: what may be lost; None: nothing bounds it, and it is healed once.
+        healing: the first try.
+        material: the suspect and its data.
+        view: the same, as the healing sees it.
+        choice: what is pruned.
+        clock: how long it takes.
+
+    Raises:
+        DivergedError: no try ended better than guessing, where the bound asks for more.
+
     """
     model = material.suspect.model
     notes: list[str] = []
@@ -102,6 +113,8 @@ def heal_within(
             if again:
                 model.load_state_dict(first)
     assert best is not None
+    if healing.trains and best.after.validation.right <= view.guessing < need:
+        raise guessed()
     if may_cool and best.record is not now.record:
         model.load_state_dict(best.weights)
         note(
