@@ -416,36 +416,6 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
     assert (code, said in " ".join(err.split())) == (2, True)
 
 
-def test_after_ctrl_c_under_auto_the_same_command_goes_on(
-    run, suspect, csv_file, tmp_path, monkeypatch
-):
-    from headsweep import FineTune
-    from headsweep.auto import automatic as auto
-    from headsweep.auto.candidates import Auto
-
-    choice = next(one for one in Auto().candidates if one.on == "probes")
-    tries = []
-    monkeypatch.setattr(auto, "_chosen", lambda *_: tries.append(1) or (choice, "for the test"))
-    plain = FineTune.heal
-
-    def interrupted(self, view, made, need=0):
-        if self.on == "probes":  # the last run's, not a canary's
-            raise KeyboardInterrupt
-        return plain(self, view, made, need)
-
-    asked = ("--strategy", "auto", "--set", "budget_seconds=0.01s", "--set", "families=casing")
-    asked += ("--max-drop", "0.5", "-q")
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(FineTune, "heal", interrupted)
-        code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *asked)
-    assert (code, "the same command goes on" in " ".join(err.split())) == (130, True)
-    assert run("purify", suspect, "--data", csv_file, "--out", out, *asked)[0] == 0
-    assert (len(tries), (tmp_path / "out.unfinished").exists()) == (1, False)
-    made = json.loads((out / "headsweep.json").read_text())["auto"]
-    assert (made["chosen"], made["why"]) == (choice.to_json(), "for the test")
-
-
 def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
     from headsweep.model.mask import HeadMask
     from headsweep.purification.interrupted import Found, Given, mask_in
@@ -944,7 +914,7 @@ def test_percent_reaches_the_manifest(run, suspect, csv_file, tmp_path):
     ("words", "command"),
     [
         (("defend", "--with", "gradient"), "purify --strategy gradient"),
-        (("defend", "--with", "auto"), "purify --strategy auto"),
+        (("purify", "--strategy", "auto"), "'auto' is gone"),
         (("defend", "--with", "none"), "purify --strategy none"),
         (("defend", "--with", "strip"), "detect --with strip"),
         (("purify", "--strategy", "pure"), "defend --with pure"),

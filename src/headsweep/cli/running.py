@@ -129,8 +129,6 @@ def _show(done: Any, both: dict[str, Any], out: Path) -> None:
     from headsweep.cli import show
     from headsweep.cli.probe import print_both
 
-    if "auto" in done.manifest:
-        show.tried(out_console, done.manifest["auto"])
     show.purified(out_console, done.manifest)
     show.checks(out_console, done.checks)
     if both:

@@ -159,7 +159,7 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
     with torch.inference_mode(), evaluating(anatomy), attention_rows(anatomy) as read:
 
         def variances(batch: Batch) -> Sequence[Tensor]:
-            _, rows = read(batch.inputs)
+            _, rows = read(batch)
             wide = [row.cpu().double() for row in rows]  # Apple's GPUs have no float64
             return [_variance(row, batch, columns).sum(0).float() for row in wide]
 

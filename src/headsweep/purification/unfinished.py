@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +36,7 @@ from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.settings import describe
 
-MASK, CHOICE, AUTO = "head-mask.json", "choice.json", "auto.json"
+MASK, CHOICE = "head-mask.json", "choice.json"
 SCORES, TUNED = "scores", "fine-tuned.safetensors"
 
 
@@ -85,7 +85,7 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
     told = [
         environment(),
         content_hash(material.suspect.model),
-        str(material.suspect.precision),
+        [str(material.suspect.precision), str(material.suspect.model.device)],
         material.suspect.labels.names,
         {name: [part.sha256, encoded[name].sha256] for name, part in parts.items()},
         describe(method.pruning),
@@ -119,35 +119,20 @@ def _told(folder: Path) -> str:
         "the scores": any((folder / SCORES).glob("*")),
         "the choice of heads": (folder / CHOICE).exists(),
         f"{healed} healing{'s' if healed > 1 else ''}": healed > 0,
-        "what auto chose": (folder / AUTO).exists(),
     }
     return ", ".join(word for word, there in words.items() if there)
-
-
-def in_file(file: Path | None, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return JSON values from a file, or make them and write it; None: only make them."""
-    if file is None:
-        return make()
-    with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
-    made = make()
-    write_bytes(file, json.dumps(made).encode())
-    return made
 
 
 def chosen(folder: Path | None, pruning: Strategy, view: DefenderView) -> Choice:
     """Return which heads go: chosen now, or by the run that this one goes on after."""
     if folder is None or pruning.needs.searches == 0:
         return pruning.choose(view)
-    made: list[Choice] = []
-
-    def choose() -> dict[str, Any]:
-        made.append(pruning.choose(view))
-        return _to_json(made[0], view)
-
-    found = in_file(folder / CHOICE, choose)
-    return made[0] if made else _of_json(found, view)
+    file = folder / CHOICE
+    with suppress(OSError, ValueError):
+        return _of_json(json.loads(file.read_text(encoding="utf-8")), view)
+    choice = pruning.choose(view)
+    write_bytes(file, json.dumps(_to_json(choice, view)).encode())
+    return choice
 
 
 def _to_json(choice: Choice, view: DefenderView) -> dict[str, Any]:
