@@ -113,9 +113,7 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
             norms = []
             for site, block, *shares in zip(sites, blocks, *(x for _, x in parts), strict=True):
                 grad = torch.stack(shares).sum(0)
-                for unit in range(site.row.units):
-                    start = block.start + unit * block.width
-                    norms.append(grad.narrow(block.axis, start, block.width).norm())
+                norms += [block.within(grad, unit).norm() for unit in range(site.row.units)]
             total += torch.stack(norms).float().cpu()
             count += 1
     return total / count
