@@ -135,6 +135,7 @@ def test_foreign_text_is_shown_and_not_obeyed():
         (RecursionError("maximum"), "nested too deeply"),
         (MemoryError(), "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "there is not enough memory"),
         (OSError(28, "No space left on device", "/x/y"), "/x/y: the disk is full"),
         (PermissionError(13, "Permission denied", "/x/y"), "/x/y: not allowed"),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), "not valid Unicode"),

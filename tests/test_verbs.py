@@ -38,8 +38,7 @@ OF_PYTHON = {
     "probe",
     "tokenizer",
     "progress",
-    "keep_mask",
-    "keep_healings",
+    "keep",
     "look",
 }
 

@@ -8,18 +8,19 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headsweep.model.anatomy import Anatomy
+from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import masked
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
 from headsweep.task.classification import forward
-from headsweep.texts.encoded import Batch, Encoded
+from headsweep.task.fitting import Fitting
+from headsweep.texts.encoded import Encoded
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,17 @@ def needed(accuracy: float, total: int) -> int:
 
 
 @torch.inference_mode()
-def _forward(anatomy: Anatomy, batches: Sequence[Batch]) -> Iterator[tuple[int, Tensor]]:
-    model = anatomy.model
-    training = model.training
-    model.eval()
-    try:
-        for index, batch in enumerate(batches):
-            yield index, forward(model, batch)
-    finally:
-        model.train(training)
-
-
 def logits(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> Tensor:
     """Return the logits [example, class] in the order of the examples, float32 on the CPU."""
-    batches = [b.to(anatomy.model.device) for b in encoded.batches(runtime.batch_size)]
-    out = torch.zeros(len(encoded), int(anatomy.model.config.num_labels or 0))
-    with masked(anatomy, mask or anatomy.layout.everything()):
-        for index, found in _forward(anatomy, batches):
-            out[batches[index].index] = found.cpu()
+    model, fitting = anatomy.model, Fitting()
+    out = torch.zeros(len(encoded), int(model.config.num_labels or 0))
+    with masked(anatomy, mask or anatomy.layout.everything()), evaluating(anatomy):
+        for batch in encoded.batches(runtime.batch_size):
+            moved = batch.to(model.device)
+            for part, found in fitting.parts(moved, lambda part: forward(model, part)):
+                out[part.index] = found.cpu()
     return out
 
 

@@ -159,8 +159,7 @@ def purify(
     adapter: Adapter | str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
-    keep_mask: Path | None = None,
-    keep_healings: Path | None = None,
+    keep: Path | None = None,
     look: Look | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier on clean data, and heal it.
@@ -201,8 +200,8 @@ def purify(
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         tokenizer: the tokenizer of a loaded classifier.
         progress: True: shown, on a terminal or in a notebook; False: not; or an object.
-        keep_mask: a file that gets the mask as soon as it is found.
-        keep_healings: a folder that gets every finished healing of a soup.
+        keep: a folder for what is finished: the same call goes on after it. Remove it when the
+            result is written.
         look: called with the pruned model before it is healed.
 
     Returns:
@@ -229,7 +228,7 @@ def purify(
     where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter}
     run = _run(method, named, plan, where, start)
     sources = _sources(data, validation, test, column, label_map)
-    more: dict[str, Any] = {"tokenizer": tokenizer, "keep_mask": keep_mask}
+    more: dict[str, Any] = {"tokenizer": tokenizer, "keep": keep}
     more |= {} if look is None else {"look": look}
     told, around = reporting(progress), None
     if fitting(probe, bool, "probe"):
@@ -240,7 +239,6 @@ def purify(
         method=run.method,
         plan=run.plan,
         progress=told,
-        keep_healings=keep_healings,
         observe=around,
         **more,
     )
