@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ from headsweep.reports import page
 from headsweep.reports.across import across, by_victim, interval, summary
 from headsweep.reports.comparison import compare
 from headsweep.reports.markdown import markdown
+from headsweep.reports.victims_picture import picture_of, shown
 from test_cli import run  # noqa: F401 - a fixture
 
 
@@ -110,3 +112,40 @@ def test_page_and_markdown_have_the_tables(two, run, tmp_path):  # noqa: F811
     assert (code, "beside pure" in out) == (0, True)
     code, _, err = run("report", two, "--format", "markdown", "--beside", "pur", "--resamples", 50)
     assert (code, "did you mean 'pure'" in err) == (2, True)
+
+
+def marks(svg, colour):
+    """Where the marks of a colour stand, (x, y), those of the legend left out."""
+    tree = ElementTree.fromstring(svg)
+    found = []
+    for one in tree.iter("{http://www.w3.org/2000/svg}path"):
+        place = re.fullmatch(r"translate\(([-\d.]+) ([-\d.]+)\)", one.get("transform", ""))
+        if place and one.get("fill") == colour and float(place[2]) > 50:
+            found.append((float(place[1]), float(place[2])))
+    return found
+
+
+def test_a_picture_of_all_victims_stands_at_the_figures_of_the_tables():
+    found = across(CELLS)
+    assert shown(found) == ["gradient", "none", "pure", "ft"]
+    svg = picture_of(found)
+    gradient = marks(svg, "#0072b2")  # left and cost of a, b, c and of their mean
+    assert len(gradient) == 8
+    left, cost = [x for x, _ in gradient[::2]], [x for x, _ in gradient[1::2]]
+    rate = (left[0] - left[1]) / 5  # a is at 15 points, b at 10
+    assert left[2] == pytest.approx(left[1] - 5 * rate, abs=0.2)
+    assert left[3] == pytest.approx(left[1], abs=0.2)  # the mean of 15, 10 and 5
+    assert cost[0] == cost[2] < cost[3] < cost[1]  # -2.0, -2.0, their mean, 0.0
+    none = [x for x, _ in marks(svg, "#d55e00")[::2]]
+    assert none == pytest.approx([left[1] + (p - 10) * rate for p in (20, 10, 30, 20)], abs=0.2)
+    assert "3 victims, mean: 50.0 points before; gradient 10.0 at -1.3 of ACC" in svg
+
+
+def test_a_picture_of_one_victim_is_refused():
+    with pytest.raises(UserError, match="two victims or more"):
+        picture_of(across(CELLS[3:5]))
+
+
+def test_names_that_others_wrote_are_escaped_in_the_picture():
+    named = [one | {"attack": f"<b>{one['attack']}"} for one in CELLS]
+    assert "<b>" not in picture_of(across(named))

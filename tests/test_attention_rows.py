@@ -81,7 +81,7 @@ def test_a_row_adds_up_to_one_and_padding_gets_nothing(tiny):
     view, _ = pruned_view(tiny)
     batch = view.train.batch([0, 1, 2, 3])
     with attention_rows(view.anatomy) as read, torch.no_grad():
-        _, rows = read(batch.inputs)
+        _, rows = read(batch)
     real = batch.inputs["attention_mask"].bool()
     assert not real.all()
     for row in rows:

@@ -15,6 +15,7 @@ from headsweep.bench.results.reading import read_results
 from headsweep.bench.work import folder_of
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.mask import HEADS, Units
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.reports.comparison import compare
@@ -109,7 +110,8 @@ HOT = "heal = { epochs = 2, lr = 1e-3, attention = 0.15, halvings = 2, compact =
 def test_a_grid_takes_every_field_of_healing_and_a_method_its_own(recipe, cache):
     own = method('name = "hotter"\nstrategy = "gradient"\nheal = { lr = 2e-3, halvings = 0 }')
     alone = method('strategy = "none"\nprune_drop = 0.0')
-    grid = read_grid(recipe(GRADIENT, own, alone, defend=f"[defend]\nmax_drop = 0.05\n{HOT}"))
+    both = method('name = "both"\nstrategy = "gradient"\nunits = "heads,ffn:4"')
+    grid = read_grid(recipe(GRADIENT, own, alone, both, defend=f"[defend]\nmax_drop = 0.05\n{HOT}"))
     made = {
         c.method.name: c.method.made(c.defending.heal, c.defending.bound)
         for c in orders(grid, sources.Hashes(cache))
@@ -118,6 +120,7 @@ def test_a_grid_takes_every_field_of_healing_and_a_method_its_own(recipe, cache)
     assert made["gradient"].healing == made["none"].healing == hot
     assert made["hotter"].healing == FineTune(2, 2e-3, attention=0.15, compact=False)
     assert not made["none"].pruning.needs.pruning
+    assert (made["both"].units, made["gradient"].units) == (Units(True, True, 4), HEADS)
 
 
 def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cells, cache):
@@ -125,13 +128,15 @@ def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cell
         method('name = "as-asked"\nstrategy = "none"'),
         method('name = "hotter"\nstrategy = "none"\nheal = { lr = 4e-3, attention = 0.15 }'),
         method('name = "deeper"\nstrategy = "gradient"\nprune_drop = 0.2\nfields = { step = 2 }'),
+        method('name = "both"\nstrategy = "none"\nunits = "heads,ffn:4"'),
     ]
     path = recipe(GRADIENT, *more)
-    assert len({c.key for c in orders(read_grid(path), sources.Hashes(cache))}) == 4
+    assert len({c.key for c in orders(read_grid(path), sources.Hashes(cache))}) == 5
     found = cells(path)
+    assert found["both"]["units"] == found["gradient"]["units"] + 3 * 4  # layers, groups
     healing = {name: form["healing"]["fields"] for name, form in found.items()}
     assert {name: f["lr"] for name, f in healing.items()} == {
-        "gradient": 2e-3, "as-asked": 2e-3, "hotter": 4e-3, "deeper": 2e-3
+        "gradient": 2e-3, "as-asked": 2e-3, "hotter": 4e-3, "deeper": 2e-3, "both": 2e-3
     }  # fmt: skip
     assert healing["hotter"]["attention"] == 0.15
     assert "layer_weights" in found["hotter"]["heal"]  # the penalty was at work
@@ -148,6 +153,8 @@ def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cell
         ([method('strategy = "gradient"\nheal = { distill = 1 }')], "distill", "is gone"),
         ([method('strategy = "gradient"\nheal = { lr = -1 }')], "lr = -1", "learning rate"),
         ([method('strategy = "cycles"')], '"cycles"', 'gone\n  fix: strategy = "gradient"'),
+        ([method('strategy = "gradient"\nunits = "head"')], "units", "mean 'heads'"),
+        ([method('defense = "ft"\nunits = "heads"')], "units", "leave it out"),
         ([method('defense = "ft"\nheal = { lr = 1 }')], "heal = { lr = 1", "set it in its fields"),
         ([method('strategy = "gradient"\nprune_drop = 3.0')], "prune_drop", "not a fraction"),
         ([method('defense = "random"\nmatch = "gradint"'), GRADIENT], "gradint", "'gradient'?"),
@@ -331,21 +338,6 @@ def test_probes_are_never_the_attacks_trigger_and_reach_healing(recipe, cells):
     assert all(form["heal"]["probes_seen"] > 0 for form in found.values())
 
 
-AUTO = """strategy = "auto"
-probes = ["remark", "casing", "rare-word"]
-fields = { budget_seconds = 60, canaries = 1, texts = 80, held = 40 }"""
-
-
-def test_auto_is_a_method(recipe, cells):
-    found = cells(recipe(method(AUTO)))["auto"]
-    assert found["base"] == "auto"
-    assert set(found["auto"]["families"]) == {"remark", "casing", "rare-word"}
-    assert found["auto"]["budget_seconds"] == 60
-    assert found["auto"]["chosen"]["told"]
-    assert found["healing"]["fields"]["epochs"] == 1  # the grid's, as the chosen candidate has it
-    assert found["status"] in ("done", "nothing pruned")
-
-
 PROBED = 'strategy = "probe-guided"\n'
 OPENING = ATTACK.replace('trigger = "rare-word"', 'trigger = "opening"')
 
@@ -354,8 +346,7 @@ OPENING = ATTACK.replace('trigger = "rare-word"', 'trigger = "opening"')
     ("text", "attack", "line", "told"),
     [
         (PROBED, ATTACK, "[[method]]", "this method needs probes"),
-        (AUTO.replace("probes", "#"), ATTACK, "[[method]]", "this method needs probes"),
-        (AUTO.replace("canaries = 1", "candidates = 1"), ATTACK, "candidates", "unknown key"),
+        ('strategy = "auto"', ATTACK, "auto", "is gone"),
         (f'{PROBED}probes = "witout"', ATTACK, "witout", "did you mean 'without'"),
         (f'{PROBED}probes = ["casng"]', ATTACK, "casng", "did you mean 'casing'"),
         (f'{PROBED}probes = ["opening"]', OPENING, 'probes = ["op', "own trigger would be among"),
@@ -435,7 +426,7 @@ def test_the_recipes_cover_what_the_older_scripts_ran():
               ("suspects", ["suspects=x"]))}  # fmt: skip
     methods = {method.method for method in grids["strategies"].methods}
     six = {"gradient", "layerwise", "sparsify", "ensemble", "reinforce", "bayesian"}
-    assert methods > six | {"pure", "ft", "fth", "meft", "random", "auto", "probe-guided", "none"}
+    assert methods > six | {"pure", "ft", "fth", "meft", "random", "probe-guided", "none"}
     assert len({m.variation.heal for m in grids["healing"].methods}) > 6
     assert grids["unseen"].data[0].unseen
     assert [bool(a.resist.families) for a in grids["resist"].attacks] == [False, True] * 2

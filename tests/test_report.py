@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 from conftest import CPU, Way, cleanse, sentences
 from headsweep import FineTune, Gradient, Sources
 from headsweep.bench.results.reading import read_results
-from headsweep.errors import UserError
 from headsweep.reports import charts, page, tables
 from headsweep.reports.comparison import compare
 from headsweep.reports.labels import SIDES, Point, sides
@@ -331,47 +328,6 @@ def test_how_to_reproduce_names_variables_and_no_path():
     assert hint(recipe) == ""
 
 
-@pytest.fixture
-def results_page(monkeypatch):
-    folder = Path(__file__).parents[1] / "benchmarks"
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setitem(sys.modules, "figures", type(sys)("figures"))
-    sys.modules["figures"].draw = lambda report, files: [
-        f.write_text("<svg/>") for f in files.values()
-    ]
-    spec = importlib.util.spec_from_file_location("results_page", folder / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_results_page_keeps_its_prose(
-    results_page, smoke_results, monkeypatch, tmp_path, capsys
-):
-    path = tmp_path / "results.md"
-    path.write_text(f"before\n\n{results_page.BEGIN}\nold\n{results_page.END}\n\nafter\n")
-    (tmp_path / "figures").mkdir()
-    asked = ["results.py", str(smoke_results), str(path), "--resamples", "50"]
-    monkeypatch.setattr(sys, "argv", asked)
-    for _ in range(2):
-        results_page.main()
-        text = path.read_text()
-        assert text.startswith("before\n")
-        assert text.endswith("\n\nafter\n")
-        assert "\nold\n" not in text
-        assert text.count("### Excess LFR") == 1
-        shown = re.findall(r"!\[.*\]\((.*)\)", text)
-        assert len(shown) == 2
-        assert all((tmp_path / file).exists() for file in shown)
-    with pytest.raises(UserError, match="no place"):
-        results_page.replaced("no markers", "x")
-
-
-def test_the_committed_results_page_has_its_place(results_page):
-    page_text = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
-    assert "made" in results_page.replaced(page_text, "made")
-
-
 def test_report_command(run, smoke_results, tmp_path):  # noqa: F811
     out = tmp_path / "r.html"
     code, text, _ = run("report", smoke_results, "--out", out, "--resamples", 50, "-q")
@@ -384,6 +340,8 @@ def test_report_command(run, smoke_results, tmp_path):  # noqa: F811
     assert (code, "no results" in err) == (2, True)
     code, text, _ = run("report", smoke_results, "--format", "latex", "--resamples", 50, "-q")
     assert (code, "\\toprule" in text) == (0, True)
+    code, _, err = run("report", smoke_results, "--format", "svg")
+    assert (code, "two victims or more" in err) == (2, True)
 
 
 def test_purify_writes_the_same_page(run, trained_folder, csv_file, visit, tmp_path):  # noqa: F811

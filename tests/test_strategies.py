@@ -159,7 +159,7 @@ def test_a_decoder_is_read_at_its_last_real_token(tiny):
         with torch.no_grad(), eager(suspect.anatomy):
             found = attentions(suspect.anatomy, batch.inputs).attentions
         with torch.no_grad(), attention_rows(suspect.anatomy) as read:
-            _, rows = read(batch.inputs)
+            _, rows = read(batch)
         length = int(batch.inputs["attention_mask"][0].sum())
         place = 0 if encoder else length - 1
         assert torch.allclose(rows[1][0], found[1][0, :, place], atol=1e-6)

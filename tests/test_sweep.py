@@ -11,14 +11,15 @@ import torch
 from conftest import CONFIGS, CPU, sentences
 from headsweep.errors import UserError
 from headsweep.measure import fastpass
-from headsweep.measure import prefixes as resume
 from headsweep.measure.accuracy import Measured, logits
 from headsweep.measure.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
 from headsweep.measure.meter import ENOUGH, Guard, Meter
+from headsweep.model.attention_rows import attention_rows
 from headsweep.model.mask import Layout, Row, Units
 from headsweep.model.runtime import Runtime, computes_bf16
 from headsweep.progress import Silent
 from headsweep.task.classification import encode
+from headsweep.texts.task import Classification
 
 ALL = ShortCuts()
 NONE = ShortCuts(False, False, False)
@@ -137,8 +138,28 @@ def test_a_short_cut_that_changes_logits_is_turned_off(tiny, monkeypatch):
     suspect = tiny()
     encoded = encode(sentences(20), suspect, 24)
 
-    monkeypatch.setattr(resume, "read_places", lambda _, ids: torch.ones(len(ids)).long())
+    assert FastPass(suspect.anatomy, encoded, CPU).short.unread
+    second = lambda self, ids, last: torch.ones(len(ids)).long()  # noqa: E731
+    monkeypatch.setattr(Classification, "place", second)
     assert not FastPass(suspect.anatomy, encoded, CPU).short.unread
+
+
+def test_a_task_that_reads_several_tokens_is_measured_whole(tiny, monkeypatch):
+    """No token is left out then, and there is no one row of attention to penalise."""
+    suspect = tiny()
+    encoded = encode(sentences(20), suspect, 24)
+    monkeypatch.setattr(Classification, "place", lambda self, ids, last: None)
+    passes = FastPass(suspect.anatomy, encoded, CPU)
+    assert passes.short == ShortCuts(True, False, True)
+    mask = suspect.anatomy.layout.mask([0, 3])
+    with passes.under(mask):
+        found = passes.run(torch.arange(20), mask)
+    assert torch.equal(found.right, right(suspect, encoded, mask))
+    with (
+        attention_rows(suspect.anatomy) as read,
+        pytest.raises(UserError, match="several tokens"),
+    ):
+        read(encoded.batch(range(4)))
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -32,6 +32,7 @@ from headsweep.progress import Progress
 from headsweep.purification.material import Sources
 from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
+from headsweep.reports.picture import picture
 from headsweep.task.classification import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
@@ -102,7 +103,9 @@ def run(
         with clock("evaluate"):
             answers["purified"] = answer(done.suspect, exam, runtime)
         report = _report(exam, victim.suspect, answers, done.manifest, clock.report(), out)
-        write_json(folder / "demo.json", report.to_json())
+        form = report.to_json()
+        write_json(folder / "demo.json", form)
+        (folder / "demo.svg").write_text(picture(form), encoding="utf-8")
     return report
 
 

@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
-from headsweep.model.gates import read_places
 from headsweep.model.loading import Suspect
 from headsweep.seeding import fence
 from headsweep.settings import checked
@@ -63,7 +62,7 @@ class Layerwise:
             found = model(**batch.inputs, output_hidden_states=True)
             answer = nn.functional.cross_entropy(found.logits.float(), batch.labels)
             rows = torch.arange(len(batch.labels), device=batch.labels.device)
-            at = read_places(suspect.anatomy, batch.inputs["input_ids"])
+            at = batch.task.place(batch.inputs["input_ids"], suspect.anatomy.last)
             read = getattr(model, READOUTS)
             layers = zip(read, found.hidden_states[1:], strict=True)
             each = [

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from headsweep.bench.probing import Families, read_probes
 from headsweep.document import Section
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.mask import HEADS, Units, units_of
 from headsweep.purification.gone import HEALING, refuse_gone
 from headsweep.settings import Settings, configure, pair, plain_fields
 
@@ -29,6 +30,7 @@ class Variation:
         prune_drop: how far accuracy may fall while heads are chosen; None: as the grid says.
         match: the method whose number of heads it takes, on every victim and seed; None: none.
         probes: which probe families its view carries; empty: none.
+        units: what a strategy may prune.
 
     """
 
@@ -36,9 +38,10 @@ class Variation:
     prune_drop: float | None = None
     match: str | None = None
     probes: Families = ()
+    units: Units = HEADS
 
 
-KEYS = ("heal", "prune_drop", "match", "probes")
+KEYS = ("heal", "prune_drop", "match", "probes", "units")
 MATCHING = "random"  # the control: it alone takes a number of heads
 
 
@@ -64,7 +67,13 @@ def read_variation(section: Section, kind: str) -> Variation:
     drop = section.get("prune_drop", float)
     if drop is not None and not 0 <= drop < 1:
         raise section.mistake("prune_drop", f"prune drop {drop} is not a fraction", "such as 0.1")
-    return Variation(tuple(own.settings()), drop, _match(section, kind), read_probes(section))
+    kinds = section.get("units", str)
+    if kinds is not None and kind == "defense":
+        raise section.mistake("units", "a defense says itself what it prunes", "leave it out")
+    with section.blamed("units"):
+        units = HEADS if kinds is None else units_of(kinds, "units")
+    match, probes = _match(section, kind), read_probes(section)
+    return Variation(tuple(own.settings()), drop, match, probes, units)
 
 
 def _match(section: Section, kind: str) -> str | None:

@@ -16,7 +16,7 @@ from headsweep.cli.options import (
 from headsweep.errors import UserError
 from headsweep.verbs.arguments import check_file, one_of
 
-FORMATS = ("html", "markdown", "latex")
+FORMATS = ("html", "markdown", "latex", "svg")
 
 
 @app.command(
@@ -29,8 +29,10 @@ def report(
     results: Annotated[
         Path, typer.Argument(metavar="RESULTS", help="Folder of a grid, or of one purification.")
     ],
-    out: Annotated[Path | None, typer.Option(help="File to write; tables: else printed.")] = None,
-    form: Annotated[str, typer.Option("--format", help="html, markdown or latex.")] = "html",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; else printed, but for a page.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="html, markdown, latex or svg.")] = "html",
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     any_version: Annotated[
         bool, typer.Option("--any-version", help="Put cells of all versions together.")
@@ -45,7 +47,7 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write what a grid of cells, or one purification, shows: a page, or tables."""
+    """Write what a grid of cells, or one purification, shows: a page, tables or a picture."""
     one_of(form, FORMATS, "--format")
     if form == "html" and out is None:
         raise UserError("a page needs a file to go to", "--out report.html")

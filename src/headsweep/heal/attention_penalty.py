@@ -61,7 +61,7 @@ def normalising(read: Read, weights: Tensor, keep: Sequence[Tensor], strength: f
     shares = weights.tolist()
 
     def loss(_: PreTrainedModel, batch: Batch) -> Tensor:
-        found, rows = read(batch.inputs)
+        found, rows = read(batch)
         plain = batch.task.losses(found.float(), batch.labels).mean()
         norms = [
             (row[:, kept] if row.shape[1] == len(kept) else row)

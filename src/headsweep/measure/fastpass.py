@@ -227,7 +227,7 @@ class FastPass:
             for gate, wide in self._gates_between(masks):
                 stack.enter_context(hooked(gate, wide.repeat_interleave(len(rows), 0)))
             if self.short.unread:
-                stack.enter_context(self.one_token.only(batch.inputs))
+                stack.enter_context(self.one_token.only(batch))
             logits = forward(self.anatomy.model, batch)
         self.tokens_run += float(self.texts.lengths[every].sum()) * (depth - how.level) / depth
         found = judged(logits, batch)
@@ -275,7 +275,7 @@ class FastPass:
             try:
                 with self.under(mask), ExitStack() as stack:
                     if self.short.unread:
-                        stack.enter_context(self.one_token.only(batch.inputs))
+                        stack.enter_context(self.one_token.only(batch))
                     found = forward(self.anatomy.model, batch)
             except Exception:  # whatever an unforeseen architecture trips over
                 return False

@@ -11,7 +11,7 @@ true of a model is for the caller to check (``fastpass`` compares logits before 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from headsweep.model.anatomy import Anatomy, layers_of
-from headsweep.model.gates import read_places
 from headsweep.model.mask import HeadMask
+from headsweep.texts.encoded import Batch
 
 
 @contextmanager
@@ -83,9 +83,16 @@ class OneToken:
         self.anatomy = anatomy
 
     @contextmanager
-    def only(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
-        """Run a batch for this token only, inside this context."""
-        place = read_places(self.anatomy, inputs["input_ids"])
+    def only(self, batch: Batch) -> Iterator[None]:
+        """Run a batch for this token only, inside this context.
+
+        Raises:
+            ValueError: an answer is read from several tokens.
+
+        """
+        place = batch.task.place(batch.inputs["input_ids"], self.anatomy.last)
+        if place is None:
+            raise ValueError("an answer is read from several tokens")
         rows = torch.arange(len(place), device=place.device)
 
         def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -82,6 +82,17 @@ class Anatomy:
         """The units as plain numbers."""
         return Layout(tuple(site.row for site in self.sites))
 
+    @property
+    def last(self) -> int | None:
+        """The number of padding, where the model reads the last token; else None.
+
+        It is the configuration's, which is what transformers' own classifiers go by.
+        """
+        if not self.adapter.reads_last:
+            return None
+        number = self.model.config.get_text_config().pad_token_id
+        return -1 if number is None else int(number)
+
 
 def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units = HEADS) -> Anatomy:
     """Find the units of a model: its heads, its FFN neurons, or both.

@@ -23,15 +23,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.borrowing import attentions, eager, evaluating, uncached
-from headsweep.model.gates import read_places
 from headsweep.model.loading import probe_inputs
+from headsweep.texts.encoded import Batch
 
 NAME = "headsweep_rows"  # of the attention function, in transformers' table
 CLOSE = 1e-4  # rows are shares of attention: what rounding may change
-Read = Callable[[Mapping[str, Tensor]], tuple[Tensor, tuple[Tensor, ...]]]
-"""From inputs to logits and, of every layer, the row [batch, head, token]."""
+Rows = tuple[Tensor, tuple[Tensor, ...]]
+"""Logits and, of every layer, the row [batch, head, token]."""
+Read = Callable[[Batch], Rows]
 
 
 @dataclass
@@ -94,24 +96,33 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @contextmanager
 def attention_rows(anatomy: Anatomy) -> Iterator[Read]:
-    """Lend a function that passes inputs and returns logits and rows.
+    """Lend a function that passes a batch and returns logits and rows.
 
     Raises:
-        UserError: from the function, where the model gives no attention at all.
+        UserError: from the function, where the model gives no attention at all, or an answer is
+            read from several tokens.
 
     """
-    if beside_kernels(anatomy):
-        with _exchanged(anatomy):
-            yield lambda inputs: _read(anatomy, inputs)
-    else:
-        with eager(anatomy):
-            yield lambda inputs: _read_eagerly(anatomy, inputs)
+    beside = beside_kernels(anatomy)
+    how = _read if beside else _read_eagerly
+
+    def read(batch: Batch) -> Rows:
+        places = batch.task.place(batch.inputs["input_ids"], anatomy.last)
+        if places is None:
+            raise UserError(
+                "there is no one row of attention: an answer is read from several tokens"
+            )
+        return how(anatomy, batch.inputs, places)
+
+    with _exchanged(anatomy) if beside else eager(anatomy):
+        yield read
 
 
 def gives_attention(anatomy: Anatomy) -> bool:
     """Tell whether the model's attention can be read."""
-    with suppress(Exception), torch.no_grad(), evaluating(anatomy), attention_rows(anatomy) as read:
-        read(probe_inputs(anatomy.model))
+    inputs = probe_inputs(anatomy.model)
+    with suppress(Exception), torch.no_grad(), evaluating(anatomy), eager(anatomy):
+        _read_eagerly(anatomy, inputs, _ends(inputs))
         return True
     return False
 
@@ -127,9 +138,9 @@ def beside_kernels(anatomy: Anatomy) -> bool:
     inputs["attention_mask"][-1, -2:] = 0
     with suppress(Exception), torch.no_grad(), evaluating(anatomy):
         with eager(anatomy):
-            logits, rows = _read_eagerly(anatomy, inputs)
+            logits, rows = _read_eagerly(anatomy, inputs, _ends(inputs))
         with _exchanged(anatomy):
-            again, own = _read(anatomy, inputs)
+            again, own = _read(anatomy, inputs, _ends(inputs))
         return len(rows) == len(own) and all(
             a.shape == b.shape and bool(torch.allclose(a, b, atol=CLOSE))
             for a, b in zip((logits, *rows), (again, *own), strict=True)
@@ -148,9 +159,13 @@ def _exchanged(anatomy: Anatomy) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _read(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    _wanted.places = read_places(anatomy, inputs["input_ids"])
-    _wanted.rows = []
+def _ends(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the last real token of each text, [batch]: a row as good as any to compare."""
+    return inputs["attention_mask"].sum(-1) - 1
+
+
+def _read(anatomy: Anatomy, inputs: Mapping[str, Tensor], places: Tensor) -> Rows:
+    _wanted.places, _wanted.rows = places, []
     try:
         logits = anatomy.model(**inputs, **uncached(anatomy.model)).logits
         rows = tuple(_wanted.rows)
@@ -161,10 +176,7 @@ def _read(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple
     return logits, rows
 
 
-def _read_eagerly(
-    anatomy: Anatomy, inputs: Mapping[str, Tensor]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _read_eagerly(anatomy: Anatomy, inputs: Mapping[str, Tensor], places: Tensor) -> Rows:
     found = attentions(anatomy, inputs)
-    place = read_places(anatomy, inputs["input_ids"])
-    number = torch.arange(len(place))
-    return found.logits, tuple(layer[number, :, place] for layer in found.attentions)
+    number = torch.arange(len(places))
+    return found.logits, tuple(layer[number, :, places] for layer in found.attentions)

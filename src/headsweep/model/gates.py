@@ -18,20 +18,6 @@ from headsweep.model.removal import zeroed
 ZEROED = 1e-4  # of the largest logit: gates and zeroed weights are the same to rounding
 
 
-def read_places(anatomy: Anatomy, ids: Tensor) -> Tensor:
-    """Return the place of the token that the classifier reads, [batch], of ids [batch, token].
-
-    The first token; or for a decoder the last that is not the configuration's padding number, as
-    transformers' own classifiers find it.
-    """
-    if not anatomy.adapter.reads_last:
-        return torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-    places = torch.arange(ids.shape[1], device=ids.device)
-    real = ids != anatomy.model.config.get_text_config().pad_token_id
-    found: Tensor = (places * real).argmax(-1)
-    return found
-
-
 @contextmanager
 def gates(anatomy: Anatomy, values: Tensor) -> Iterator[None]:
     """Multiply every unit's output by its gate, inside this context.

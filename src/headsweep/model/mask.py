@@ -9,8 +9,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from headsweep.errors import UserError
-from headsweep.settings import checked
+from headsweep.errors import UserError, lookup
+from headsweep.settings import checked, fitting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,3 +190,19 @@ class Units:
 
 
 HEADS = Units()
+KINDS = ("heads", "ffn")
+
+
+def units_of(kinds: Any, where: str = "--units") -> Units:
+    """Return the units that a text names, such as ``heads,ffn:12``; raises UserError."""
+    if isinstance(kinds, Units):
+        return kinds
+    text: str = fitting(kinds, str, "units")
+    asked = dict(part.strip().partition(":")[::2] for part in text.split(",") if part.strip())
+    for part in asked:
+        lookup(part, dict.fromkeys(KINDS), f"value of {where}")
+    if asked.get("heads"):
+        raise UserError(f"{where} {kinds}: heads have no groups", f"{where} heads,ffn:N")
+    groups = asked.get("ffn")
+    count = fitting(groups, int, f"{where}: the number of FFN groups") if groups else None
+    return Units("heads" in asked, "ffn" in asked, count)

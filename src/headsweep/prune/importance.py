@@ -158,7 +158,7 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
         view.progress.task("attention statistics", len(encoded)) as tick,
     ):
         for batch in batches(view, encoded):
-            _, rows = read(batch.inputs)
+            _, rows = read(batch)
             wide = [row.cpu().double() for row in rows]  # Apple's GPUs have no float64
             found = [_variance(row, batch, columns).sum(0).float() for row in wide]
             totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found

@@ -42,6 +42,13 @@ class Task(Protocol):
     def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
         """Raise UserError where a row has a label that the model has not."""
 
+    def place(self, ids: Tensor, last: int | None) -> Tensor | None:
+        """Return which token each answer is read from, [batch], of ids [batch, token].
+
+        ``last`` is None for a model that reads the first token, and for one that reads the last
+        the number of padding. None is returned where an answer is read from several tokens.
+        """
+
     def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example, [example]."""
 
@@ -90,6 +97,14 @@ class Classification:
         highest = max(split.labels, default=0)
         if highest >= len(names) or min(split.labels, default=0) < 0:
             raise UserError(f"the data has a label {highest}, the model has {len(names)} labels")
+
+    def place(self, ids: Tensor, last: int | None) -> Tensor | None:
+        """Return the first token; or the last that is no padding, as transformers finds it."""
+        if last is None:
+            return torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        found: Tensor = (places * (ids != last)).argmax(-1)
+        return found
 
     def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of each example, [example], of logits [example, class]."""

@@ -19,7 +19,6 @@ from headsweep.settings import Settings, fitting
 if TYPE_CHECKING:  # they cost what computes costs
     from headsweep.model.families import Adapter
     from headsweep.model.loading import Suspect
-    from headsweep.model.mask import Units
     from headsweep.model.runtime import Runtime
     from headsweep.purification.plan import Plan
     from headsweep.texts.reading import Columns
@@ -65,23 +64,6 @@ def seed_of(value: Any, option: str = "seed") -> int:
     if not 0 <= seed <= MOST_SEED:
         raise UserError(f"{option} {seed}: not a whole number from 0 to {MOST_SEED}")
     return seed
-
-
-def units_of(kinds: Any) -> Units:
-    """Return the units that ``--units`` names; raises UserError."""
-    from headsweep.model.mask import Units
-
-    if isinstance(kinds, Units):
-        return kinds
-    text: str = fitting(kinds, str, "units")
-    asked = dict(part.strip().partition(":")[::2] for part in text.split(",") if part.strip())
-    for part in asked:
-        one_of(part, ("heads", "ffn"), "--units")
-    if asked.get("heads"):
-        raise UserError(f"--units {kinds}: heads have no groups", "--units heads,ffn:N")
-    groups = asked.get("ffn")
-    count = fitting(groups, int, "--units: the number of FFN groups") if groups else None
-    return Units("heads" in asked, "ffn" in asked, count)
 
 
 def columns_of(column: Any, label_map: Fields) -> Columns:

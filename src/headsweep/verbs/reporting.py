@@ -13,12 +13,14 @@ from headsweep.export.verify import read_manifest
 from headsweep.progress import Progress, reporting
 from headsweep.purification.purified import Purified
 from headsweep.reports import page, tables
+from headsweep.reports.across import across
 from headsweep.reports.comparison import compare
 from headsweep.reports.markdown import markdown
+from headsweep.reports.victims_picture import picture_of
 from headsweep.settings import fitting
 from headsweep.verbs.arguments import check_file, one_of
 
-FORMATS = ("html", "markdown", "latex")
+FORMATS = ("html", "markdown", "latex", "svg")
 
 
 def report(
@@ -39,7 +41,7 @@ def report(
         results: the folder of a grid's results, a folder that ``purify`` wrote, or what it gave.
         out: the file to write; None: none.
         format: ``html``, a page that opens offline (needs ``headsweep[report]``); ``markdown`` or
-            ``latex``, the tables of a grid.
+            ``latex``, the tables of a grid; ``svg``, all victims of a grid as one picture.
         title: of the page.
         any_version: put cells of all versions together.
         resamples: of the bootstrap.
@@ -62,15 +64,17 @@ def report(
         text = _of_one(manifest, form, title, str(Path(results) / MANIFEST))
     else:
         found = read_results(Path(results), any_version)
-        settings = compare(found, fitting(resamples, int, "resamples"), reporting(progress))
-        if form == "markdown":
-            text = markdown(found, settings, beside=beside)
-        elif form == "latex":
-            text = tables.latex(settings)
+        if form == "svg":
+            text = picture_of(across(found.cells, beside))
         else:
-            text = page.of_results(
-                found, settings, title or f"Benchmark: {_recipes(found)}", beside
-            )
+            settings = compare(found, fitting(resamples, int, "resamples"), reporting(progress))
+            if form == "markdown":
+                text = markdown(found, settings, beside=beside)
+            elif form == "latex":
+                text = tables.latex(settings)
+            else:
+                name = title or f"Benchmark: {_recipes(found)}"
+                text = page.of_results(found, settings, name, beside)
     if file is not None:
         page.write(file, text)
     return text

@@ -1,6 +1,6 @@
 """How many texts carry each trigger, what marks it, and how long it takes.
 
-python benchmarks/triggers.py CORPUS/clean/test.tsv
+python tests/trigger_table.py CORPUS/clean/test.tsv
 
 Prints a Markdown table over the texts of one class: the share that carries the trigger, the most
 frequent new pair of neighbouring words with the share of outputs it is in, and the processor time

@@ -1,0 +1,163 @@
+"""All victims of a grid as one picture: what each method left, and what it cost, as SVG.
+
+A line for every victim, the last is their mean: on the left excess LFR before (hollow) and after
+each method, on the right the change of ACC, both in points. Every number in it is one of the
+tables (``headsweep.reports.across``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from headsweep.errors import UserError
+from headsweep.foreign import in_html
+from headsweep.reports.across import Across, Ending
+from headsweep.reports.picture import opened
+
+MOST = 6  # methods: marks that can be told apart
+SHAPES = (
+    "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # circle
+    "M-5-5h10v10h-10z",  # square
+    "M0-6.5L6.5 0L0 6.5L-6.5 0z",  # diamond
+    "M0-6L6 5h-12z",  # triangle
+    "M-6-2h4v-4h4v4h4v4h-4v4h-4v-4h-4z",  # plus
+    "M0 6L6-5h-12z",  # triangle, down
+)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
+LABELS, LEFT, RIGHT, GAP, ROW, TOP = 170, 430, 190, 60, 26, 76
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Where a measure is drawn: from ``x`` on, ``width`` wide, ``low`` to ``high`` points."""
+
+    title: str
+    x: float
+    width: float
+    low: float
+    high: float
+
+    def at(self, points: float) -> float:
+        """Return where a number of points stands."""
+        return self.x + self.width * (points - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[int]:
+        """Return about five round numbers."""
+        span = self.high - self.low
+        step = next(s for s in (1, 2, 5, 10, 20, 25, 50) if span / s <= 6)
+        return [n * step for n in range(round(self.low) // step, round(self.high) // step + 1)
+                if self.low <= n * step <= self.high]  # fmt: skip
+
+
+def picture_of(found: Across | None) -> str:
+    """Return all victims as an SVG file.
+
+    Raises:
+        UserError: the results are of a single victim.
+
+    """
+    if found is None:
+        raise UserError(
+            "a picture is of two victims or more", "--format html draws the charts of one"
+        )
+    methods = shown(found)
+    victims = list(found.before)
+    ends = {method: found.ends[method] for method in methods}
+    before = {**found.before, MEAN: mean(found.before.values())}
+    panels = (
+        _panel("points of excess LFR left", LABELS, LEFT,
+               [0.0, *before.values(), *_all(ends, lambda end: end.left)]),
+        _panel("change of ACC, points", LABELS + LEFT + GAP, RIGHT,
+               [0.0, *_all(ends, lambda end: end.change)]),
+    )  # fmt: skip
+    width, height = LABELS + LEFT + GAP + RIGHT + 30, TOP + ROW * (len(victims) + 1) + 50
+    lines = opened(width, height, told(found, methods))
+    lines += _legend(methods)
+    for panel in panels:
+        lines += _axis(panel, TOP, height - 50)
+    for number, victim in enumerate((*victims, MEAN)):
+        y = TOP + ROW * (number + 0.5)
+        bold = ' font-weight="600"' if victim == MEAN else ""
+        lines.append(
+            f'<text x="{LABELS - 16}" y="{y + 5}" text-anchor="end"{bold}>{in_html(victim)}</text>'
+        )
+        lines.append(
+            f'<circle class="line" cx="{panels[0].at(100 * before[victim]):.1f}" cy="{y}" r="5"/>'
+        )
+        for place, method in enumerate(methods):
+            for panel, value in zip(panels, _values(ends[method], victim), strict=True):
+                if value is not None:
+                    lines.append(_mark(place, panel.at(100 * value), y))
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def shown(found: Across) -> list[str]:
+    """Return which methods are drawn: those that leave least on average, six at most."""
+    means = {m: mean(e.left for e in ends.values()) for m, ends in found.ends.items()}
+    return sorted((m for m in means if m != "nothing"), key=lambda m: means[m])[:MOST]
+
+
+def told(found: Across, methods: Sequence[str]) -> str:
+    """Return what the picture shows, in words."""
+    parts = [
+        f"{method} {100 * mean(e.left for e in found.ends[method].values()):.1f} at "
+        f"{100 * mean(e.change for e in found.ends[method].values()):+.1f} of ACC"
+        for method in methods
+    ]
+    return (
+        f"Excess LFR of {len(found.before)} victims, mean: "
+        f"{100 * mean(found.before.values()):.1f} points before; {'; '.join(parts)}."
+    )
+
+
+def _all(
+    ends: Mapping[str, Mapping[str, Ending]], of: Callable[[Ending], float]
+) -> Iterator[float]:
+    return (of(end) for own in ends.values() for end in own.values())
+
+
+def _values(own: Mapping[str, Ending], victim: str) -> tuple[float | None, float | None]:
+    """Return what is left of a victim and the change of ACC; of all, their means."""
+    if victim == MEAN:
+        return mean(e.left for e in own.values()), mean(e.change for e in own.values())
+    end = own.get(victim)
+    return (None, None) if end is None else (end.left, end.change)
+
+
+def _panel(title: str, x: float, width: float, values: Sequence[float]) -> Panel:
+    low, high = 100 * min(values), 100 * max(values)
+    margin = max(0.5, 0.03 * (high - low))
+    return Panel(title, x, width, low - margin, high + margin)
+
+
+def _legend(methods: Sequence[str]) -> Iterator[str]:
+    x = 16.0
+    yield f'<circle class="line" cx="{x + 6}" cy="22" r="5"/>'
+    yield f'<text x="{x + 18}" y="27">as it is</text>'
+    x += 96
+    for place, method in enumerate(methods):
+        yield _mark(place, x + 6, 22)
+        yield f'<text x="{x + 18}" y="27">{in_html(method)}</text>'
+        x += 40 + 8 * len(method)
+
+
+def _axis(panel: Panel, top: float, bottom: float) -> Iterator[str]:
+    yield f'<text x="{panel.x}" y="{top - 14}" font-weight="600">{panel.title}</text>'
+    for tick in panel.ticks():
+        x = panel.at(tick)
+        heavy = ' stroke-width="2"' if tick == 0 else ""
+        yield f'<path class="thin"{heavy} d="M{x:.1f} {top}V{bottom}"/>'
+        yield (
+            f'<text class="soft" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle" '
+            f'font-size="12">{tick}</text>'
+        )
+
+
+def _mark(place: int, x: float, y: float) -> str:
+    return (
+        f'<path transform="translate({x:.1f} {y})" d="{SHAPES[place]}" fill="{COLOURS[place]}" '
+        'fill-opacity="0.85"/>'
+    )
