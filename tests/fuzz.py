@@ -529,10 +529,13 @@ def apart(work: Callable[[], str]) -> tuple[str, float]:
     """Do work in a child; return what it says, or how it ended, and seconds of the processor."""
     begun = time.monotonic()
     read, write = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if not child:
         os.close(read)
         try:
+            from headsweep.orphans import end_with
+
+            end_with(parent)
             said = work()
         except BaseException as error:
             note = "".join(getattr(error, "__notes__", []))
