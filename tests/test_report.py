@@ -166,6 +166,15 @@ def test_what_is_below_the_accuracy_allowed_is_marked_everywhere(made, visit, tm
     assert tables.BELOW not in tex
 
 
+def test_names_of_others_are_printed_by_latex_and_not_obeyed():
+    evil = "[1cm]\\input{/etc/passwd}\n\n*50% of $x_1^2$ & #1 ~ \x1b[2J\u202e<b>|"
+    assert tables._tex(evil) == (
+        r"{[}1cm]\textbackslash{}input\{/etc/passwd\} {*}50\% of \$x\_1\textasciicircum{}2\$ \& \#1 "
+        r"\textasciitilde{} \textbackslash{}x1b{[}2J\textbackslash{}u202e\textless{}b\textgreater{}"
+        r"\textbar{}"
+    )
+
+
 def test_that_the_lowest_went_is_said_only_where_it_is_so(made):
     scores = [[1.0, 2.0, 9.0], [3.0, 4.0, 5.0]]
     for heads, so in (
