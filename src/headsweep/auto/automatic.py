@@ -88,8 +88,9 @@ def purify_automatically(
     """
     begun, progress = time.monotonic(), progress or Silent()
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(model, sources, reading, plan.runtime, tokenizer=tokenizer)
+    material.suspect.labels.needed("--strategy auto")
     for note in evidence.undecided(material, method, sources.validation is None):
         progress.say(f"note: {note}")
     _check_probes(material, auto, plan, progress)

@@ -72,12 +72,17 @@ def _forward(anatomy: Anatomy, batches: Sequence[Batch]) -> Iterator[tuple[int, 
 def logits(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> Tensor:
-    """Return the logits [example, class] in the order of the examples, float32 on the CPU."""
+    """Return the answers [example, ...] in the order of the examples, float32 on the CPU.
+
+    Of a classifier they are its logits [example, class].
+    """
     batches = [b.to(anatomy.model.device) for b in encoded.batches(runtime.batch_size)]
-    out = torch.zeros(len(encoded), int(anatomy.model.config.num_labels or 0))
+    if not batches:
+        return torch.zeros(0, int(anatomy.model.config.num_labels or 0))
     with masked(anatomy, mask or anatomy.layout.everything()):
-        for index, found in _forward(anatomy, batches):
-            out[batches[index].index] = found.cpu()
+        found = torch.cat([answers.cpu() for _, answers in _forward(anatomy, batches)])
+    out = torch.empty_like(found)
+    out[torch.cat([batch.index for batch in batches])] = found
     return out
 
 

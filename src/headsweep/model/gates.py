@@ -79,7 +79,9 @@ def hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0) -> None:
+def check_gates(
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0, axes: int = 2
+) -> None:
     """Check that gates reach the model, and that closing them is what removal does.
 
     A mask that silently never reaches the model is the classic failure of this field, so this
@@ -89,6 +91,7 @@ def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0
         anatomy: the model.
         inputs: a small batch.
         padding: the number of the token that fills batches.
+        axes: of the logits: 2, [text, class], or of a generator 3, [text, token, vocabulary].
 
     Raises:
         UserError: the model cannot read the input, its output did not change or is not finite,
@@ -99,15 +102,15 @@ def check_gates(anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0
     training = model.training
     model.eval()
     try:
-        before = _read(model, inputs)
-        _read(model, _padded(inputs, padding))
+        before = _read(model, inputs, axes)
+        _read(model, _padded(inputs, padding), axes)
         _check_reach(anatomy, inputs, before)
         _check_places(anatomy, inputs, float(before.abs().max()))
     finally:
         model.train(training)
 
 
-def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor], axes: int) -> Tensor:
     """Return the logits of a first batch, if the model can read one."""
     try:
         logits: Tensor = model(**inputs).logits
@@ -120,7 +123,7 @@ def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
             f"attention mask: {reason}",
             "only classifiers that read padded texts of any length are supported",
         ) from error
-    if logits.dim() != 2:
+    if logits.dim() != axes:
         raise UserError(
             f"{type(model).__name__} gives an answer of the shape {list(logits.shape)} to "
             f"{len(logits)} texts",
