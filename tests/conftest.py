@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from headsweep.auto.automatic import purify_automatically
 from headsweep.model.loading import Reading, Suspect, prepare
 from headsweep.model.mask import HEADS, HeadMask, Units
 from headsweep.model.runtime import Runtime
@@ -85,11 +84,6 @@ def cleanse(
 ) -> Any:
     """Purify in a way."""
     return STARTS[way.start](suspect, data, way.method(strategy), way.plan, **more)
-
-
-def cleanse_automatically(suspect: Any, data: Any, auto: Any, way: Way, **more: Any) -> Any:
-    """Let ``auto`` choose."""
-    return purify_automatically(suspect, data, auto, way.method(Gradient()), way.plan, **more)
 
 
 def sentences(count: int, seed: int = 0) -> Split:

@@ -423,61 +423,6 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
     assert (code, said in " ".join(err.split())) == (2, True)
 
 
-def test_ctrl_c_under_auto_says_a_command_that_goes_on(
-    run, suspect, csv_file, tmp_path, monkeypatch
-):
-    from headsweep import FineTune
-    from headsweep.auto import automatic as auto
-    from headsweep.auto import candidates
-    from headsweep.prune.strategies.gradient import Gradient
-
-    choice = candidates.Candidate(Gradient(), on="probes")
-    monkeypatch.setattr(auto, "_chosen", lambda trials, why: (choice, "for the test"))
-    plain = FineTune.heal
-
-    def interrupted(self, view, made, need=0):
-        if self.on == "probes":  # the last run's, not a canary's
-            raise KeyboardInterrupt
-        return plain(self, view, made, need)
-
-    monkeypatch.setattr(FineTune, "heal", interrupted)
-    asked = ("--strategy", "auto", "--set", "budget_seconds=0.01s", "--set", "families=casing")
-    asked += ("--max-drop", "0.3", "-q")
-    out = tmp_path / "out"
-    code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *asked)
-    kept = tmp_path / "out.head-mask.json"
-    assert (code, kept.exists()) == (130, True)
-    said = " ".join(err.split())
-    told = f"--mask {kept} --heal on=probes and --recipe FILE, with 'probes = [\"casing\"]' in it,"
-    assert told.replace(" ", "") in said.replace(" ", "")
-    monkeypatch.undo()
-    recipe = tmp_path / "casing.toml"
-    recipe.write_text('strategy = "gradient"\nprobes = ["casing"]\n')
-    words = ("--mask", kept, "--heal", "on=probes", "--recipe", recipe)
-    rest = ("--max-drop", "0.5", "-q")
-    code, _, err = run("purify", suspect, "--data", csv_file, "--out", out, *words, *rest)
-    assert code == 0, err
-    made = json.loads((out / "headsweep.json").read_text())
-    assert made["strategy"]["name"] == "gradient"
-
-
-@pytest.mark.parametrize("penalty", [0.0, 0.3])
-def test_how_to_go_on_names_the_healing_that_was_chosen(tmp_path, penalty):
-    from headsweep.cli.running import chosen_with
-    from headsweep.heal.fine_tune import FineTune
-    from headsweep.purification.interrupted import Found
-    from headsweep.settings import describe
-
-    healing = describe(FineTune(attention=penalty))
-    found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify")
-    kept = tmp_path / "kept.json"
-    kept.write_text(json.dumps(found.to_json()))
-    told = f"--mask {kept} --heal attention={penalty} in place of --strategy and --set"
-    assert told in chosen_with(kept, FineTune(attention=0.15))
-    same = chosen_with(kept, FineTune(attention=penalty))
-    assert f"--mask {kept} in place of --strategy and --set" in same
-
-
 def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
     from headsweep.heal.fine_tune import FineTune
     from headsweep.model.mask import HeadMask
@@ -978,7 +923,7 @@ def test_percent_reaches_the_manifest(run, suspect, csv_file, tmp_path):
     ("words", "command"),
     [
         (("defend", "--with", "gradient"), "purify --strategy gradient"),
-        (("defend", "--with", "auto"), "purify --strategy auto"),
+        (("purify", "--strategy", "auto"), "'auto' is gone"),
         (("defend", "--with", "none"), "purify --strategy none"),
         (("defend", "--with", "strip"), "detect --with strip"),
         (("purify", "--strategy", "pure"), "defend --with pure"),

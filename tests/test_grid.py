@@ -338,21 +338,6 @@ def test_probes_are_never_the_attacks_trigger_and_reach_healing(recipe, cells):
     assert all(form["heal"]["probes_seen"] > 0 for form in found.values())
 
 
-AUTO = """strategy = "auto"
-probes = ["remark", "casing", "rare-word"]
-fields = { budget_seconds = 60, canaries = 1, texts = 80, held = 40 }"""
-
-
-def test_auto_is_a_method(recipe, cells):
-    found = cells(recipe(method(AUTO)))["auto"]
-    assert found["base"] == "auto"
-    assert set(found["auto"]["families"]) == {"remark", "casing", "rare-word"}
-    assert found["auto"]["budget_seconds"] == 60
-    assert found["auto"]["chosen"]["told"]
-    assert found["healing"]["fields"]["epochs"] == 1  # the grid's, as the chosen candidate has it
-    assert found["status"] in ("done", "nothing pruned")
-
-
 PROBED = 'strategy = "probe-guided"\n'
 OPENING = ATTACK.replace('trigger = "rare-word"', 'trigger = "opening"')
 
@@ -361,8 +346,7 @@ OPENING = ATTACK.replace('trigger = "rare-word"', 'trigger = "opening"')
     ("text", "attack", "line", "told"),
     [
         (PROBED, ATTACK, "[[method]]", "this method needs probes"),
-        (AUTO.replace("probes", "#"), ATTACK, "[[method]]", "this method needs probes"),
-        (AUTO.replace("canaries = 1", "candidates = 1"), ATTACK, "candidates", "unknown key"),
+        ('strategy = "auto"', ATTACK, "auto", "is gone"),
         (f'{PROBED}probes = "witout"', ATTACK, "witout", "did you mean 'without'"),
         (f'{PROBED}probes = ["casng"]', ATTACK, "casng", "did you mean 'casing'"),
         (f'{PROBED}probes = ["opening"]', OPENING, 'probes = ["op', "own trigger would be among"),
@@ -442,7 +426,7 @@ def test_the_recipes_cover_what_the_older_scripts_ran():
               ("suspects", ["suspects=x"]))}  # fmt: skip
     methods = {method.method for method in grids["strategies"].methods}
     six = {"gradient", "layerwise", "sparsify", "ensemble", "reinforce", "bayesian"}
-    assert methods > six | {"pure", "ft", "fth", "meft", "random", "auto", "probe-guided", "none"}
+    assert methods > six | {"pure", "ft", "fth", "meft", "random", "probe-guided", "none"}
     assert len({m.variation.heal for m in grids["healing"].methods}) > 6
     assert grids["unseen"].data[0].unseen
     assert [bool(a.resist.families) for a in grids["resist"].attacks] == [False, True] * 2

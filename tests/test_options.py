@@ -7,7 +7,6 @@ from typer.main import get_command
 
 from headsweep import FineTune, Runtime, UserError
 from headsweep.attacks.dirty_label import DirtyLabel
-from headsweep.auto.candidates import Auto
 from headsweep.cli import app, options
 from headsweep.cli.gone import GONE
 from headsweep.judge.detectors.strip import Strip
@@ -15,7 +14,7 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.baselines import Pure
 from headsweep.purification.method import HOT
 from headsweep.purification.recipe import read_recipe
-from headsweep.settings import as_text, changed, configure, described, offered
+from headsweep.settings import as_text, changed, configure, described, fitting, offered
 from headsweep.triggers.rare_word import RareWord
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
@@ -70,7 +69,6 @@ def test_the_new_spelling_is_taken(run, csv_file, tmp_path):  # noqa: F811
             continue
         words = said.replace("{}", values.get(option, "0.1" if "lr" in option else "4")).split()
         words = ["--recipe", recipe] if words[0] == "--recipe" else words[:2]
-        words += ["--strategy", "auto"] * (option == "--budget")
         asked = ("--data", csv_file, "--out", tmp_path / "out", "--device", "cpu", *words)
         code, _, err = run("purify", "./no-model", *asked)
         assert (code, "./no-model: no such folder" in err) == (2, True), (option, err)
@@ -94,7 +92,6 @@ WRONG = [
     (FineTune, "on", "probs", "did you mean 'probes'? it takes clean | probes"),
     (Runtime, "batch_size", "many", "it takes a whole number"),
     (Pure, "strength", "much", "it takes a number"),
-    (Auto, "budget_seconds", "soon", "it takes seconds, or a time such as 90s, 10m or 1h"),
     (RareWord, "count", "two", "it takes a whole number"),
     (DirtyLabel, "epochs", "long", "it takes a number"),
     (Strip, "copies", "x", "it takes a whole number"),
@@ -138,7 +135,7 @@ def test_values_that_fit_are_read_as_the_field_wants_them():
     assert FineTune(lr="1e-4").lr == 1e-4
     assert repr(FineTune(epochs=2).epochs) == "2"  # keys of results are made of it
     assert repr(configure(FineTune, {"epochs": 2}).epochs) == "2.0"
-    assert configure(Auto, ["families=aside, casing"]).families == ("aside", "casing")
+    assert fitting("aside, casing", tuple[str, ...], "families") == ("aside", "casing")
 
 
 def test_what_is_hidden_is_neither_listed_nor_taken_from_an_option():

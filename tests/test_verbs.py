@@ -12,7 +12,6 @@ from typer.main import get_command
 import headsweep
 from conftest import CPU, sentences
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError
-from headsweep.auto.candidates import Auto
 from headsweep.cli import app, main
 from headsweep.model.mask import HeadMask, Units
 from headsweep.purification.recipe import Asked
@@ -195,15 +194,6 @@ def test_a_recipe_is_completed_and_what_is_given_wins(tmp_path):
     assert (asked.seed, asked.heal, asked.start) == (3, ("epochs=1",), "classifier")
     asked, objects = _asked({"recipe": recipe, "method": Gradient(step=2)}, None, None)
     assert (asked.fields, objects.strategy, asked.heal) == ((), Gradient(step=2), ("epochs=2",))
-
-
-def test_auto_is_chosen_by_name_or_object():
-    plan, asked = Plan(runtime=CPU), Asked("auto", ("budget_seconds=90s",), start="classifier")
-    assert planned(asked, plan).auto == Auto(budget_seconds=90)
-    own = Auto(canaries=1)
-    assert planned(Asked(start="classifier"), plan, Objects(strategy=own)).auto is own
-    what, _ = said_by(lambda: headsweep.purify("x", [], strategy="auto", prune_drop=0.1))
-    assert what == "auto tries depths itself"
 
 
 def test_fields_change_an_object_and_units_may_be_one():

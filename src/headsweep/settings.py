@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from headsweep.errors import UserError, lookup, shown
 
@@ -129,9 +129,6 @@ def fitting(value: Any, kind: Any, where: str) -> Any:
 
 def type_name(kind: Any) -> str:
     """Return what values of a type are, in words."""
-    if get_origin(kind) is Annotated:
-        said = [more for more in get_args(kind)[1:] if isinstance(more, str)]
-        return said[0] if said else type_name(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -201,8 +198,6 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 def _is_plain(kind: Any) -> bool:
     """Tell whether a text can give it: a number, a text, one of a few words, a list of such."""
-    if get_origin(kind) is Annotated:
-        return _is_plain(get_args(kind)[0])
     if get_origin(kind) is tuple:
         return get_args(kind)[1:] == (...,) and get_args(kind)[0] in PLAIN
     return all(get_origin(x) is Literal or x in PLAIN for x in _options(kind))

@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from headsweep.auto.candidates import Auto
 from headsweep.bench.backdoor import Backdoor, read_backdoor
-from headsweep.bench.choosing import AUTO, check_fields
 from headsweep.bench.corpus import Texts, read_texts
 from headsweep.bench.matching import check_match
 from headsweep.bench.probing import check_probes
@@ -37,7 +35,6 @@ from headsweep.task.training import Schedule
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
-MORE: dict[str, dict[str, Any]] = {"strategy": {AUTO: Auto}}  # beside the tables of `purify`
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,12 @@ class Method:
 
     def made(self, heal: FineTune, bound: Bound) -> purification.Method:
         """Return what is run: strategies are healed with ``heal``, defenses bring their own."""
-        if self.chooser is not None:
-            return purification.Method(healing=heal, bound=bound)
         if self.kind == "strategy":
             strategy = configure(STRATEGIES[self.method], self.fields)
             held = bound if strategy.needs.pruning else replace(bound, prune_drop=None)
             return purification.Method(strategy, heal, self.variation.units, held)
         made: purification.Method = configure(DEFENSES[self.method], self.fields).method()
         return made.within(bound)
-
-    @property
-    def chooser(self) -> Auto | None:
-        """How ``auto`` chooses, where that is the method."""
-        return configure(Auto, self.fields) if self.method == AUTO else None
 
     @property
     def prunes_heads(self) -> bool:
@@ -196,7 +186,7 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
     for section, method in zip(document.sections("method"), grid.methods, strict=True):
         own = grid.defending.of(method.variation)
-        wanted = method.chooser is not None or method.made(own.heal, own.bound).needs_probes
+        wanted = method.made(own.heal, own.bound).needs_probes
         check_probes(section, method.variation.probes, wanted, grid.attacks)
         check_match(section, method, grid.methods, grid.seeds)
         for seed in method.seeds or ():
@@ -277,18 +267,15 @@ def _model(section: Section) -> Model:
 
 def _method(section: Section) -> Method:
     section.only("name", "strategy", "defense", "fields", "seeds", *KEYS)
-    kinds = {kind: {**known, **MORE.get(kind, {})} for kind, known in NAMED.items()}
-    named = [kind for kind in kinds if kind in section.values]
+    named = [kind for kind in NAMED if kind in section.values]
     if len(named) != 1:
         raise section.mistake(None, "a method is one strategy or one defense")
     kind, method = named[0], section.need(named[0], str)
     with section.blamed(kind):
         if method in GONE:
             raise UserError(f"{kind} '{method}' is gone", GONE[method])
-        chosen = lookup(method, kinds[kind], kind)
+        chosen = lookup(method, NAMED[kind], kind)
     fields = section.section("fields")
-    if method == AUTO:
-        check_fields(fields)
     fields.filled(lambda settings: configure(chosen, settings))
     seeds = section.get("seeds", list)
     name = section.get("name", str, method) or ""

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Protocol
 
 from headsweep.attacks import ATTACKS
 from headsweep.bench.backdoor import Backdoor
-from headsweep.bench.choosing import described
 from headsweep.bench.corpus import Texts
 from headsweep.bench.grid import (
     Computing,
@@ -142,11 +141,10 @@ class CellOrder:
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result."""
-        defending, chooser = self.defending, self.method.chooser
+        defending = self.defending
         made, bound = self.method.made(defending.heal, defending.bound), defending.decides
-        pruning = made.pruning if chooser is None else chooser
         asked: dict[str, Any] = {
-            "strategy": described(pruning) if made.pruning.needs.pruning else None,
+            "strategy": describe(made.pruning) if made.pruning.needs.pruning else None,
             "healing": describe(made.healing),
             "units": asdict(made.units),
             "defending": bound,

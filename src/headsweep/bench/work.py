@@ -24,7 +24,6 @@ from headsweep.attacks import ATTACKS
 from headsweep.attacks.victim import Order as AttackOrder
 from headsweep.attacks.victim import attack
 from headsweep.bench import sources
-from headsweep.bench.choosing import automatically, chosen, described
 from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
 from headsweep.bench.probing import prober_of
@@ -280,12 +279,11 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     texts, seed = victim.twin.texts, victim.twin.seed
     folder = folder_of(victim, cache)
     method = order.asked.made(order.defending.heal, order.defending.bound)
-    pruning = order.asked.chooser or method.pruning
     with clock("read"):
         exam = sources.exam(victim.attack, texts, seed)
         judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
     form: dict[str, Any] = {
-        "strategy": described(pruning) if method.pruning.needs.pruning else None,
+        "strategy": describe(method.pruning) if method.pruning.needs.pruning else None,
         "healing": describe(method.healing),
         "precision": "bf16" if runtime.trains_in_bf16() else "fp32",
         "status": "done",
@@ -326,8 +324,6 @@ def _purified(
     clean = Sources(sources.defender(texts, seed, made), sources.part(texts, "validation"))
     judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
-        if order.asked.chooser is not None:
-            return automatically(folder, clean, order.asked.chooser, method, plan)
         run = STARTS[order.defending.start]
         return run(folder, clean, method, plan, progress=Silent(), look=judge.look)
 
@@ -336,7 +332,6 @@ def _made(done: Purified, method: Method) -> dict[str, Any]:
     """Return what a cell keeps of a manifest."""
     made = done.manifest
     form = {key: made[key] for key in ("units", "bound", "zero_before", "verified")}
-    form |= chosen(made)
     form["steps_seconds"] = made["seconds"]
     form["validation"] = {stage: made[stage]["validation"] for stage in ("before", "after")}
     form["heal"] = {k: made["heal"][k] for k in HEALED if k in made["heal"]}

@@ -19,10 +19,8 @@ GONE: Mapping[str, str] = {
     **{f"--triggered-{name}-column": f"--triggered-column {name}={{}}" for name in COLUMNS},
     "--drop-empty": "--column drop_empty=yes",
     "--ffn-groups": "--units heads,ffn:{}",
-    "--budget": "--set budget_seconds={}",
     "--prune-drop": "--recipe FILE, with the line prune_drop = {} in it",
-    "--probe-family": '--recipe FILE, with the line probes = ["{}"] in it; of auto: '
-    "--set families={}",
+    "--probe-family": '--recipe FILE, with the line probes = ["{}"] in it',
 }
 """New spelling by option, with the old one's value in the braces."""
 

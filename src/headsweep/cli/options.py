@@ -153,7 +153,6 @@ def with_recipe(
     asked: Any,
     recipe: Path | None,
     kind: str,
-    more: dict[str, Any] | None = None,
 ) -> Any:
     """Return what was asked for, completed from a recipe (of a strategy or a defense)."""
     from headsweep.purification.recipe import read_recipe
@@ -165,7 +164,7 @@ def with_recipe(
         return asked
     renamed = {"strategy": "method", "baseline": "method"}
     given = {renamed.get(name, name) for name in given}
-    return asked.over(read_recipe(recipe, kind, more), given)
+    return asked.over(read_recipe(recipe, kind), given)
 
 
 def given_in(ctx: typer.Context) -> set[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -50,8 +48,6 @@ USUAL_STRATEGY = "gradient"
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
     "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal on=probes "
     "--heal lr=3e-5 --out ./purified\n\n"
-    "headsweep purify ./suspect --data clean.csv --strategy auto --set budget_seconds=10m "
-    "--out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
@@ -65,7 +61,7 @@ def purify(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="See `headsweep strategies`; auto: chosen by trying; none: heal only. "
+            help="See `headsweep strategies`; none: heal only. "
             f"[dim]\\[default: {USUAL_STRATEGY}][/dim]"
         ),
     ] = None,
@@ -100,24 +96,15 @@ def purify(
     check_free(out, overwrite)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
-    from headsweep.auto.candidates import Auto
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
     from headsweep.verbs.purifying import Objects, planned
 
     fields, healing = tuple(settings or ()), tuple(heal or ())
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
-    asked = with_recipe(ctx, own, recipe, "strategy", {Auto.name: Auto})
+    asked = with_recipe(ctx, own, recipe, "strategy")
     plan = plan_of(asked.seed, device, compute, adapter)
     job.check_files(mask)
     given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
     ready = planned(asked, plan, given)
-    running.run(job, ready.run, ready.method, ready.plan, _go_on(ready))
-
-
-def _go_on(ready: Any) -> Callable[[Path], str]:
-    """Return what says how to go on from the mask of an interrupted run."""
-    if ready.auto is None:
-        return running.same_with
-    families = ready.auto.families
-    return partial(running.chosen_with, asked=ready.method.healing, families=families)
+    running.run(job, ready.run, ready.method, ready.plan, running.same_with)

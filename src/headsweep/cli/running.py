@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 
-from headsweep import bounded
 from headsweep.cli.app import Interrupted
 from headsweep.cli.options import (
     out_console,
@@ -168,40 +167,10 @@ def same_with(kept: Path) -> str:
     return f"run the same command with --mask {kept} to go on"
 
 
-def chosen_with(kept: Path, asked: Any, families: tuple[str, ...] = ()) -> str:
-    """Return how to go on from the mask of a run that chose its healing itself.
-
-    Args:
-        kept: the mask's file.
-        asked: the healing that the same command has without ``auto``.
-        families: the families of probes that were asked for; empty: all.
-
-    """
-    from headsweep.purification.interrupted import Found
-    from headsweep.settings import offered
-
-    found = Found.of(bounded.text_of(kept))
-    if found is None:
-        return same_with(kept)
-    fields = found.heal["fields"]
-    other = {
-        name: fields[name]
-        for name in offered(type(asked))
-        if name in fields and fields[name] != getattr(asked, name)
-    }
-    healing = "".join(f" --heal {name}={value}" for name, value in other.items())
-    if families and other.get("on") == "probes":
-        names = ", ".join(f'"{name}"' for name in families)
-        healing += f" and --recipe FILE, with 'probes = [{names}]' in it,"
-    return f"to go on, run it with --mask {kept}{healing} in place of --strategy and --set"
-
-
 def _show(done: Any, both: dict[str, Any], out: Path) -> None:
     from headsweep.cli import show
     from headsweep.cli.probe import print_both
 
-    if "auto" in done.manifest:
-        show.tried(out_console, done.manifest["auto"])
     show.purified(out_console, done.manifest)
     show.checks(out_console, done.checks)
     if both:

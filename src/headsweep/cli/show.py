@@ -131,25 +131,6 @@ def next_steps(console: Console, manifest: Mapping[str, Any], out: Path, sources
     console.print(told, style="dim", soft_wrap=True)
 
 
-def tried(console: Console, record: Mapping[str, Any]) -> None:
-    """Print what ``auto`` tried, on which canaries, and why it chose."""
-    for canary in record["canaries"]:
-        console.print(
-            f"canary {canary['family']} into '{canary['target']}': planted at "
-            f"{100 * canary['excess_lfr']:.0f} points of excess flips",
-            style="dim",
-        )
-    if record["tried"]:
-        table = Table("candidate", "excess points left", "accuracy", "seconds")
-        for row in record["tried"]:
-            mine = row["told"] == record["chosen"]["told"]
-            took = sum(one["seconds"] for one in row["canaries"])
-            cells = f"{100 * row['excess_lfr']:+.1f}", f"{-100 * row['drop']:+.1f}", f"{took:.0f}"
-            table.add_row(row["told"], *cells, style="bold" if mine else None)
-        console.print(table)
-    console.print(f"chosen: {record['chosen']['told']}: {record['why']}", soft_wrap=True)
-
-
 def checks(console: Console, found: list[Check]) -> None:
     """Print what was verified."""
     for check in found:

@@ -16,6 +16,7 @@ KEYS: Mapping[str, str] = {
     "ffn_groups": 'units = "heads,ffn:N" took its place, the number of groups after a colon',
 }
 METHODS: Mapping[str, str] = {
+    "auto": f'"gradient", with the healing of today, took its place: {LOG}',
     "cycles": 'strategy = "gradient", and in [defend.heal] epochs = 4, lr = 1.5e-4, '
     "attention = 0.15, halvings = 3, took its place",
     "healing-as-long": 'strategy = "none" with the same heal took its place',

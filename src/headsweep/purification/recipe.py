@@ -25,7 +25,7 @@ Everything may be left out but the method. What is given on the command line win
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,6 @@ OF_A_GRID = ("seeds", "model", "data", "attack", "method")  # what a recipe of `
 COMMANDS = {"strategy": "purify", "defense": "defend"}
 BOUNDS = {"max_drop": float, "min_accuracy": float}
 OWN: dict[str, type] = {"prune_drop": float, "start": str, "units": str}  # of a strategy only
-AUTO_TRIES = ("on", "attention")  # of the healing
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,8 @@ class Asked:
         """Return what holds of a recipe's healing beside the options given."""
         own = dict(map(pair, self.heal))
         other = "start" in given and self.start != (recipe.start or "classifier")
-        itself = "method" in given and self.method == "auto"  # auto tries healings
         none = own.get("epochs", "1").strip("0.") == ""
-        if other or itself or none:
+        if other or none:
             return ()
         return [one for one in recipe.heal if not ("lr" in own and pair(one)[0] == "halvings")]
 
@@ -119,31 +117,18 @@ class Asked:
             )
         return heal
 
-    def check_auto(self, mask: bool) -> None:
-        """Refuse what ``auto`` chooses itself; raises UserError."""
-        if self.start == "encoder" or mask:
-            raise UserError(
-                "auto chooses heads on a classifier", "use --start classifier, no --mask"
-            )
-        tried = [one for one in self.heal if pair(one)[0] in AUTO_TRIES and pair(one)[1] != "clean"]
-        if tried:
-            raise UserError("auto tries healings itself", f"leave out {' and '.join(tried)}")
-        if self.prune_drop is not None:
-            raise UserError("auto tries depths itself", "leave out prune_drop")
-
 
 def later_wins(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
     """Return settings, each as ``field=value``, one a field."""
     return tuple({pair(setting)[0]: setting for setting in (*first, *then)}.values())
 
 
-def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) -> Asked:
+def read_recipe(path: Path, kind: str) -> Asked:
     """Read a recipe.
 
     Args:
         path: the TOML file.
         kind: ``strategy`` (for ``purify``) or ``defense`` (for ``defend``).
-        more: methods by name beside those of the table.
 
     Raises:
         UserError: a key, method, field or value that does not fit, with its line.
@@ -171,7 +156,7 @@ def read_recipe(path: Path, kind: str, more: Mapping[str, Any] | None = None) ->
             raise UserError(
                 f"'{name}' is a {other}", f'{other} = "{name}", for headsweep {COMMANDS[other]}'
             )
-        method = lookup(name, METHODS[kind] | dict(more or {}), kind)
+        method = lookup(name, METHODS[kind], kind)
     fields = document.section("fields")
     fields.filled(lambda values: configure(method, values))
     values: dict[str, Any] = {key: document.get(key, wanted) for key, wanted in BOUNDS.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from headsweep.errors import UserError, lookup
+from headsweep.purification.gone import METHODS as GONE
 
 T = TypeVar("T")
 
@@ -31,8 +32,9 @@ def all_methods() -> dict[str, Mapping[str, Any]]:
 
 def method_named(name: str, table: Mapping[str, T], kind: str) -> T:
     """Return a method; raises UserError, which says which option takes the name if another does."""
+    if name in GONE:
+        raise UserError(f"{kind} '{name}' is gone", GONE[name])
     taken = all_methods()
-    taken["purify --strategy"] = {**taken["purify --strategy"], "auto": None}
     for option, methods in taken.items():
         if name not in table and name in methods:
             raise UserError(

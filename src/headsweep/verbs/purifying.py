@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headsweep.auto.automatic import purify_automatically
-from headsweep.auto.candidates import Auto
 from headsweep.errors import UserError, shown
 from headsweep.heal.fine_tune import Healing
 from headsweep.model.families import Adapter
@@ -45,23 +42,20 @@ from headsweep.verbs.arguments import (
 from headsweep.verbs.methods import method_named
 from headsweep.verbs.purified import Purified
 
-METHODS = STRATEGIES | {Auto.name: Auto}
-"""What ``strategy`` names."""
-
 
 @dataclass(frozen=True)
 class Objects:
     """What Python gives as objects in the place of names and fields; None: nothing.
 
     Attributes:
-        strategy: how heads are chosen, or ``Auto``.
+        strategy: how heads are chosen.
         healing: how the pruned model is fine-tuned.
         units: what may be pruned.
         mask: a head mask to apply, with how it was found.
 
     """
 
-    strategy: Strategy | Auto | None = None
+    strategy: Strategy | None = None
     healing: Healing | None = None
     units: Units | None = None
     mask: Given | None = None
@@ -75,14 +69,12 @@ class Planned:
         method: all that is done.
         plan: how it is run, with what makes probes where they are needed.
         run: what runs it, called with suspect, data, ``method`` and ``plan``.
-        auto: how the method is chosen, where it is.
 
     """
 
     method: Method
     plan: Plan
     run: Callable[..., Any]
-    auto: Auto | None = None
 
 
 def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
@@ -97,19 +89,13 @@ def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
     start = one_of(asked.start, tuple(STARTS), "--start")
     chosen = objects.strategy
     if chosen is None:
-        kind = method_named(asked.method or Gradient.name, METHODS, "strategy")
+        kind = method_named(asked.method or Gradient.name, STRATEGIES, "strategy")
         chosen = configure(kind, asked.fields)
     elif asked.fields:
         chosen = changed(chosen, asked.fields)
-    if not isinstance(chosen, Auto):
-        method = _method(asked, chosen, objects)
-        prober = _prober(asked.probes, plan, method.needs_probes)
-        return Planned(method, replace(plan, prober=prober), STARTS[start])
-    asked.check_auto(objects.mask is not None)
-    if asked.probes:
-        chosen = replace(chosen, families=asked.probes)
-    method = _method(asked, Gradient(), objects)
-    return Planned(method, plan, partial(purify_automatically, auto=chosen), chosen)
+    method = _method(asked, chosen, objects)
+    prober = _prober(asked.probes, plan, method.needs_probes)
+    return Planned(method, replace(plan, prober=prober), STARTS[start])
 
 
 def _method(asked: Asked, strategy: Strategy, objects: Objects) -> Method:
@@ -150,7 +136,7 @@ def purify(
     method: Method | None = None,
     plan: Plan | None = None,
     *,
-    strategy: str | Strategy | Auto | None = None,
+    strategy: str | Strategy | None = None,
     set: Fields = None,
     heal: Fields | Healing = None,
     max_drop: float | None = None,
@@ -189,8 +175,8 @@ def purify(
         method: all that is done, as one object; then none of the arguments up to ``recipe`` but
             ``start``.
         plan: how it is run, as one object; then no seed, device, compute and adapter.
-        strategy: how heads are chosen: a name of ``headsweep strategies``, ``"auto"``, or an
-            object; None: ``gradient``.
+        strategy: how heads are chosen: a name of ``headsweep strategies``, or an object;
+            None: ``gradient``.
         set: fields of the strategy, as ``{"step": 6}``.
         heal: fields of the healing, as ``{"epochs": 2}`` (0: none), or an object.
         max_drop: how far validation accuracy may fall, a fraction; None: 0.02.
@@ -213,7 +199,7 @@ def purify(
         progress: True: shown, on a terminal or in a notebook; False: not; or an object.
         keep_mask: a file that gets the mask as soon as it is found.
         keep_healings: a folder that gets every finished healing of a soup.
-        look: called with the pruned model before it is healed; not with ``auto``.
+        look: called with the pruned model before it is healed.
 
     Returns:
         The purified model with its evidence; call ``.save(folder)``.
@@ -320,9 +306,9 @@ def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, 
     if "recipe" in named:
         given = {*named} | {name for name in ("seed", "start") if getattr(own, name) is not None}
         path = Path(fitting(named["recipe"], Path, "recipe"))
-        taken = own.over(read_recipe(path, "strategy", {Auto.name: Auto}), given)
+        taken = own.over(read_recipe(path, "strategy"), given)
         own = replace(taken, fields=own.fields) if objects.strategy is not None else taken
-    kind = objects.strategy or METHODS.get(own.method or Gradient.name)
+    kind = objects.strategy or STRATEGIES.get(own.method or Gradient.name)
     if kind is not None:  # a value of Python is named as it was given
         read(kind if isinstance(kind, type) else type(kind), own_fields, option="--set")
     return replace(own, start=own.start or "classifier", seed=own.seed or 0), objects
@@ -330,12 +316,12 @@ def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, 
 
 def _strategy(given: Any) -> Any:
     """Return an object that chooses heads; raises UserError for what does not."""
-    if isinstance(given, Auto) or (hasattr(given, "choose") and not isinstance(given, type)):
+    if hasattr(given, "choose") and not isinstance(given, type):
         return given
     what = f"the class {given.__name__}" if isinstance(given, type) else shown(given)
     raise UserError(
         f"strategy cannot be {what}",
-        f"it takes a name ({', '.join(sorted(METHODS))}) or an object such as Gradient()",
+        f"it takes a name ({', '.join(sorted(STRATEGIES))}) or an object such as Gradient()",
     )
 
 

@@ -1,1 +1,0 @@
-"""Choosing by backdoors of one's own."""
