@@ -27,8 +27,10 @@ from headsweep import (
     purify,
 )
 from headsweep.cli import main
+from headsweep.export.model_folder import save_model
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
+from headsweep.judge.generated import ends_of
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.loading import Reading, load_suspect, prepare
@@ -455,7 +457,7 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
     with pytest.raises(SystemExit) as stop:
         main(["purify", str(victim), "--data", str(data), "--out", str(out), "--max-drop", "0.5",
-              *compute, *healing, "-q"])  # fmt: skip
+              "--report", str(tmp_path / "page.html"), *compute, *healing, "-q"])  # fmt: skip
     said = capsys.readouterr().out
     assert stop.value.code == 0, said
     assert "perplexity, test" in said
@@ -480,3 +482,17 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
 def test_a_generator_in_memory_is_no_classifier(words):
     with pytest.raises(UserError, match="gives an answer of the shape"):
         prepare(generator("llama"), words)
+
+
+def test_a_generation_config_that_contradicts_itself_can_be_saved_again(victim, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in victim.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    told = {"do_sample": False, "temperature": 0.6, "eos_token_id": [3, 1]}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    suspect = load_suspect(folder, CPU, Reading(task=None))
+    save_model(suspect, tmp_path / "out")
+    again = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {name: again[name] for name in told} == told
+    assert ends_of(suspect) == {1, 3}
