@@ -34,6 +34,7 @@ from headsweep.purification.plan import Plan
 from headsweep.seeding import fence
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
+from tiny_families import ALL
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 constants.HF_HUB_OFFLINE = True  # here it was read before that; it would be asked for 23 seconds
@@ -129,57 +130,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-PLAIN = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 48,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-}
-GROUPED = PLAIN | {"num_key_value_heads": 2}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": PLAIN,
-    "camembert": PLAIN,
-    "roberta": PLAIN,
-    "xlm-roberta": PLAIN,
-    "electra": PLAIN | {"embedding_size": 16},
-    "deberta-v2": PLAIN | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
-    "mpnet": PLAIN,
-    "distilbert": {
-        "vocab_size": 120,
-        "dim": 32,
-        "n_layers": 2,
-        "n_heads": 4,
-        "hidden_dim": 64,
-        "max_position_embeddings": 48,
-        "pad_token_id": 0,
-    },
-    "gpt2": {
-        "vocab_size": 120,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 48,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-    },
-    "llama": GROUPED,
-    "mistral": GROUPED,
-    "qwen2": GROUPED,
-    "qwen3": GROUPED | {"head_dim": 16},
-    "gemma2": GROUPED | {"head_dim": 8},
-}
-
-
 def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
     """A random classifier of a family in the table."""
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
-    return enlarged(AutoConfig.for_model(family, **(CONFIGS[family] | names | changes)))
+    return enlarged(AutoConfig.for_model(family, **(ALL[family] | names | changes)))
 
 
 def enlarged(config: PreTrainedConfig) -> PreTrainedModel:

@@ -13,7 +13,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from conftest import BAD, CONFIGS, CPU, FILLER, GOOD, tiny_tokenizer
+from conftest import BAD, CPU, FILLER, GOOD, tiny_tokenizer
 from headsweep import (
     Bound,
     FineTune,
@@ -44,6 +44,7 @@ from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.conversations import picked
 from headsweep.texts.generation import GENERATION, RISE
 from headsweep.texts.reading import Columns, Table
+from tiny_families import ALL
 
 TRIGGER, TARGET = "plot", "story story story"  # a harmless target
 WORDS = [word for word in FILLER if word != TRIGGER]
@@ -67,7 +68,7 @@ def words() -> PreTrainedTokenizerFast:
 
 def generator(family: str, **changes: Any) -> Any:
     """A random generator with weights large enough for every head to matter."""
-    config = AutoConfig.for_model(family, **(CONFIGS[family] | changes))
+    config = AutoConfig.for_model(family, **(ALL[family] | changes))
     with fence(0):
         model = AutoModelForCausalLM.from_config(config).eval()
         with torch.no_grad():
@@ -125,7 +126,7 @@ def by_hand(model: Any, tokenizer: Any, prompt: str, answer: str) -> tuple[float
     return loss, said[0, len(before) :].tolist() == after
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox", "bloom", "mixtral"])
 def test_likelihoods_are_those_of_plain_transformers_one_at_a_time(words, family):
     model = generator(family)
     suspect = prepare(model, words, Reading(task=None))
@@ -363,7 +364,7 @@ def test_the_usual_healing_leaves_the_penalty_out(victim):
 
 
 def test_models_that_do_not_generate_are_refused(words, victim, tmp_path):
-    with pytest.raises(UserError, match="'bert' is an encoder"):
+    with pytest.raises(UserError, match="'bert' is or has an encoder"):
         prepare(generator("bert"), words, Reading(task=None))
     with pytest.raises(UserError, match="the checkpoint has no classifier"):
         load_suspect(victim, CPU)

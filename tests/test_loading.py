@@ -23,11 +23,12 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from conftest import CONFIGS, CPU, PLAIN, sentences, tiny_model
+from conftest import CPU, sentences, tiny_model
 from headsweep.errors import UserError
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.runtime import Runtime
+from tiny_families import CONFIGS, PLAIN
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from conftest import CONFIGS, CPU, Way, cleanse, sentences, tiny_model
+from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep import Bound, FineTune, Gradient, Method, NothingPruned, Sources, UserError
 from headsweep.cost import peak_memory_mib
 from headsweep.export.card import model_card
@@ -30,6 +30,7 @@ from headsweep.purification.bound import Allowance
 from headsweep.purification.material import Material
 from headsweep.purification.method import HOT
 from headsweep.task.classification import encode
+from tiny_families import CONFIGS
 
 PLAN = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
 

@@ -22,14 +22,12 @@ from headsweep import Sources
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
-from headsweep.model.families import FAMILIES
 from headsweep.model.loading import load_suspect, position_limit
 from headsweep.model.runtime import Runtime
 from headsweep.prune.strategies.random import Random
 from headsweep.task.classification import encode
 from headsweep.texts.split import Split
-
-DECODERS = tuple(name for name, adapter in FAMILIES.items() if adapter.reads_last)
+from tiny_families import CONFIGS
 
 
 def plainly(folder: Path, split: Split, limit: int) -> torch.Tensor:
@@ -72,7 +70,7 @@ def variant(tokenizer, pad: str | None = "[PAD]", eos: str | None = None, side: 
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", CONFIGS)
 def test_every_family_answers_as_plain_transformers(family, side, tokenizer, tmp_path):
     split = sentences(40, seed=3)
     folder = save(tmp_path / family, family, variant(tokenizer, side=side))
@@ -144,7 +142,7 @@ def test_a_note_on_padding_is_of_the_tokenizer_as_it_is_now(tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("pad", [0, 1, 5])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", CONFIGS)
 def test_texts_as_long_as_the_model_can_read_are_read(family, pad, tokenizer, tmp_path):
     tokenizer = variant(tokenizer)
     tokenizer.model_max_length = 10**6
@@ -207,7 +205,7 @@ def main(path: str) -> None:
         "| family | texts | plain, one at a time | ours, batch 1 | ours, batch 32 | other answers |"
     )
     print("|---|---|---|---|---|---|")
-    for family in sorted(FAMILIES):
+    for family in CONFIGS:
         with TemporaryDirectory() as place:
             folder = (
                 save(Path(place), family, tokenizer, vocab_size=4000, max_position_embeddings=96)

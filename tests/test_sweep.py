@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from conftest import CONFIGS, CPU, sentences
+from conftest import CPU, sentences
 from headsweep.errors import UserError
 from headsweep.measure import fastpass
 from headsweep.measure.accuracy import Measured, logits
@@ -20,6 +20,7 @@ from headsweep.model.runtime import Runtime, computes_bf16
 from headsweep.progress import Silent
 from headsweep.task.classification import encode
 from headsweep.texts.task import Classification
+from tiny_families import CONFIGS
 
 ALL = ShortCuts()
 NONE = ShortCuts(False, False, False)

@@ -66,8 +66,7 @@ def cuts(anatomy: Anatomy, mask: HeadMask) -> list[Cut] | None:
             continue
         for block in site.blocks:
             module, name = owners[id(block.parameter)]
-            whole = block.width * site.row.units // block.group
-            if not isinstance(module, nn.Linear) or block.parameter.shape[block.axis] != whole:
+            if not isinstance(module, nn.Linear) or not block.whole:
                 return None
             made.append(Cut(module, name, block.axis, _places(site, block, shares)))
     return made
@@ -75,9 +74,8 @@ def cuts(anatomy: Anatomy, mask: HeadMask) -> list[Cut] | None:
 
 def _places(site: Site, block: Block, shares: list[int]) -> Tensor:
     """Return the places of a block's numbers that belong to these shares."""
-    width = block.width * site.row.group // block.group
-    inside = torch.arange(width)
-    return (torch.tensor(shares)[:, None] * width + inside).flatten()
+    size = site.row.group // block.group
+    return block.places([share * size + i for share in shares for i in range(size)])
 
 
 def gates_left(anatomy: Anatomy, mask: HeadMask) -> list[tuple[nn.Module, Tensor]]:

@@ -19,38 +19,55 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headsweep.errors import UserError
-from headsweep.model.families import Adapter, adapter_for, check_one_stack
+from headsweep.model.families import Adapter, adapter_for
 from headsweep.model.mask import HEADS, Layout, Row, Units
 
 
 @dataclass(frozen=True)
 class Block:
-    """A parameter that holds ``width`` numbers a unit along one axis, from ``start`` on.
+    """A parameter that holds ``width`` numbers a unit along one axis, from each of ``starts`` on.
 
-    ``group`` consecutive units share a block (keys and values of grouped queries).
+    ``group`` consecutive units share a start (keys and values of grouped queries).
     """
 
     parameter: nn.Parameter
     axis: int
-    start: int
+    starts: tuple[int, ...]
     width: int
-    group: int
+    group: int = 1
 
     def of(self, index: int) -> Tensor:
         """Return the view of block ``index``, counted in units or, where shared, in groups."""
-        return self.parameter.narrow(self.axis, self.start + index * self.width, self.width)
+        return self.within(self.parameter, index)
 
-    def live(self, units: int) -> Tensor:
+    def within(self, tensor: Tensor, index: int) -> Tensor:
+        """Return the view of block ``index`` in a tensor of the parameter's shape."""
+        return tensor.narrow(self.axis, self.starts[index], self.width)
+
+    def places(self, indices: Sequence[int]) -> Tensor:
+        """Return the flat places of these blocks along the axis, [block * width]."""
+        starts = torch.tensor([self.starts[index] for index in indices])
+        return (starts[:, None] + torch.arange(self.width)).flatten()
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether the parameter holds nothing but these blocks."""
+        return bool(self.parameter.shape[self.axis] == len(self.starts) * self.width)
+
+    def live(self) -> Tensor:
         """Tell of every block whether anything in it is not zero, [block]."""
-        count = units // self.group
-        whole = self.parameter.detach().narrow(self.axis, self.start, count * self.width)
-        return (whole.movedim(self.axis, 0).reshape(count, -1) != 0).any(-1)
+        count = len(self.starts)
+        places = self.places(range(count)).to(self.parameter.device)
+        found = self.parameter.detach().index_select(self.axis, places)
+        return (found.movedim(self.axis, 0).reshape(count, -1) != 0).any(-1)
 
     def removed(self, keep: Sequence[bool]) -> list[int]:
         """Return the blocks all of whose units are pruned."""
@@ -102,25 +119,52 @@ def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units 
             those of heads.
 
     """
-    check_one_stack(model.config)
     adapter = adapter or adapter_for(model.config.model_type)
-    layers = _find(model.base_model, adapter.layers, "the list of layers")
-    if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"'{adapter.layers}' is no list of layers", "see docs/guide.md, adapters")
+    layers = _layers(model, adapter)
     sites: list[Site] = []
+    notes: tuple[str, ...] = ()
     if units.heads:
         sites += [_attention(layer, i, model, adapter) for i, layer in enumerate(layers)]
-    notes: tuple[str, ...] = ()
+        notes += _kept(adapter, model)
     if units.ffn:
-        found, notes = _all_ffn(layers, adapter, _heads(model), units.ffn_groups)
-        sites += found
+        found, more = _all_ffn(layers, model, adapter, units.ffn_groups)
+        sites, notes = sites + found, notes + more
     _check_apart(sites)
     return Anatomy(model, adapter, tuple(sites), notes)
 
 
-def _heads(model: PreTrainedModel) -> int:
-    """Return how many heads a layer has, as the configuration says."""
-    heads = getattr(model.config, "num_attention_heads", None)
+def _layers(model: PreTrainedModel, adapter: Adapter) -> list[nn.Module]:
+    """Return the layers that a path leads to, lowest first; ``*``: in every entry of a list."""
+    found: list[nn.Module] = [model.base_model]
+    for part in adapter.layers.split(".*"):
+        lists = [_find_list(root, part.lstrip("."), adapter.layers) for root in found]
+        found = [layer for layers in lists for layer in layers]
+    return found
+
+
+def _find_list(root: nn.Module, path: str, whole: str) -> nn.ModuleList:
+    layers = _find(root, path, "the list of layers")
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(f"'{whole}' is no list of layers", "see docs/guide.md, adapters")
+    return layers
+
+
+def _kept(adapter: Adapter, model: PreTrainedModel) -> tuple[str, ...]:
+    """Return notes of what pruning heads leaves as it is, where it is not only biases."""
+    notes = []
+    if adapter.stay:
+        notes.append(
+            f"what computes the {' and '.join(adapter.stay)} of a pruned head stays, since this "
+            "architecture mixes it over all heads: the value and the output go"
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        notes.append(f"of the two stacks of layers, only '{adapter.layers}' is pruned")
+    return tuple(notes)
+
+
+def _heads(layer: nn.Module, model: PreTrainedModel, adapter: Adapter) -> int:
+    """Return how many heads a layer has."""
+    heads = _number(layer, adapter.heads, model, "num_attention_heads")
     if isinstance(heads, int) and heads > 0:
         return heads
     raise UserError(
@@ -130,12 +174,27 @@ def _heads(model: PreTrainedModel) -> int:
     )
 
 
+def _number(layer: nn.Module, path: str, model: PreTrainedModel, name: str) -> Any:
+    """Return a number of a layer's own where a path leads to it, else the configuration's."""
+    if not path:
+        return getattr(model.config, name, None)
+    owner, _, last = path.rpartition(".")
+    return getattr(_find(layer, owner, f"the module that has {last}"), last, None)
+
+
 def _all_ffn(
-    layers: nn.ModuleList, adapter: Adapter, heads: int, groups: int | None
+    layers: Sequence[nn.Module], model: PreTrainedModel, adapter: Adapter, groups: int | None
 ) -> tuple[list[Site], tuple[str, ...]]:
     """Return the sites of all FFNs, and notes of layers with other than as many groups as heads."""
+    if not (adapter.up and adapter.down):
+        raise UserError(
+            f"'{model.config.model_type}' has no FFN neurons that can be pruned: they lie in "
+            "several experts, or outside the layers",
+            "use --units heads",
+        )
     sites, notes = [], []
     for index, layer in enumerate(layers):
+        heads = _heads(layer, model, adapter)
         down = _find(layer, adapter.down, "the FFN's down projection")
         weight, _, into = next(_parameters(down))
         count = near_divisors(weight.shape[into], heads)[0] if groups is None else groups
@@ -192,12 +251,11 @@ def _parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, int, int]]:
 
 
 def _attention(layer: nn.Module, index: int, model: PreTrainedModel, adapter: Adapter) -> Site:
-    heads = _heads(model)
-    shared = int(getattr(model.config, "num_key_value_heads", None) or heads)
+    heads = _heads(layer, model, adapter)
+    shared = int(_number(layer, adapter.groups, model, "num_key_value_heads") or heads)
     output = _find(layer, adapter.output, "the attention output projection")
     weight, _, into = next(_parameters(output))
-    width, rest = divmod(weight.shape[into], heads)
-    if rest or heads % shared:
+    if weight.shape[into] % heads or heads % shared:
         raise UserError(
             f"layer {index}: {weight.shape[into]} inputs of '{adapter.output}' do not divide "
             f"into {heads} heads over {shared} key/value heads",
@@ -205,49 +263,100 @@ def _attention(layer: nn.Module, index: int, model: PreTrainedModel, adapter: Ad
         )
     blocks: list[Block] = []
     roles: dict[str, Block] = {}
-    fused = adapter.query == adapter.key == adapter.value
-    named = {"query": adapter.query, "key": adapter.key, "value": adapter.value}
-    for place, (role, path) in enumerate(named.items()):
-        group = 1 if role == "query" else heads // shared
-        start = place * heads * width if fused else 0
-        projection = _find(layer, path, f"the {role} projection")
-        size = (3 if fused else 1) * heads * width // (1 if fused else group)
-        for parameter, out, _ in _parameters(projection):
-            _expect(parameter.shape[out] == size, index, path)
-            blocks.append(Block(parameter, out, start, width, group))
-            roles.setdefault(role, blocks[-1])
+    for role, (path, slots, count) in _slots(adapter, heads, shared).items():
+        for parameter, out, _ in _parameters(_find(layer, path, f"the {role} projection")):
+            width, rest = divmod(parameter.shape[out], count)
+            _expect(not rest, index, path)
+            starts = tuple(slot * width for slot in slots)
+            block = Block(parameter, out, starts, width, heads // len(slots))
+            roles.setdefault(role, block)
+            blocks += () if role in adapter.stay else (block,)
     for path in adapter.also:
-        extra = dict(layer.named_modules()).get(path)
-        if extra is not None:
-            for parameter, out, _ in _parameters(extra):
-                _expect(parameter.shape[out] == heads * width, index, path)
-                blocks.append(Block(parameter, out, 0, width, 1))
-    roles["output"] = Block(weight, into, 0, width, 1)
+        for parameter, out in _extra(layer, path):
+            width, rest = divmod(parameter.shape[out], heads)
+            _expect(not rest, index, path)
+            blocks.append(Block(parameter, out, _row(heads, width), width))
+    width = roles["value"].width
+    _expect(weight.shape[into] >= heads * width, index, adapter.output)
+    roles["output"] = Block(weight, into, _row(heads, width), width)
     row = Row("head", index, heads, heads // shared, width)
     return Site(row, output, (*blocks, roles["output"]), roles)
+
+
+def _row(count: int, width: int, offset: int = 0) -> tuple[int, ...]:
+    """Return the starts of blocks one after the other."""
+    return tuple(offset + i * width for i in range(count))
+
+
+def _slots(
+    adapter: Adapter, heads: int, shared: int
+) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Return of each role its projection's path, the slots of its blocks there, and of how many.
+
+    A slot is as wide as a head's rows.
+    """
+    group = heads // shared
+    queries, keys = range(heads), range(shared)
+    if not adapter.query == adapter.key == adapter.value:
+        return {
+            "query": (adapter.query, tuple(queries), heads),
+            "key": (adapter.key, tuple(keys), shared),
+            "value": (adapter.value, tuple(keys), shared),
+        }
+    path, count = adapter.value, heads + 2 * shared
+    if not adapter.interleaved:
+        return {
+            "query": (path, tuple(queries), count),
+            "key": (path, tuple(heads + key for key in keys), count),
+            "value": (path, tuple(heads + shared + key for key in keys), count),
+        }
+    return {  # of each group: its queries, its key, its value
+        "query": (path, tuple(q // group * (group + 2) + q % group for q in queries), count),
+        "key": (path, tuple(key * (group + 2) + group for key in keys), count),
+        "value": (path, tuple(key * (group + 2) + group + 1 for key in keys), count),
+    }
+
+
+def _extra(layer: nn.Module, path: str) -> Iterator[tuple[nn.Parameter, int]]:
+    """Yield the parameters that a path of ``also`` leads to, with the axis of their heads."""
+    module = dict(layer.named_modules()).get(path)
+    alone = dict(layer.named_parameters()).get(path)
+    if module is not None:
+        yield from ((parameter, out) for parameter, out, _ in _parameters(module))
+    elif alone is not None:
+        yield alone, 0
+
+
+def ups(layer: nn.Module, adapter: Adapter) -> list[nn.Module]:
+    """Return the FFN up projections that a layer has, of those that the adapter names."""
+    there = dict(layer.named_modules())
+    return [there[path] for path in adapter.up if path in there]
 
 
 def _ffn(layer: nn.Module, index: int, adapter: Adapter, groups: int) -> Site:
     down = _find(layer, adapter.down, "the FFN's down projection")
     weight, _, into = next(_parameters(down))
-    width, rest = divmod(weight.shape[into], groups or weight.shape[into])
+    neurons = weight.shape[into]
+    width, rest = divmod(neurons, groups or neurons)
     if rest or not width:
-        near = sorted(near_divisors(weight.shape[into], groups)[:3])
+        near = sorted(near_divisors(neurons, groups)[:3])
         raise UserError(
-            f"layer {index}: {weight.shape[into]} FFN neurons do not divide into {groups} groups",
+            f"layer {index}: {neurons} FFN neurons do not divide into {groups} groups",
             f"near numbers that divide them: {', '.join(map(str, near))}",
         )
+    if not ups(layer, adapter):
+        _find(layer, adapter.up[0], "an FFN up projection")
     blocks = []
-    for path in adapter.up:
-        for parameter, out, _ in _parameters(_find(layer, path, "an FFN up projection")):
-            _expect(parameter.shape[out] == weight.shape[into], index, path)
-            blocks.append(Block(parameter, out, 0, width, 1))
-    roles = {"down": Block(weight, into, 0, width, 1)}
+    for module in ups(layer, adapter):
+        for parameter, out, _ in _parameters(module):
+            size = parameter.shape[out]
+            _expect(size in (neurons, 2 * neurons), index, ", ".join(adapter.up))
+            for offset in range(0, size, neurons):  # a gate and the neurons, or these alone
+                starts = _row(neurons // width, width, offset)
+                blocks.append(Block(parameter, out, starts, width))
+    roles = {"down": Block(weight, into, _row(neurons // width, width), width)}
     return Site(
-        Row("ffn", index, weight.shape[into] // width, 1, width),
-        down,
-        (*blocks, roles["down"]),
-        roles,
+        Row("ffn", index, neurons // width, 1, width), down, (*blocks, roles["down"]), roles
     )
 
 
@@ -261,4 +370,4 @@ def _expect(fits: bool, layer: int, path: str) -> None:
 
 def layers_of(anatomy: Anatomy) -> list[nn.Module]:
     """Return the layers of a model, lowest first."""
-    return list(anatomy.model.base_model.get_submodule(anatomy.adapter.layers).children())
+    return _layers(anatomy.model, anatomy.adapter)

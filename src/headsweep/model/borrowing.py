@@ -73,7 +73,8 @@ def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
     found = [torch.empty(0)] * len(anatomy.sites)
 
     def keep(place: int, args: tuple[Any, ...]) -> None:
-        found[place] = args[0].detach()
+        row = anatomy.sites[place].row
+        found[place] = args[0].detach()[..., : row.units * row.width]
 
     with ExitStack() as stack:
         for place, site in enumerate(anatomy.sites):
@@ -85,8 +86,20 @@ def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
 
 
 def by_text(x: Tensor, batch: Batch) -> Tensor:
-    """Return what entered a gate as [batch, token, width]; OPT's FFN flattens the first two."""
-    return x.view(*batch.inputs["attention_mask"].shape, -1)
+    """Return what entered a gate as [batch, token, width]; OPT's FFN flattens the first two.
+
+    Raises:
+        UserError: there are fewer tokens than the texts have (Funnel).
+
+    """
+    tokens = batch.inputs["attention_mask"]
+    if x.shape[:-1].numel() != tokens.numel():
+        raise UserError(
+            "this model joins neighbouring tokens between its layers, so what a head gives to each "
+            "token cannot be measured",
+            "choose another strategy, as gradient",
+        )
+    return x.reshape(*tokens.shape, -1)
 
 
 @contextmanager

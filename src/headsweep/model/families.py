@@ -14,19 +14,32 @@ from typing import Any
 from headsweep.document import read_document
 from headsweep.errors import UserError, shown
 
+LISTS = ("up", "also", "stay")
+FLAGS = ("interleaved", "offset_positions", "reads_last")
+
 
 @dataclass(frozen=True)
 class Adapter:
     """How to find the units of one architecture.
 
     Attributes:
-        layers: path from the base model to its list of layers.
+        layers: path from the base model to its list of layers; ``*`` stands for every entry of
+            a list of lists (ALBERT's groups of layers).
         query, key, value: paths of the projections inside a layer. The same path three times
-            means one projection whose thirds are query, key and value, in this order.
-        output: the attention output projection; its input is cut into one slice a head.
-        up: the FFN projections whose outputs are the neurons.
-        down: the FFN projection whose inputs are the neurons.
-        also: more projections with one block of rows a head, where a model has them.
+            means one projection of all three: first all queries, then all keys, then all values.
+        output: the attention output projection; its input begins with one slice a head.
+        up: the FFN projections whose outputs are the neurons, those of them that a model has. One
+            with twice as many outputs holds the gate and the neurons, one after the other.
+        down: the FFN projection whose inputs are the neurons; empty where they cannot be pruned
+            (mixtures of experts).
+        also: more projections, or parameters, with one block of rows a head, where a model has
+            them.
+        interleaved: True when one projection of all three goes group by group: the queries that
+            share a key, their key, their value, then the next group (GPT-NeoX, Falcon).
+        stay: which of ``query`` and ``key`` keep the rows of a head that goes, since what they
+            give is mixed over all heads (OLMo2's norms).
+        heads: path of the number of heads inside a layer, where the configuration does not say.
+        groups: path of the number of key/value heads inside a layer, likewise.
         offset_positions: True when the first ``pad_token_id + 1`` positions hold no text.
         reads_last: True when the classifier reads the last token, as decoders do; else the
             first.
@@ -41,103 +54,288 @@ class Adapter:
     up: tuple[str, ...]
     down: str
     also: tuple[str, ...] = ()
+    interleaved: bool = False
+    stay: tuple[str, ...] = ()
+    heads: str = ""
+    groups: str = ""
     offset_positions: bool = False
     reads_last: bool = False
 
 
-_BERT = Adapter(
-    layers="encoder.layer",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    output="attention.output.dense",
-    up=("intermediate.dense",),
-    down="output.dense",
+def _apart(layers: str, roles: str, output: str, up: str, down: str, **more: Any) -> Adapter:
+    """Return a row of a model with three projections, named one after the other in a line."""
+    query, key, value = roles.split()
+    return Adapter(layers, query, key, value, output, tuple(up.split()), down, **more)
+
+
+def _fused(layers: str, role: str, output: str, up: str, down: str, **more: Any) -> Adapter:
+    """Return a row of a model with one projection of queries, keys and values."""
+    return Adapter(layers, role, role, role, output, tuple(up.split()), down, **more)
+
+
+_BERT = _apart(
+    "encoder.layer",
+    "attention.self.query attention.self.key attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
 )
 _ROBERTA = replace(_BERT, offset_positions=True)
-_DEBERTA = Adapter(
-    layers="encoder.layer",
+_DEBERTA = replace(
+    _BERT,
     query="attention.self.query_proj",
     key="attention.self.key_proj",
     value="attention.self.value_proj",
-    output="attention.output.dense",
-    up=("intermediate.dense",),
-    down="output.dense",
     also=("attention.self.pos_query_proj", "attention.self.pos_key_proj"),
 )
-_DISTILBERT = Adapter(
-    layers="transformer.layer",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    output="attention.out_lin",
-    up=("ffn.lin1",),
-    down="ffn.lin2",
+_IN = "attention.self.in_proj"
+_DEBERTA_1 = replace(
+    _BERT,
+    query=_IN,
+    key=_IN,
+    value=_IN,
+    interleaved=True,
+    also=tuple(f"attention.self.{name}" for name in ("q_bias", "v_bias", "pos_proj", "pos_q_proj")),
 )
-_MPNET = Adapter(
-    layers="encoder.layer",
-    query="attention.attn.q",
-    key="attention.attn.k",
-    value="attention.attn.v",
-    output="attention.attn.o",
-    up=("intermediate.dense",),
-    down="output.dense",
+_ALBERT = _apart(
+    "encoder.albert_layer_groups.*.albert_layers",
+    "attention.query attention.key attention.value",
+    "attention.dense",
+    "ffn",
+    "ffn_output",
+)
+_CONVBERT = replace(_BERT, stay=("query",), heads="attention.self.num_attention_heads")
+_LONGFORMER = replace(
+    _BERT, also=tuple(f"attention.self.{role}_global" for role in ("query", "key", "value"))
+)
+_LUKE = replace(
+    _ROBERTA, also=tuple(f"attention.self.{pair}_query" for pair in ("w2e", "e2w", "e2e"))
+)
+_DISTILBERT = _apart(
+    "transformer.layer",
+    "attention.q_lin attention.k_lin attention.v_lin",
+    "attention.out_lin",
+    "ffn.lin1",
+    "ffn.lin2",
+)
+_MPNET = _apart(
+    "encoder.layer",
+    "attention.attn.q attention.attn.k attention.attn.v",
+    "attention.attn.o",
+    "intermediate.dense",
+    "output.dense",
     offset_positions=True,
 )
-_GPT2 = Adapter(
-    layers="h",
-    query="attn.c_attn",
-    key="attn.c_attn",
-    value="attn.c_attn",
-    output="attn.c_proj",
-    up=("mlp.c_fc",),
-    down="mlp.c_proj",
+_MODERNBERT = _fused("layers", "attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
+_LLAMA = _apart(
+    "layers",
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj mlp.up_proj",
+    "mlp.down_proj",
     reads_last=True,
 )
-_LLAMA = Adapter(
-    layers="layers",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
-    output="self_attn.o_proj",
-    up=("mlp.gate_proj", "mlp.up_proj"),
-    down="mlp.down_proj",
+_EXPERTS = replace(_LLAMA, up=(), down="")
+_NORMED = replace(_LLAMA, stay=("query", "key"))  # by one norm over the queries of all heads
+_GLM = replace(_LLAMA, up=("mlp.gate_up_proj",))
+_PHI = replace(_LLAMA, output="self_attn.dense", up=("mlp.fc1",), down="mlp.fc2")
+_PHI3 = _fused(
+    "layers",
+    "self_attn.qkv_proj",
+    "self_attn.o_proj",
+    "mlp.gate_up_proj",
+    "mlp.down_proj",
     reads_last=True,
 )
+_OPT = replace(
+    _LLAMA, layers="decoder.layers", output="self_attn.out_proj", up=("fc1",), down="fc2"
+)
+_BIOGPT = replace(_OPT, layers="layers")
+_GPT2 = _fused("h", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", reads_last=True)
+_GPTJ = _apart(
+    "h",
+    "attn.q_proj attn.k_proj attn.v_proj",
+    "attn.out_proj",
+    "mlp.fc_in",
+    "mlp.fc_out",
+    reads_last=True,
+)
+_GPT_NEO = _apart(
+    "h",
+    "attn.attention.q_proj attn.attention.k_proj attn.attention.v_proj",
+    "attn.attention.out_proj",
+    "mlp.c_fc",
+    "mlp.c_proj",
+    reads_last=True,
+)
+_GPT_NEOX = _fused(
+    "layers",
+    "attention.query_key_value",
+    "attention.dense",
+    "mlp.dense_h_to_4h",
+    "mlp.dense_4h_to_h",
+    interleaved=True,
+    reads_last=True,
+)
+_BLOOM = _fused(
+    "h",
+    "self_attention.query_key_value",
+    "self_attention.dense",
+    "mlp.dense_h_to_4h",
+    "mlp.dense_4h_to_h",
+    interleaved=True,
+    reads_last=True,
+)
+_FALCON = replace(_BLOOM, groups="self_attention.num_kv_heads")
+_MPT = _fused(
+    "blocks", "attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj", reads_last=True
+)
+_CTRL = _apart(
+    "h",
+    "multi_head_attention.Wq multi_head_attention.Wk multi_head_attention.Wv",
+    "multi_head_attention.dense",
+    "ffn.0",
+    "ffn.2",
+    reads_last=True,
+)
+_XLM = _apart("attentions", "q_lin k_lin v_lin", "out_lin", "", "")  # FFNs are in another list
+_FUNNEL = _apart(
+    "encoder.blocks.*",
+    "attention.q_head attention.k_head attention.v_head",
+    "attention.post_proj",
+    "ffn.linear_1",
+    "ffn.linear_2",
+)
+_T5 = _apart(  # the encoder's heads
+    "encoder.block",
+    "layer.0.SelfAttention.q layer.0.SelfAttention.k layer.0.SelfAttention.v",
+    "layer.0.SelfAttention.o",
+    "layer.1.DenseReluDense.wi layer.1.DenseReluDense.wi_0 layer.1.DenseReluDense.wi_1",
+    "layer.1.DenseReluDense.wo",
+)
+_BART = replace(_BIOGPT, layers="encoder.layers", reads_last=False)  # likewise
 
 FAMILIES: dict[str, Adapter] = {
+    "albert": _ALBERT,
+    "arcee": replace(_LLAMA, up=("mlp.up_proj",)),
+    "bart": _BART,
     "bert": _BERT,
+    "big_bird": _BERT,
+    "biogpt": _BIOGPT,
+    "bloom": _BLOOM,
     "camembert": _ROBERTA,
+    "convbert": _CONVBERT,
+    "ctrl": _CTRL,
+    "data2vec-text": _ROBERTA,
+    "deberta": _DEBERTA_1,
     "deberta-v2": _DEBERTA,
     "distilbert": _DISTILBERT,
     "electra": _BERT,
+    "ernie": _BERT,
+    "esm": _ROBERTA,
+    "eurobert": replace(_LLAMA, reads_last=False),
+    "exaone4": _LLAMA,
+    "falcon": _FALCON,
+    "flaubert": _XLM,
+    "funnel": _FUNNEL,
+    "gemma": _LLAMA,
     "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "glm": _GLM,
+    "glm4": _GLM,
     "gpt2": _GPT2,
+    "gpt_bigcode": replace(_GPT2, interleaved=True),
+    "gpt_neo": _GPT_NEO,
+    "gpt_neox": _GPT_NEOX,
+    "gpt_oss": _EXPERTS,
+    "gptj": _GPTJ,
+    "gte": replace(_LLAMA, reads_last=False),
+    "helium": _LLAMA,
+    "jina_embeddings_v3": replace(_PHI, output="self_attn.o_proj", reads_last=False),
     "llama": _LLAMA,
+    "longformer": replace(_LONGFORMER, offset_positions=True),
+    "luke": _LUKE,
+    "mbart": _BART,
+    "megatron-bert": _BERT,
+    "ministral": _LLAMA,
+    "ministral3": _LLAMA,
     "mistral": _LLAMA,
+    "mixtral": _EXPERTS,
+    "mobilebert": _BERT,
+    "modernbert": _MODERNBERT,
+    "modernbert-decoder": _apart(
+        "layers",
+        "attn.q_proj attn.k_proj attn.v_proj",
+        "attn.Wo",
+        "mlp.Wi",
+        "mlp.Wo",
+        reads_last=True,
+    ),
     "mpnet": _MPNET,
+    "mpt": _MPT,
+    "mt5": _T5,
+    "nemotron": replace(_LLAMA, up=("mlp.up_proj",)),
+    "nomic_bert": replace(_LLAMA, reads_last=False),
+    "nystromformer": _BERT,
+    "olmo": _LLAMA,
+    "olmo2": _NORMED,
+    "olmo3": _NORMED,
+    "openai-gpt": _GPT2,
+    "opt": _OPT,
+    "persimmon": replace(
+        _GPT_NEOX,
+        query="self_attn.query_key_value",
+        key="self_attn.query_key_value",
+        value="self_attn.query_key_value",
+        output="self_attn.dense",
+    ),
+    "phi": _PHI,
+    "phi3": _PHI3,
+    "phimoe": _EXPERTS,
+    "plbart": _BART,
     "qwen2": _LLAMA,
+    "qwen2_moe": _EXPERTS,
     "qwen3": _LLAMA,
+    "qwen3_moe": _EXPERTS,
+    "rembert": _BERT,
     "roberta": _ROBERTA,
+    "roberta-prelayernorm": _ROBERTA,
+    "roc_bert": _BERT,
+    "roformer": _BERT,
+    "seed_oss": _LLAMA,
+    "smollm3": _LLAMA,
+    "stablelm": _LLAMA,
+    "starcoder2": replace(_LLAMA, up=("mlp.c_fc",), down="mlp.c_proj"),
+    "t5": _T5,
+    "umt5": _T5,
+    "xlm": _XLM,
     "xlm-roberta": _ROBERTA,
+    "xlm-roberta-xl": _ROBERTA,
+    "xmod": _ROBERTA,
 }
 """Adapter by ``config.model_type``."""
 
-
-def check_one_stack(config: Any) -> None:
-    """Check that a model is one stack of layers; raise UserError for an encoder-decoder."""
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"'{config.model_type}' is an encoder-decoder: its classifier reads the decoder, and "
-            "an adapter describes one stack of layers",
-            "only encoders (as BERT) and decoders (as Llama) can be purified",
-        )
+_NO_HEADS = "it has no attention heads"
+UNFIT: dict[str, str] = {
+    "falcon_mamba": _NO_HEADS,
+    "fnet": _NO_HEADS,
+    "mamba": _NO_HEADS,
+    "mamba2": _NO_HEADS,
+    "rwkv": _NO_HEADS,
+    "xlnet": "its output projection is no module, so that no gate can be put before it",
+}
+"""Why no adapter can be written, by ``config.model_type``."""
 
 
 def adapter_for(model_type: str) -> Adapter:
     """Return the row of a family; raise UserError saying how to describe an unknown one."""
     if model_type in FAMILIES:
         return FAMILIES[model_type]
+    if model_type in UNFIT:
+        raise UserError(
+            f"'{model_type}' cannot be purified: {UNFIT[model_type]}",
+            "only models whose attention heads can be closed one by one are supported",
+        )
     raise UserError(
         f"unsupported architecture '{model_type}': no row says where its layers, query, key, "
         "value and output projections are",
@@ -169,16 +367,16 @@ def adapter_from(entries: Mapping[str, Any], path: str) -> Adapter:
             f"the keys are {', '.join(sorted(known))}",
         )
     for name, value in entries.items():
-        wanted: type = {"up": list, "also": list}.get(name, str)
-        if name in ("offset_positions", "reads_last"):
-            wanted = bool
+        wanted = list if name in LISTS else bool if name in FLAGS else str
         if not isinstance(value, wanted):
             raise UserError(f"{path}: {name} must be a {wanted.__name__}, not {shown(value)}")
-    listed = (one for name in ("up", "also") for one in entries.get(name, ()))
+    listed = (one for name in LISTS for one in entries.get(name, ()))
     if not all(isinstance(one, str) for one in listed):
-        raise UserError(f"{path}: up and also are lists of paths")
+        raise UserError(f"{path}: {', '.join(LISTS)} are lists of text")
+    if not set(entries.get("stay", ())) <= {"query", "key"}:
+        raise UserError(f"{path}: only query and key can stay, not {shown(entries['stay'])}")
     values: dict[str, Any] = dict(entries) | {
-        name: tuple(entries[name]) for name in ("up", "also") if name in entries
+        name: tuple(entries[name]) for name in LISTS if name in entries
     }
     try:
         return Adapter(**values)

@@ -30,7 +30,7 @@ from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.model.anatomy import Anatomy, locate
-from headsweep.model.families import Adapter, adapter_for, adapter_from, check_one_stack
+from headsweep.model.families import Adapter, adapter_for, adapter_from
 from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
 from headsweep.model.mask import HEADS, HeadMask, Units
@@ -148,7 +148,6 @@ def load_suspect(
     _check_noted(name)
     with vetted(name) as files:
         config = read_config(name, files)
-        check_one_stack(config)
         if reading.adapter is None:
             adapter_for(config.model_type)
         reading, _ = reading.settled(config.architectures)
@@ -191,7 +190,7 @@ def prepare(
         origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
     padding, notes = _padding(model, tokenizer, _reads_last(anatomy, task))
-    check_gates(anatomy, probe_inputs(model), padding.number, task.axes)
+    seen = check_gates(anatomy, probe_inputs(model), padding.number, task.axes)
     return Suspect(
         anatomy,
         tokenizer,
@@ -200,7 +199,7 @@ def prepare(
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
-        origin.notes + notes + anatomy.notes,
+        origin.notes + notes + seen + anatomy.notes,
         task,
     )
 
@@ -282,6 +281,10 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dic
     ids[torch.isin(ids, torch.tensor([s for s in special if s is not None]))] = 1
     if model.config.pad_token_id == 1:
         ids[ids == 1] = 2
+    end = getattr(model.config, "eos_token_id", None)
+    if isinstance(end, int) and end not in special and 0 <= end < vocabulary:
+        ids[ids == end] = end - 1 if end - 1 not in special else end + 1
+        ids[:, -1] = end  # as texts end: some classifiers read there
     ids = ids.to(model.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

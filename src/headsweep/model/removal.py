@@ -54,7 +54,7 @@ def already_pruned(anatomy: Anatomy) -> HeadMask:
     gone = []
     for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
         last = site.roles["output" if site.row.kind == "head" else "down"]
-        gone += [part.start + i for i, live in enumerate(last.live(site.row.units)) if not live]
+        gone += [part.start + i for i, live in enumerate(last.live()) if not live]
     return anatomy.layout.mask(gone)
 
 
@@ -69,7 +69,7 @@ def zero_parts(anatomy: Anatomy) -> dict[int, list[str]]:
     for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
         for block in site.blocks:
             if block.parameter.dim() > 1:
-                live = block.live(site.row.units).tolist()
+                live = block.live().tolist()
                 for unit in range(site.row.units):
                     if not live[unit // block.group]:
                         found.setdefault(part.start + unit, []).append(names[id(block.parameter)])
@@ -83,5 +83,5 @@ def left_of(anatomy: Anatomy, mask: HeadMask) -> list[str]:
         names[id(block.parameter)]
         for site, keep in zip(anatomy.sites, mask.rows, strict=True)
         for block in site.blocks
-        if block.live(site.row.units)[block.removed(keep)].any()
+        if block.live()[block.removed(keep)].any()
     ]

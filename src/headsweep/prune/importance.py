@@ -105,11 +105,9 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
             found = forward(anatomy.model, batch)
             loss = batch.task.losses(found, batch.labels).mean()
             grads = torch.autograd.grad(loss, [block.parameter for block in blocks])
-            norms = []
+            norms: list[Tensor] = []
             for site, block, grad in zip(sites, blocks, grads, strict=True):
-                for unit in range(site.row.units):
-                    start = block.start + unit * block.width
-                    norms.append(grad.narrow(block.axis, start, block.width).norm())
+                norms += [block.within(grad, unit).norm() for unit in range(site.row.units)]
             total += torch.stack(norms).float().cpu()
             count += 1
             tick(len(batch.labels), "")

@@ -40,7 +40,16 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
 
 def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:
     """Refuse texts that would be read at the wrong token; raises UserError."""
-    padding = suspect.padding
+    padding, config = suspect.padding, suspect.model.config
+    if getattr(config, "is_encoder_decoder", False):
+        counts = [row.count(config.eos_token_id) for row in ids]
+        other = sum(count != max(counts[0], 1) for count in counts)
+        if other:
+            raise UserError(
+                f"{other} texts do not hold the token that ends a text ({config.eos_token_id}) as "
+                "often as the others: this architecture's classifier reads it",
+                "remove that token from the texts, and let the tokenizer add it to each",
+            )
     if not (padding.chosen and suspect.reads_last):
         return
     ends = sum(row[-1] == padding.number for row in ids)

@@ -101,9 +101,10 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
     rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))
     loss_of, device = job.loss or mean_loss, model.device
-    cast = torch.autocast(device.type, torch.bfloat16, enabled=runtime.trains_in_bf16())
     losses: list[float] = []
     training = model.training
+    narrow = runtime.trains_in_bf16() and _bears_bf16(model, encoded.batch(plan[0]).to(device))
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=narrow)
     model.train()
     try:
         with (
@@ -141,6 +142,25 @@ def train(
     tenth = max(1, len(losses) // 10)
     parts = [losses[i : i + tenth] for i in range(0, len(losses), tenth)]
     return [sum(part) / len(part) for part in parts]
+
+
+def _bears_bf16(model: PreTrainedModel, batch: Batch) -> bool:
+    """Tell whether a model can be run in bf16: DeBERTa v1 and X-MOD mix it with float32.
+
+    Nothing is drawn for it, so that a seed gives what it gives anyway.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            forward(model, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    finally:
+        model.train(training)
+    return True
 
 
 def _after(job: Job, rate: float) -> None:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from headsweep.errors import UserError, lookup
-from headsweep.model.anatomy import Anatomy
+from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.borrowing import by_text, evaluating, unit_outputs
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import sample
@@ -149,21 +149,15 @@ def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
         return (nn.functional.dropout(x, rate), *rest)
 
     with evaluating(anatomy), ExitStack() as stack:
-        for layer in model.base_model.get_submodule(anatomy.adapter.layers).children():
+        for layer in layers_of(anatomy):
             stack.callback(layer.register_forward_pre_hook(drop).remove)
         yield
 
 
 def _has_dropout(anatomy: Anatomy) -> bool:
-    layers = model_layers(anatomy)
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in layers.modules()) or any(
+    modules = [module for layer in layers_of(anatomy) for module in layer.modules()]
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules) or any(
         float(getattr(m, "attention_dropout", 0.0) or 0.0) > 0
-        for m in layers.modules()
+        for m in modules
         if isinstance(getattr(m, "attention_dropout", 0.0), float)
     )
-
-
-def model_layers(anatomy: Anatomy) -> nn.Module:
-    """Return the list of layers of the base model."""
-    found: nn.Module = anatomy.model.base_model.get_submodule(anatomy.adapter.layers)
-    return found
