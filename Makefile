@@ -4,19 +4,28 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 DOCS   ?= .docs
 PIP    := $(BIN)/pip install --quiet --constraint constraints.txt
+ALL    := '.[data,triggers,report,ray,tracking]'
+AUDIT  ?= # advisories that are known and do not matter here, by their names
 
-.PHONY: help demo speed test check format docs clean distclean
+.PHONY: help demo speed test check sbom lock format docs clean distclean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-# The environment is rebuilt only when what it is made from has changed.
+# The environment is rebuilt only when what it is made from has changed. LOCKED=1 takes the files of
+# requirements.lock and no others (Linux, x86-64, Python 3.11).
 $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "headsweep: setting up $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) 'pip>=25.1'
-	@$(PIP) --editable '.[data,triggers,report,ray,tracking]'
+ifdef LOCKED
+	@$(BIN)/pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	@$(PIP) --no-deps torch
+	@$(PIP) --no-deps --no-build-isolation --editable .
+else
+	@$(PIP) --editable $(ALL)
 	@$(PIP) --group dev
+endif
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.base
@@ -41,11 +50,20 @@ $(VENV)/.browser: $(VENV)/.base
 test: $(VENV)/.browser  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-check: $(VENV)/.base  ## format, lint, types, import contracts
+check: $(VENV)/.base  ## format, lint, types, import contracts, advisories on dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/audit.py $(AUDIT)
+
+sbom: $(VENV)/.base  ## write what is installed into sbom.json (CycloneDX)
+	@$(BIN)/cyclonedx-py environment --mc-type library --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
+	@echo "headsweep: sbom.json"
+
+lock: $(VENV)/.base  ## write requirements.lock: hashes of all that CI installs
+	@$(PIP) --dry-run --ignore-installed --report $(VENV)/report.json $(ALL) --group dev
+	@$(BIN)/python .ci/lock.py < $(VENV)/report.json > requirements.lock
 
 format: $(VENV)/.base  ## rewrite the code in the project's format
 	@$(BIN)/ruff format .
@@ -62,7 +80,7 @@ docs: $(DOCS)/.base  ## build the site of the documentation into site/
 	@echo "headsweep: site/index.html"
 
 clean:  ## remove what runs leave behind
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out site
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache demo-out site sbom.json
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the environment

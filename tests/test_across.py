@@ -23,7 +23,7 @@ def cell(method, attack, left, accuracy=0.80, seed=11, seconds=10.0, **more):
     """A cell of a victim whose excess LFR was 0.5 and ACC 0.8."""
     figures = {"excess_lfr": {"value": left}, "accuracy": {"value": accuracy}}
     return {
-        "model": "m", "data": "d", "attack": attack, "method": method, "seed": seed,
+        "model": "m", "data": "d", "attack": attack, "method": method, "base": method, "seed": seed,
         "before": {"excess_lfr": {"value": 0.5}, "accuracy": {"value": 0.8}},
         "after": figures, "seconds": {"all": seconds}, "status": "done",
     } | more  # fmt: skip
@@ -66,6 +66,13 @@ def test_methods_are_compared_over_the_victims_of_both():
     assert found["none"]["beside none"] == "-"
     assert found["pure"]["beside none"] == "+20.0, ACC +0.0"  # one victim: no interval
     assert found["ft"]["beside none"] == "+35.0, ACC +0.0"
+
+
+def test_replications_stand_last_however_little_they_left():
+    released = [cell("gradient-as-released", name, 0.0) for name in "ab"]
+    found = across([*released, *CELLS])
+    for table in (summary(found), by_victim(found)):
+        assert table[1][-1][0].text == "gradient-as-released"
 
 
 def test_the_interval_is_that_of_every_draw_of_victims():

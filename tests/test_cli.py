@@ -19,6 +19,7 @@ from headsweep.cli import main
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
+from kill_points import differences
 
 FAST = ["--device", "cpu", "--compute", "precision=fp32", "--compute", "max_length=24", "--quiet"]
 
@@ -40,8 +41,10 @@ def suspect(trained_folder, tmp_path):
     return shutil.copytree(trained_folder, tmp_path / "suspect")
 
 
-def purify(run, model, data, out, *more):
+def purify(run, model, data, out, *more, probe=False):
     step = ["--strategy", "gradient", "--set", "step=2", "--max-drop", "0.3", "--heal", "epochs=1"]
+    if not probe:
+        step.append("--no-probe")  # seconds that only the tests of probes need
     return run("purify", model, "--data", data, "--out", out, *step, *FAST, *more)
 
 
@@ -90,13 +93,9 @@ def test_no_strategy_is_only_healed_within_the_bound(run, suspect, csv_file, tmp
     assert (code, "each of 3 healings ended no better than guessing" in err) == (2, True)
     once = ("--heal", "members=1", "--heal", "beyond=1")
     rash = ("--heal", "lr=0.5", *once, "--max-drop", "0.1", "--overwrite", "--json")
-    for more, fields in (((), (0.5, 0)), (("--heal", "halvings=1"), (0.5, 1))):
-        code, text, _ = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
-        made = json.loads(text)
-        assert (code, made["bound"]["binds"], made["verified"]) == (1, True, False)
-        found = made["heal"]["fields"]
-        assert (found["lr"], found["halvings"]) == fields
-        assert len(made["heal"].get("tried", [])) == (2 if fields[1] else 0)
+    for more in ((), ("--heal", "halvings=1")):
+        code, _, err = run(*asked, *rash, *more)  # whatever the rate, the bound is checked
+        assert (code, "healing ended no better than guessing" in err) == (2, True)
 
 
 def test_purify_verify_inspect_evaluate(run, suspect, csv_file, tmp_path):
@@ -357,20 +356,19 @@ def test_ctrl_c_in_a_soup_keeps_the_healings_that_are_finished(
 
     monkeypatch.setattr(members, "make", counted)
     code, _, err = run(*asked, "--out", out)
-    healings, mask = tmp_path / "out.healings", tmp_path / "out.head-mask.json"
-    told = f"--mask {mask}" if pruned else "the same command goes on after them"
+    unfinished = tmp_path / "out.unfinished"
+    told = f"kept in {unfinished}: the same command goes on"
     assert (code, told.replace(" ", "") in "".join(err.split())) == (130, True)
-    assert len(list(healings.iterdir())) == 2
+    assert len(list(unfinished.glob("*/members/*.safetensors"))) == 2
     made.clear()
-    code, _, err = run(*asked, "--out", out, *(("--mask", mask) if pruned else ()))
-    assert (code, made, healings.exists()) == (0, [2], False), err
+    code, _, err = run(*asked, "--out", out)
+    assert (code, made, unfinished.exists()) == (0, [2], False), err
     monkeypatch.undo()
     assert run(*asked, "--out", whole)[0] == 0
-    one, other = ((folder / "model.safetensors").read_bytes() for folder in (out, whole))
-    assert one == other
+    assert differences(out, whole) == []
 
 
-def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
+def test_a_kept_mask_can_be_taken_up_by_another_command(
     run, suspect, csv_file, tmp_path, monkeypatch
 ):
     import headsweep.heal.fine_tune as healing
@@ -380,16 +378,13 @@ def test_ctrl_c_says_what_is_kept_and_can_be_taken_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(healing, "train", interrupted)
-        code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
+        code, _, _ = purify(run, suspect, csv_file, tmp_path / "out")
     assert code == 130
-    kept = tmp_path / "out.head-mask.json"
-    assert str(kept) in err.replace("\n", "")
     assert not (tmp_path / "out").exists()
-    code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
-    assert (code, "interrupted run" in err) == (2, True)
+    (kept,) = (tmp_path / "out.unfinished").glob("*/head-mask.json")
     code, _, _ = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
     assert code == 0
-    assert not kept.exists()
+    assert not (tmp_path / "out.unfinished").exists()
     made = json.loads((tmp_path / "out" / "headsweep.json").read_text())
     whole = tmp_path / "whole"
     assert purify(run, suspect, csv_file, whole)[0] == 0
@@ -424,20 +419,18 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
 
 
 def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
-    from headsweep.heal.fine_tune import FineTune
     from headsweep.model.mask import HeadMask
     from headsweep.purification.interrupted import Found, Given, mask_in
     from headsweep.purification.plan import Plan
     from headsweep.purification.recipe import Asked
-    from headsweep.settings import describe
     from headsweep.verbs.purifying import Objects, planned
 
     def depth(asked):
         given = Objects(mask=Given(*mask_in(kept)))
         return planned(asked, Plan(), given).method.bound.prune_drop
 
-    mask, healing = HeadMask(((True, False), (True, True))), describe(FineTune())
-    found = Found({"name": "gradient", "fields": {}}, [], None, healing, "headsweep purify", 0.05)
+    mask = HeadMask(((True, False), (True, True)))
+    found = Found({"name": "gradient", "fields": {}}, [], None, "headsweep purify", 0.05)
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(mask.to_json() | found.to_json()))
     asked = Asked("gradient", start="classifier", units="heads")
@@ -714,9 +707,14 @@ def test_probe_mistakes(run, trained_folder, csv_file, tmp_path):
 
 def test_purify_probes_before_and_after(run, trained_folder, csv_file, tmp_path):
     out = tmp_path / "purified"
-    code, text, _ = purify(run, trained_folder, csv_file, out, "--probe", "--test", csv_file)
+    code, text, _ = purify(run, trained_folder, csv_file, out, "--test", csv_file, probe=True)
     assert code == 0
-    assert "excess flips before" in text.replace("\n", " ")
+    assert (
+        text.index("probes (nobody gave the trigger")
+        < text.index("  before: ")
+        < text.index("  after: ")
+    )
+    assert "before: no" in (out / "README.md").read_text()
     found = json.loads((out / "headsweep.json").read_text())["probe"]
     assert set(found) == {"before", "after"}
     assert found["before"]["findings"]
@@ -728,9 +726,9 @@ def test_purified_model_is_not_lost_for_a_probe_that_cannot_run(
 ):
     few, out = tmp_path / "few.csv", tmp_path / "purified"
     few.write_text("\n".join(csv_file.read_text().split("\n")[:12]) + "\n")
-    code, _, err = purify(run, trained_folder, csv_file, out, "--probe", "--test", few)
+    code, text, _ = purify(run, trained_folder, csv_file, out, "--test", few, probe=True)
     assert code == 0
-    assert "not probed: the model gets" in err
+    assert "not probed: the model gets" in text
     assert "not_run" in json.loads((out / "headsweep.json").read_text())["probe"]
 
 

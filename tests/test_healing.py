@@ -23,7 +23,7 @@ from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
 from headsweep.purification.material import Sources
 from headsweep.task.classification import encode
-from headsweep.task.training import mean_loss
+from headsweep.task.training import DivergedError, mean_loss
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -181,15 +181,21 @@ class Shift:
         return Shift(self.by[1:]) if self.by[1:] else None
 
 
+def half_wrong(folder, validation):
+    """Return a shift that gets half of the examples with label 1 wrong, and no other."""
+    model = load_suspect(folder, CPU)
+    said = logits(model.anatomy, encode(validation, model, 24), CPU)
+    over = (said[:, 1] - said[:, 0])[torch.tensor(validation.labels) == 1]
+    return float(over.median()) + 1e-3
+
+
 def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
     plan = Way(max_drop=0.3, runtime=CPU)
-    model = load_suspect(trained_folder, CPU)
-    said = logits(model.anatomy, encode(data.validation, model, 24), CPU)
-    over = (said[:, 1] - said[:, 0])[torch.tensor(data.validation.labels) == 1]
-    half = float(over.median()) + 1e-3  # moves half of those with label 1
+    half = half_wrong(trained_folder, data.validation)
     alone = [
-        cleanse(trained_folder, data, None, replace(plan, heal=Shift((by,)))) for by in (90, half)
+        cleanse(trained_folder, data, None, replace(plan, heal=Shift((by,)), bounded=False))
+        for by in (90, half)
     ]
     worse, better = (one.manifest["after"]["validation"]["accuracy"] for one in alone)
     assert worse < better < alone[0].manifest["before"]["validation"]["accuracy"]
@@ -202,6 +208,15 @@ def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder)
     assert fingerprint(done.model).equal(fingerprint(alone[1].model))
     assert any("the best of them" in note for note in done.manifest["notes"])
     assert f"kept: lr {half:g}" in model_card(done.manifest)
+
+
+def test_a_healing_that_ends_at_chance_says_what_to_try(trained_folder, tmp_path):
+    data = Sources(sentences(40), sentences(40, seed=5))
+    guessing = Way(max_drop=0.3, runtime=CPU, heal=Shift((90.0, 80.0)))
+    with pytest.raises(DivergedError, match=r"no better than guessing.*\n.*halvings=3"):
+        cleanse(trained_folder, data, None, guessing)
+    low = replace(guessing, max_drop=0.6)  # a bound below chance lets it pass
+    assert cleanse(trained_folder, data, None, low).verified
 
 
 def test_a_control_that_nothing_bounds_is_not_healed_cooler(trained_folder):
@@ -236,10 +251,9 @@ def test_what_pruning_left_below_the_bound_may_be_healed_cooler_too(trained_fold
 def test_healing_alone_is_held_to_the_bound_unless_it_is_a_baseline(trained_folder):
     data = Sources(sentences(40), sentences(40, seed=5))
     plan = Way(max_drop=0.1, heal=FineTune(1, 0.5), runtime=CPU)
-    held = cleanse(trained_folder, data, None, plan)
+    with pytest.raises(DivergedError, match="no better than guessing"):
+        cleanse(trained_folder, data, None, plan)
     free = cleanse(trained_folder, data, None, replace(plan, bounded=False))
-    assert held.manifest["bound"]["binds"]
-    assert not held.verified
     assert not free.manifest["bound"]["binds"]
     assert free.verified
     strict = replace(plan, min_accuracy=1.0, bounded=False)

@@ -110,6 +110,14 @@ def test_an_honest_tokenizer_is_not_tried_in_another_process(trained_folder):
     assert _harmless(json.loads((trained_folder / "tokenizer.json").read_text("utf-8")))
 
 
+@pytest.mark.parametrize("value", ["true", "7", "0.5", "null", '"x"', "[]"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "headsweep.json"])
+def test_a_file_that_holds_one_value_and_no_table_is_a_line(folder, name, value):
+    (folder / name).write_text(value)
+    with pytest.raises(UserError, match="not a JSON object"):
+        load_suspect(folder, CPU)
+
+
 def test_a_manifest_chooses_no_adapter(folder):
     """What a folder says of itself would have measured the FFN instead of the heads."""
     told = {"format": "headsweep.manifest/1", "adapter": hostile.ELSEWHERE}
@@ -135,6 +143,7 @@ def test_foreign_text_is_shown_and_not_obeyed():
         (RecursionError("maximum"), "nested too deeply"),
         (MemoryError(), "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "there is not enough memory"),
         (OSError(28, "No space left on device", "/x/y"), "/x/y: the disk is full"),
         (PermissionError(13, "Permission denied", "/x/y"), "/x/y: not allowed"),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), "not valid Unicode"),

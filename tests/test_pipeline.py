@@ -25,11 +25,13 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned
 from headsweep.progress import Silent
 from headsweep.prune.choice import Needs
+from headsweep.prune.strategies.random import Random
 from headsweep.prune.strategies.reinforce import Reinforce
 from headsweep.purification.bound import Allowance
 from headsweep.purification.material import Material
 from headsweep.purification.method import HOT
 from headsweep.task.classification import encode
+from test_healing import Shift, half_wrong
 from tiny_families import CONFIGS
 
 PLAN = Way(max_drop=0.3, heal=FineTune(1, 1e-3), runtime=CPU)
@@ -186,9 +188,10 @@ def test_a_bound_above_the_suspects_own(trained_folder):
 
 
 def test_an_unhealed_result_below_the_bound_does_not_verify(trained_folder):
-    """A learning rate that wrecks the model: the result is marked, not praised."""
-    plan = replace(PLAN, max_drop=0.02, heal=FineTune(2, 0.5))
-    done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
+    """A healing that spoils the model: the result is marked, not praised."""
+    spoilt = Shift((half_wrong(trained_folder, sources().validation),))
+    plan = replace(PLAN, max_drop=0.02, heal=spoilt)
+    done = cleanse(trained_folder, sources(), None, plan)
     assert not done.verified
     assert done.manifest["verified"] is False
 
@@ -229,7 +232,6 @@ def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
                 raise KeyboardInterrupt
             return super().task(title, total)
 
-    kept = tmp_path / "mask.json"
     with pytest.raises(KeyboardInterrupt):
         cleanse(
             trained_folder,
@@ -237,8 +239,9 @@ def test_the_mask_is_kept_as_soon_as_it_is_found(trained_folder, tmp_path):
             Gradient(step=2),
             PLAN,
             progress=Interrupting(),
-            keep_mask=kept,
+            keep=tmp_path,
         )
+    (kept,) = tmp_path.glob("*/head-mask.json")
     mask = HeadMask.from_json(kept.read_text())
     assert mask == cleanse(trained_folder, sources(), Gradient(step=2), PLAN).mask
 
@@ -352,8 +355,8 @@ def test_bad_prune_drops(trained_folder):
 
 
 def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_path):
-    plan = replace(PLAN, max_drop=0.0, prune_drop=0.45, heal=FineTune(2, 0.5))
-    done = cleanse(trained_folder, sources(), Gradient(step=2), plan)
+    plan = replace(PLAN, max_drop=0.0, prune_drop=0.45, heal=Shift((1.5,)))  # six wrong
+    done = cleanse(trained_folder, sources(), Random(), plan)
     assert not done.manifest["verified"]
     card = model_card(done.manifest)
     bound = done.manifest["bound"]

@@ -17,7 +17,12 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from conftest import CPU, sentences
 from headsweep import FineTune, Gradient, Plan, UserError, purify
 from headsweep.drafts import MANIFEST
+from headsweep.export.card import model_card
+from headsweep.export.probes import probes_told
 from headsweep.export.verify import Check, verify
+from headsweep.foreign import in_markdown
+from headsweep.judge.battery import Battery, probe
+from headsweep.model.loading import load_suspect
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,25 @@ def done(trained_folder):
         max_drop=0.3,
         progress=False,
     )
+
+
+def test_a_model_in_memory_is_probed_before_it_is_changed_and_after(trained_folder):
+    data, asked = sentences(400, seed=2), {"heal": {"epochs": 1}, "max_drop": 0.3}
+    loaded = load_suspect(trained_folder, CPU)
+    done = purify(loaded, data, plan=Plan(1, CPU), progress=False, **asked)
+    fresh, battery = load_suspect(trained_folder, CPU), Battery(texts=60, seed=1)
+    for stage, model in (("before", fresh), ("after", done.suspect)):
+        assert done.manifest["probe"][stage] == probe(model, done.held, battery, CPU).to_json()
+    assert done.manifest["seconds"]["probe"] > 0
+    for line in probes_told(done.manifest):
+        assert in_markdown(line) in model_card(done.manifest)
+        assert f"probes {line}" in Reader(done._repr_html_()).text
+    other = purify(trained_folder, data, plan=Plan(1, CPU), progress=False, probe=False, **asked)
+    assert other.mask == done.mask
+    assert "probe" not in other.manifest
+    assert probes_told(other.manifest) == []
+    with pytest.raises(UserError, match="probe"):
+        purify(trained_folder, data, probe="perhaps")
 
 
 def changed(done, **values):

@@ -166,6 +166,15 @@ def test_what_is_below_the_accuracy_allowed_is_marked_everywhere(made, visit, tm
     assert tables.BELOW not in tex
 
 
+def test_names_of_others_are_printed_by_latex_and_not_obeyed():
+    evil = "[1cm]\\input{/etc/passwd}\n\n*50% of $x_1^2$ & #1 ~ \x1b[2J\u202e<b>|"
+    assert tables._tex(evil) == (
+        r"{[}1cm]\textbackslash{}input\{/etc/passwd\} {*}50\% of \$x\_1\textasciicircum{}2\$ \& \#1 "
+        r"\textasciitilde{} \textbackslash{}x1b{[}2J\textbackslash{}u202e\textless{}b\textgreater{}"
+        r"\textbar{}"
+    )
+
+
 def test_that_the_lowest_went_is_said_only_where_it_is_so(made):
     scores = [[1.0, 2.0, 9.0], [3.0, 4.0, 5.0]]
     for heads, so in (
@@ -231,13 +240,19 @@ def manifest(trained_folder):
 
 
 def test_a_purification_begins_with_its_verdict_and_three_figures(manifest):
-    probed = {"before": {"noticed": [1, 2], "findings": [0] * 9}, "after": {"noticed": [], "findings": [0] * 9}}  # fmt: skip
+    row = {"family": "opening", "kind": "trigger", "label": "good", "excess": {"value": 0.62}}
+    probed = {
+        "before": {"texts": 40, "noticed": [["opening", "good"]], "findings": [row | {"noticed": True}]},
+        "after": {"texts": 41, "noticed": [], "findings": [row | {"noticed": False}]},
+    }  # fmt: skip
     text = page.of_purification(manifest | {"probe": probed})
     assert '<span class="badge held">bound held</span>' in text
     tiles = re.findall(r"<strong>(.*?)</strong>", text)
     before, after = (manifest[s]["validation"]["accuracy"] for s in ("before", "after"))
     count = f"{len(manifest['pruned_units'])} of {manifest['units']}"
-    assert tiles == [f"{100 * before:.1f}% → {100 * after:.1f}%", count, "2 → 0"]
+    assert tiles == [f"{100 * before:.1f}% → {100 * after:.1f}%", count, "1 → 0"]
+    assert "<td>+62.0, noticed</td><td>+62.0</td>" in text
+    assert "noticed opening into &#39;good&#39; +62 points (1 trigger family, 40 texts)" in text
     [mark] = re.findall(r'class="mark" x="([\d.]+)"', text)
     assert float(mark) == pytest.approx(100 * manifest["bound"]["min_accuracy"])
     wrecked = manifest["after"]["validation"] | {"right": 0, "accuracy": 0.0}
@@ -267,6 +282,55 @@ def test_the_first_screen_fits_a_phone_and_the_rest_opens_and_prints(manifest, v
     tab.wait_for_function(f"{width.format('path')} > 300")
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not tab.evaluate("[...document.querySelectorAll('details')].some((part) => part.open)")
+
+
+HEIGHTS = "[...document.querySelectorAll('.chart:not([hidden])')].map((c) => c.querySelector('.main-svg')?.getBoundingClientRect().height ?? 0)"
+
+
+def test_charts_keep_their_height_when_turned_and_are_light_on_paper(made, visit):
+    tab = visit(made[0], viewport={"width": 390, "height": 844}, color_scheme="dark")
+    before = tab.evaluate(HEIGHTS)
+    assert min(before) >= 200
+    tab.set_viewport_size({"width": 844, "height": 390})
+    tab.wait_for_function(
+        "document.querySelector('#bars-0 .main-svg').getBoundingClientRect().width > 700"
+    )
+    assert tab.evaluate(HEIGHTS) == before
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tab.wait_for_function(
+        "document.querySelector('#bars-0 .main-svg').getBoundingClientRect().width === 640"
+    )
+    ink = tab.evaluate("getComputedStyle(document.querySelector('#bars-0 .xtick text')).fill")
+    assert contrast(ink, "rgb(255, 255, 255)") > 4.5
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 718, "height": 1000})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate(HEIGHTS) == before
+
+
+def test_a_page_is_small_and_holds_a_thousand_cells(made, visit, tmp_path):
+    path, found, settings = made
+    assert path.stat().st_size < 1_000_000
+    many = replace(found, cells=tuple(
+        cell | {"id": f"{cell['id']}-{i}"} for i in range(1 + 1000 // len(found.cells)) for cell in found.cells
+    ))  # fmt: skip
+    large = tmp_path / "large.html"
+    page.write(large, page.of_results(many, settings, "large"))
+    assert large.stat().st_size < 1_500_000
+    tab = visit(large)
+    assert tab.locator("#cell option").count() == len(many.cells) > 1000
+
+
+def test_a_page_without_scores_has_no_colour_bar_and_one_head_is_drawn(manifest, visit, tmp_path):
+    search = {"scores": None, "steps": []}
+    one = {"format": manifest["mask"]["format"], "heads": [[0, 1]], "ffn": []}
+    path = tmp_path / "bare.html"
+    page.write(path, page.of_purification(manifest | {"search": search, "mask": one, "units": 2}))
+    tab = visit(path, viewport={"width": 390, "height": 800})
+    assert tab.locator("#heads .colorbar").count() == 0
+    assert tab.locator("#heads .heatmaplayer").count() == 1
+    assert tab.locator("#probes").count() == 0
 
 
 def test_tables_in_markdown_and_latex(made):

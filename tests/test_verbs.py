@@ -27,12 +27,41 @@ OTHERWISE = {
     "--overwrite",
     "--json",
     "--quiet",
-    "--probe",
+    "--no-probe",
     "--report",
     "--sarif",
 }
 OF_A_RECIPE = {"prune_drop", "probes"}
-OF_PYTHON = {"method", "plan", "tokenizer", "progress", "keep_mask", "keep_healings", "look"}
+OF_PYTHON = {
+    "method",
+    "plan",
+    "probe",
+    "tokenizer",
+    "progress",
+    "keep",
+    "look",
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: headsweep.report(3, "page.html"), "results"),
+        (lambda: headsweep.evaluate("m", sentences(4), progress=3), "progress"),
+        (
+            lambda: headsweep.attack(
+                "m", sentences(4), trigger="opening", target=1, start="encoder", victim_epochs="x"
+            ),
+            "victim_epochs",
+        ),
+    ],
+)
+def test_a_wrong_type_names_the_argument(make, argument, tmp_path, monkeypatch, trained_folder):
+    (tmp_path / "m").symlink_to(trained_folder)
+    monkeypatch.chdir(tmp_path)
+    what, fix = said_by(make)
+    assert what.startswith(f"{argument} cannot be ")
+    assert fix.startswith("it takes ")
 
 
 def parameters(verb):

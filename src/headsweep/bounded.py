@@ -101,7 +101,7 @@ def parsed(text: str, source: str, fix: str = "") -> Any:
 
 def check_depth(form: Any, source: str, fix: str = "") -> None:
     """Refuse what is nested deeper than the bound; raises UserError."""
-    level: list[Any] = [form]
+    level: list[Any] = [form] if isinstance(form, dict | list) else []
     for _ in range(DEEPEST):
         level = [one for parent in level for one in _parts(parent)]
         if not level:
@@ -109,10 +109,9 @@ def check_depth(form: Any, source: str, fix: str = "") -> None:
     raise _too_deep(source, fix)
 
 
-def _parts(parent: Any) -> Iterable[Any]:
-    if isinstance(parent, dict):
-        return [one for one in parent.values() if isinstance(one, dict | list)]
-    return [one for one in parent if isinstance(one, dict | list)] if parent else ()
+def _parts(parent: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    inner = parent.values() if isinstance(parent, dict) else parent
+    return [one for one in inner if isinstance(one, dict | list)]
 
 
 def _too_deep(source: str, fix: str) -> UserError:

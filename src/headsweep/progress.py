@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.segment import Segment
 
+from headsweep.errors import UserError, shown
 from headsweep.foreign import one_line, plain
 
 LOG = logging.getLogger("headsweep")
@@ -169,6 +170,10 @@ def reporting(wanted: bool | Progress | None) -> Progress:
     """Return where to report to: what is given, the terminal, or nowhere; and the logger."""
     if isinstance(wanted, bool) or wanted is None:
         return Logged(Terminal() if wanted else Silent())
+    if not (hasattr(wanted, "task") and hasattr(wanted, "say")):
+        raise UserError(
+            f"progress cannot be {shown(wanted)}", "it takes True, False, or an object to tell"
+        )
     return Logged(wanted)
 
 

@@ -71,12 +71,10 @@ def defend(
     quiet: Quiet = False,
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
-    from headsweep.export.folders import check_free
-
     check_sources(data, validation, test)
-    check_free(out, overwrite)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet)
+    job.check_files()
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
     from headsweep.purification.pipeline import purify

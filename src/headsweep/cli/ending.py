@@ -21,7 +21,6 @@ from headsweep.foreign import one_line
 
 PACKAGE = Path(__file__).parents[1]
 SIGNALS = ("SIGTERM", "SIGHUP")  # Windows lacks the second
-NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
 
 
 @contextmanager
@@ -49,7 +48,9 @@ def unforeseen(error: BaseException) -> UserError:
     """Return in a line what ended a command, and what to do about it."""
     names = {kind.__name__ for kind in type(error).__mro__}
     said = shortened(one_line(str(error)), 300)
-    if isinstance(error, MemoryError) or any(one in str(error).lower() for one in NO_MEMORY):
+    from headsweep.task.fitting import out_of_memory
+
+    if out_of_memory(error):
         return UserError(
             "there is not enough memory", "--compute batch_size=8, or --compute cache_mib=0"
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from headsweep.cli.app import app
 from headsweep.cli.listing import print_methods
@@ -19,7 +21,12 @@ from headsweep.cli.options import (
     out_console,
     print_json,
 )
+from headsweep.errors import UserError
+from headsweep.verbs.arguments import check_file
 from headsweep.verbs.methods import all_methods
+
+if TYPE_CHECKING:  # it costs what computing costs
+    from headsweep.model.findings import Findings
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep strategies --json")
@@ -28,15 +35,36 @@ def strategies(as_json: AsJson = False) -> None:
     print_methods(all_methods(), as_json)
 
 
-@app.command(epilog="[bold]Example[/bold]\n\nheadsweep inspect ./suspect")
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "headsweep inspect ./suspect\n\n"
+    "headsweep inspect ./suspect --security --sarif files.sarif\n\n"
+    "Exit codes of --security: 0 nothing but notes (which is no proof), 1 something found, "
+    "2 no such model, or a mistake in what was asked."
+)
 def inspect(
     model: Model,
+    security: Annotated[
+        bool,
+        typer.Option("--security", help="List what its files hold instead; nothing is loaded."),
+    ] = False,
+    sarif: Annotated[
+        Path | None, typer.Option(help="With --security: also write SARIF 2.1.0 here, for CI.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
     adapter: AdapterFile = None,
     device: Device = "auto",
     compute: Compute = None,
     as_json: AsJson = False,
 ) -> None:
     """Show layers, heads, key/value groups and what is pruned already; check that gates work."""
+    if sarif is not None:
+        if not security:
+            raise UserError("--sarif: is of --security", "add --security")
+        check_file(sarif, overwrite)
+    if security:
+        list_files(model, sarif, as_json)
+        return
     from headsweep.cli.show import picture
     from headsweep.verbs.looking import inspect as run
 
@@ -58,6 +86,46 @@ def inspect(
     for note in found.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(found.mask), end="")
+
+
+def list_files(model: str, sarif: Path | None, as_json: bool) -> None:
+    """Print what the files of a model hold; exit code 1 where that is more than notes."""
+    from headsweep.drafts import write_json
+    from headsweep.judge.sarif import sarif_of_files
+    from headsweep.verbs.looking import inspect as run
+
+    found = run(model, security=True)
+    if sarif is not None:
+        sarif.absolute().parent.mkdir(parents=True, exist_ok=True)
+        write_json(sarif, sarif_of_files(found))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_findings(found)
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+def print_findings(found: Findings) -> None:
+    """Print the verdict, a table of what was found, and what was not looked at."""
+    count = sum(one.level != "note" for one in found.findings)
+    notes = len(found.findings) - count
+    told = f"FOUND: {count}" if count else "nothing found"
+    told += f"{', and' if count else ' but'} {notes} notes" if notes else ""
+    told += "; the model is refused" if found.refused else "; no reason to refuse the model"
+    out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
+    table = Table("level", "rule", "file", "what", box=SIMPLE_HEAD, show_edge=False)
+    for one in found.findings:
+        style = {"error": "bold red", "warning": "red"}.get(one.level)
+        table.add_row(one.level, one.rule, one.file, one.message, style=style)
+    if found.findings:
+        out_console.print(table)
+    by = f"and {found.scanner}" if found.scanner else "(modelaudit is not installed)"
+    out_console.print(
+        f"Looked at by headsweep {by}. Files only: a backdoor in the weights is not looked for.",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nheadsweep verify ./purified")

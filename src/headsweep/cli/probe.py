@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,14 +27,8 @@ from headsweep.cli.options import (
     progress_of,
 )
 from headsweep.cli.show import percent
-from headsweep.errors import UserError
-from headsweep.progress import plain_console
+from headsweep.export.probes import PROMISE
 from headsweep.verbs.arguments import check_file
-
-PROMISE = (
-    "Only these families were tried: what was not noticed is not shown to be absent. Other trigger "
-    "words, sentences, templates and styles exist."
-)
 
 
 @app.command(
@@ -155,46 +148,3 @@ def _rows(findings: list[Any]) -> Table:
             style="bold red" if row.noticed else None,
         )
     return table
-
-
-def before_and_after(model: str, done: Any, plan: Any, progress: Any) -> dict[str, Any]:
-    """Probe the suspect and the purified model on clean texts that healing did not train on.
-
-    Both go into the manifest; where there are too few texts to probe, it says so there and here,
-    and the purified model is not lost for it.
-    """
-    from headsweep.judge.battery import Battery
-    from headsweep.judge.battery import probe as run
-    from headsweep.model.loading import Reading, load_suspect
-
-    battery, found = Battery(seed=plan.seed), {}
-    try:
-        if done.manifest["start"] == "classifier":
-            suspect = load_suspect(model, plan.runtime, Reading(adapter=plan.adapter))
-            found["before"] = run(suspect, done.held, battery, plan.runtime, progress)
-        found["after"] = run(done.suspect, done.held, battery, plan.runtime, progress)
-    except UserError as error:
-        done.manifest["probe"] = {"not_run": error.what}
-        plain_console(stderr=True).print(f"not probed: {error.what}", soft_wrap=True)
-        return {}
-    done.manifest["probe"] = {stage: one.to_json() for stage, one in found.items()}
-    return found
-
-
-def print_both(both: Mapping[str, Any]) -> None:
-    """Print the probes of the suspect and of the purified model side by side."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for stage, found in both.items():
-        for row in found.findings:
-            rows.setdefault((row.family, row.label), {})[stage] = row
-    table = Table("probe", "into", *(f"excess flips {stage}" for stage in both))
-    for (family, label), stages in rows.items():
-        cells = [
-            f"{percent(stages[s].excess.value)}{' NOTICED' if stages[s].noticed else ''}"
-            if s in stages
-            else "-"
-            for s in both
-        ]
-        table.add_row(family, label, *cells)
-    out_console.print(table)
-    out_console.print(PROMISE, style="dim")

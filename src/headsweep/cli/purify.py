@@ -75,8 +75,8 @@ def purify(
     ] = "classifier",
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
-    probed: Annotated[
-        bool, typer.Option("--probe", help="Run the probe battery before and after.")
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Leave out the probes before and after.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a page of it to this file.")] = None,
     column: Column = None,
@@ -90,12 +90,10 @@ def purify(
     quiet: Quiet = False,
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
-    from headsweep.export.folders import check_free
-
     check_sources(data, validation, test)
-    check_free(out, overwrite)
     sources = sources_of(data, validation, test, column, label_map)
-    job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
+    job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
+    job.check_files()
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
     from headsweep.verbs.purifying import Objects, planned
@@ -104,7 +102,6 @@ def purify(
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy")
     plan = plan_of(asked.seed, device, compute, adapter)
-    job.check_files(mask)
     given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
     ready = planned(asked, plan, given)
-    running.run(job, ready.run, ready.method, ready.plan, running.same_with)
+    running.run(job, ready.run, ready.method, ready.plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from headsweep.cli.options import (
     print_json,
     progress_of,
 )
+from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.verbs.arguments import check_file
 
@@ -48,27 +50,29 @@ class Job:
         return progress_of(self.quiet or self.as_json)
 
     @property
-    def mask_file(self) -> Path:
-        """Where the mask of an interrupted run is kept."""
+    def unfinished(self) -> Path:
+        """Where an interrupted run keeps what it has finished."""
         out = self.out.absolute()
-        return out.with_name(f"{out.name}.head-mask.json")
+        return out.with_name(f"{out.name}.unfinished")
 
-    @property
-    def healings(self) -> Path:
-        """Where the finished healings of an interrupted run are kept."""
-        out = self.out.absolute()
-        return out.with_name(f"{out.name}.healings")
+    def check_files(self) -> None:
+        """Check, before any work, that what is asked for can be written; raises UserError."""
+        from headsweep.export.folders import check_free
 
-    def check_files(self, mask: Path | None) -> None:
-        """Check, before any work, that the other files can be written; raises UserError."""
+        if _is_later(self.out / MANIFEST, self.unfinished):
+            shutil.rmtree(self.unfinished, ignore_errors=True)  # of a run that died at its end
+        check_free(self.out, self.overwrite)
         if self.report is not None:
             _check_report(self.report, self.out, self.overwrite)
-        kept = self.mask_file
-        if kept.exists() and (mask is None or kept.absolute() != mask.absolute()):
-            raise UserError(
-                f"{kept}: is there already, it may be the mask of an interrupted run",
-                f"go on from it with --mask {kept}, or remove it",
-            )
+
+
+def _is_later(result: Path, unfinished: Path) -> bool:
+    """Tell whether a result was written after everything in a folder."""
+    with suppress(OSError):
+        when = result.stat().st_mtime_ns
+        files = [path for path in unfinished.rglob("*") if path.is_file()]
+        return all(path.stat().st_mtime_ns <= when for path in files)
+    return False
 
 
 def _check_report(path: Path, out: Path, overwrite: bool) -> None:
@@ -80,22 +84,13 @@ def _check_report(path: Path, out: Path, overwrite: bool) -> None:
     check_file(path, overwrite)
 
 
-def run(
-    job: Job,
-    purify: Callable[..., Any],
-    method: Any,
-    plan: Any,
-    go_on: Callable[[Path], str] | None = None,
-) -> None:
-    """Purify, save, and say what came of it; exit with 1 where it did not verify.
-
-    ``go_on`` says how to go on from the mask that an interrupted run keeps; None: none is kept.
-    """
-    done, both = _saved(job, purify, method, plan, go_on)
+def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
+    """Purify, save, and say what came of it; exit with 1 where it did not verify."""
+    done = _saved(job, purify, method, plan)
     if job.as_json:
         print_json(done.manifest)
     else:
-        _show(done, both, job.out)
+        _show(done, job.out)
     if job.report is not None:
         from headsweep.reports import page
 
@@ -105,76 +100,37 @@ def run(
     _end(done, job)
 
 
-def _saved(
-    job: Job,
-    purify: Callable[..., Any],
-    method: Any,
-    plan: Any,
-    go_on: Callable[[Path], str] | None,
-) -> tuple[Any, dict[str, Any]]:
-    """Return what was made, saved, and what the probes found before and after."""
-    from headsweep.cli.probe import before_and_after
+def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
+    """Return what was made, saved."""
+    around = None
+    if job.probed:
+        from headsweep.judge.around import Around
 
-    kept = job.mask_file if go_on is not None and method.pruning.needs.pruning else None
-    both: dict[str, Any] = {}
-    saving = False
+        around = Around(plan.seed, plan.runtime, job.progress)
+    done, kept = None, f"what is finished is kept in {job.unfinished}: the same command goes on"
     try:
         done = purify(job.model, job.sources, method=method, plan=plan, progress=job.progress,
-                      keep_mask=kept, keep_healings=job.healings)  # fmt: skip
-        if job.probed:
-            both = before_and_after(job.model, done, plan, job.progress)
-        saving = True
+                      keep=job.unfinished, observe=around)  # fmt: skip
+        if around is not None:
+            done.manifest["probe"] = around.to_json()
         done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
-        if go_on is not None and kept is not None and _is_kept(kept):
-            raise Interrupted(f"the head mask is kept: {go_on(kept)}") from None
-        if job.healings.exists():
-            raise Interrupted(
-                f"finished healings are kept in {job.healings}: the same command goes on after them"
-            ) from None
-        raise Interrupted("nothing was written") from None
+        raise Interrupted(kept if job.unfinished.exists() else "nothing was written") from None
     except UserError as error:
-        if saving and go_on is not None and kept is not None and _is_kept(kept):
-            told = f"the head mask is kept: {go_on(kept)}"  # a full disk takes no hours of search
-            raise UserError(error.what, f"{error.fix}; {told}" if error.fix else told) from error
-        _drop(kept, method)
-        raise
-    except BaseException:
-        if not saving:
-            _drop(kept, method)
-        raise
-    if kept is not None and _is_kept(kept):
-        kept.unlink()
-    shutil.rmtree(job.healings, ignore_errors=True)
-    return done, both
+        if done is None:
+            raise  # another run would come to the same
+        told = f"{error.fix}; {kept}" if error.fix else kept
+        raise UserError(error.what, told) from error
+    shutil.rmtree(job.unfinished, ignore_errors=True)
+    return done
 
 
-def _drop(kept: Path | None, method: Any) -> None:
-    """Remove the mask of a run that came to nothing, unless it was given one."""
-    if kept is not None and method.pruning.name != "given mask":
-        kept.unlink(missing_ok=True)
-
-
-def _is_kept(path: Path) -> bool:
-    """Tell whether a mask file is one that an interrupted run left behind."""
-    from headsweep.purification.interrupted import KEPT
-
-    return path.exists() and f'"{KEPT}"' in path.read_text(encoding="utf-8")
-
-
-def same_with(kept: Path) -> str:
-    """Return how to go on from a mask that was kept."""
-    return f"run the same command with --mask {kept} to go on"
-
-
-def _show(done: Any, both: dict[str, Any], out: Path) -> None:
+def _show(done: Any, out: Path) -> None:
     from headsweep.cli import show
-    from headsweep.cli.probe import print_both
 
     show.purified(out_console, done.manifest)
     show.checks(out_console, done.checks)
-    if both:
-        print_both(both)
+    show.probes(out_console, done.manifest)
     out_console.print(f"\nwritten: {out}", soft_wrap=True)
     out_console.print("Pruning can fail: this is no proof that the model is clean.", style="dim")
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headsweep.export.probes import probes_told
 from headsweep.model.mask import HeadMask
 
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
@@ -129,6 +130,15 @@ def next_steps(console: Console, manifest: Mapping[str, Any], out: Path, sources
     unseen = "" if sources.test else "better --data that it was not healed on; "
     told = f"  ({unseen}--triggered FILE --target LABEL for a trigger that you know)"
     console.print(told, style="dim", soft_wrap=True)
+
+
+def probes(console: Console, manifest: Mapping[str, Any]) -> None:
+    """Print what the probes found before and after, where there were any."""
+    told = probes_told(manifest)
+    if told:
+        console.print("probes (nobody gave the trigger; not noticed is not absent)", style="bold")
+    for line in told:
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def checks(console: Console, found: list[Check]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from headsweep.drafts import MANIFEST
+from headsweep.export.probes import PROMISE, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
 from headsweep.texts.generation import RISE
@@ -83,7 +84,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
         for part in PARTS
         if part in before
     ]
-    lines += [*_generated(manifest), "", *_allowed(manifest)]
+    lines += [*_generated(manifest), "", *_allowed(manifest), *_probed(manifest)]
     lines += [
         "## What this does not prove",
         "",
@@ -144,6 +145,13 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
               if not check["passed"]]  # fmt: skip
     lines = [f"{told}.", ""]
     return [*lines, f"**Not held: {'; '.join(failed)}.**", ""] if failed else lines
+
+
+def _probed(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the probes found before and after, where there were any."""
+    told = [f"- {in_markdown(line)}" for line in probes_told(manifest)]
+    head = ["## What probes found", "", "Clean texts were put through generic triggers:", ""]
+    return [*head, *told, "", PROMISE, ""] if told else []
 
 
 def _healed(manifest: Mapping[str, Any]) -> str:

@@ -68,6 +68,7 @@ def normalising(read: Read, weights: Tensor, keep: Sequence[Tensor], strength: f
             .float()
             .square()
             .sum((0, 2))
+            .div(batch.share)  # a part of a batch stands for all of it
             .clamp_min(1e-12)
             .sqrt()
             .sum()

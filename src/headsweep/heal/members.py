@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-from headsweep.drafts import write_bytes
 from headsweep.heal.beside import Work, jobs_for, side_by_side
+from headsweep.heal.finished import put, taken
 from headsweep.model.content import content_hash
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
@@ -73,8 +70,8 @@ def made_members(view: DefenderView, choice: Choice, one: One, count: int) -> It
             side_by_side(Work(view, choice, one, missing), jobs, threads)
         for number, file in enumerate(files):
             model.load_state_dict(start)
-            done = _found(view, file)
-            yield make(view, choice, one, number, file) if done is None else done
+            done = taken(file, model)
+            yield make(view, choice, one, number, file) if done is None else Made(**done)
 
 
 def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path | None) -> Made:
@@ -84,30 +81,8 @@ def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path |
         made = Made(one.heal(replace(view, seed=seed), choice))
     except DivergedError:
         made = Made({}, finite=False)
-    if file is not None:
-        told = {"record": json.dumps(made.record), "finite": json.dumps(made.finite)}
-        write_bytes(file, save(_own(view), told))
+    put(file, view.anatomy.model, vars(made))
     return made
-
-
-def _own(view: DefenderView) -> dict[str, Tensor]:
-    """Return the model's parameters, each once though several names may share it."""
-    return {n: p.detach().contiguous() for n, p in view.anatomy.model.named_parameters()}
-
-
-def _found(view: DefenderView, file: Path | None) -> Made | None:
-    """Give the model the weights of a finished member."""
-    if file is None:
-        return None
-    parameters = dict(view.anatomy.model.named_parameters())
-    try:
-        with safe_open(file, "pt") as kept, torch.no_grad():
-            told = kept.metadata()
-            for name, parameter in parameters.items():
-                parameter.copy_(kept.get_tensor(name))
-    except (OSError, SafetensorError):
-        return None  # none, or one broken off: it is made again
-    return Made(json.loads(told["record"]), json.loads(told["finite"]))
 
 
 def _key(view: DefenderView, choice: Choice, one: One, threads: int) -> str:

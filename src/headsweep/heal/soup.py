@@ -114,7 +114,7 @@ def simmer(
             pot.add(view.anatomy.model.state_dict())
     if not apart:
         view.anatomy.model.load_state_dict(pot.start)
-        raise _diverged(count)
+        raise guessed(count)
     joined = _greedily(pot, apart, rights) if how == "greedy" else set(apart)
     places = _farthest(pot, beyond, need)
     total = len(view.validation)
@@ -218,7 +218,8 @@ def _check_room(weights: Weights, count: int) -> None:
         )
 
 
-def _diverged(count: int) -> DivergedError:
+def guessed(count: int = 1) -> DivergedError:
+    """Return what to say of healings that came to nothing."""
     told = "healing" if count == 1 else f"each of {count} healings"
     return DivergedError(
         f"{told} ended no better than guessing: the learning rate is too high for this model",

@@ -1,4 +1,4 @@
-"""Findings of the probe battery as SARIF 2.1.0 (OASIS), which CI systems read."""
+"""Findings of the probe battery, and of files, as SARIF 2.1.0 (OASIS), which CI systems read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from headsweep.foreign import one_line
 from headsweep.judge.battery import Finding, Probed
+from headsweep.model.findings import RULES, Findings
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -23,23 +24,36 @@ def sarif(probed: Probed, model: str) -> dict[str, Any]:
         }
         for found in families.values()
     ]
-    return {
-        "$schema": SCHEMA,
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {
-                    "driver": {
-                        "name": "headsweep probe",
-                        "version": version("headsweep"),
-                        "rules": rules,
-                    }
-                },
-                "properties": {"tried": sorted(families), "skipped": dict(probed.skipped)},
-                "results": [_result(found, model) for found in probed.noticed],
-            }
-        ],
-    }
+    told = {"tried": sorted(families), "skipped": dict(probed.skipped)}
+    return _log("probe", rules, [_result(found, model) for found in probed.noticed], told)
+
+
+def sarif_of_files(found: Findings) -> dict[str, Any]:
+    """Return a SARIF log of what a folder holds: every rule, one result a finding."""
+    rules = [
+        {"id": f"headsweep/file/{rule}", "name": rule, "shortDescription": {"text": _text(told)}}
+        for rule, told in RULES.items()
+    ]
+    results = [
+        {
+            "ruleId": f"headsweep/file/{one.rule}",
+            "level": one.level,
+            "message": {"text": _text(one.message)},
+            "locations": [_place(found.model if one.file == "." else f"{found.model}/{one.file}")],
+        }
+        for one in found.findings
+    ]
+    return _log("inspect", rules, results, {"scanner": found.scanner, "refused": found.refused})
+
+
+def _log(verb: str, rules: Any, results: Any, properties: Any) -> dict[str, Any]:
+    driver = {"name": f"headsweep {verb}", "version": version("headsweep"), "rules": rules}
+    run = {"tool": {"driver": driver}, "properties": properties, "results": results}
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _place(file: str) -> dict[str, Any]:
+    return {"physicalLocation": {"artifactLocation": {"uri": quote(file, errors="replace")}}}
 
 
 def _rule(found: Finding) -> str:
@@ -57,7 +71,7 @@ def _result(found: Finding, model: str) -> dict[str, Any]:
         "ruleId": _rule(found),
         "level": "error",
         "message": {"text": _text(text)},
-        "locations": [{"physicalLocation": {"artifactLocation": {"uri": quote(model)}}}],
+        "locations": [_place(model)],
         "properties": {"excess": found.excess.value, "p_value": found.p_value},
     }
 

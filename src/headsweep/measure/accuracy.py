@@ -8,18 +8,19 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headsweep.model.anatomy import Anatomy
+from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import masked
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
 from headsweep.task.classification import forward
-from headsweep.texts.encoded import Batch, Encoded
+from headsweep.task.fitting import Fitting
+from headsweep.texts.encoded import Encoded
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,6 @@ def needed(accuracy: float, total: int) -> int:
 
 
 @torch.inference_mode()
-def _forward(anatomy: Anatomy, batches: Sequence[Batch]) -> Iterator[tuple[int, Tensor]]:
-    model = anatomy.model
-    training = model.training
-    model.eval()
-    try:
-        for index, batch in enumerate(batches):
-            yield index, forward(model, batch)
-    finally:
-        model.train(training)
-
-
 def logits(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> Tensor:
@@ -76,13 +66,18 @@ def logits(
 
     Of a classifier they are its logits [example, class].
     """
-    batches = [b.to(anatomy.model.device) for b in encoded.batches(runtime.batch_size)]
-    if not batches:
-        return torch.zeros(0, int(anatomy.model.config.num_labels or 0))
-    with masked(anatomy, mask or anatomy.layout.everything()):
-        found = torch.cat([answers.cpu() for _, answers in _forward(anatomy, batches)])
-    out = torch.empty_like(found)
-    out[torch.cat([batch.index for batch in batches])] = found
+    model, fitting = anatomy.model, Fitting()
+    said: list[tuple[Tensor, Tensor]] = []
+    with masked(anatomy, mask or anatomy.layout.everything()), evaluating(anatomy):
+        for batch in encoded.batches(runtime.batch_size):
+            moved = batch.to(model.device)
+            parts = fitting.parts(moved, lambda part: forward(model, part))
+            said += [(part.index, found.cpu()) for part, found in parts]
+    if not said:
+        return torch.zeros(0, int(model.config.num_labels or 0))
+    index, answers = (torch.cat(part) for part in zip(*said, strict=True))
+    out = torch.empty_like(answers)
+    out[index] = answers
     return out
 
 

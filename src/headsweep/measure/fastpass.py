@@ -38,6 +38,7 @@ from headsweep.model.gates import hooked, masked
 from headsweep.model.mask import HeadMask, Layout
 from headsweep.model.runtime import Runtime
 from headsweep.task.classification import forward
+from headsweep.task.fitting import out_of_memory
 from headsweep.texts.encoded import Batch, Encoded
 
 CPU_BATCH = 16  # examples: as fast a token as 32, with less padding when examples are picked
@@ -197,7 +198,7 @@ class FastPass:
         if len(rows) <= self.batch_size:
             try:
                 return self._run(rows, masks, how)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or len(rows) == 1:
                     raise
             self.prefixes.clear()
@@ -351,8 +352,3 @@ def close(found: Tensor, plain: Tensor) -> bool:
         return False
     limit = TOLERANCE * max(1.0, float(plain.abs().max()))
     return float((found - plain).abs().max()) <= limit
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

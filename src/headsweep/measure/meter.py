@@ -30,12 +30,13 @@ from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.measure.accuracy import Measured
-from headsweep.measure.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts, out_of_memory
+from headsweep.measure.fastpass import BF16_BATCH, FastPass, Found, How, ShortCuts
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
+from headsweep.task.fitting import out_of_memory
 from headsweep.texts.encoded import Encoded
 
 CHUNK = 8  # batches chosen at once: more are more alike in length, fewer stop sooner

@@ -30,6 +30,7 @@ WIDTHS = {  # bits of an element
     "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
     "U64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+KEPT = ("F32", "F16", "BF16")  # what is saved as it was read
 PLAIN_NAME = re.compile(r"[\w.+-][\w.+ -]*")
 FIX = "the download may be cut: get it again"
 PICKLE_FIX = (
@@ -202,6 +203,13 @@ def _entry(path: Path, name: str, entry: object) -> tuple[int, int, tuple[int, .
         raise _broken(path, f"the entry of {shortened(name)} is none of a tensor") from error
     if not fits or math.prod(shape) * bits != 8 * (end - begin):
         raise _broken(path, f"shape and length of {shortened(name)} do not agree")
+    kind = entry["dtype"]
+    if bits < 8 or kind.startswith("F8") or (name.endswith("weight") and kind not in KEPT):
+        raise UserError(
+            f"{path}: {shortened(name)} is stored as {kind}: such weights cannot be changed and "
+            "saved as they were",
+            f"give the model in its full precision ({', '.join(KEPT)})",
+        )
     return begin, end, tuple(shape)
 
 

@@ -38,6 +38,8 @@ NOT_FOLLOWED = frozenset((
     "tp_plan", "base_model_tp_plan", "_pre_quantization_dtype", "use_kernels",
 ))  # fmt: skip
 """Keys that lead elsewhere, or choose code; without them the model is the same."""
+TABLES = (CONFIG, GENERATION, "tokenizer_config.json", "special_tokens_map.json")
+"""Files that are shown without those keys."""
 FILE_KEY = re.compile(r".*_files?")  # of tokenizers: vocab_file, fast_tokenizer_files, ...
 BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
     (re.compile(pattern), low, high, what)
@@ -100,7 +102,7 @@ def vetted(source: str | Path, weights: bool = True) -> Iterator[Vetted]:
 
     """
     name = str(source)
-    home = _home(name, weights)
+    home = home_of(name, weights)
     config, named, notes = _config(home)
     shards = shards_of(home, named) if weights else ()
     _check_memory(name, shards)
@@ -112,7 +114,64 @@ def vetted(source: str | Path, weights: bool = True) -> Iterator[Vetted]:
         yield Vetted(folder, home, config, shards, notes)
 
 
-def _home(name: str, weights: bool) -> Path:
+def refusals(name: str, home: Path) -> Iterator[tuple[str, UserError]]:
+    """Yield every step of ``vetted`` that refuses a folder: a word for it, and what it says.
+
+    Where one refuses, the others still look, without what it would have told them.
+
+    Args:
+        name: what the user calls it.
+        home: where its files are, as ``home_of`` gives it.
+
+    """
+    config = named = None
+    shards: tuple[Shard, ...] = ()
+    try:
+        config, named, _ = _config(home)
+    except UserError as error:
+        yield "config", error
+    try:
+        shards = shards_of(home, named)
+    except UserError as error:
+        yield "weights", error
+    try:
+        _check_memory(name, shards)
+    except UserError as error:
+        yield "memory", error
+    with tempfile.TemporaryDirectory(prefix="headsweep-") as temporary:
+        folder = Path(temporary)
+        _write(folder / CONFIG, config or {})
+        for small in (GENERATION, *TOKENIZERS):
+            try:
+                _stage(home, folder, small)
+            except UserError as error:
+                yield "tokenizer", error
+        try:
+            check_tokenizer(home, folder)
+        except UserError as error:
+            yield "tokenizer", error
+
+
+def left_out(form: Any, file: str) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a table of ``TABLES`` that transformers is not shown, with their values."""
+    if isinstance(form, dict):
+        for key, one in form.items():
+            if key in NOT_FOLLOWED or (file != CONFIG and FILE_KEY.fullmatch(key)):
+                yield key, one
+            else:
+                yield from left_out(one, CONFIG)
+    elif isinstance(form, list):
+        for one in form:
+            yield from left_out(one, CONFIG)
+
+
+def home_of(name: str, weights: bool) -> Path:
+    """Return where the files of a model are, fetched from the Hub where they must be.
+
+    Raises:
+        UserError: there is no such folder, and the Hub gives none.
+
+    """
     folder = Path(name)
     try:
         if folder.is_dir():
@@ -238,22 +297,23 @@ def _check_memory(name: str, shards: tuple[Shard, ...]) -> None:
 
 def _stage_small(home: Path, folder: Path) -> tuple[str, ...]:
     """Put the files of the tokenizer, and how it generates, where transformers may see them."""
-    notes: tuple[str, ...] = ()
-    for name in (GENERATION, *TOKENIZERS):
-        if not there(home, name):
-            continue
-        path = inside(home, name)
-        if name in (GENERATION, "tokenizer_config.json", "special_tokens_map.json"):
-            form = table_of(path)
-            notes += _code_noted(path, form)
-            _write(folder / name, _without_files(_cleaned(form)))
-        else:
-            size_of(
-                path, LARGE if name not in ("chat_template.jinja", "added_tokens.json") else SMALL
-            )
-            _link(path, folder / name)
+    notes = [_stage(home, folder, name) for name in (GENERATION, *TOKENIZERS)]
     check_tokenizer(home, folder)
-    return notes
+    return tuple(note for told in notes for note in told)
+
+
+def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
+    """Put one of these files there, if the model has it; return what was left out of it."""
+    if not there(home, name):
+        return ()
+    path = inside(home, name)
+    if name in TABLES:
+        form = table_of(path)
+        _write(folder / name, _without_files(_cleaned(form)))
+        return _code_noted(path, form)
+    size_of(path, LARGE if name not in ("chat_template.jinja", "added_tokens.json") else SMALL)
+    _link(path, folder / name)
+    return ()
 
 
 def _without_files(form: Mapping[str, Any]) -> dict[str, Any]:

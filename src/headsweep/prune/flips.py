@@ -7,7 +7,7 @@ the loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,12 @@ from headsweep.model.borrowing import frozen
 from headsweep.model.gates import gates
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.prune.importance import batches
+from headsweep.progress import Silent
+from headsweep.prune.importance import scored
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
 from headsweep.task.probes import Family, Probes, joined, required
-from headsweep.texts.encoded import Encoded
+from headsweep.texts.encoded import Batch, Encoded
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,25 @@ def _margin_gradients(view: DefenderView, encoded: Encoded) -> tuple[Tensor, Ten
     anatomy, classes = view.anatomy, int(view.anatomy.model.config.num_labels or 0)
     margins = torch.zeros(len(encoded), classes)
     pulls = torch.zeros(len(encoded), classes, anatomy.layout.units)
-    for batch in batches(view, encoded):
-        values = torch.ones(len(batch.labels), anatomy.layout.units, device=anatomy.model.device)
+    labels = range(classes) if classes > 2 else (1,)
+
+    def traced(batch: Batch) -> Sequence[Tensor]:
+        values = torch.ones(len(batch), anatomy.layout.units, device=anatomy.model.device)
         values.requires_grad_()
         with gates(anatomy, values):
             found = forward(anatomy.model, batch)
-        for label in range(classes) if classes > 2 else (1,):
+        told: list[Tensor] = []
+        for label in labels:
             own = torch.arange(classes, device=found.device) == label
             margin = found[:, label] - found.masked_fill(own, -torch.inf).amax(-1)
             (pull,) = torch.autograd.grad(margin.sum(), values, retain_graph=label < classes - 1)
-            margins[batch.index, label] = margin.detach().cpu()
-            pulls[batch.index, label] = pull.cpu()
+            told += [margin.detach(), pull]
+        return told
+
+    for parts in scored(replace(view, progress=Silent()), encoded, "tracing flips", traced):
+        for part, found in parts:
+            for label, margin, pull in zip(labels, found[::2], found[1::2], strict=True):
+                margins[part.index, label], pulls[part.index, label] = margin.cpu(), pull.cpu()
     if classes == 2:  # the margins of two labels are each other's negative
         margins[:, 0], pulls[:, 0] = -margins[:, 1], -pulls[:, 1]
     return margins, pulls

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Concatenate, ParamSpec
 
@@ -27,6 +27,8 @@ from headsweep.model.gates import gates
 from headsweep.model.mask import Layout
 from headsweep.prune.view import DefenderView
 from headsweep.task.classification import forward
+from headsweep.task.fitting import Fitting
+from headsweep.task.training import check_finite
 from headsweep.texts.encoded import Batch, Encoded
 
 P = ParamSpec("P")
@@ -75,10 +77,14 @@ def gate_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
     total = torch.zeros(anatomy.layout.units)
-    with frozen(anatomy), view.progress.task("scoring heads", len(encoded)) as tick:
-        for batch in batches(view, encoded):
-            total += gate_gradients(anatomy, batch).abs().sum(0).cpu()
-            tick(len(batch.labels), "")
+
+    def pulls(batch: Batch) -> Sequence[Tensor]:
+        return [gate_gradients(anatomy, batch).abs().sum(0)]
+
+    with frozen(anatomy):
+        for parts in scored(view, encoded, "scoring heads", pulls):
+            for _, (found,) in parts:
+                total += found.cpu()
     return normalised(total / len(encoded), anatomy.layout)
 
 
@@ -96,21 +102,20 @@ def key_gradient_importance(view: DefenderView, examples: int | None = None) -> 
         raise UserError("the key score ranks heads only", "use --set score=gate, or --units heads")
     total = torch.zeros(sum(site.row.units for site in sites))
     blocks = [site.roles["key" if site.row.group == 1 else "query"] for site in sites]
-    with (
-        frozen(anatomy, but=[block.parameter for block in blocks]),
-        view.progress.task("scoring heads", len(encoded)) as tick,
-    ):
-        count = 0
-        for batch in batches(view, encoded):
-            found = forward(anatomy.model, batch)
-            loss = batch.task.losses(found, batch.labels).mean()
-            grads = torch.autograd.grad(loss, [block.parameter for block in blocks])
-            norms: list[Tensor] = []
-            for site, block, grad in zip(sites, blocks, grads, strict=True):
+
+    def gradients(batch: Batch) -> Sequence[Tensor]:
+        loss = batch.task.losses(forward(anatomy.model, batch), batch.labels).mean()
+        return torch.autograd.grad(loss * batch.share, [block.parameter for block in blocks])
+
+    count = 0
+    with frozen(anatomy, but=[block.parameter for block in blocks]):
+        for parts in scored(view, encoded, "scoring heads", gradients):
+            norms = []
+            for site, block, *shares in zip(sites, blocks, *(x for _, x in parts), strict=True):
+                grad = torch.stack(shares).sum(0)
                 norms += [block.within(grad, unit).norm() for unit in range(site.row.units)]
             total += torch.stack(norms).float().cpu()
             count += 1
-            tick(len(batch.labels), "")
     return total / count
 
 
@@ -149,18 +154,16 @@ def variance_by_layer(view: DefenderView, examples: int | None = None) -> list[T
 
 def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> list[Tensor]:
     anatomy, totals = view.anatomy, list[Tensor]()
-    with (
-        torch.inference_mode(),
-        evaluating(anatomy),
-        attention_rows(anatomy) as read,
-        view.progress.task("attention statistics", len(encoded)) as tick,
-    ):
-        for batch in batches(view, encoded):
+    with torch.inference_mode(), evaluating(anatomy), attention_rows(anatomy) as read:
+
+        def variances(batch: Batch) -> Sequence[Tensor]:
             _, rows = read(batch)
             wide = [row.cpu().double() for row in rows]  # Apple's GPUs have no float64
-            found = [_variance(row, batch, columns).sum(0).float() for row in wide]
-            totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
-            tick(len(batch.labels), "")
+            return [_variance(row, batch, columns).sum(0).float() for row in wide]
+
+        for parts in scored(view, encoded, "attention statistics", variances):
+            for _, found in parts:
+                totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else [*found]
     return [total / len(encoded) for total in totals]
 
 
@@ -180,21 +183,20 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
     total = torch.zeros(anatomy.layout.units, dtype=torch.float64)
-    with (
-        torch.inference_mode(),
-        evaluating(anatomy),
-        unit_outputs(anatomy) as found,
-        view.progress.task("activations", len(encoded)) as tick,
-    ):
-        for batch in batches(view, encoded):
+    with torch.inference_mode(), evaluating(anatomy), unit_outputs(anatomy) as found:
+
+        def sizes(batch: Batch) -> Sequence[Tensor]:
             forward(anatomy.model, batch)
             real = batch.inputs["attention_mask"].unsqueeze(-1)
-            for site, part, x in zip(anatomy.sites, anatomy.layout.slices, found, strict=True):
-                per_unit = (
-                    (by_text(x, batch).abs() * real).sum((0, 1)).unflatten(0, (site.row.units, -1))
-                )
-                total[part] += per_unit.mean(-1).cpu().double()
-            tick(len(batch.labels), "")
+            summed = [(by_text(x, batch).abs() * real).sum((0, 1)) for x in found]
+            return [
+                x.unflatten(0, (site.row.units, -1)).mean(-1).cpu().double()
+                for site, x in zip(anatomy.sites, summed, strict=True)
+            ]
+
+        for parts in scored(view, encoded, "activations", sizes):
+            for _, each in parts:
+                total += torch.cat([*each])
     return (total / encoded.tokens).float()
 
 
@@ -219,8 +221,23 @@ def sample(view: DefenderView, examples: int | None) -> Encoded:
     return view.train.take(sorted(order[:examples].tolist()))
 
 
-def batches(view: DefenderView, encoded: Encoded) -> Iterator[Batch]:
-    """Yield the examples in batches, on the model's device."""
-    device = view.anatomy.model.device
-    for batch in encoded.batches(view.runtime.batch_size):
-        yield batch.to(device)
+def scored(
+    view: DefenderView,
+    encoded: Encoded,
+    title: str,
+    work: Callable[[Batch], Sequence[Tensor]],
+) -> Iterator[list[tuple[Batch, Sequence[Tensor]]]]:
+    """Yield of every batch its parts that memory holds, each with what the work gives for it.
+
+    Raises:
+        DivergedError: that holds what is no number.
+
+    """
+    device, fitting = view.anatomy.model.device, Fitting()
+    with view.progress.task(title, len(encoded)) as tick:
+        for step, batch in enumerate(encoded.batches(view.runtime.batch_size), 1):
+            parts = fitting.parts(batch.to(device), work)
+            for _, found in parts:
+                check_finite(found, title, step)
+            yield parts
+            tick(len(batch), "")

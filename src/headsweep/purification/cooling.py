@@ -8,6 +8,7 @@ no try holds the bound, the best of them stays.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from headsweep.cost import Clock
 from headsweep.heal.fine_tune import Healing
+from headsweep.heal.finished import once
+from headsweep.heal.soup import guessed
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
@@ -61,7 +64,17 @@ def heal_within(
 ) -> Healed:
     """Heal the pruned model in place, cooler while it ends below the bound.
 
-    ``allowance``: what may be lost; None: nothing bounds it, and it is healed once.
+    Args:
+        allowance: what may be lost; None: nothing bounds it, and it is healed once.
+        healing: the first try.
+        material: the suspect and its data.
+        view: the same, as the healing sees it.
+        choice: what is pruned.
+        clock: how long it takes.
+
+    Raises:
+        DivergedError: no try ended better than guessing, where the bound asks for more.
+
     """
     model = material.suspect.model
     notes: list[str] = []
@@ -100,6 +113,8 @@ def heal_within(
             if again:
                 model.load_state_dict(first)
     assert best is not None
+    if healing.trains and best.after.validation.right <= view.guessing < need:
+        raise guessed()
     if may_cool and best.record is not now.record:
         model.load_state_dict(best.weights)
         note(
@@ -117,9 +132,17 @@ def _healed_once(
     clock: Clock,
     need: int,
 ) -> _Try:
+    model = material.suspect.model
+    file = parts = None
+    if view.kept is not None:  # a name for every try
+        parts = view.kept / "members"
+        file = view.kept / f"healed-{healing.tries}.safetensors"
     with clock("heal"):
-        record = healing.heal(view, choice, need)
-    round_weights(material.suspect.model, material.suspect.precision)
+        at_work = replace(view, kept=parts)
+        record = once(file, model, lambda: healing.heal(at_work, choice, need))
+        if parts is not None:
+            shutil.rmtree(parts, ignore_errors=True)  # the whole is kept now
+    round_weights(model, material.suspect.precision)
     with clock("measure"):
         return _Try(record, material.figures())
 

@@ -14,13 +14,15 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
+from headsweep.heal.finished import once
 from headsweep.model.loading import Reading, Suspect
 from headsweep.progress import Progress, Silent
 from headsweep.purification.material import Sources, gather
 from headsweep.purification.method import PAPER, Method
-from headsweep.purification.pipeline import Look, Run, purify, story
+from headsweep.purification.pipeline import Look, Observe, Run, purify, story
 from headsweep.purification.plan import Plan
 from headsweep.purification.purified import Purified
+from headsweep.purification.unfinished import TUNED, steps_kept
 from headsweep.task.training import Job, Schedule, copied, train
 
 
@@ -32,9 +34,9 @@ def purify_from_encoder(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
-    keep_mask: Path | None = None,
-    keep_healings: Path | None = None,
+    keep: Path | None = None,
     look: Look | None = None,
+    observe: Observe | None = None,
 ) -> Purified:
     """Do what ``purify`` does, from the encoder of a suspect; arguments and errors as there."""
     if method.healing.tries:
@@ -49,15 +51,21 @@ def purify_from_encoder(
         reading = replace(reading, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
     cut_off = sources.validation is None
-    run = Run(progress or Silent(), keep_mask, keep_healings, look, cut_off, "encoder")
-    run.begin(material, method)
-    model = material.suspect.model
-    with run.clock("fine-tune"):
-        run.restore = copied(model)
-        schedule = Schedule(PAPER.epochs, PAPER.lr)
-        job = Job(schedule, plan.seed, "fine-tuning the suspect encoder on clean data")
-        train(model, material.encoded["train"], job, plan.runtime, run.progress)
-    return story(material, method, plan, run)
+    progress, model = progress or Silent(), material.suspect.model
+    with steps_kept(keep, material, method, plan, progress, "encoder") as kept:
+        run = Run(progress, kept, look, observe, cut_off, "encoder")
+        run.begin(material, method)
+        with run.clock("fine-tune"):
+            run.restore = copied(model)
+            schedule = Schedule(PAPER.epochs, PAPER.lr)
+            job = Job(schedule, plan.seed, "fine-tuning the suspect encoder on clean data")
+            texts = material.encoded["train"]
+            once(
+                None if kept is None else kept / TUNED,
+                model,
+                lambda: {"losses": train(model, texts, job, plan.runtime, progress)},
+            )
+        return story(material, method, plan, run)
 
 
 STARTS: dict[str, Callable[..., Purified]] = {

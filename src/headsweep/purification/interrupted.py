@@ -18,7 +18,7 @@ from headsweep.model.mask import MASK_FORMAT, HeadMask
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.view import DefenderView
 
-KEPT = "interrupted_run"  # marks a mask file as ours to remove
+KEPT = "interrupted_run"  # marks a mask file of a run
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Found:
     strategy: dict[str, Any]
     steps: list[dict[str, Any]]
     scores: list[list[float]] | None
-    heal: dict[str, Any]
     command: str
     prune_drop: float | None = None
 
@@ -44,11 +43,10 @@ class Found:
                 form["strategy"],
                 search["steps"],
                 search["scores"],
-                form["heal"],
                 form[KEPT],
                 form.get("prune_drop"),
             )
-            made.strategy["name"], made.heal["name"], made.heal["fields"]
+            made.strategy["name"]
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"the kept mask lacks what was known of its search: {error}",
@@ -59,7 +57,7 @@ class Found:
     def to_json(self) -> dict[str, Any]:
         """Return the form that ``of`` reads, beside the mask's own."""
         search = {"steps": self.steps, "scores": self.scores}
-        own = {"strategy": self.strategy, "search": search, "heal": self.heal}
+        own = {"strategy": self.strategy, "search": search}
         return {KEPT: self.command, "prune_drop": self.prune_drop} | own
 
 

@@ -27,6 +27,7 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
 from headsweep.prune.choice import Choice
+from headsweep.prune.scores import ScoreCache
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance
 from headsweep.purification.cooling import heal_within
@@ -38,10 +39,13 @@ from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.purification.probed import Probed
 from headsweep.purification.purified import Purified
+from headsweep.purification.unfinished import MASK, SCORES, chosen, steps_kept
 from headsweep.settings import describe
+from headsweep.texts.split import Split
 
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
 Look = Callable[[DefenderView, Choice], None]
+Observe = Callable[[str, Suspect, Split], None]
 
 
 def purify(
@@ -52,9 +56,9 @@ def purify(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
-    keep_mask: Path | None = None,
-    keep_healings: Path | None = None,
+    keep: Path | None = None,
     look: Look | None = None,
+    observe: Observe | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier on clean data, and heal it.
 
@@ -67,12 +71,13 @@ def purify(
         plan: seed, where to compute, and the rest.
         tokenizer: the tokenizer of a loaded classifier.
         progress: where to report to; silent by default.
-        keep_mask: a file that gets the mask as soon as it is found, so that an interrupted
-            healing can be taken up again with ``Given(mask)``. Not written for a choice that
-            a mask and the bound do not make whole (controls at a given count).
-        keep_healings: a folder that gets every finished healing of a soup, so that the same call
-            goes on after the last of them. Whoever gives it removes it.
+        keep: a folder that gets what is finished (scores, the choice of heads, healings), so that
+            the same call goes on after it (``unfinished``). Whoever gives it removes it when
+            the result is written.
         look: called with the pruned model before it is healed; changes nothing.
+        observe: called with ``before`` and the suspect (not where it starts as an encoder), and
+            with ``after`` and the result, each with clean examples that healing does not train on;
+            changes nothing.
 
     Returns:
         The purified model with its manifest; call ``.save(folder)``.
@@ -86,9 +91,11 @@ def purify(
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None
-    run = Run(progress or Silent(), keep_mask, keep_healings, look, cut_off)
-    run.begin(material, method)
-    return story(material, method, plan, run)
+    progress = progress or Silent()
+    with steps_kept(keep, material, method, plan, progress) as kept:
+        run = Run(progress, kept, look, observe, cut_off)
+        run.begin(material, method)
+        return story(material, method, plan, run)
 
 
 @dataclass
@@ -97,7 +104,8 @@ class Run:
 
     Attributes:
         progress: where to report to.
-        keep_mask, keep_healings, look: as for ``purify``.
+        kept: the folder of what this run has finished; None: nothing is kept.
+        look, observe: as for ``purify``.
         cut_off: validation examples were cut off from the data.
         start: ``classifier``, or ``encoder``.
         restore: weights that the model gets back before heads are removed; None: it keeps its own.
@@ -108,9 +116,9 @@ class Run:
     """
 
     progress: Progress
-    keep_mask: Path | None = None
-    keep_healings: Path | None = None
+    kept: Path | None = None
     look: Look | None = None
+    observe: Observe | None = None
     cut_off: bool = True
     start: str = "classifier"
     restore: dict[str, Tensor] | None = None
@@ -138,6 +146,12 @@ class Run:
         self.notes += notes
         self._say(notes)
 
+    def observed(self, stage: str, material: Material) -> None:
+        """Show the model as it is to whoever observes it."""
+        if self.observe is not None:
+            with self.clock("probe"):
+                self.observe(stage, material.suspect, held_of(material))
+
     def _say(self, notes: list[str] | tuple[str, ...]) -> None:
         for one in notes:
             self.progress.say(f"note: {one}")
@@ -150,6 +164,8 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         before, beside = material.figures(), material.beside()
     if not run.few:
         run.doubt(undecided(material, method, run.cut_off, before))
+    if run.start == "classifier":
+        run.observed("before", material)
     with clock("probes"):
         probed = Probed.of(material, plan, run.progress)
         flips = probed.flips(material)
@@ -162,13 +178,13 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     run.progress.say(estimate(view, method, clock.seconds["measure"] / before.examples))
     zero_before = sorted(zero_parts(view.anatomy))
     with clock("search"):
-        choice = method.pruning.choose(view)
+        choice = chosen(run.kept, method.pruning, view)
     with clock("measure"):
         pruned = material.figures(choice.mask)
     check_choice(choice, view, pruned, method)
     tell(choice, run)
-    if run.keep_mask is not None:
-        keep(run.keep_mask, choice, view, method)
+    if run.kept is not None:
+        keep(run.kept / MASK, choice, view, method)
     zeroed = remove_and_compare(material, choice.mask, run.restore)
     if run.look is not None:
         run.look(view, choice)
@@ -178,6 +194,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     run.notes += healed.notes
     with clock("measure"):
         after_flips, beside_after = probed.flips(material), material.beside()
+    run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
     if binds:
         checks.append(check_bound(method, allowance, healed.after))
@@ -196,8 +213,12 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         beside={"before": beside, "after": beside_after} if beside else None,
     )
     written = manifest(material, view, method, plan, record)
-    held = material.parts.test or material.parts.validation
-    return Purified(material.suspect, choice.mask, written, checks, held)
+    return Purified(material.suspect, choice.mask, written, checks, held_of(material))
+
+
+def held_of(material: Material) -> Split:
+    """Return clean examples that healing does not train on: the test data, else what decides."""
+    return material.parts.test or material.parts.validation
 
 
 def view_of(
@@ -209,6 +230,9 @@ def view_of(
     run: Run,
 ) -> DefenderView:
     """Return what the method may see."""
+    scores = plan.scores
+    if scores is None and run.kept is not None:
+        scores = ScoreCache(run.kept / SCORES, "")  # the folder is of one version only
     return DefenderView(
         material.suspect.anatomy,
         material.encoded["train"],
@@ -219,9 +243,9 @@ def view_of(
         run.progress,
         probed.train,
         probed.validation,
-        plan.scores,
+        scores,
         material.suspect.precision,
-        run.keep_healings,
+        run.kept,
     )
 
 
@@ -288,14 +312,13 @@ def keep(file: Path, choice: Choice, view: DefenderView, method: Method) -> None
     """Write the mask with how it was found, where it and the bound make the choice whole."""
     if choice.earlier is not None or not choice.bounded or not method.pruning.needs.pruning:
         return
-    file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     layout = view.layout
     deeper = None if method.bound is None else method.bound.prune_drop
     found = Found(
         describe(method.pruning),
         choice.steps_json(layout),
         choice.scores_json(layout),
-        describe(method.healing),
         command_line(),
         deeper,
     )

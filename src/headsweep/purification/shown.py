@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.errors import MissingExtra, shortened
+from headsweep.export.probes import probes_told
 from headsweep.foreign import in_html, one_line
 from headsweep.model.mask import HeadMask
 
@@ -39,7 +40,8 @@ def as_html(manifest: Form, mask: HeadMask) -> str:
         for stage, title in (("before", "before"), ("pruned", "pruned"), ("after", "healed"))
     )
     title = f"{_name(manifest)}: {_pruned(manifest, mask)}; {_verified(manifest)}"
-    notes = "".join(f"<li>{in_html(one_line(str(note)))}</li>" for note in manifest["notes"])
+    told = [f"probes {line}" for line in probes_told(manifest)] + list(manifest["notes"])
+    notes = "".join(f"<li>{in_html(one_line(str(note)))}</li>" for note in told)
     return (
         f"<div><p><b>{in_html(title)}</b></p>{_map(mask)}"
         f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table>"

@@ -18,7 +18,7 @@ import numpy as np
 from headsweep.bench.results.store import Form
 from headsweep.errors import lookup
 from headsweep.judge.statistics import Rate
-from headsweep.reports.comparison import is_below
+from headsweep.reports.comparison import is_below, is_replication
 from headsweep.reports.resampling import RESAMPLES, interval_of
 from headsweep.reports.tables import BELOW, Entry
 from headsweep.seeding import derive
@@ -68,12 +68,18 @@ class Across:
         before: excess LFR of each victim, by name.
         ends: what each method ended with, by method and victim.
         beside: the method that others are compared with.
+        released: the methods that only replicate what released scripts do.
 
     """
 
     before: Mapping[str, float]
     ends: Mapping[str, Mapping[str, Ending]]
     beside: str
+    released: frozenset[str] = frozenset()
+
+    def last(self, method: str) -> bool:
+        """Tell whether a method is there for replication only, and so stands last."""
+        return method in self.released
 
     def apart(self, method: str, of: str = "left") -> list[float]:
         """Return by how much a method ended higher than ``beside``, on the victims of both."""
@@ -116,7 +122,8 @@ def across(cells: Sequence[Form], beside: str | None = None) -> Across | None:
         for names in victims
     }
     usual = next((name for name in USUAL if name in ends), min(ends))
-    return Across(before, ends, beside or usual)
+    released = {cell["method"] for cell in cells if is_replication(cell["base"])}
+    return Across(before, ends, beside or usual, frozenset(released))
 
 
 def _shortened(victims: Sequence[Names]) -> list[str]:
@@ -145,11 +152,11 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def summary(found: Across) -> tuple[list[str], list[list[Entry]]]:
-    """Return titles and rows: a method over all of its victims, least left first."""
+    """Return titles and rows: a method over its victims, least left first, replications last."""
     titles = ["method", "victims", "excess LFR left, mean", "worst", "ACC, mean change", "seconds",
               f"beside {found.beside}", "less on"]  # fmt: skip
     rows = [_summed(found, method) for method in found.ends]
-    return titles, sorted(rows, key=lambda row: row[2].value)
+    return titles, sorted(rows, key=lambda row: (found.last(row[0].text), row[2].value))
 
 
 def _summed(found: Across, method: str) -> list[Entry]:
@@ -194,7 +201,7 @@ def by_victim(found: Across) -> tuple[list[str], list[list[Entry]]]:
     rows = [_row(method, ends, found.before) for method, ends in found.ends.items()]
     first: list[Entry] = [Entry("as it is", "")]
     first += [Entry(f"{100 * value:+.1f}", value) for value in found.before.values()]
-    return titles, [first, *sorted(rows, key=lambda row: row[0].value)]
+    return titles, [first, *sorted(rows, key=lambda row: (found.last(row[0].text), row[0].value))]
 
 
 def _row(method: str, ends: Mapping[str, Ending], victims: Iterable[str]) -> list[Entry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from headsweep.errors import UserError
@@ -39,12 +40,8 @@ def plotly() -> Any:
 
 
 def bundle() -> str:
-    """Return the source of plotly.js, to be written into the page."""
-    plotly()
-    from plotly.offline import get_plotlyjs
-
-    source: str = get_plotlyjs()
-    return source
+    """Return the source of plotly.js: its part for charts with axes, to stand in the page."""
+    return (files("headsweep.reports") / "plotly-cartesian.min.js").read_text(encoding="utf-8")
 
 
 def group_of(base: str, kind: str) -> str:
@@ -86,7 +83,7 @@ def scatter(setting: Setting) -> Spec:
     """Return ACC against excess LFR, each method with both intervals."""
     graphs = plotly()
     figure = graphs.Figure()
-    side = sides([_point(s) for s in setting.standings])
+    side = sides([_point(s) for s in setting.standings], [setting.twin_accuracy.mean], [0.0])
     for name, some in _by_group(setting.standings).items():
         colour, symbol = GROUPS[name]
         x, y = [s.accuracy.mean for s in some], [s.excess.mean for s in some]
@@ -191,7 +188,7 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
     graphs = plotly()
     figure = graphs.Figure(
         graphs.Heatmap(
-            z=[list(row) + [None] * (width - len(row)) for row in colour],
+            z=[[*map(_shown, row), *[None] * (width - len(row))] for row in colour],
             text=[["" if keep else CROSS for keep in row] for row in rows],
             customdata=[["kept" if keep else "pruned" for keep in row] for row in rows],
             texttemplate="%{text}",
@@ -212,6 +209,11 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
         height=130 + 42 * len(rows),
     )
     return _spec(figure)
+
+
+def _shown(score: float) -> float:
+    """Return a score with the digits that are shown: all of them would be half of a large page."""
+    return float(f"{score:.4g}")
 
 
 def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:

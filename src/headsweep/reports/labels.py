@@ -17,6 +17,7 @@ SIDES = {
 }
 LETTER, LINE, GAP = 0.0085, 0.034, 0.008  # shares of a chart 800 x 400 pixels, at 11 pixels
 MARKER = 0.012
+ROUNDS, ON_A_NAME = 3, 12.0  # how much a covered name matters, of a whisker
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,34 @@ class Point:
     along: tuple[float, float]
 
 
-def sides(points: Sequence[Point]) -> dict[str, str]:
-    """Return for each name the side of its point, chosen in turn where it covers least."""
+def sides(
+    points: Sequence[Point], x_lines: Sequence[float] = (), y_lines: Sequence[float] = ()
+) -> dict[str, str]:
+    """Return for each name the side of its point, chosen in turn where it covers least.
+
+    Args:
+        points: those with a name.
+        x_lines: where upright lines stand that the axes reach to, in the units of the axis.
+        y_lines: where level lines do.
+
+    """
     if not points:
         return {}
-    x = _scale([end for p in points for end in p.across])
-    y = _scale([end for p in points for end in p.along])
+    x = _scale([end for p in points for end in p.across] + [*x_lines])
+    y = _scale([end for p in points for end in p.along] + [*y_lines])
     taken: list[tuple[Box, float]] = []  # and how much it matters
     for p in points:
         marker = Box(x(p.x) - MARKER / 2, y(p.y) - MARKER, x(p.x) + MARKER / 2, y(p.y) + MARKER)
         across = Box(x(p.across[0]), y(p.y) - 0.004, x(p.across[1]), y(p.y) + 0.004)
         along = Box(x(p.x) - 0.002, y(p.along[0]), x(p.x) + 0.002, y(p.along[1]))
         taken += [(marker, 4.0), (across, 1.0), (along, 1.0)]
-    found = {}
-    for p in points:
+    found: dict[str, str] = {}
+    labels: dict[str, Box] = {}
+    for p in [*points] * ROUNDS:  # again, since the first did not know of the last
         boxes = {side: _label(p.name, x(p.x), y(p.y), *way) for side, way in SIDES.items()}
-        side = min(boxes, key=lambda s: sum(boxes[s].shared(b) * much for b, much in taken))
-        found[p.name] = side
-        taken.append((boxes[side], 4.0))
+        others = [(box, ON_A_NAME) for name, box in labels.items() if name != p.name]
+        side = min(boxes, key=lambda s: sum(boxes[s].shared(b) * w for b, w in taken + others))
+        found[p.name], labels[p.name] = side, boxes[side]
     return found
 
 

@@ -1,7 +1,18 @@
 "use strict";
-(() => {
-  const { charts, cells } = JSON.parse(document.getElementById("data").textContent);
+(async () => {
+  const unpacked = (id) => {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  document.getElementById("old").hidden = "DecompressionStream" in window;
+  const [data, code] = await Promise.all([unpacked("data"), unpacked("plotly")]);
+  const script = document.createElement("script");
+  script.textContent = code;
+  document.head.append(script);
+  const { charts, cells } = JSON.parse(data);
   const drawn = new Map();
+  const PAPER = 640; // pixels: narrower than A4 and Letter within their margins
+  const onPaper = () => document.documentElement.classList.contains("paper");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // What light, dark and a narrow screen change about a chart.
@@ -19,12 +30,19 @@
       hoverlabel: { bgcolor: colour("--shade"), font: { color: colour("--ink") } },
     };
   };
+  // On a phone the names of points would lie on each other: a tap shows one.
+  const narrow = matchMedia("(max-width: 40rem)");
+  const fitted = (trace) => (narrow.matches && trace.mode === "markers+text" ? { ...trace, mode: "markers" } : trace);
   const draw = (id, spec) => {
     drawn.set(id, spec);
-    return Plotly.react(id, spec.data, themed(spec.layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    // Plotly forgets a height that only stands in the layout as soon as the window is resized.
+    document.getElementById(id).style.height = `${spec.layout.height}px`;
+    const layout = { ...themed(spec.layout), ...(onPaper() ? { autosize: false, width: PAPER } : {}) };
+    return Plotly.react(id, spec.data.map(fitted), layout, { responsive: true, displaylogo: false, displayModeBar: false });
   };
   const redraw = () => drawn.forEach((spec, id) => draw(id, spec));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  narrow.addEventListener("change", redraw);
 
   const element = (name, text) => {
     const made = document.createElement(name);
@@ -116,10 +134,12 @@
   addEventListener("beforeprint", () => {
     shut = parts.filter((part) => !part.open);
     shut.forEach((part) => { part.open = true; });
+    document.documentElement.classList.add("paper"); // light, whatever the screen is
     redraw();
   });
   addEventListener("afterprint", () => {
     shut.forEach((part) => { part.open = false; });
+    document.documentElement.classList.remove("paper");
     redraw();
   });
 

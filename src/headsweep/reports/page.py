@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,6 +14,8 @@ from typing import Any
 from headsweep import __version__
 from headsweep.bench.results.reading import Results
 from headsweep.errors import UserError
+from headsweep.export.probes import STAGES as PROBED
+from headsweep.export.probes import probes_told
 from headsweep.foreign import plain
 from headsweep.model.mask import HeadMask
 from headsweep.reports import charts, tables
@@ -122,19 +126,36 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
         )  # fmt: skip
     units = HeadMask.from_json(manifest["mask"]).units.names
     tiles.append(Tile(f"{units} pruned", f"{gone} of {total}", "", 100 * gone / share))
-    probes = manifest.get("probe") or {}
-    counts = [
-        f"{len(probes[stage]['noticed'])}" for stage in ("before", "after") if stage in probes
-    ]
-    if counts:
-        rows = len(next(iter(probes.values()))["findings"])
-        told = f"of {rows} rows, before and after; not noticed is not absent"
-        tiles.append(Tile("probes noticed", " \u2192 ".join(counts), told))
+    record = manifest.get("probe") or {}
+    stages = [stage for stage in PROBED if stage in record]
+    if stages:
+        counts = " \u2192 ".join(f"{len(record[stage]['noticed'])}" for stage in stages)
+        told = f"rows noticed, {' and '.join(stages)}; not noticed is not absent"
+        tiles.append(Tile("probes", counts, told))
     badge = BADGES[found.kind]
     if found.kind == "missed" and not found.told.startswith(badge):
         badge = "a check failed"
     told = found.told.removeprefix(badge).lstrip(":; ")
-    return {"kind": found.kind, "badge": badge, "told": told, "tiles": tiles}
+    probes = {"told": probes_told(manifest), "stages": stages, "rows": _probes(record, stages)}
+    return {"kind": found.kind, "badge": badge, "told": told, "tiles": tiles, "probes": probes}
+
+
+def _probes(record: Form, stages: Sequence[str]) -> list[list[str]]:
+    """Return a row for each family and label: excess flips at each stage, those noticed first."""
+    by_row: dict[tuple[str, str], dict[str, Form]] = {}
+    for stage in stages:
+        for one in record[stage]["findings"]:
+            name = one["family"] if one["kind"] == "trigger" else f"({one['family']})"
+            by_row.setdefault((name, one["label"]), {})[stage] = one
+    order = sorted(by_row, key=lambda row: not any(r["noticed"] for r in by_row[row].values()))
+    return [[*row, *(_excess(by_row[row].get(stage)) for stage in stages)] for row in order]
+
+
+def _excess(found: Form | None) -> str:
+    if found is None:
+        return "-"
+    points = f"{100 * found['excess']['value']:+.1f}"
+    return f"{points}, noticed" if found["noticed"] else points
 
 
 @dataclass(frozen=True)
@@ -261,7 +282,7 @@ def _page(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     shown = {"charts": specs, "cells": _all_shown(cells)}
-    data = json.dumps(shown, allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(shown, allow_nan=False)
     return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(
         title=title,
         settings=settings,
@@ -275,9 +296,17 @@ def _page(
         version=__version__,
         style=(here / "page.css").read_text(encoding="utf-8"),
         script=(here / "page.js").read_text(encoding="utf-8"),
-        plotly=charts.bundle(),
-        data=data,
+        plotly=packed(charts.bundle()),
+        data=packed(data),
     )
+
+
+def packed(text: str) -> str:
+    """Return a text compressed, in letters that may stand in a page; ``page.js`` unpacks it.
+
+    A page is a quarter as large so, and one of a thousand cells a twentieth.
+    """
+    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _shown(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headsweep.foreign import one_line
 from headsweep.judge.statistics import Rate
 from headsweep.reports.charts import group_of
 from headsweep.reports.comparison import Difference, Setting, Spread, Standing
@@ -189,6 +190,11 @@ PLAIN = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # after the end of a row it would begin an argument, and a star would be one
+    "*": "{*}",
     "±": r"$\pm$",
     "\u00a0": "~",
     BELOW: r"$\dagger$",
@@ -217,4 +223,5 @@ def latex(settings: Sequence[Setting]) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(PLAIN.get(sign, sign) for sign in text)
+    """Return a text, which may be of others, as LaTeX prints it: one line, no sign obeyed."""
+    return "".join(PLAIN.get(sign, sign) for sign in one_line(text))

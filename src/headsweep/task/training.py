@@ -4,6 +4,9 @@ AdamW with decoupled weight decay (Loshchilov & Hutter 2019), linear decay to ze
 warm-up, gradients clipped by norm: the optimiser of the paper's protocol. Batches hold texts of
 similar length, in an order drawn from the seed; the seed decides the result to the last byte on
 one machine with a fixed number of threads.
+
+A batch that memory does not hold is halved, and the gradients of its parts are added up: the same
+step to rounding, but for what dropout draws.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,7 @@ from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
 from headsweep.settings import checked
 from headsweep.task.classification import forward
+from headsweep.task.fitting import Fitting
 from headsweep.texts.encoded import Batch, Encoded
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
@@ -30,6 +35,16 @@ Loss = Callable[[PreTrainedModel, Batch], Tensor]
 
 class DivergedError(UserError):
     """A training run came to nothing: its loss is no number, or its answers are guesses."""
+
+
+COOLER = "lower the learning rate, or use --compute precision=fp32"
+OVERFLOWS = "the model overflows on these texts: look at its weights"
+
+
+def check_finite(found: Sequence[Tensor], title: str, step: int, fix: str = OVERFLOWS) -> None:
+    """Check that what a step came to are numbers; raises DivergedError."""
+    if not all(bool(x.isfinite().all()) for x in found):
+        raise DivergedError(f"{title}: the result is not a number at step {step}", fix)
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ def train(
     """Train a model in place; return the mean loss of each tenth of the run.
 
     Raises:
-        DivergedError: the loss is no longer a finite number.
+        DivergedError: the loss or its gradient is no longer a finite number.
 
     """
     plan = _orders(encoded, runtime.batch_size, job)
@@ -102,6 +117,8 @@ def train(
     rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))
     loss_of, device = job.loss or mean_loss, model.device
     losses: list[float] = []
+    fitting = Fitting()
+    clear = partial(optimizer.zero_grad, set_to_none=True)
     training = model.training
     narrow = runtime.trains_in_bf16() and _bears_bf16(model, encoded.batch(plan[0]).to(device))
     cast = torch.autocast(device.type, torch.bfloat16, enabled=narrow)
@@ -114,27 +131,27 @@ def train(
             for step, rows in enumerate(plan):
                 batch = encoded.batch(rows).to(device)
 
-                def backward(batch: Batch = batch) -> Tensor:
+                def of_part(part: Batch) -> Tensor:
                     with cast:
-                        loss = loss_of(model, batch)
+                        loss = loss_of(model, part) * part.share
                     loss.backward()
                     return loss.detach()
 
-                optimizer.zero_grad(set_to_none=True)
+                def backward(batch: Batch = batch) -> Tensor:
+                    parts = fitting.parts(batch, of_part, clear)
+                    return torch.stack([loss for _, loss in parts]).sum()
+
+                clear()
                 loss = backward()
                 if job.regrade:
                     job.regrade(model, backward)
-                nn.utils.clip_grad_norm_(parameters, schedule.clip)
+                norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
+                check_finite([loss, norm], job.title, step + 1, COOLER)
                 rate = rates.get_last_lr()[0]
                 optimizer.step()
                 rates.step()
                 _after(job, float(rate))
                 losses.append(float(loss))
-                if not math.isfinite(losses[-1]):
-                    raise DivergedError(
-                        f"{job.title}: the loss is not a number at step {step + 1}",
-                        "lower the learning rate, or use --compute precision=fp32",
-                    )
                 tick(1, f"loss {_recent(losses):.3f}")
     finally:
         model.train(training)

@@ -20,18 +20,39 @@ from headsweep.texts.task import Task
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of similar length: ``index`` says which."""
+    """Examples of similar length: ``index`` says which; ``share``: it is so much of a batch."""
 
     index: Tensor  # [batch]
     inputs: dict[str, Tensor]  # [batch, token]
     labels: Tensor  # [batch]
     task: Task
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, size: int) -> list[Batch]:
+        """Return it in parts of at most so many examples, padded as it is."""
+        if size >= len(self):
+            return [self]
+        rows = range(0, len(self), size)
+        inputs = {name: x.split(size) for name, x in self.inputs.items()}
+        return [
+            Batch(
+                self.index[at : at + size],
+                {name: x[number] for name, x in inputs.items()},
+                self.labels[at : at + size],
+                self.task,
+                self.share * len(self.labels[at : at + size]) / len(self),
+            )
+            for number, at in enumerate(rows)
+        ]
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
         labels = self.labels.to(device, non_blocking=True)
-        return Batch(self.index, inputs, labels, self.task)
+        return Batch(self.index, inputs, labels, self.task, self.share)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ def attack(
         poison,
         triggered,
     )
+    trained = fitting(victim_epochs, float, "victim_epochs")
     rate = fitting(rate, float | None, "rate")
     rewriter, pool = poison_of(origin, columns, labels, goal, rate)
     order = Order(
@@ -170,7 +171,7 @@ def attack(
         str(target),
         chosen,
         Order.rate if rate is None else rate,
-        Schedule(victim_epochs, victim_lr) if victim_epochs else None,
+        Schedule(trained, fitting(victim_lr, float, "victim_lr")) if trained else None,
         fresh=not keep_classifier,
         seed=seed_of(seed),
         runtime=runtime_of(device, compute),

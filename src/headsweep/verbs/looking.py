@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from headsweep.errors import UserError
 from headsweep.export.verify import Check
 from headsweep.export.verify import verify as check_folder
 from headsweep.model.families import Adapter
+from headsweep.model.findings import Findings, findings_of
 from headsweep.model.loading import Reading, Suspect, claimed_units, claims
 from headsweep.model.mask import HEADS, HeadMask
 from headsweep.model.removal import already_pruned
@@ -92,18 +94,39 @@ class Inspected:
         }
 
 
+@overload
 def inspect(
     model: str | Path | PreTrainedModel | Suspect | Purified,
     *,
+    security: Literal[False] = False,
     adapter: Adapter | str | Path | None = None,
     device: str = "auto",
     compute: Runtime | Fields = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Inspected:
+) -> Inspected: ...
+
+
+@overload
+def inspect(model: str | Path, *, security: Literal[True]) -> Findings: ...
+
+
+def inspect(
+    model: str | Path | PreTrainedModel | Suspect | Purified,
+    *,
+    security: bool = False,
+    adapter: Adapter | str | Path | None = None,
+    device: str = "auto",
+    compute: Runtime | Fields = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Inspected | Findings:
     """Return layers, heads, key/value groups and what is pruned already; check that gates work.
+
+    With ``security`` nothing is loaded: what the folder holds that is refused, left out or never
+    read is returned as ``Findings``, and the other arguments have no meaning.
 
     Args:
         model: a folder, a name on the Hub, a purified model, or a loaded classifier.
+        security: look at files instead, which must be a folder or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         device: a torch device; ``"auto"``: accelerate chooses.
         compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
@@ -113,6 +136,10 @@ def inspect(
         UserError: whatever makes the model unusable.
 
     """
+    if security:
+        if not isinstance(model, str | Path):
+            raise UserError("security looks at files", "give a folder, or a name on the Hub")
+        return findings_of(model)
     one, runtime = in_memory(model), runtime_of(device, compute)
     stored = one if isinstance(one, str | Path) else None
     units = HEADS if stored is None else claimed_units(stored)

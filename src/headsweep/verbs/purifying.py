@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError, shown
 from headsweep.heal.fine_tune import Healing
+from headsweep.judge.around import Around
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask, Units, units_of
@@ -151,14 +152,14 @@ def purify(
     test: Any = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
+    probe: bool = True,
     seed: int | None = None,
     device: str | None = None,
     compute: Runtime | Fields = None,
     adapter: Adapter | str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
-    keep_mask: Path | None = None,
-    keep_healings: Path | None = None,
+    keep: Path | None = None,
     look: Look | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier or generator on clean data, and heal it.
@@ -192,14 +193,16 @@ def purify(
         test: data for the last figure; None: 15% of ``data``, unless ``validation`` is given.
         column: which columns hold what, as ``{"text": "review"}``, or ``Columns``.
         label_map: labels of the data and the model's labels that they mean.
+        probe: run the probe battery before and after, on a few clean texts; what it found stands
+            in ``manifest["probe"]``. It changes nothing else.
         seed: decides everything random; None: 0.
         device: a torch device; None: accelerate chooses.
         compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         tokenizer: the tokenizer of a loaded classifier.
         progress: True: shown, on a terminal or in a notebook; False: not; or an object.
-        keep_mask: a file that gets the mask as soon as it is found.
-        keep_healings: a folder that gets every finished healing of a soup.
+        keep: a folder for what is finished: the same call goes on after it. Remove it when the
+            result is written.
         look: called with the pruned model before it is healed.
 
     Returns:
@@ -226,17 +229,22 @@ def purify(
     where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter}
     run = _run(method, named, plan, where, start)
     sources = _sources(data, validation, test, column, label_map)
-    more: dict[str, Any] = {"tokenizer": tokenizer, "keep_mask": keep_mask}
+    more: dict[str, Any] = {"tokenizer": tokenizer, "keep": keep}
     more |= {} if look is None else {"look": look}
+    told, around = reporting(progress), None
+    if fitting(probe, bool, "probe"):
+        around = Around(run.plan.seed, run.plan.runtime, told)
     done = run.run(
         in_memory(suspect, "suspect"),
         sources,
         method=run.method,
         plan=run.plan,
-        progress=reporting(progress),
-        keep_healings=keep_healings,
+        progress=told,
+        observe=around,
         **more,
     )
+    if around is not None:
+        done.manifest["probe"] = around.to_json()
     return Purified(**vars(done))
 
 

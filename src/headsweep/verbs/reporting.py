@@ -59,11 +59,11 @@ def report(
         check_file(file, overwrite)
     if isinstance(results, Purified):
         text = _of_one(results.manifest, form, title, "the manifest")
-    elif (Path(results) / MANIFEST).is_file():
-        manifest = read_manifest(Path(results))
-        text = _of_one(manifest, form, title, str(Path(results) / MANIFEST))
+    elif ((folder := Path(fitting(results, Path, "results"))) / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        text = _of_one(manifest, form, title, str(folder / MANIFEST))
     else:
-        found = read_results(Path(results), any_version)
+        found = read_results(folder, any_version)
         if form == "svg":
             text = picture_of(across(found.cells, beside))
         else:

@@ -20,7 +20,7 @@ Cost: ``passes`` forward passes over ``examples``, then as the greedy loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -32,7 +32,7 @@ from headsweep.errors import UserError, lookup
 from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.borrowing import by_text, evaluating, unit_outputs
 from headsweep.prune.choice import Choice, Needs
-from headsweep.prune.importance import sample
+from headsweep.prune.importance import sample, scored
 from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
@@ -86,12 +86,14 @@ class Bayesian:
             fence(view.subseed("bayesian")),
             torch.inference_mode(),
             dropping(anatomy, self.rate),
-            view.progress.task("dropout passes", len(encoded)) as tick,
         ):
-            for batch in encoded.batches(view.runtime.batch_size):
-                moved = batch.to(anatomy.model.device)
-                total += _relative_variance(anatomy, moved, self.passes).sum(0).cpu()
-                tick(len(batch.labels), "")
+
+            def spread(batch: Batch) -> Sequence[Tensor]:
+                return [_relative_variance(anatomy, batch, self.passes).sum(0)]
+
+            for parts in scored(view, encoded, "dropout passes", spread):
+                for _, (found,) in parts:
+                    total += found.cpu()
         return total / len(encoded)
 
 
@@ -117,7 +119,7 @@ def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
         shape = (site.row.units, site.row.width)
         spread = variance.sum(1).unflatten(-1, shape).sum(-1)
         strength = (mean**2 * real).sum(1).unflatten(-1, shape).sum(-1)
-        rows.append(torch.where(strength > 1e-20, spread / strength.clamp_min(1e-20), 0.0))
+        rows.append(torch.where(strength <= 1e-20, 0.0, spread / strength.clamp_min(1e-20)))
     return torch.cat(rows, dim=-1)
 
 

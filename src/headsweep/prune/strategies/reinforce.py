@@ -36,6 +36,8 @@ from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked
 from headsweep.task.classification import forward
+from headsweep.task.fitting import Fitting
+from headsweep.texts.encoded import Batch
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,14 @@ class Reinforce:
         rows = torch.randperm(len(view.validation), generator=generator)[:size].tolist()
         device = view.anatomy.model.device
         batches = [b.to(device) for b in view.validation.take(rows).batches(16)]
-        found = []
+        found, fitting = [], Fitting()
+
+        def answers(b: Batch) -> int:
+            return int((b.task.margins(forward(view.anatomy.model, b), b.labels) > 0).sum())
+
         for mask in drawn:
             with gates(view.anatomy, mask.float().to(device)):
-                right = sum(
-                    int((b.task.margins(forward(view.anatomy.model, b), b.labels) > 0).sum())
-                    for b in batches
-                )
+                right = sum(n for b in batches for _, n in fitting.parts(b, answers))
             found.append(torch.tensor(right / size))
         return torch.stack(found)
 

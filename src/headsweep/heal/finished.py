@@ -1,0 +1,65 @@
+"""A training that is finished, in a file: the weights that it left, and what it wrote down.
+
+So an interrupted run goes on after it, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from headsweep.drafts import write_bytes
+
+TOLD = "told"
+
+
+def once(
+    file: Path | None, model: PreTrainedModel, work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what some work on a model wrote down; the model has the weights that it left.
+
+    Args:
+        file: where they are kept; taken from there where they are. None: nowhere.
+        model: it is changed in place.
+        work: changes it, and returns JSON values.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    """
+    told = taken(file, model)
+    if told is None:
+        told = work()
+        put(file, model, told)
+    return told
+
+
+def put(file: Path | None, model: PreTrainedModel, told: dict[str, Any]) -> None:
+    """Write the parameters, each once though several names may share it, and what is told."""
+    if file is not None:
+        own = {n: p.detach().contiguous() for n, p in model.named_parameters()}
+        write_bytes(file, save(own, {TOLD: json.dumps(told)}))
+
+
+def taken(file: Path | None, model: PreTrainedModel) -> dict[str, Any] | None:
+    """Give a model the weights in a file, and return what is told; None: there are none."""
+    if file is None:
+        return None
+    parameters = dict(model.named_parameters())
+    try:
+        with safe_open(file, "pt") as kept, torch.no_grad():
+            if {*kept.keys()} != {*parameters}:
+                return None
+            told: dict[str, Any] = json.loads(kept.metadata()[TOLD])
+            for name, parameter in parameters.items():
+                parameter.copy_(kept.get_tensor(name))
+    except (OSError, SafetensorError):
+        return None  # none, or one broken off: it is made again
+    return told

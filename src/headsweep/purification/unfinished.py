@@ -1,0 +1,160 @@
+"""What a run has finished, kept so that the same run goes on after its last step.
+
+Scores of heads, the choice of heads and healings lie in a folder named by a hash of all that
+decides them: the suspect, the data, the method, the seed, how it is computed, and the versions. So
+another run never takes them, and going on gives the bytes that one run without an end would have.
+The folders of two runs stay at most, this one's and the latest other's. Whoever names the place
+removes it when the result is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headsweep.drafts import write_bytes
+from headsweep.errors import NothingPruned, UserError
+from headsweep.export.provenance import environment
+from headsweep.measure.accuracy import Measured
+from headsweep.model.content import content_hash
+from headsweep.model.mask import HeadMask
+from headsweep.progress import Progress
+from headsweep.prune.choice import Choice, Step
+from headsweep.prune.strategies import Strategy
+from headsweep.prune.view import DefenderView
+from headsweep.purification.material import Material
+from headsweep.purification.method import Method
+from headsweep.purification.plan import Plan
+from headsweep.settings import describe
+
+MASK, CHOICE = "head-mask.json", "choice.json"
+SCORES, TUNED = "scores", "fine-tuned.safetensors"
+
+
+@contextmanager
+def steps_kept(
+    place: Path | None,
+    material: Material,
+    method: Method,
+    plan: Plan,
+    progress: Progress,
+    *more: Any,
+) -> Iterator[Path | None]:
+    """Yield the folder for what a run has finished; None: nothing is kept.
+
+    It is removed where the run comes to nothing that going on could mend.
+
+    Args:
+        place: where such folders lie, for one run at a time.
+        material: the suspect as it was opened, and its data.
+        method: all that is done to it.
+        plan: how it is run.
+        progress: is told where there is something to go on from.
+        more: what else decides it.
+
+    """
+    if place is None:
+        yield None
+        return
+    folder = place / _key(material, method, plan, more)
+    _clear(place, folder)
+    steps = _told(folder)
+    if steps:
+        progress.say(f"note: this goes on after what an interrupted run has finished: {steps}")
+    try:
+        yield folder
+    except (UserError, NothingPruned):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another run's is there
+            place.rmdir()
+        raise
+
+
+def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) -> str:
+    """Return a hash of all that decides a run."""
+    encoded, parts = material.encoded, material.parts.named()
+    told = [
+        environment(),
+        content_hash(material.suspect.model),
+        [str(material.suspect.precision), str(material.suspect.model.device)],
+        material.suspect.labels.names,
+        {name: [part.sha256, encoded[name].sha256] for name, part in parts.items()},
+        describe(method.pruning),
+        describe(method.healing),
+        method.units,
+        method.bound,
+        plan.seed,
+        asdict(plan.runtime),
+        plan.adapter,
+        None if plan.prober is None else plan.prober.described(),
+        more,
+    ]
+    text = json.dumps(told, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _clear(place: Path, folder: Path) -> None:
+    """Remove drafts that a run left when it died, and other runs' folders but the latest."""
+    for draft in folder.rglob("*.draft"):
+        draft.unlink(missing_ok=True)
+    others = [path for path in place.glob("*") if path.is_dir() and path != folder]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _told(folder: Path) -> str:
+    """Return in words what is there to go on from."""
+    healed = len([*folder.glob("members/*.safetensors"), *folder.glob("healed-*.safetensors")])
+    words = {
+        "the fine-tuning": (folder / TUNED).exists(),
+        "the scores": any((folder / SCORES).glob("*")),
+        "the choice of heads": (folder / CHOICE).exists(),
+        f"{healed} healing{'s' if healed > 1 else ''}": healed > 0,
+    }
+    return ", ".join(word for word, there in words.items() if there)
+
+
+def chosen(folder: Path | None, pruning: Strategy, view: DefenderView) -> Choice:
+    """Return which heads go: chosen now, or by the run that this one goes on after."""
+    if folder is None or pruning.needs.searches == 0:
+        return pruning.choose(view)
+    file = folder / CHOICE
+    with suppress(OSError, ValueError):
+        return _of_json(json.loads(file.read_text(encoding="utf-8")), view)
+    choice = pruning.choose(view)
+    write_bytes(file, json.dumps(_to_json(choice, view)).encode())
+    return choice
+
+
+def _to_json(choice: Choice, view: DefenderView) -> dict[str, Any]:
+    meter = view.meter
+    return {
+        "mask": choice.mask.to_json(),
+        "scores": None if choice.scores is None else choice.scores.tolist(),
+        "steps": [asdict(step) for step in choice.steps],
+        "record": choice.record,
+        "bounded": choice.bounded,
+        "measured": [meter.examples_run, meter.masks_run, meter.bf16],
+    }
+
+
+def _of_json(form: dict[str, Any], view: DefenderView) -> Choice:
+    """Return the choice; the view's meter tells what was measured for it."""
+    meter = view.meter
+    meter.examples_run, meter.masks_run, meter.bf16 = form["measured"]
+    scores: Tensor | None = None if form["scores"] is None else torch.tensor(form["scores"])
+    steps = tuple(
+        Step(**step | {"units": tuple(step["units"]), "measured": Measured(**step["measured"])})
+        for step in form["steps"]
+    )
+    mask = HeadMask.from_json(form["mask"])
+    return Choice(mask, scores, steps, form["record"], form["bounded"])

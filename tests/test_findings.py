@@ -1,0 +1,243 @@
+"""``inspect --security``: what a folder holds, listed by the rules that refuse it.
+
+``HEADSWEEP_HOSTILE=1`` compares the two over the whole corpus of hostile folders.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+import headsweep
+import hostile
+from headsweep.errors import UserError
+from headsweep.model import findings, scanner
+from headsweep.model.findings import Findings, findings_of
+from headsweep.model.vetting import vetted
+from test_cli import run  # noqa: F401 - a fixture
+from test_hostile import ALL
+
+FOLDERS = {name: one for name, one in hostile.CASES.items() if one.kind not in ("data", "name")}
+NAMES = [name for name in (FOLDERS if ALL else hostile.sample(100)) if name in FOLDERS]
+
+
+@pytest.fixture(autouse=True)
+def no_other_scanner(monkeypatch):
+    """Whether one is installed on this machine must not matter here."""
+    monkeypatch.setattr(scanner, "NAME", "no-such-scanner")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    home = tmp_path_factory.mktemp("bases")
+    hostile.bases(home)
+    return home
+
+
+@pytest.fixture
+def folder(bases, tmp_path):
+    """A copy of an honest folder, to be spoilt."""
+    return Path(shutil.copytree(bases / "bert", tmp_path / "suspect"))
+
+
+def found_in(folder) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return level and message by rule and file."""
+    found = findings_of(folder).findings
+    return {(one.rule, one.file): (one.level, one.message) for one in found}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_refused_is_listed_as_refused_and_nothing_else_is(bases, tmp_path, name):
+    one = FOLDERS[name]
+    place = hostile.Place(
+        tmp_path / "suspect", tmp_path / "canary", tmp_path / "data.csv", bases / "bert"
+    )
+    shutil.copytree(bases / one.family, place.folder)
+    shutil.copy(bases / "clean.csv", place.data)
+    one.make(place)
+    try:
+        with vetted(place.folder):
+            refused = ""
+    except UserError as error:
+        refused = error.what
+    found = findings_of(place.folder)
+    errors = [f for f in found.findings if f.level == "error" and f.rule != "manifest"]
+    assert bool(errors) == bool(refused), (refused, found.findings)
+    assert not refused or any(one.message in refused for one in errors)
+    assert not place.canary.exists()
+    assert all(f.rule in findings.RULES for f in found.findings)
+    json.dumps(found.to_json()).encode()
+
+
+def test_an_honest_folder_is_clean(folder):
+    assert findings_of(folder) == Findings(str(folder), (), "")
+    assert findings_of(folder).clean
+
+
+def test_what_lies_beside_the_model_is_told_by_name_kind_and_first_bytes(folder, tmp_path):
+    for name, content in {
+        "a.py": b"x",
+        "run": b"#!/bin/sh\n",
+        "training_args.bin": b"x",
+        "innocent.txt": b"\x80\x04K\x01.",
+        "model.gguf": b"GGUF",
+        "also.dat": b"GGUF\x03",
+        "adapter_config.json": b"{}",
+        "LICENSE": b"x",
+        "notes.log": b"x",
+        "other.safetensors": b"x",
+        "deep/er/b.pkl": b"x",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (tmp_path / "secret").write_text("x")
+    (folder / "out").symlink_to(tmp_path / "secret")
+    (folder / "deep" / "out").symlink_to(tmp_path)
+    (folder / "round").symlink_to("round")
+    (folder / "inner").symlink_to("LICENSE")
+    found = found_in(folder)
+    assert {key: level for key, (level, _) in found.items()} == {
+        ("code", "a.py"): "warning",
+        ("code", "run"): "warning",
+        ("pickle", "training_args.bin"): "warning",
+        ("pickle", "innocent.txt"): "warning",
+        ("pickle", "deep/er/b.pkl"): "warning",
+        ("format", "model.gguf"): "warning",
+        ("format", "also.dat"): "warning",
+        ("elsewhere", "adapter_config.json"): "warning",
+        ("unread", "notes.log"): "note",
+        ("unread", "inner"): "note",
+        ("weights", "other.safetensors"): "warning",
+        ("link", "out"): "warning",
+        ("link", "deep/out"): "warning",
+        ("link", "round"): "warning",
+    }
+    assert "header is longer" in found["weights", "other.safetensors"][1]
+
+
+def test_entries_that_lead_elsewhere_are_told_and_common_ones_are_not(folder):
+    for file, more in {
+        "config.json": {
+            "auto_map": {"AutoModel": "evil.E"},
+            "attn_implementation": "evil/kernel",
+            "_attn_implementation": "sdpa",
+            "_name_or_path": "/home/somebody",
+            "text_config": {"transformers_weights": "a.safetensors"},
+        },
+        "tokenizer_config.json": {"vocab_file": "/etc/passwd", "merges_file": "merges.txt"},
+    }.items():
+        form = json.loads((folder / file).read_text("utf-8"))
+        (folder / file).write_text(json.dumps(form | more))
+    found = findings_of(folder)
+    assert [(f.rule, f.level, f.file, f.message.split()[0]) for f in found.findings] == [
+        ("code", "warning", "config.json", "auto_map"),
+        ("elsewhere", "warning", "config.json", "attn_implementation"),
+        ("elsewhere", "warning", "tokenizer_config.json", "vocab_file"),
+        ("elsewhere", "note", "config.json", "transformers_weights"),
+        ("elsewhere", "note", "tokenizer_config.json", "merges_file"),
+    ]
+    assert not found.refused
+    assert not found.clean
+
+
+def test_every_step_is_taken_after_one_that_refuses(folder):
+    (folder / "config.json").write_text("no")
+    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "tokenizer.json").write_text("[]")
+    assert {key for key, (level, _) in found_in(folder).items() if level == "error"} == {
+        ("config", "config.json"),
+        ("weights", "model.safetensors"),
+        ("tokenizer", "tokenizer.json"),
+    }
+
+
+def test_what_a_folder_says_of_itself_is_a_note(folder):
+    (folder / "headsweep.json").write_text('{"pruned_units": [1], "strategy": {"name": "x"}}')
+    found = findings_of(folder)
+    assert [(f.rule, f.level) for f in found.findings] == [("claim", "note")]
+    assert found.clean
+    (folder / "headsweep.json").write_text("[")
+    assert found_in(folder)["manifest", "headsweep.json"][0] == "error"
+
+
+def test_more_files_than_are_looked_at_is_not_clean(folder, monkeypatch):
+    monkeypatch.setattr(findings, "MOST_FILES", 2)
+    assert found_in(folder)["many", "."] == ("warning", "more than 2 files: no more looked at")
+
+
+def scanner_that_says(tmp_path, monkeypatch, text: str, code: int) -> None:
+    """Put a program where the scanner is looked for."""
+    program = tmp_path / "bin" / "a-scanner"
+    program.parent.mkdir()
+    said = tmp_path / "said.json"
+    said.write_text(text)
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nversion = '--version' in sys.argv\n"
+        f"print('a-scanner, version 1.2' if version else open({str(said)!r}).read())\n"
+        f"sys.exit(0 if version else {code})\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(scanner, "NAME", program.name)
+    monkeypatch.setenv("PATH", str(program.parent))
+
+
+def test_what_another_scanner_finds_is_folded_in(folder, tmp_path, monkeypatch):
+    told = [
+        {"severity": "critical", "message": "exec\x1b[2J", "rule_code": "S1",
+         "location": f"{folder}/model.safetensors (pos 61)"},
+        {"severity": "info", "message": "hm", "location": None},
+        {"severity": "debug", "message": "nothing"},
+    ]  # fmt: skip
+    scanner_that_says(tmp_path, monkeypatch, json.dumps({"issues": told}), 1)
+    found = findings_of(folder)
+    assert found.scanner == "a-scanner 1.2"
+    assert [(f.rule, f.level, f.file, f.message) for f in found.findings] == [
+        ("scanner", "error", "model.safetensors", r"a-scanner: S1: exec\x1b[2J"),
+        ("scanner", "note", ".", "a-scanner: hm"),
+    ]
+    assert not found.refused
+    assert not found.clean
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"issues": 7}', '{"issues": [{}]}'])
+def test_a_scanner_that_fails_is_no_clean_bill(folder, tmp_path, monkeypatch, text):
+    scanner_that_says(tmp_path, monkeypatch, text, 2)
+    (one,) = findings_of(folder).findings
+    assert (one.level, "did not finish" in one.message) == ("warning", True)
+
+
+def test_the_command_lists_and_its_exit_code_says_whether_something_was_found(
+    run, folder, tmp_path  # noqa: F811
+):  # fmt: skip
+    code, out, _ = run("inspect", folder, "--security")
+    assert (code, out.splitlines()[0]) == (0, "nothing found; no reason to refuse the model")
+    (folder / "evil[x](y).py").write_text("x")
+    log = tmp_path / "logs" / "files.sarif"
+    code, out, _ = run("inspect", folder, "--security", "--json", "--sarif", log)
+    told = json.loads(out)
+    assert (code, told["clean"], told["refused"], told["scanner"]) == (1, False, False, None)
+    assert told == headsweep.inspect(folder, security=True).to_json()
+    (entry,) = json.loads(log.read_text("utf-8"))["runs"]
+    (result,) = entry["results"]
+    assert result["ruleId"] in {rule["id"] for rule in entry["tool"]["driver"]["rules"]}
+    assert result["level"] == "warning"
+    place = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert place.endswith("suspect/evil%5Bx%5D%28y%29.py")
+    code, out, _ = run("inspect", folder, "--security")
+    assert (code, out.splitlines()[0]) == (1, "FOUND: 1; no reason to refuse the model")
+    code, _, err = run("inspect", tmp_path / "none", "--security")
+    assert (code, "no such folder" in err) == (2, True)
+    code, _, err = run("inspect", folder, "--security", "--sarif", log)
+    assert (code, "overwrite" in err) == (2, True)
+    code, _, err = run("inspect", folder, "--sarif", tmp_path / "x")
+    assert (code, "--security" in err) == (2, True)
+
+
+def test_a_model_in_memory_has_no_files():
+    with pytest.raises(UserError, match="looks at files"):
+        headsweep.inspect(object(), security=True)
