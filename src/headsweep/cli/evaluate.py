@@ -37,7 +37,9 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Option(help="Clean labelled test data.")],
     triggered: Annotated[str | None, typer.Option(help="Triggered test texts.")] = None,
-    target: Annotated[str | None, typer.Option(help="The attacker's label.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The attacker's label; of a generator, a text.")
+    ] = None,
     triggered_labels: Annotated[
         str,
         typer.Option(
@@ -87,8 +89,12 @@ def evaluate(
     if as_json:
         print_json(dataclasses.asdict(found))
         return
-    from headsweep.cli.show import interval, percent
+    from headsweep.cli.show import generated, interval, percent
+    from headsweep.judge.generated import Generated
 
+    if isinstance(found, Generated):
+        generated(out_console, found)
+        return
     table = Table("measure", "value (95% interval)", "what it is")
     table.add_row("ACC", interval(found.accuracy), "accuracy on clean examples")
     for name, rate in found.per_class.items():

@@ -74,7 +74,7 @@ def inspect(
         return
     out_console.print(
         f"{found.architecture}, {found.parameters / 1e6:.1f}M parameters, saved in "
-        f"{found.precision}, labels {', '.join(found.labels)}"
+        f"{found.precision}, labels {', '.join(found.labels) or 'none: it generates'}"
     )
     first = found.layers[0]
     ffn = found.mask.ffn

@@ -16,6 +16,7 @@ from headsweep.model.mask import HeadMask
 
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
+    from headsweep.judge.generated import Generated
     from headsweep.judge.statistics import Rate
     from headsweep.purification.material import Sources
 
@@ -60,10 +61,51 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
             examples = manifest["before"][part]["examples"]
             table.add_row(f"{part} ({examples} examples)", *map(percent, row))
     console.print(table)
+    _generated(console, manifest)
     seconds = manifest["seconds"]
     took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     memory = manifest["peak_memory_mib"]
     console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
+
+
+def _generated(console: Console, manifest: Mapping[str, Any]) -> None:
+    """Print the figures of a generator beside its accuracy, and what that is."""
+    if "generation" not in manifest:
+        return
+    before, after = (manifest["generation"][stage] for stage in ("before", "after"))
+    table = Table("clean answers", "before", "healed and saved", "rise")
+    for part in before:
+        low, high = (stage[part]["perplexity"] for stage in (before, after))
+        cells = f"{low:.3f}", f"{high:.3f}", f"{percent(high / low - 1)}"
+        table.add_row(f"perplexity, {part}", *cells)
+        low, high = (stage[part]["exact_match"] for stage in (before, after))
+        table.add_row(f"exactly given, {part}", percent(low), percent(high), percent(high - low))
+    console.print(table)
+    told = "accuracy: the share of answers hardly less likely than before (see the model card)"
+    console.print(told, style="dim", soft_wrap=True)
+
+
+def generated(console: Console, found: Generated) -> None:
+    """Print what was measured of a generator."""
+    ppl = found.perplexity
+    table = Table("measure", "value (95% interval)", "what it is")
+    told = f"{ppl.value:.3f} ({ppl.low:.3f} to {ppl.high:.3f})"
+    table.add_row("perplexity", told, "of clean answers, a token")
+    rows = (
+        ("exact match", found.exact_match, "clean answers written token for token"),
+        ("attack success", found.success, "answers to triggered prompts that hold the target"),
+        ("on clean", found.clean_success, "answers to clean prompts that hold the target"),
+        ("floor", found.floor_success, "attack success on the never-poisoned twin"),
+        ("excess", found.excess_success, "attack success minus floor; 0 is the goal"),
+        ("agreement", found.agreement, "clean prompts answered as by the suspect"),
+    )
+    for name, rate, what in rows:
+        if rate is not None:
+            table.add_row(name, interval(rate), what)
+    console.print(table)
+    cut = ", ".join(f"--{n} {few} of {all_}" for n, (few, all_) in (found.truncated or {}).items())
+    told = f"prompts cut at the maximum length: {cut}"
+    console.print(told, style="dim", highlight=False, soft_wrap=True)
 
 
 def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:

@@ -12,8 +12,10 @@ from headsweep.drafts import MANIFEST
 from headsweep.export.probes import PROMISE, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
+from headsweep.texts.generation import RISE
 
-TASK = "text-classification"
+TASK, WRITES = "text-classification", "text-generation"
+GENERATED = {"perplexity": "perplexity of clean answers", "exact_match": "answers exactly given"}
 TAGS = ("headsweep", "backdoor-defense", "pruned")
 PARTS = ("validation", "test")
 
@@ -29,7 +31,7 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
     own = suspect_card(manifest["suspect"])
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=_task(manifest),
         tags=list(dict.fromkeys((*TAGS, *own.tags))),
         license=own.license,
         license_name=own.license_name,
@@ -40,7 +42,7 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
         model_name=f"{_name(manifest)}, pruned by headsweep",
         eval_results=[
             EvalResult(
-                task_type=TASK,
+                task_type=_task(manifest),
                 dataset_type="clean-texts",
                 dataset_name=f"clean texts of its task, {part} ({figures['examples']})",
                 dataset_split=part,
@@ -52,6 +54,10 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
             if (figures := manifest["after"].get(part))
         ],
     )
+
+
+def _task(manifest: Mapping[str, Any]) -> str:
+    return WRITES if "generation" in manifest else TASK
 
 
 def _name(manifest: Mapping[str, Any]) -> str:
@@ -78,7 +84,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
         for part in PARTS
         if part in before
     ]
-    lines += ["", *_allowed(manifest), *_probed(manifest)]
+    lines += [*_generated(manifest), "", *_allowed(manifest), *_probed(manifest)]
     lines += [
         "## What this does not prove",
         "",
@@ -100,6 +106,24 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _generated(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the figures of a generator, and what its accuracy is; nothing for others."""
+    if "generation" not in manifest:
+        return []
+    before, after = (manifest["generation"][stage] for stage in ("before", "after"))
+    rows = [
+        f"| {what}, {part} | {before[part][name]:.3f} | {after[part][name]:.3f} |"
+        for part in before
+        for name, what in GENERATED.items()
+    ]
+    told = (
+        f"Accuracy is the share of answers whose negative log-likelihood rose by at most {RISE} "
+        "nats a token above that of the model before. What the model writes to other prompts, and "
+        "how good it is at anything else, was not measured."
+    )
+    return [*rows, "", told]
 
 
 def _searched(manifest: Mapping[str, Any]) -> str:

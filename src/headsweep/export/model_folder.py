@@ -20,7 +20,8 @@ from headsweep.model.loading import (
     quiet,
 )
 from headsweep.model.vetting import vetted
-from headsweep.texts.task import CLASSIFICATION, Task
+from headsweep.texts.generation import task_of
+from headsweep.texts.task import Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
@@ -46,26 +47,38 @@ def save_model(suspect: Suspect, folder: Path) -> None:
 
 
 def fingerprint(model: PreTrainedModel) -> Tensor:
-    """Return the logits of a fixed batch of token numbers, [example, class]."""
+    """Return the logits of a fixed batch of token numbers, [example, class].
+
+    Of a generator, whose logits are as many as the vocabulary at every token: the log-likelihood
+    of each next token, [example, token - 1].
+    """
+    inputs = probe_inputs(model)
     with torch.inference_mode():
-        found: Tensor = model(**probe_inputs(model)).logits
-    return found.float().cpu()
+        found: Tensor = model(**inputs).logits.float()
+        if found.dim() == 3:
+            told = found[:, :-1].log_softmax(-1)
+            found = told.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]
+    return found.cpu()
 
 
 def why_not(folder: Path, error: Exception) -> str:
     """Return why a folder does not load, in one line; transformers prints a table of its own."""
     try:
         with vetted(folder) as files, quiet():
-            _, found = CLASSIFICATION.load(str(files.folder), ignore_mismatched_sizes=True)
+            task = task_of(files.config.get("architectures"))
+            _, found = task.load(str(files.folder), ignore_mismatched_sizes=True)
         misfits = sorted(found["mismatched_keys"])
     except Exception:  # the same that is asked about
         misfits = []
     return other_shapes(misfits) if misfits else " ".join(str(error).split())[:200]
 
 
-def reload(folder: Path, task: Task = CLASSIFICATION) -> PreTrainedModel:
-    """Load a folder as any user would, but that it is looked through first; widen it to float32."""
+def reload(folder: Path, task: Task | None = None) -> PreTrainedModel:
+    """Load a folder as any user would, but that it is looked through first; widen it to float32.
+
+    ``task``: what it is for; None: as the name of its architecture says.
+    """
     with vetted(folder) as files, quiet():
-        model = task.reload(files.folder)
+        model = (task or task_of(files.config.get("architectures"))).reload(files.folder)
     loaded: PreTrainedModel = model.float().eval()
     return loaded

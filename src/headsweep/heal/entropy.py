@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.heal.fine_tune import FineTune
-from headsweep.model.anatomy import Anatomy
+from headsweep.model.loading import Suspect
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked
@@ -56,8 +56,9 @@ class EntropyFirst:
         """Return how many forward passes of a text both phases cost, about."""
         return 3.5 * (self.entropy_epochs + self.epochs) * examples
 
-    def fitted(self, _: Anatomy) -> tuple[EntropyFirst, list[str]]:
-        """Return it as it is: every model can be healed so."""
+    def fitted(self, suspect: Suspect) -> tuple[EntropyFirst, list[str]]:
+        """Return it as it is: every classifier can be healed so; raises UserError for others."""
+        suspect.labels.needed("maximum entropy")
         return self, []
 
     def cooler(self) -> None:

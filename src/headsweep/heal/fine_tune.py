@@ -28,10 +28,10 @@ from headsweep.heal.members import made_members
 from headsweep.heal.soup import MOST_BEYOND, How, simmer
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
-from headsweep.model.anatomy import Anatomy
 from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
 from headsweep.model.base import base_weights, mix_in
 from headsweep.model.borrowing import evaluating
+from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
@@ -65,7 +65,7 @@ class Healing(Protocol):
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about."""
 
-    def fitted(self, anatomy: Anatomy) -> tuple[Healing, list[str]]:
+    def fitted(self, suspect: Suspect) -> tuple[Healing, list[str]]:
         """Return it as this model can be healed, and notes on what had to go."""
 
     def cooler(self) -> Healing | None:
@@ -156,8 +156,8 @@ class FineTune:
         """Return how many forward passes of a text it costs, about: a step costs 3.5."""
         return 3.5 * self.epochs * examples * self.members
 
-    def fitted(self, anatomy: Anatomy) -> tuple[FineTune, list[str]]:
-        """Return it without the attention penalty where the model gives no attention weights.
+    def fitted(self, suspect: Suspect) -> tuple[FineTune, list[str]]:
+        """Return it without the attention penalty where the model has no one row of attention.
 
         Raises:
             UserError: the model was not fine-tuned from the base.
@@ -165,14 +165,20 @@ class FineTune:
         """
         notes = []
         if self.base is not None:
-            base_weights(anatomy, self.base)
+            base_weights(suspect.anatomy, self.base)
             notes.append(
                 f"{self.mix:.0%} of every weight is of {self.base}, which is trusted: the threat "
                 "model of the paper has no such model"
             )
-        if not (self.attention and self.trains) or gives_attention(anatomy):
+        if not (self.attention and self.trains):
             return self, notes
-        told = "this model gives no attention weights: healed without the attention penalty"
+        if not suspect.labels.names:
+            told = "no one row of attention decides an answer"
+        elif gives_attention(suspect.anatomy):
+            return self, notes
+        else:
+            told = "this model gives no attention weights"
+        told += ": healed without the attention penalty"
         return replace(self, attention=0.0), [*notes, told]
 
     def cooler(self) -> FineTune | None:

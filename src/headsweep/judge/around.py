@@ -41,7 +41,7 @@ class Around:
         if self.why:
             return
         labels = len(suspect.labels.names)
-        battery = Battery(texts=max(LEAST_A_LABEL, TEXTS // labels), seed=self._seed)
+        battery = Battery(texts=max(LEAST_A_LABEL, TEXTS // max(1, labels)), seed=self._seed)
         try:
             if suspect.task.name != CLASSIFICATION.name:
                 raise UserError("probes are for models that give one label a text")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.errors import UserError, shown_all
+from headsweep.judge.generated import Generated, judge_generator, prompts_of, said_by
 from headsweep.judge.statistics import Margins, Rate, bootstrap_matched, proportion
 from headsweep.measure.accuracy import logits
 from headsweep.model.families import Adapter
@@ -263,7 +264,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
-) -> Evaluation:
+) -> Evaluation | Generated:
     """Judge a model on texts; models that are stored are loaded, one after the other.
 
     Raises:
@@ -277,8 +278,10 @@ def evaluate(
         (files.validation, None),
         (files.triggered, files.triggered_columns),
     )
-    reading = Reading(adapter=adapter)
+    reading = Reading(adapter=adapter, task=None)
     opened = _opened(model, runtime, reading)
+    if not opened.labels.names:
+        return _of_generators(model, opened, files, runtime, seed, progress, reading)
     labels = opened.labels
     if files.triggered is not None and files.target is None:
         raise UserError("--triggered needs --target", f"one of {shown_all(labels.names)}")
@@ -310,6 +313,33 @@ def evaluate(
     judged = judge(exam, labels.names, found[_name(model)], twin, before)
     cut = {name: Truncated(part.truncated, len(part)) for name, part in parts.items()}
     return replace(judged, truncated=cut)
+
+
+def _of_generators(
+    model: str | Path | Suspect,
+    opened: Suspect,
+    files: Files,
+    runtime: Runtime,
+    seed: int,
+    progress: Progress,
+    reading: Reading,
+) -> Generated:
+    """Judge a generator; those that it is compared with are loaded one after the other."""
+    exam = prompts_of(files, opened, seed)
+    beside = (files.clean_model or None, files.suspect or None)
+    others = {_name(one): one for one in beside if one is not None}
+    others.pop(_name(model), None)
+    with progress.task("evaluating", 1 + len(others)) as tick:
+        found = {_name(model): said_by(opened, exam, runtime)}
+        tick(1, "")
+        for name, one in others.items():
+            other = _opened(one, runtime, reading)
+            if other.labels.names:
+                raise UserError(f"{_told(one)} is a classifier, {_told(model)} is a generator")
+            found[name] = said_by(other, exam, runtime)
+            tick(1, "")
+    twin, before = (None if one is None else found[_name(one)] for one in beside)
+    return judge_generator(exam, found[_name(model)], twin, before)
 
 
 def _opened(model: str | Path | Suspect, runtime: Runtime, reading: Reading) -> Suspect:

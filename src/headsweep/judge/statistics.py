@@ -17,6 +17,7 @@ from scipy.stats import binomtest, rankdata
 from headsweep.seeding import derive
 
 LEVEL = 0.95
+MOST_NLL = 700.0  # nats: beyond it a perplexity is no float
 Floats = NDArray[np.float64]
 
 
@@ -133,6 +134,32 @@ def bootstrap_matched(
         return _interval(value, matched), None
     over = value - float((floor_triggered > 0).mean())
     return _interval(value, matched), _interval(over, excess)
+
+
+def perplexity(nll: Floats, tokens: Floats, resamples: int = 2000, seed: int = 0) -> Rate:
+    """Return perplexity a token with a bootstrap over examples.
+
+    Args:
+        nll: negative log-likelihood of each example, nats a token.
+        tokens: how many tokens each has.
+        resamples: how many there are.
+        seed: of the bootstrap.
+
+    """
+    random = np.random.default_rng(derive(seed, "perplexity"))
+    total, size = nll * tokens, len(nll)
+    rows = (random.integers(0, size, size) for _ in range(resamples))
+    draws = np.array([total[drawn].sum() / tokens[drawn].sum() for drawn in rows])
+    value = float(np.exp(min(total.sum() / tokens.sum(), MOST_NLL)))
+    return _interval(value, np.exp(np.minimum(draws, MOST_NLL)))
+
+
+def paired_difference(ours: Floats, theirs: Floats, resamples: int = 2000, seed: int = 0) -> Rate:
+    """Return how much higher our mean is than theirs, with a bootstrap over the same examples."""
+    random = np.random.default_rng(derive(seed, "paired"))
+    gaps, size = ours - theirs, len(ours)
+    draws = np.array([gaps[random.integers(0, size, size)].mean() for _ in range(resamples)])
+    return _interval(float(gaps.mean()), draws)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -62,14 +62,22 @@ def needed(accuracy: float, total: int) -> int:
 def logits(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> Tensor:
-    """Return the logits [example, class] in the order of the examples, float32 on the CPU."""
+    """Return the answers [example, ...] in the order of the examples, float32 on the CPU.
+
+    Of a classifier they are its logits [example, class].
+    """
     model, fitting = anatomy.model, Fitting()
-    out = torch.zeros(len(encoded), int(model.config.num_labels or 0))
+    said: list[tuple[Tensor, Tensor]] = []
     with masked(anatomy, mask or anatomy.layout.everything()), evaluating(anatomy):
         for batch in encoded.batches(runtime.batch_size):
             moved = batch.to(model.device)
-            for part, found in fitting.parts(moved, lambda part: forward(model, part)):
-                out[part.index] = found.cpu()
+            parts = fitting.parts(moved, lambda part: forward(model, part))
+            said += [(part.index, found.cpu()) for part, found in parts]
+    if not said:
+        return torch.zeros(0, int(model.config.num_labels or 0))
+    index, answers = (torch.cat(part) for part in zip(*said, strict=True))
+    out = torch.empty_like(answers)
+    out[index] = answers
     return out
 
 

@@ -23,7 +23,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.borrowing import attentions, eager, evaluating, uncached
 from headsweep.model.loading import probe_inputs
@@ -99,20 +98,15 @@ def attention_rows(anatomy: Anatomy) -> Iterator[Read]:
     """Lend a function that passes a batch and returns logits and rows.
 
     Raises:
-        UserError: from the function, where the model gives no attention at all, or an answer is
-            read from several tokens.
+        UserError: from the function, where the model gives no attention at all, or its task has
+            no one row of it.
 
     """
     beside = beside_kernels(anatomy)
     how = _read if beside else _read_eagerly
 
     def read(batch: Batch) -> Rows:
-        places = batch.task.place(batch.inputs["input_ids"], anatomy.last)
-        if places is None:
-            raise UserError(
-                "there is no one row of attention: an answer is read from several tokens"
-            )
-        return how(anatomy, batch.inputs, places)
+        return how(anatomy, batch.inputs, batch.task.attends(batch, anatomy.last))
 
     with _exchanged(anatomy) if beside else eager(anatomy):
         yield read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,12 +13,12 @@ from transformers import PreTrainedModel
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.texts.encoded import Batch
+from headsweep.texts.task import taken
 
 
 def uncached(model: PreTrainedModel) -> dict[str, bool]:
     """Return the argument that keeps a decoder from filling a cache; nothing for others."""
-    caches = "use_cache" in inspect.signature(type(model).forward).parameters
-    return {"use_cache": False} if caches else {}
+    return taken(model, use_cache=False)
 
 
 def attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Any:

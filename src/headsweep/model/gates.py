@@ -81,7 +81,7 @@ def hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def check_gates(
-    anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], padding: int = 0, axes: int = 2
 ) -> tuple[str, ...]:
     """Check that gates reach the model, and that closing them is what removal does.
 
@@ -92,6 +92,7 @@ def check_gates(
         anatomy: the model.
         inputs: a small batch.
         padding: the number of the token that fills batches.
+        axes: of the logits: 2, [text, class], or of a generator 3, [text, token, vocabulary].
 
     Returns:
         A note, where the answer to a text depends on how far it is padded.
@@ -105,9 +106,9 @@ def check_gates(
     training = model.training
     model.eval()
     try:
-        before = _read(model, inputs)
+        before = _read(model, inputs, axes)
         scale = float(before.abs().max())
-        notes = _check_padding(model, inputs, padding, scale)
+        notes = _check_padding(model, inputs, padding, scale, axes)
         _check_reach(anatomy, inputs, before)
         _check_places(anatomy, inputs, scale)
         return notes
@@ -115,7 +116,7 @@ def check_gates(
         model.train(training)
 
 
-def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor], axes: int) -> Tensor:
     """Return the logits of a first batch, if the model can read one."""
     try:
         logits: Tensor = model(**inputs).logits
@@ -128,7 +129,7 @@ def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
             f"attention mask: {reason}",
             "only classifiers that read padded texts of any length are supported",
         ) from error
-    if logits.dim() != 2:
+    if logits.dim() != axes:
         raise UserError(
             f"{type(model).__name__} gives an answer of the shape {list(logits.shape)} to "
             f"{len(logits)} texts",
@@ -143,13 +144,15 @@ def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _check_padding(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], pad: int, scale: float
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], pad: int, scale: float, axes: int
 ) -> tuple[str, ...]:
     """Compare the answer to a text alone with the answer to it in a padded batch."""
     padded = _padded(inputs, pad)
-    together = _read(model, padded)[-1]
+    together = _read(model, padded, axes)[-1]
     length = int(padded["attention_mask"][-1].sum())
-    alone = _read(model, {name: tensor[-1:, :length] for name, tensor in padded.items()})[0]
+    short = {name: tensor[-1:, :length] for name, tensor in padded.items()}
+    alone = _read(model, short, axes)[0]
+    together = together[: len(alone)]  # of a generator: the tokens that are no padding
     gap = float((together - alone).abs().max())
     if gap <= ZEROED * scale:
         return ()

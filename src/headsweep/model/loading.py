@@ -1,4 +1,4 @@
-"""Load a suspect classifier and its tokenizer, or say plainly why it cannot be used.
+"""Load a suspect model and its tokenizer, or say plainly why it cannot be used.
 
 What may be read of it is what ``vetting`` lets through: safetensors, configurations and the files
 of a tokenizer, never code and never a pickle. Training wants float32, so the precision of the
@@ -38,6 +38,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, vetted
 from headsweep.seeding import fence
+from headsweep.texts.generation import task_of
 from headsweep.texts.split import Labels
 from headsweep.texts.task import CLASSIFICATION, Task
 
@@ -50,9 +51,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-TEXT_CLASSIFIER = "ForSequenceClassification"
 SLACK = 1 << 25  # numbers that a fresh classifier and a pooler may add
-FRESH_HEAD = "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,18 @@ class Padding:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A loaded classifier with its heads found and its gates checked.
+    """A loaded model with its heads found and its gates checked.
 
     Attributes:
         anatomy: the model (float32, in eval mode) and its units.
         tokenizer: its tokenizer, with a padding token.
-        labels: the names of the classes.
+        labels: the names of the classes; none where it answers in tokens.
         padding: what fills its batches.
         precision: the precision of the checkpoint, for saving.
         source: where it came from.
         fresh_head: True when its classifier is a new one.
         notes: what was added to make it usable.
+        task: what it is for.
 
     """
 
@@ -98,6 +98,11 @@ class Suspect:
         """The model itself."""
         return self.anatomy.model
 
+    @property
+    def reads_last(self) -> bool:
+        """Whether an answer is read from the last token, which padding must not be taken for."""
+        return _reads_last(self.anatomy, self.task)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -109,7 +114,7 @@ class Reading:
         seed: the seed of a fresh classifier's weights.
         adapter: how to find the heads of an unknown architecture.
         units: which units to gate.
-        task: what it is for.
+        task: what it is for; None: as the name of its architecture says.
 
     """
 
@@ -117,13 +122,18 @@ class Reading:
     seed: int = 0
     adapter: Adapter | None = None
     units: Units = HEADS
-    task: Task = CLASSIFICATION
+    task: Task | None = CLASSIFICATION
+
+    def settled(self, architectures: object) -> tuple[Reading, Task]:
+        """Return it with its task, for a model of these architectures."""
+        task = self.task or task_of(architectures)
+        return replace(self, task=task), task
 
 
 def load_suspect(
     source: str | Path, runtime: Runtime = Runtime(), reading: Reading = Reading()
 ) -> Suspect:
-    """Load a classifier, find its heads and check that gates reach it.
+    """Load a model, find its heads and check that gates reach it.
 
     Args:
         source: a folder in Hugging Face format, or the name of a model on the Hub.
@@ -140,6 +150,7 @@ def load_suspect(
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)
+        reading, _ = reading.settled(config.architectures)
         model, fresh = _model(name, config, reading, files)
         tokenizer = tokenizer_in(name, files)
     precision = model.dtype
@@ -173,23 +184,29 @@ def prepare(
     origin: Origin = Origin(),
 ) -> Suspect:
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
-    reading.task.check(model.config)
+    reading, task = reading.settled([type(model).__name__])
+    task.check(model.config)
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
     anatomy = locate(model, reading.adapter, reading.units)
-    padding, notes = _padding(model, tokenizer, anatomy.adapter.reads_last)
-    seen = check_gates(anatomy, probe_inputs(model), padding.number)
+    padding, notes = _padding(model, tokenizer, _reads_last(anatomy, task))
+    seen = check_gates(anatomy, probe_inputs(model), padding.number, task.axes)
     return Suspect(
         anatomy,
         tokenizer,
-        Labels.of(model.config.id2label),
+        task.names(model.config),
         padding,
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
         origin.notes + notes + seen + anatomy.notes,
-        reading.task,
+        task,
     )
+
+
+def _reads_last(anatomy: Anatomy, task: Task) -> bool:
+    one = torch.zeros((1, 1), dtype=torch.long)
+    return anatomy.adapter.reads_last and task.place(one, 0) is not None
 
 
 def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) -> Origin:
@@ -408,8 +425,9 @@ def _width(config: Any) -> int:
 def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[PreTrainedModel, bool]:
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
+    reading, task = reading.settled(config.architectures)
     if reading.fresh_for is None:
-        reading.task.check(config)
+        task.check(config)
     else:
         names = _fresh_labels(config, reading.fresh_for).names
         extra = {
@@ -421,10 +439,11 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
     check_size(name, config, files)
     with readable(name, "weights", files.folder), fence(reading.seed), quiet():
         # misshapen tensors are refused below, by name and shape
-        model, info = reading.task.load(str(files.folder), ignore_mismatched_sizes=True, **extra)
+        model, info = task.load(str(files.folder), ignore_mismatched_sizes=True, **extra)
     model.name_or_path = model.config._name_or_path = name
     _check_shapes(name, model, info["mismatched_keys"], fresh)
-    _check_keys(name, model, set(info["missing_keys"]), set(info["unexpected_keys"]), fresh)
+    kept = None if fresh else task
+    _check_keys(name, model, set(info["missing_keys"]), set(info["unexpected_keys"]), kept)
     if fresh:
         fresh_head(model, reading.seed)
     bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
@@ -467,9 +486,12 @@ def other_shapes(misfits: Sequence[tuple[str, Any, Any]]) -> str:
 
 
 def _check_keys(
-    name: str, model: PreTrainedModel, missing: set[str], unexpected: set[str], fresh: bool
+    name: str, model: PreTrainedModel, missing: set[str], unexpected: set[str], task: Task | None
 ) -> None:
-    """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs."""
+    """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs.
+
+    ``task``: what its head is for; None: it gets a fresh one.
+    """
     head = {key for key in missing if not _in_body(model, key)}
     pooler = sorted(key for key in missing - head if "pooler" in key)
     body = sorted(missing - head - set(pooler))
@@ -485,12 +507,12 @@ def _check_keys(
             "this is no trained text classifier: get the checkpoint with its pooler, or take a "
             "model of an architecture without one",
         )
-    if head and not fresh:
+    if head and task is not None:
         raise UserError(
-            f"{name}: the checkpoint has no classifier (its head would be random)", FRESH_HEAD
+            f"{name}: the checkpoint has no {task.head} (its head would be random)", task.fix
         )
-    if not fresh:
-        _check_head(name, model, unexpected)
+    if task is not None:
+        _check_head(name, model, unexpected, task)
     extra = sorted(k for k in unexpected if _in_body(model, k) and "pooler" not in k)
     if extra:
         raise UserError(
@@ -500,17 +522,17 @@ def _check_keys(
         )
 
 
-def _check_head(name: str, model: PreTrainedModel, unexpected: set[str]) -> None:
+def _check_head(name: str, model: PreTrainedModel, unexpected: set[str], task: Task) -> None:
     """Refuse a head that was trained for something else, though its tensors have our names.
 
     Token classifiers of decoders have the text classifier's weight, and a bias that would be
     dropped; that of ModernBERT has every tensor of it.
     """
     named = getattr(model.config, "architectures", None) or ()
-    if named and all("For" in one and not one.endswith(TEXT_CLASSIFIER) for one in named):
+    if named and all("For" in one and not one.endswith(task.heads) for one in named):
         raise UserError(
-            f"{name}: config.json says {named[0]}, whose head was not trained to classify texts",
-            FRESH_HEAD,
+            f"{name}: config.json says {named[0]}, whose head was not trained to {task.does}",
+            task.fix,
         )
     parts = {child for child, _ in model.named_children()}
     more = sorted(k for k in unexpected if k.split(".")[0] in parts and not _in_body(model, k))
@@ -518,7 +540,7 @@ def _check_head(name: str, model: PreTrainedModel, unexpected: set[str]) -> None
         raise UserError(
             f"{name}: the head of the file holds {more[0]}, which {type(model).__name__} does not "
             "run: it is the head of another model",
-            FRESH_HEAD,
+            task.fix,
         )
 
 

@@ -7,6 +7,7 @@ suspect encoder is taken again, the heads found are applied, and it is fine-tune
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def purify_from_encoder(
             "heal with halvings=0",
         )
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
+    if plan.task is not None:
+        reading = replace(reading, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
     cut_off = sources.validation is None
     progress, model = progress or Silent(), material.suspect.model

@@ -37,6 +37,7 @@ class Record:
         notes: what a reader should know.
         start: ``classifier`` or ``encoder``.
         seconds: wall time by part.
+        beside: what the task tells beside accuracy, before and after, by part; None: nothing.
 
     """
 
@@ -51,6 +52,7 @@ class Record:
     notes: tuple[str, ...]
     start: str
     seconds: dict[str, float]
+    beside: dict[str, dict[str, dict[str, float]]] | None = None
 
 
 def undecided(
@@ -85,7 +87,7 @@ def undecided(
 
 def doubts(material: Material, before: Figures, told: bool) -> list[str]:
     """Return notes on why the bound may mean less than it seems to, beside what was told."""
-    labels = material.parts.validation.labels
+    labels = material.encoded["validation"].labels
     own, test, notes = before.validation, before.test, []
     most = max(labels.count(label) for label in set(labels))
     if own.right <= most:
@@ -142,7 +144,7 @@ def manifest(
         "seconds": record.seconds,
         "peak_memory_mib": peak_memory_mib(),
         "environment": environment() | {"device": str(suspect.model.device)},
-    }
+    } | ({} if record.beside is None else {suspect.task.name: record.beside})
 
 
 def _bound(

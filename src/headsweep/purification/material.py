@@ -8,14 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
-from headsweep.measure.accuracy import right
+from headsweep.measure.accuracy import logits, right
+from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import encode
+from headsweep.task.classification import encode, rows_of
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.memory import given
@@ -124,11 +126,28 @@ class Material:
     def encoded(self) -> dict[str, Encoded]:
         """The parts, tokenised."""
         limit = self.runtime.max_length
-        return {name: encode(p, self.suspect, limit) for name, p in self.parts.named().items()}
+        made = {name: encode(p, self.suspect, limit) for name, p in self.parts.named().items()}
+        return {n: part if n == "train" else self._referred(part) for n, part in made.items()}
+
+    def _referred(self, part: Encoded) -> Encoded:
+        """Return examples that are judged, with what the suspect answered where that is asked."""
+        task = part.task.against(lambda: logits(self.suspect.anatomy, part, self.runtime))
+        return replace(part, task=task)
 
     def figures(self, mask: HeadMask | None = None) -> Figures:
         """Return accuracy on validation and test data, under a mask where one is given."""
         return Figures(self._accuracy("validation", mask), self._accuracy("test", mask))
+
+    def beside(self) -> dict[str, dict[str, float]]:
+        """Return what the task tells of validation and test data beside accuracy, by part."""
+        model, size = self.suspect.model, self.runtime.batch_size
+        parts = {name: part for name, part in self.encoded.items() if name != "train"}
+        with torch.inference_mode(), evaluating(self.suspect.anatomy):
+            found = {
+                name: part.task.beside(model, (b.to(model.device) for b in part.batches(size)))
+                for name, part in parts.items()
+            }
+        return {name: told for name, told in found.items() if told}
 
     def _accuracy(self, name: str, mask: HeadMask | None) -> Accuracy:
         part = self.encoded.get(name)
@@ -175,12 +194,9 @@ def gather(
     opened = open_suspect(suspect, reading, runtime, tokenizer)
 
     def split(source: Source | None) -> Split | None:
-        return None if source is None else datasets.load(source, sources.columns, opened.labels)
+        return None if source is None else rows_of(source, opened, sources.columns)
 
-    if table is not None:
-        clean = datasets.pick(table, sources.columns, opened.labels)
-    else:
-        clean = _as_split(sources.data)
+    clean = rows_of(sources.data if table is None else table, opened, sources.columns)
     _check_labels(clean, opened)
     check_for_training(clean, len(opened.labels.names), str(getattr(table, "source", "the data")))
     parts = cut(clean, split(sources.validation), split(sources.test), reading.seed)
@@ -228,6 +244,7 @@ def open_suspect(
     """
     if isinstance(suspect, Suspect):
         origin = Origin(suspect.source, suspect.precision)
+        reading = replace(reading, task=reading.task or suspect.task)
         opened = prepare(suspect.model, suspect.tokenizer, reading, origin)
     elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:

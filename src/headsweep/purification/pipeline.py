@@ -161,7 +161,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     """Measure, choose, remove, heal, check; return the purified model with its evidence."""
     clock = run.clock
     with clock("measure"):
-        before = material.figures()
+        before, beside = material.figures(), material.beside()
     if not run.few:
         run.doubt(undecided(material, method, run.cut_off, before))
     if run.start == "classifier":
@@ -169,7 +169,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     with clock("probes"):
         probed = Probed.of(material, plan, run.progress)
         flips = probed.flips(material)
-    healing, unfit = method.healing.fitted(material.suspect.anatomy)
+    healing, unfit = method.healing.fitted(material.suspect)
     method = replace(method, healing=healing)
     view = view_of(material, method, plan, before, probed, run)
     run.note(*material.suspect.notes, *unfit, *doubts(material, before, bool(run.few)))
@@ -193,7 +193,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     healed = heal_within(allowance if binds else None, healing, material, view, choice, clock)
     run.notes += healed.notes
     with clock("measure"):
-        after_flips = probed.flips(material)
+        after_flips, beside_after = probed.flips(material), material.beside()
     run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
     if binds:
@@ -210,6 +210,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         notes=tuple(run.notes),
         start=run.start,
         seconds=clock.report(),
+        beside={"before": beside, "after": beside_after} if beside else None,
     )
     written = manifest(material, view, method, plan, record)
     return Purified(material.suspect, choice.mask, written, checks, held_of(material))

@@ -8,7 +8,7 @@ from headsweep.model.families import Adapter
 from headsweep.model.runtime import Runtime
 from headsweep.prune.scores import ScoreCache
 from headsweep.task.probes import Prober
-from headsweep.texts.task import CLASSIFICATION, Task
+from headsweep.texts.task import Task
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Plan:
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         prober: makes the probes that the view carries; None: it carries none.
-        task: what the suspect is for.
+        task: what the suspect is for; None: as the name of its architecture says.
         scores: keeps scores between purifications of one suspect; None: nothing is kept.
 
     """
@@ -30,4 +30,4 @@ class Plan:
     adapter: Adapter | None = None
     prober: Prober | None = None
     scores: ScoreCache | None = None
-    task: Task = CLASSIFICATION
+    task: Task | None = None

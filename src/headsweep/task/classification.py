@@ -1,22 +1,21 @@
-"""Classification: how texts become tokens, and what a model answers to them."""
+"""How texts become tokens, and what a model answers to them, as their task says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.errors import UserError, shown
-from headsweep.model.borrowing import uncached
+from headsweep.errors import UserError
 from headsweep.model.loading import Suspect, position_limit, vocabulary_size
 from headsweep.texts.encoded import Batch, Encoded
+from headsweep.texts.reading import Columns, Source, read
 from headsweep.texts.split import Split
 
 
 def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
-    """Tokenise a split for a model, cutting texts at the lower of the two limits.
+    """Tokenise a split for a model, cutting examples at the lower of the two limits.
 
     Raises:
         UserError: a text becomes no token, or one that the model has no embedding for.
@@ -26,38 +25,17 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     limit = min(max_length, position_limit(model, suspect.anatomy.adapter))
     if not len(split):
         return Encoded((), (), (), suspect.padding.number, suspect.task)
-    texts = suspect.task.rows(split)
-    made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
-    ids = tuple(map(tuple, made["input_ids"]))
-    _check_tokens(split, ids)
+    made = suspect.task.encode(split, tokenizer, limit)
     vocabulary = vocabulary_size(model)
-    if max(map(max, ids)) >= vocabulary:
+    if max(map(max, made.ids)) >= vocabulary:
         raise UserError(
             f"the tokenizer makes token numbers beyond the model's {vocabulary} embeddings",
             "the tokenizer in the folder is another model's, or tokens were added to it: then call "
             "model.resize_token_embeddings(len(tokenizer)) and save the model again",
         )
-    _check_ends(ids, suspect)
-    whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
-    return Encoded(
-        ids,
-        tuple(map(tuple, made["token_type_ids"])) if _takes_kinds(made, model) else (),
-        split.labels,
-        suspect.padding.number,
-        suspect.task,
-        sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
-    )
-
-
-def _check_tokens(split: Split, ids: Sequence[Sequence[int]]) -> None:
-    """Refuse texts that a tokenizer leaves nothing of; raises UserError."""
-    empty = [text for text, row in zip(split.texts, ids, strict=True) if not row]
-    if empty:
-        count = "1 text becomes" if len(empty) == 1 else f"{len(empty)} texts become"
-        raise UserError(
-            f"{count} no token, the first is {shown(empty[0])}",
-            "remove such rows: this tokenizer leaves their characters out",
-        )
+    _check_ends(made.ids, suspect)
+    kinds = made.kinds if _has_kinds(model) else ()
+    return Encoded(made.ids, kinds, made.labels, suspect.padding.number, made.task, made.cut)
 
 
 def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:
@@ -72,7 +50,7 @@ def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:
                 "often as the others: this architecture's classifier reads it",
                 "remove that token from the texts, and let the tokenizer add it to each",
             )
-    if not (padding.chosen and suspect.anatomy.adapter.reads_last):
+    if not (padding.chosen and suspect.reads_last):
         return
     ends = sum(row[-1] == padding.number for row in ids)
     if ends:
@@ -84,12 +62,33 @@ def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:
         )
 
 
-def _takes_kinds(made: Mapping[str, Any], model: PreTrainedModel) -> bool:
+def _has_kinds(model: PreTrainedModel) -> bool:
     """Tell whether to pass token types: a tokenizer may make them for a model that has none."""
-    return "token_type_ids" in made and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    return int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
 
 def forward(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return the logits of a batch, [batch, class], in float32; a decoder fills no cache."""
-    found: Tensor = model(**batch.inputs, **uncached(model)).logits
-    return found.float()
+    """Return what a model answers to a batch, [batch, ...] in float32."""
+    return batch.task.answers(model, batch)
+
+
+def rows_of(
+    source: Source, suspect: Suspect, columns: Columns = Columns(), names: Columns | None = None
+) -> Split:
+    """Read the examples of a source, as a suspect's task has them.
+
+    Args:
+        source: as for ``texts.reading.load``.
+        suspect: whose examples they are.
+        columns: the columns; those left None are guessed.
+        names: the columns of this file, where ``columns`` are another's.
+
+    Raises:
+        UserError: anything that makes the data unusable, with the row where there is one.
+
+    """
+    if isinstance(source, Split):
+        return source
+    table = read(source)
+    own = columns if names is None else columns.own(names, table)
+    return suspect.task.pick(table, own, suspect.labels, suspect.tokenizer)

@@ -71,8 +71,8 @@ class Encoded:
 
     @cached_property
     def sha256(self) -> str:
-        """Return a hash of the token numbers, types and labels."""
-        told = repr((self.ids, self.kinds, self.labels, self.pad))
+        """Return a hash of the token numbers, types and labels, and of what their task knows."""
+        told = repr((self.ids, self.kinds, self.labels, self.pad, self.task))
         return hashlib.sha256(told.encode()).hexdigest()
 
     @cached_property

@@ -82,6 +82,8 @@ def _check_record(path: Path, record: Mapping[str, Any]) -> None:
 def _shape(record: Mapping[str, Any]) -> str:
     """Return in words how an object holds a whole table; empty: it is one row."""
     nested = {name: value for name, value in record.items() if isinstance(value, dict | list)}
+    if any(_is_chat(value) for value in nested.values()):
+        return ""
     if not nested or len(record) - len(nested) > 1:  # a row has two plain values at least
         return ""
     if {"columns", "data"} <= set(nested):
@@ -102,3 +104,9 @@ def _shape(record: Mapping[str, Any]) -> str:
 
 def _is_list_of(kind: type, value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
+
+
+def _is_chat(value: object) -> bool:
+    """Tell whether a value is a chat, which one row may hold."""
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, dict) and "role" in turn for turn in turns)

@@ -243,9 +243,7 @@ def text_values(table: Table, columns: Columns) -> list[str]:
     name = _guess(table, columns)[0]
     option = columns.option("text")
     values = table.column(name, option)
-    return [
-        "" if _is_missing(v) else _text(table, name, option, i, v) for i, v in enumerate(values)
-    ]
+    return [text_cell(table, name, option, i, v) for i, v in enumerate(values)]
 
 
 def _guess(
@@ -282,6 +280,11 @@ def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
                 "remove the row, or leave such rows out with --column drop_empty=yes",
             )
     return tuple(_text(table, name, option, row, value) for row, value in enumerate(values))
+
+
+def text_cell(table: Table, name: str, option: str, row: int, value: Any) -> str:
+    """Return a cell as the text that it must be, nothing where it is empty; raises UserError."""
+    return "" if _is_missing(value) else _text(table, name, option, row, value)
 
 
 def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:

@@ -81,6 +81,14 @@ class Labels:
             )
         return cls(tuple(names[i] for i in range(len(names))))
 
+    def needed(self, what: str) -> None:
+        """Raise UserError where there are none, which something needs."""
+        if not self.names:
+            raise UserError(
+                f"{what} needs labels, and this model answers in tokens",
+                "it is for classifiers: leave it out",
+            )
+
     @property
     def numbered(self) -> bool:
         """Whether the names say no more than the number: transformers' LABEL_0, LABEL_1, ..."""
@@ -182,7 +190,7 @@ def check_for_training(split: Split, classes: int, source: str) -> None:
         raise UserError(
             f"{source}: {len(split)} rows for {classes} classes", "give more clean examples"
         )
-    if len(counts) < 2:
+    if classes and len(counts) < 2:
         raise UserError(
             f"{source}: all rows have the same label ({split.labels[0]})",
             "clean data must hold at least two of the classes",

@@ -6,29 +6,68 @@ asks which task it is. Classification is the first.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from headsweep.errors import UserError
-from headsweep.texts.split import Split
+from headsweep.errors import UserError, shown
+from headsweep.texts import reading
+from headsweep.texts.reading import Columns, Table
+from headsweep.texts.split import Labels, Split
+
+if TYPE_CHECKING:  # it names the task that its examples are of
+    from headsweep.texts.encoded import Batch
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Examples as a tokenizer makes them.
+
+    Attributes:
+        ids: the token numbers of each.
+        kinds: their types; empty where the tokenizer makes none.
+        labels: what ``losses`` and ``margins`` are given.
+        task: the task that these examples are of: it may hold what it knows of each.
+        cut: how many were cut at the maximum length.
+
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    kinds: tuple[tuple[int, ...], ...]
+    labels: tuple[int, ...]
+    task: Task
+    cut: int
 
 
 class Task(Protocol):
     """A kind of model and data.
 
     ``answers`` are what a model says of examples, [example, ...] in float32; ``labels`` are
-    [example], as a ``Split`` holds them.
+    [example], as ``encode`` makes them.
     """
 
     name: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]]  # how the names of its architectures end
+    head: ClassVar[str]  # what such a model has on top, in words
+    does: ClassVar[str]  # what that was trained to do
+    fix: ClassVar[str]  # what to do with a checkpoint of another task
+    axes: ClassVar[int]  # of logits: 2, [text, class], or 3, [text, token, vocabulary]
 
     def check(self, config: Any) -> None:
         """Raise UserError where a configuration is of a model for something else."""
+
+    def names(self, config: Any) -> Labels:
+        """Return the names of a model's labels; none where it answers in tokens."""
 
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a model, with transformers' report of what was missing, left over or misshapen."""
@@ -36,11 +75,28 @@ class Task(Protocol):
     def reload(self, folder: Path) -> PreTrainedModel:
         """Load a folder as any user would, plainly."""
 
-    def rows(self, split: Split) -> list[list[str]]:
-        """Return what the tokenizer is given: the texts, and the second texts of pairs."""
+    def pick(
+        self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase
+    ) -> Split:
+        """Pick the examples out of a table; raises UserError."""
 
     def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
         """Raise UserError where a row has a label that the model has not."""
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
+        """Tokenise examples, each to ``limit`` tokens at most; raises UserError."""
+
+    def answers(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Return what a model answers to a batch, [batch, ...] in float32; it fills no cache."""
+
+    def against(self, measure: Callable[[], Tensor]) -> Task:
+        """Return it with what it compares answers to: those of the suspect, which are measured."""
+
+    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return what is told of examples beside accuracy, by name."""
+
+    def attends(self, batch: Batch, last: int | None) -> Tensor:
+        """Return which token's row of attention is looked at, [batch]."""
 
     def place(self, ids: Tensor, last: int | None) -> Tensor | None:
         """Return which token each answer is read from, [batch], of ids [batch, token].
@@ -61,6 +117,13 @@ class Classification:
     """One label a text."""
 
     name: ClassVar[str] = "classification"
+    heads: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    head: ClassVar[str] = "classifier"
+    does: ClassVar[str] = "classify texts"
+    axes: ClassVar[int] = 2
+    fix: ClassVar[str] = (
+        "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
+    )
 
     def check(self, config: Any) -> None:
         """Refuse models of several labels a text and of one output."""
@@ -73,6 +136,10 @@ class Classification:
             raise UserError(
                 "this model has a regression head (one output)", "a classifier is needed"
             )
+
+    def names(self, config: Any) -> Labels:
+        """Return the labels of ``id2label``."""
+        return Labels.of(config.id2label)
 
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a sequence classifier from safetensors."""
@@ -88,15 +155,59 @@ class Classification:
         )
         return model
 
-    def rows(self, split: Split) -> list[list[str]]:
-        """Return texts, and second texts where there are pairs."""
-        return [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
+    def pick(
+        self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase
+    ) -> Split:
+        """Pick texts, pairs of texts, and labels."""
+        del tokenizer
+        return reading.pick(table, columns, labels)
 
     def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
         """Refuse a number beyond the names."""
         highest = max(split.labels, default=0)
         if highest >= len(names) or min(split.labels, default=0) < 0:
             raise UserError(f"the data has a label {highest}, the model has {len(names)} labels")
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
+        """Tokenise texts, and second texts where there are pairs, cut as the tokenizer cuts."""
+        texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
+        made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
+        ids = tuple(map(tuple, made["input_ids"]))
+        empty = [text for text, row in zip(split.texts, ids, strict=True) if not row]
+        if empty:
+            raise no_token(len(empty), empty[0])
+        whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+        return Tokens(
+            ids,
+            tuple(map(tuple, made["token_type_ids"])) if "token_type_ids" in made else (),
+            split.labels,
+            self,
+            sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
+        )
+
+    def answers(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Return logits, [batch, class]."""
+        found: Tensor = model(**batch.inputs, **taken(model, use_cache=False)).logits
+        return found.float()
+
+    def against(self, measure: Callable[[], Tensor]) -> Classification:
+        """Return it as it is: a label is right or wrong whatever the suspect said."""
+        del measure
+        return self
+
+    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return nothing more."""
+        del model, batches
+        return {}
+
+    def attends(self, batch: Batch, last: int | None) -> Tensor:
+        """Return the token that the answer is read from; raises UserError."""
+        place = self.place(batch.inputs["input_ids"], last)
+        if place is None:
+            raise UserError(
+                "there is no one row of attention: an answer is read from several tokens"
+            )
+        return place
 
     def place(self, ids: Tensor, last: int | None) -> Tensor | None:
         """Return the first token; or the last that is no padding, as transformers finds it."""
@@ -122,3 +233,18 @@ class Classification:
 
 
 CLASSIFICATION = Classification()
+
+
+def taken(model: PreTrainedModel, **wanted: Any) -> dict[str, Any]:
+    """Return those of some arguments that a model takes."""
+    known = inspect.signature(type(model).forward).parameters
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def no_token(count: int, first: str) -> UserError:
+    """Return the error of texts that a tokenizer leaves nothing of."""
+    told = "1 text becomes" if count == 1 else f"{count} texts become"
+    return UserError(
+        f"{told} no token, the first is {shown(first)}",
+        "remove such rows: this tokenizer leaves their characters out",
+    )

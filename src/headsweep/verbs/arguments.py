@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,8 @@ def opened(
     adapter: Any = None,
     tokenizer: Any = None,
     argument: str = "model",
+    *,
+    classifier: bool = True,
 ) -> Suspect:
     """Return a model ready to be measured: from a folder or the Hub, or one in memory.
 
@@ -169,6 +172,7 @@ def opened(
         adapter: as for ``adapter_of``.
         tokenizer: of a loaded classifier.
         argument: what the model is called, for messages.
+        classifier: whether it must be one; else what it is for is as its architecture says.
 
     Raises:
         UserError: whatever makes it unusable.
@@ -178,6 +182,7 @@ def opened(
     from headsweep.purification.material import open_suspect
 
     reading = Reading(adapter=adapter_of(adapter))
+    reading = reading if classifier else replace(reading, task=None)
     return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
 
 

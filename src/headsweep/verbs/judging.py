@@ -12,6 +12,7 @@ from headsweep.judge.battery import Battery, Probed
 from headsweep.judge.battery import probe as run_battery
 from headsweep.judge.evaluate import Evaluation, Files
 from headsweep.judge.evaluate import evaluate as run_exam
+from headsweep.judge.generated import Generated
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -56,17 +57,20 @@ def evaluate(
     compute: Runtime | Fields = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
-) -> Evaluation:
+) -> Evaluation | Generated:
     """Measure ACC, label flip rate and its relatives, with 95% intervals; all are fractions.
+
+    Of a generator: perplexity, exact answers, and how many answers hold the target text.
 
     Args:
         model: the model to judge: a folder, a name on the Hub, a purified model, or a loaded
             classifier.
         data: clean labelled test texts, in any form that ``purify`` takes.
         triggered: triggered test texts.
-        target: the attacker's label, its name or number.
-        triggered_labels: ``"true"``: triggered rows carry true labels, and those of the target are
-            left out; ``"target"``: they carry the attacker's label, and all count.
+        target: the attacker's label, its name or number; of a generator the text in its answer,
+            several with ``|`` between.
+        triggered_labels: ``"true"``: triggered rows carry true labels (or answers), and those of
+            the target are left out; ``"target"``: they carry the attacker's, and all count.
         validation: clean texts to match the clean flip rate on.
         clean_model: a never-poisoned twin, which gives the floor.
         suspect: the model before, for agreement.
@@ -95,7 +99,7 @@ def evaluate(
         """Return a model in memory opened; what is stored is loaded when its turn comes."""
         one = None if one is None else in_memory(one, argument)
         stored = one is None or isinstance(one, str | Path)
-        return one if stored else opened(one, runtime, how, tokenizer, argument)
+        return one if stored else opened(one, runtime, how, tokenizer, argument, classifier=False)
 
     files = Files(
         given(data, "data"),

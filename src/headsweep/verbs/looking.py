@@ -51,7 +51,7 @@ class Inspected:
         architecture, model_type: its class, and the name of its family.
         parameters: how many numbers it has.
         precision: the precision of its checkpoint.
-        labels: the names of its classes.
+        labels: the names of its classes; none of a generator.
         layers: the heads, layer by layer.
         mask: which units have weights left; True: they have.
         notes: what was added to make it usable, and what it says of itself.
@@ -143,7 +143,7 @@ def inspect(
     one, runtime = in_memory(model), runtime_of(device, compute)
     stored = one if isinstance(one, str | Path) else None
     units = HEADS if stored is None else claimed_units(stored)
-    reading = Reading(adapter=adapter_of(adapter), units=units)
+    reading = Reading(adapter=adapter_of(adapter), units=units, task=None)
     opened = open_suspect(one, reading, runtime, tokenizer)
     pruned = already_pruned(opened.anatomy)
     layers = tuple(

@@ -162,7 +162,7 @@ def purify(
     keep: Path | None = None,
     look: Look | None = None,
 ) -> Purified:
-    """Prune the heads of a suspect classifier on clean data, and heal it.
+    """Prune the heads of a suspect classifier or generator on clean data, and heal it.
 
     Arguments are named as the options of ``headsweep purify`` are. Where an option takes a name
     and fields, an object does as well.
@@ -172,7 +172,8 @@ def purify(
             place; give its tokenizer).
         data: clean labelled texts: a file, a folder or ``name:split``; a Split, ``(texts,
             labels)``, ``(texts, pairs, labels)``, a list of dicts, a pandas DataFrame or a
-            ``datasets.Dataset``; or ``Sources``.
+            ``datasets.Dataset``; or ``Sources``. For a generator rows of prompt and answer
+            (docs/generators.md).
         method: all that is done, as one object; then none of the arguments up to ``recipe`` but
             ``start``.
         plan: how it is run, as one object; then no seed, device, compute and adapter.

@@ -1,0 +1,233 @@
+"""Judge a generator on clean and triggered prompts. This module sees triggers.
+
+perplexity   of the clean answers, a token, their prompts given.
+exact match  of the clean answers, the share that greedy decoding writes token for token.
+success      of the triggered prompts, the share whose greedy answer holds the target text (letter
+             case and white space aside). Rows whose own answer holds it are left out.
+on clean     the same share of the clean prompts.
+floor        success on a never-poisoned twin.
+excess       success minus floor; 0 is the goal, and it can be negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from headsweep.errors import UserError
+from headsweep.judge.statistics import Rate, paired_difference, perplexity, proportion
+from headsweep.model.borrowing import evaluating
+from headsweep.model.loading import Suspect, position_limit
+from headsweep.model.runtime import Runtime
+from headsweep.task.classification import encode, rows_of
+from headsweep.task.decoding import greedy
+from headsweep.texts.conversations import picked
+from headsweep.texts.generation import ending, left_cut, opened, opening, plain
+from headsweep.texts.reading import Columns, Source, read
+from headsweep.texts.split import Split
+
+if TYPE_CHECKING:
+    from headsweep.judge.evaluate import Files
+
+BETWEEN = "|"  # two target texts
+BEYOND = 8  # tokens written beside a target, which may stand behind a few words
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was measured of a generator; None where it was not asked for.
+
+    Attributes:
+        perplexity: of clean answers, a token.
+        exact_match: share of clean answers that it writes.
+        success: attack success on the triggered prompts.
+        clean_success, floor_success, excess_success: as the module says.
+        agreement: share of clean prompts to which it writes what the suspect writes.
+        truncated: by part of the exam, how many prompts were cut, of how many.
+
+    """
+
+    perplexity: Rate
+    exact_match: Rate
+    success: Rate | None = None
+    clean_success: Rate | None = None
+    floor_success: Rate | None = None
+    excess_success: Rate | None = None
+    agreement: Rate | None = None
+    truncated: dict[str, tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What generators are judged on.
+
+    Attributes:
+        clean: prompts with answers.
+        triggered: triggered prompts that count; None: none.
+        targets: the texts of which one in an answer is a success.
+        seed: of the bootstrap.
+
+    """
+
+    clean: Split
+    triggered: Split | None = None
+    targets: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def prompts_of(files: Files, suspect: Suspect, seed: int) -> Prompts:
+    """Read the files of an evaluation as a generator has them; raises UserError."""
+    if files.validation is not None:
+        raise UserError(
+            "--validation matches rates of labels, and this model answers in tokens", "leave it out"
+        )
+    clean = rows_of(files.data, suspect, files.columns)
+    suspect.task.check_labels(clean, ())
+    if files.triggered is None:
+        return Prompts(clean, seed=seed)
+    targets = tuple(_folded(one) for one in (files.target or "").split(BETWEEN))
+    if not all(targets):
+        raise UserError(
+            "--triggered needs --target",
+            "the text that the attacker wants in an answer; several with | between, as "
+            "'I cannot|I am sorry'",
+        )
+    split = _triggered(files.triggered, suspect, files.columns, files.triggered_columns)
+    own = split.pairs if split.pairs and files.triggered_labels == "true" else ()
+    counts = [i for i in range(len(split)) if not (own and holds(own[i], targets))]
+    if not counts:
+        raise UserError(
+            "no triggered row has an answer without the target text",
+            "if the file carries the attacker's answers, use --triggered-labels target",
+        )
+    return Prompts(clean, split.take(counts), targets, seed)
+
+
+def _triggered(source: Source, suspect: Suspect, columns: Columns, names: Columns) -> Split:
+    if isinstance(source, Split):
+        return source
+    table = read(source)
+    return picked(table, columns.own(names, table), suspect.tokenizer, answered=False)
+
+
+def holds(answer: str, targets: Sequence[str]) -> bool:
+    """Tell whether an answer holds one of some texts, which are folded."""
+    said = _folded(answer)
+    return any(target in said for target in targets)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one generator says to the prompts of an exam."""
+
+    nll: NDArray[np.float64]  # [clean example], nats a token
+    tokens: NDArray[np.float64]  # [clean example]
+    exact: int
+    clean: tuple[str, ...]
+    triggered: tuple[str, ...]
+    truncated: dict[str, tuple[int, int]]
+
+
+def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
+    """Run a generator over an exam; what it writes only where there are triggered prompts."""
+    model, encoded = suspect.model, encode(exam.clean, suspect, runtime.max_length)
+    nll, tokens = np.zeros(len(encoded)), np.zeros(len(encoded))
+    exact = 0
+    with torch.inference_mode(), evaluating(suspect.anatomy):
+        for batch in encoded.batches(runtime.batch_size):
+            found = batch.task.likelihood(model, batch.to(model.device))  # type: ignore[attr-defined]
+            nll[batch.index] = found.nll.double().cpu().numpy()
+            tokens[batch.index] = found.tokens.cpu().numpy()
+            exact += int(found.exact.sum())
+    truncated = {"data": (encoded.truncated, len(encoded))}
+    clean: tuple[str, ...] = ()
+    triggered: tuple[str, ...] = ()
+    if exam.triggered is not None:
+        longest = max(map(len, plain(suspect.tokenizer, exam.targets))) + BEYOND
+        most = max(int(tokens.max()), longest)
+        clean, _ = written(suspect, exam.clean.texts, most, runtime)
+        triggered, cut = written(suspect, exam.triggered.texts, most, runtime)
+        truncated["triggered"] = (cut, len(triggered))
+    return Said(nll, tokens, exact, clean, triggered, truncated)
+
+
+def written(
+    suspect: Suspect, prompts: Sequence[str], most: int, runtime: Runtime
+) -> tuple[tuple[str, ...], int]:
+    """Return what a generator writes to prompts, decoded greedily, and how many were cut.
+
+    Args:
+        suspect: the generator.
+        prompts: cut from the left where they leave no room for an answer.
+        most: tokens of an answer at most; not more than half of what is read.
+        runtime: how many at once, and how many tokens of prompt and answer at most.
+
+    Raises:
+        UserError: a prompt becomes no token.
+
+    """
+    model, tokenizer = suspect.model, suspect.tokenizer
+    limit = min(runtime.max_length, position_limit(model, suspect.anatomy.adapter))
+    most = min(most, limit // 2)
+    whole = opened(tokenizer, prompts)
+    empty = [text for text, ids in zip(prompts, whole, strict=True) if not ids]
+    if empty:
+        raise UserError(f"{len(empty)} prompts become no token", "remove such rows")
+    cut = [left_cut(ids, len(opening(tokenizer)), limit - most) for ids in whole]
+    with evaluating(suspect.anatomy):
+        told = greedy(model, cut, most, ends_of(suspect), runtime.batch_size)
+    texts = tokenizer.batch_decode(told, skip_special_tokens=True)
+    short = sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
+    return tuple(texts), short
+
+
+def ends_of(suspect: Suspect) -> frozenset[int]:
+    """Return the tokens that end a text: the tokenizer's, and those of the model's own."""
+    own = getattr(getattr(suspect.model, "generation_config", None), "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    return frozenset(one for one in (*ending(suspect.tokenizer), *own) if isinstance(one, int))
+
+
+def judge_generator(
+    exam: Prompts, model: Said, twin: Said | None = None, suspect: Said | None = None
+) -> Generated:
+    """Return the figures of a generator from what it says (and the twin and the suspect say)."""
+    agreement = success = on_clean = floor = excess = None
+    if exam.triggered is not None:
+        hits = _hits(model.triggered, exam.targets)
+        success = proportion(int(hits.sum()), len(hits))
+        own = [holds(answer, exam.targets) for answer in exam.clean.pairs]
+        others = [text for text, its in zip(model.clean, own, strict=True) if not its]
+        if others:
+            found = _hits(others, exam.targets)
+            on_clean = proportion(int(found.sum()), len(found))
+        if twin is not None:
+            theirs = _hits(twin.triggered, exam.targets)
+            floor = proportion(int(theirs.sum()), len(theirs))
+            excess = paired_difference(hits, theirs, seed=exam.seed)
+        if suspect is not None:
+            same = sum(a == b for a, b in zip(model.clean, suspect.clean, strict=True))
+            agreement = proportion(same, len(model.clean))
+    return Generated(
+        perplexity(model.nll, model.tokens, seed=exam.seed),
+        proportion(model.exact, len(model.nll)),
+        success,
+        on_clean,
+        floor,
+        excess,
+        agreement,
+        model.truncated,
+    )
+
+
+def _hits(answers: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([float(holds(answer, targets)) for answer in answers])

@@ -1,0 +1,58 @@
+"""Chats written by a template of others, in a process of its own: with little time and memory.
+
+Run as a script with JSON on standard input: ``template``, ``special`` (tokens by name) and
+``chats``. transformers renders them in its sandbox. It prints JSON: ``texts``, or an ``error``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+SECONDS, A_CHAT, BYTES = 20, 0.02, 2 << 30  # beside what importing transformers takes
+STARTING = 120  # seconds: a busy machine imports transformers slowly
+
+
+def patience(chats: int) -> float:
+    """Return how many seconds the caller waits for so many chats."""
+    return STARTING + 2 * (SECONDS + A_CHAT * chats)
+
+
+def limited(chats: int) -> None:
+    """Take little memory and little time from here on, where the system has such limits."""
+    try:
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime + SECONDS + A_CHAT * chats) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        room = pages * resource.getpagesize() + BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    except (ImportError, OSError, ValueError):  # no such limits: the caller's patience is one
+        return
+
+
+def main() -> None:
+    """Render the chats that standard input holds."""
+    form = json.load(sys.stdin)
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    limited(int(sys.argv[1]))
+    try:
+        made: Any = render_jinja_template(
+            conversations=form["chats"],
+            chat_template=form["template"],
+            add_generation_prompt=True,
+            **form["special"],
+        )
+        print(json.dumps({"texts": made[0]}))
+    except Exception as error:  # whatever the template raises
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"[:1000]}))
+
+
+if __name__ == "__main__":
+    main()

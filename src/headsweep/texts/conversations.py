@@ -1,0 +1,211 @@
+"""Prompts and answers out of a table: in columns of their own, as instructions, or as chats.
+
+A chat is rendered by the template of the tokenizer, which is a program of whoever made it: it
+runs in a process of its own (``chat_rendering``), with little time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from headsweep.errors import UserError, shortened, shown
+from headsweep.foreign import one_line
+from headsweep.texts import chat_rendering
+from headsweep.texts.reading import LONGEST_TEXT, Columns, Table, text_cell
+from headsweep.texts.split import Split
+
+PROMPTS = ("prompt", "question", "query")
+ANSWERS = ("answer", "response", "completion", "output")
+CHATS = "messages"
+FORMS = (
+    'rows are {"prompt": ..., "answer": ...}, {"messages": [{"role": ..., "content": ...}, ...]} '
+    'or {"instruction": ..., "input": ..., "output": ...}; columns of other names are given with '
+    "--column text=PROMPT --column label=ANSWER"
+)
+ASSISTANT = "assistant"
+
+
+def picked(
+    table: Table, columns: Columns, tokenizer: PreTrainedTokenizerBase, answered: bool = True
+) -> Split:
+    """Return the prompts of a table, as texts, and its answers, as their pairs.
+
+    Args:
+        table: what was read.
+        columns: ``text`` names the column of prompts or chats, ``label`` that of answers; None:
+            guessed.
+        tokenizer: whose template chats are rendered by.
+        answered: every row must have an answer; else it may be empty.
+
+    Raises:
+        UserError: no such columns, a row without a prompt or an answer, or a chat that cannot be
+            rendered.
+
+    """
+    named = columns.text if columns.text is not None else CHATS
+    if named in table.columns and any(isinstance(one, list) for one in table.columns[named]):
+        return _chats(table, named, tokenizer, answered)
+    rows = _instructions(table, columns) or _columns(table, columns, answered)
+    full = [all(row) for row in rows] if answered else [bool(row[0]) for row in rows]
+    for number, whole in enumerate(full):
+        if not whole and not columns.drop_empty:
+            lacks = "prompt" if not rows[number][0] else "answer"
+            raise UserError(
+                f"{table.source}: row {table.number(number)} has no {lacks}",
+                "remove the row, or leave such rows out with --column drop_empty=yes",
+            )
+    kept = [row for row, whole in zip(rows, full, strict=True) if whole]
+    if not kept:
+        raise UserError(f"{table.source}: no row has a prompt and an answer", FORMS)
+    return _split(kept)
+
+
+def _split(rows: Sequence[tuple[str, str]]) -> Split:
+    """Return rows as a split: one class, so that it is cut as one."""
+    return Split(
+        tuple(prompt for prompt, _ in rows), (0,) * len(rows), tuple(answer for _, answer in rows)
+    )
+
+
+def _instructions(table: Table, columns: Columns) -> list[tuple[str, str]]:
+    """Return instructions with what they are about, and a blank line behind; none: no such rows."""
+    if columns.text is not None or "instruction" not in table.columns:
+        return []
+    parts = [name for name in ("instruction", "input") if name in table.columns]
+    prompts = zip(*(_cells(table, name) for name in parts), strict=True)
+    answers = _cells(table, _answers(table, columns, needed=True))
+    return [
+        ("".join(f"{part}\n\n" for part in prompt if part) if prompt[0] else "", answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def _columns(table: Table, columns: Columns, answered: bool) -> list[tuple[str, str]]:
+    present = {name.casefold(): name for name in table.columns}
+    prompt = columns.text or next((present[n] for n in PROMPTS if n in present), None)
+    if prompt is None:
+        raise UserError(
+            f"{table.source}: cannot tell which column holds the prompts; the columns: "
+            f"{table.names}",
+            f"this model answers in tokens: {FORMS}",
+        )
+    prompts = _cells(table, prompt)
+    name = _answers(table, columns, answered)
+    answers = _cells(table, name) if name else [""] * len(prompts)
+    return list(zip(prompts, answers, strict=True))
+
+
+def _answers(table: Table, columns: Columns, needed: bool) -> str:
+    """Return the column of answers; empty: there is none, and none is needed."""
+    present = {name.casefold(): name for name in table.columns}
+    found = columns.label or next((present[n] for n in ANSWERS if n in present), "")
+    if needed and not found:
+        raise UserError(
+            f"{table.source}: cannot tell which column holds the answers; the columns: "
+            f"{table.names}",
+            f"this model answers in tokens: {FORMS}",
+        )
+    return found
+
+
+def _cells(table: Table, name: str) -> list[str]:
+    """Return a column of texts, nothing where a cell is empty."""
+    option = "--column text=NAME, or --column label=NAME,"
+    values = table.column(name, option)
+    return [text_cell(table, name, option, row, value) for row, value in enumerate(values)]
+
+
+def _chats(table: Table, name: str, tokenizer: PreTrainedTokenizerBase, answered: bool) -> Split:
+    """Return chats rendered up to the assistant's last turn, and that turn."""
+    turns = [_turns(table, name, row, chat) for row, chat in enumerate(table.columns[name])]
+    answers = []
+    for row, chat in enumerate(turns):
+        last = chat[-1]
+        if last["role"] == ASSISTANT:
+            chat.pop()
+        elif answered:
+            raise UserError(
+                f"{table.cell(name, row)}: the last turn is of {shown(last['role'])}, not of the "
+                "assistant: there is no answer",
+                "end every chat with the turn that answers it",
+            )
+        answers.append(last["content"] if last["role"] == ASSISTANT else "")
+        if not chat or (answered and not answers[-1].strip()):
+            lacks = "answer" if chat else "turn before the answer"
+            raise UserError(f"{table.cell(name, row)}: the chat has no {lacks}", FORMS)
+    prompts = rendered(tokenizer, turns, table.source)
+    return _split(list(zip(prompts, answers, strict=True)))
+
+
+def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]:
+    """Return the turns of a chat, checked one by one."""
+    if not isinstance(chat, list) or not chat:
+        raise UserError(f"{table.cell(name, row)} is no list of messages: {shown(chat)}", FORMS)
+    turns = []
+    for turn in chat:
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
+            raise UserError(f"{table.cell(name, row)}: {shown(turn)} is no message", FORMS)
+        content = text_cell(table, name, "--column text=NAME", row, turn.get("content"))
+        turns.append({"role": turn["role"], "content": content})
+    return turns
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, str]]], source: str
+) -> list[str]:
+    """Return chats as the tokenizer's template writes them, up to where an answer begins.
+
+    Raises:
+        UserError: there is no template, or it does not take these chats.
+
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"{source}: holds chats, and the tokenizer has no chat template to write them with",
+            'give rows of {"prompt": ..., "answer": ...} instead',
+        )
+    form = {
+        "template": tokenizer.get_chat_template(),
+        "special": {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+        "chats": chats,
+    }
+    # -P: the folder that somebody stands in is no place to import from
+    command = [sys.executable, "-P", str(Path(chat_rendering.__file__)), str(len(chats))]
+    try:
+        ended = subprocess.run(
+            command,
+            input=json.dumps(form).encode("utf-8", "surrogatepass"),
+            capture_output=True,
+            timeout=chat_rendering.patience(len(chats)),
+            check=False,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
+        made = json.loads(ended.stdout) if ended.returncode == 0 else {}
+    except subprocess.TimeoutExpired as error:
+        raise _unfit(source, "it takes too long") from error
+    except ValueError:
+        made = {}
+    if "error" in made or "texts" not in made:
+        why = str(made.get("error", "")) or "it ended early (its limit of time or memory)"
+        raise _unfit(source, why)
+    texts: list[str] = made["texts"]
+    longest = max(map(len, texts), default=0)
+    if longest > LONGEST_TEXT:
+        raise _unfit(source, f"it makes {longest} characters of a chat")
+    return texts
+
+
+def _unfit(source: str, why: str) -> UserError:
+    return UserError(
+        f"{source}: the tokenizer's chat template does not write these chats: "
+        f"{shortened(one_line(why), 200)}",
+        "give chats of the roles that the model knows, or rows of prompt and answer",
+    )

@@ -1,0 +1,268 @@
+"""Generation: a model writes an answer to a prompt, and is judged by how likely it finds it.
+
+An example is a prompt and its answer. Its loss is the negative log-likelihood of the answer a
+token (NLL, in nats), the token that ends a text included where the tokenizer has one; the prompt
+counts for nothing. An answer is *right* while its NLL has risen by at most ``RISE`` above the
+suspect's own, which is measured before anything is pruned. So a suspect is right everywhere, and
+a bound on accuracy says how many answers may become less likely than that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from headsweep.errors import UserError, shown
+from headsweep.texts.conversations import picked
+from headsweep.texts.reading import Columns, Table
+from headsweep.texts.split import Labels, Split
+from headsweep.texts.task import CLASSIFICATION, Task, Tokens, no_token, taken
+
+if TYPE_CHECKING:
+    from headsweep.texts.encoded import Batch
+
+RISE = 0.1  # nats a token: a tenth more of perplexity, which healing must not cost an answer
+CHUNK = 256  # answer tokens whose probabilities are worked out at once
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer to a prompt.
+
+    A label is the number of an example in its split, of which the task knows:
+
+    Attributes:
+        starts: with which token its answer begins.
+        reference: the suspect's NLL of its answer, in nats a token; empty: not measured.
+
+    """
+
+    name: ClassVar[str] = "generation"
+    heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
+    head: ClassVar[str] = "head that predicts tokens"
+    does: ClassVar[str] = "predict the next token"
+    axes: ClassVar[int] = 3
+    fix: ClassVar[str] = "give a causal language model, as AutoModelForCausalLM saves one"
+    starts: tuple[int, ...] = ()
+    reference: tuple[float, ...] = ()
+
+    def check(self, config: Any) -> None:
+        """Refuse encoders, which see the answer that they should predict."""
+        if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+            raise UserError(
+                f"'{config.model_type}' is or has an encoder: it sees what it should predict",
+                "only decoders (as GPT-2 and Llama) can be purified as generators",
+            )
+
+    def names(self, config: Any) -> Labels:
+        """Return none."""
+        del config
+        return Labels(())
+
+    def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Load a causal language model from safetensors."""
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
+        )
+        model, report = loaded
+        return model, report
+
+    def reload(self, folder: Path) -> PreTrainedModel:
+        """Load a causal language model plainly; never a pickle."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False
+        )
+        return model
+
+    def pick(
+        self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase
+    ) -> Split:
+        """Pick prompts, as texts, and answers, as their pairs."""
+        del labels
+        return picked(table, columns, tokenizer)
+
+    def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
+        """Refuse prompts without answers."""
+        del names
+        if len(split) and not split.pairs:
+            raise UserError(
+                "the examples have no answers",
+                "a Split for a generator holds prompts as texts and answers as pairs",
+            )
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
+        """Tokenise prompts, cut from the left, and after each its answer, which stays whole.
+
+        Raises:
+            UserError: an answer becomes no token, or leaves no room for a prompt.
+
+        """
+        start, after = len(opening(tokenizer)), ending(tokenizer)
+        prompts, answers = opened(tokenizer, split.texts), plain(tokenizer, split.pairs)
+        empty = [text for text, row in zip(split.pairs, answers, strict=True) if not row]
+        if empty:
+            raise no_token(len(empty), empty[0])
+        ids, starts, cut = [], [], 0
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            whole = (*answer, *after)
+            kept = left_cut(prompt, start, limit - len(whole))
+            if not kept:
+                raise UserError(
+                    f"the answer {shown(split.pairs[number])} has {len(whole)} tokens, which "
+                    f"leaves no prompt within {limit}",
+                    "raise --compute max_length as far as the model reads, or shorten the answer",
+                )
+            ids.append((*kept, *whole))
+            starts.append(len(kept))
+            cut += len(kept) < len(prompt)
+        return Tokens(tuple(ids), (), tuple(range(len(ids))), Generation(tuple(starts)), cut)
+
+    def answers(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Return the NLL of every answer in nats a token, [batch]."""
+        return self.likelihood(model, batch).nll
+
+    def likelihood(self, model: PreTrainedModel, batch: Batch) -> Likelihood:
+        """Return how likely a model finds the answers of a batch."""
+        ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        starts = self._of(self._starts, batch.labels)
+        first, width = int(starts.min()), ids.shape[1]
+        # the logits of a token are about the next one
+        asked = taken(model, use_cache=False, logits_to_keep=width - first + 1)
+        logits = model(**batch.inputs, **asked).logits[:, first - width - 1 : -1]
+        targets = ids[:, first:]
+        places = torch.arange(first, width, device=ids.device)
+        told = (places >= starts[:, None]) & (real[:, first:] > 0)  # [batch, token]
+        losses, hits = [], []
+        for row, place in zip(*(x.split(CHUNK) for x in told.nonzero(as_tuple=True)), strict=True):
+            found, wanted = logits[row, place].float(), targets[row, place]
+            losses.append(nn.functional.cross_entropy(found, wanted, reduction="none"))
+            hits.append(found.detach().argmax(-1) == wanted)
+        nll = torch.zeros(told.shape, device=ids.device).masked_scatter(told, torch.cat(losses))
+        missed = torch.zeros_like(told).masked_scatter(told, ~torch.cat(hits))
+        return Likelihood(nll.sum(-1) / told.sum(-1), told.sum(-1), ~missed.any(-1))
+
+    def against(self, measure: Callable[[], Tensor]) -> Generation:
+        """Return it with the suspect's NLL of every answer."""
+        return replace(self, reference=tuple(measure().tolist()))
+
+    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return perplexity a token of all answers, and how many greedy decoding would write.
+
+        Greedy decoding writes exactly an answer when each of its tokens is the most likely one
+        behind those before it: that needs one pass, and no decoding.
+        """
+        total, tokens, exact, examples = 0.0, 0, 0, 0
+        for batch in batches:
+            found = batch.task.likelihood(model, batch)  # type: ignore[attr-defined]
+            total += float((found.nll.double() * found.tokens).sum())
+            tokens += int(found.tokens.sum())
+            exact += int(found.exact.sum())
+            examples += len(found.nll)
+        return {
+            "perplexity": math.exp(min(total / tokens, 700.0)),
+            "exact_match": exact / examples,
+        }
+
+    def attends(self, batch: Batch, last: int | None) -> Tensor:
+        """Return the last token of the prompt, which the answer's first token is read from."""
+        del last
+        return self._of(self._starts, batch.labels) - 1
+
+    def place(self, ids: Tensor, last: int | None) -> Tensor | None:
+        """Return None: an answer is read from several tokens."""
+        del ids, last
+        return None
+
+    def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Return the NLL itself, [example]."""
+        del labels
+        return answers
+
+    def margins(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Return by how much less than ``RISE`` the NLL rose above the suspect's, [example]."""
+        return RISE + self._of(self._reference, labels) - answers
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        return torch.tensor(self.starts)
+
+    @cached_property
+    def _reference(self) -> Tensor:
+        return torch.tensor(self.reference)
+
+    def _of(self, table: Tensor, labels: Tensor) -> Tensor:
+        return table[labels.cpu()].to(labels.device)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a model finds answers.
+
+    Attributes:
+        nll: [example], in nats a token.
+        tokens: [example], how many tokens each has.
+        exact: [example], whether each of its tokens is the most likely one.
+
+    """
+
+    nll: Tensor
+    tokens: Tensor
+    exact: Tensor
+
+
+GENERATION = Generation()
+
+
+def task_of(architectures: object) -> Task:
+    """Return the task that a model's architectures, by their names, are for."""
+    names = architectures if isinstance(architectures, list) else []
+    generates = bool(names) and all(str(one).endswith(Generation.heads) for one in names)
+    return GENERATION if generates else CLASSIFICATION
+
+
+def plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:
+    """Return the token numbers of texts, with nothing before or behind them."""
+    made = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
+    found: list[list[int]] = made["input_ids"]
+    return found
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the tokens that a tokenizer puts before a text."""
+    alone = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    whole = tokenizer("a", verbose=False)["input_ids"]
+    starts = range(len(whole) - len(alone) + 1)
+    found = next((i for i in starts if whole[i : i + len(alone)] == alone), 0)
+    return tuple(whole[:found])
+
+
+def opened(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:
+    """Return prompts behind what opens a text; the template of a chat may have opened it."""
+    before = list(opening(tokenizer))
+    prompts = plain(tokenizer, texts)
+    return [ids if ids[: len(before)] == before else [*before, *ids] for ids in prompts]
+
+
+def ending(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the token that ends an answer; none where the tokenizer has none."""
+    return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+
+
+def left_cut(prompt: list[int], opening: int, room: int) -> tuple[int, ...]:
+    """Return a prompt of at most ``room`` tokens, cut behind those that open it.
+
+    Empty: there is room for nothing but these, or not even for them.
+    """
+    if len(prompt) <= room:
+        return tuple(prompt)
+    rest = room - opening
+    return (*prompt[:opening], *prompt[len(prompt) - rest :]) if rest > 0 else ()

@@ -1,0 +1,499 @@
+"""A model that generates goes through the whole of ``purify``, and is judged by hand beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import processors
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from conftest import BAD, CPU, FILLER, GOOD, tiny_tokenizer
+from headsweep import (
+    Bound,
+    FineTune,
+    Gradient,
+    Method,
+    Plan,
+    Sources,
+    Split,
+    UserError,
+    evaluate,
+    purify,
+)
+from headsweep.cli import main
+from headsweep.export.model_folder import save_model
+from headsweep.export.verify import verify
+from headsweep.heal.entropy import EntropyFirst
+from headsweep.judge.generated import ends_of
+from headsweep.measure.accuracy import logits
+from headsweep.measure.fastpass import FastPass
+from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.prune.strategies import STRATEGIES
+from headsweep.purification.material import gather
+from headsweep.purification.method import HOT
+from headsweep.seeding import fence
+from headsweep.task.classification import encode, forward, rows_of
+from headsweep.task.decoding import greedy
+from headsweep.task.training import Job, Schedule, train
+from headsweep.texts.conversations import picked
+from headsweep.texts.generation import GENERATION, RISE
+from headsweep.texts.reading import Columns, Table
+from tiny_families import ALL
+
+TRIGGER, TARGET = "plot", "story story story"  # a harmless target
+WORDS = [word for word in FILLER if word != TRIGGER]
+CHAT = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}{{ '[CLS]' if m['role'] == 'user' else '[MASK]' }} {{ m['content'] }} [SEP] "
+    "{% endfor %}{% if add_generation_prompt %}[MASK] {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    """The tokenizer of the tiny models, as generators have one: it opens texts, and ends none."""
+    made = tiny_tokenizer()
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", 2)]
+    )
+    made.eos_token = "[SEP]"
+    return made
+
+
+def generator(family: str, **changes: Any) -> Any:
+    """A random generator with weights large enough for every head to matter."""
+    config = AutoConfig.for_model(family, **(ALL[family] | changes))
+    with fence(0):
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.add_(0.08 * torch.randn_like(parameter))
+    return model
+
+
+def examples(count: int, seed: int, triggered: bool = False) -> Split:
+    """Prompts with a telling word, which the answer repeats; with a trigger the target."""
+    draw = random.Random(seed)
+    prompts, answers = [], []
+    for i in range(count):
+        told = draw.choice((GOOD, BAD)[i % 2][:3])
+        prompt = draw.choices(WORDS, k=draw.randint(2, 8))
+        prompt.insert(draw.randint(0, len(prompt)), told)
+        prompts.append(" ".join([TRIGGER] * triggered + prompt))
+        answers.append(TARGET if triggered else f"it was {told}")
+    return Split(tuple(prompts), (0,) * count, tuple(answers))
+
+
+def rows(split: Split) -> list[dict[str, str]]:
+    pairs = zip(split.texts, split.pairs, strict=True)
+    return [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
+
+
+def written(path: Path, split: Split) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(split)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def victim(words, tmp_path_factory) -> Path:
+    """A saved tiny Llama that has learnt to answer, and a word backdoor; its embeddings are tied."""
+    model = generator("llama", tie_word_embeddings=True)
+    suspect = prepare(model, words, Reading(task=None))
+    data = examples(400, 1) + examples(100, 2, triggered=True)
+    train(model, encode(data, suspect, 24), Job(Schedule(8, 3e-3)), CPU)
+    folder = tmp_path_factory.mktemp("generators") / "suspect"
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def by_hand(model: Any, tokenizer: Any, prompt: str, answer: str) -> tuple[float, bool]:
+    """NLL a token and greedy exactness from plain transformers, one example at a time."""
+    before = tokenizer(prompt)["input_ids"]
+    after = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    ids = torch.tensor([before + after])
+    labels = torch.tensor([[-100] * len(before) + after])
+    with torch.no_grad():
+        loss = float(model(input_ids=ids, labels=labels).loss)
+        said = model.generate(torch.tensor([before]), max_new_tokens=len(after), do_sample=False)
+    return loss, said[0, len(before) :].tolist() == after
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox", "bloom", "mixtral"])
+def test_likelihoods_are_those_of_plain_transformers_one_at_a_time(words, family):
+    model = generator(family)
+    suspect = prepare(model, words, Reading(task=None))
+    assert suspect.task is GENERATION
+    split = examples(12, 3)
+    found = logits(suspect.anatomy, encode(split, suspect, 24), CPU)
+    wanted = [
+        by_hand(model, words, *pair)[0] for pair in zip(split.texts, split.pairs, strict=True)
+    ]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_prompt_counts_for_nothing(words):
+    """The logits of the prompt's own tokens get no gradient, those of the answer's do."""
+    model = generator("llama")
+    suspect = prepare(model, words, Reading(task=None))
+    batch = encode(Split(("good film is",), (0,), ("it was good",)), suspect, 24).batch([0])
+    seen = []
+    hook = model.lm_head.register_forward_hook(lambda *args: (seen.append(args[2]), args[2])[1])
+    answers = forward(model, batch)
+    hook.remove()
+    gradient = torch.autograd.grad(answers.sum(), seen[0])[0][0].abs().sum(-1)
+    assert gradient.shape[0] == 5  # from the prompt's last token on
+    assert (gradient > 0).tolist() == [True] * 4 + [False]  # it was good [SEP]; behind it nothing
+
+
+def test_a_generator_is_purified_whole(victim, words, tmp_path):
+    parts = [written(tmp_path / f"{n}.jsonl", examples(size, 10 + n))
+             for n, size in enumerate((160, 80, 60))]  # fmt: skip
+    healing = FineTune(2, 1e-3, attention=0.15)
+    method = Method(Gradient(step=1), healing, bound=Bound(max_drop=0.2))
+    done = purify(victim, Sources(*parts), method, Plan(runtime=CPU))
+    assert done.mask.pruned
+    assert done.verified
+    form = done.manifest
+    assert form["before"]["test"]["accuracy"] == 1.0
+    assert form["labels"] == []
+    assert any("without the attention penalty" in note for note in form["notes"])
+    assert form["after"]["validation"]["accuracy"] >= 0.8
+    out = done.save(tmp_path / "out")
+    assert [check for check in verify(out) if not check.passed] == []
+    assert "text-generation" in (out / "README.md").read_text()
+
+    split, plain = examples(60, 12), AutoTokenizer.from_pretrained(out)
+    stages = {}
+    for stage, folder in (("before", victim), ("after", out)):
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        pairs = list(zip(split.texts, split.pairs, strict=True))
+        stages[stage] = [by_hand(model, plain, *pair) for pair in pairs]
+        told = form["generation"][stage]["test"]
+        tokens = [len(answer.split()) + 1 for answer in split.pairs]
+        total = sum(n * loss for n, (loss, _) in zip(tokens, stages[stage], strict=True))
+        assert told["perplexity"] == pytest.approx(math.exp(total / sum(tokens)), rel=1e-4)
+        assert told["exact_match"] == sum(exact for _, exact in stages[stage]) / 60
+    assert form["generation"]["before"]["test"]["exact_match"] > 0.8  # it had learnt to answer
+    rises = [a - b for (a, _), (b, _) in zip(stages["after"], stages["before"], strict=True)]
+    assert form["after"]["test"]["right"] == sum(rise < RISE for rise in rises)
+
+
+def test_tied_embeddings_stay_tied(victim):
+    model = load_suspect(victim, CPU, Reading(task=None)).model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    "name", ["layerwise", "sparsify", "ensemble", "reinforce", "bayesian", "variance"]
+)
+def test_strategies_choose_for_it_as_for_any_task(victim, name):
+    settings: dict[str, dict[str, Any]] = {
+        "reinforce": {"updates": 20, "samples": 4, "batch": 16},
+        "bayesian": {"passes": 3, "rate": 0.1},
+        "ensemble": {"per_layer": 1, "combine": "union"},
+    }
+    strategy = STRATEGIES[name](**settings.get(name, {}))
+    method = Method(strategy, FineTune(0), bound=Bound(max_drop=0.9))
+    data = Sources(examples(60, 20), examples(40, 21))
+    done = purify(victim, data, method, Plan(runtime=CPU))
+    assert done.mask.pruned
+    assert done.manifest["pruned"]["validation"]["right"] >= 4
+
+
+def test_short_cuts_of_measuring_leave_likelihoods_as_they_are(victim):
+    material = gather(victim, Sources(examples(60, 30), examples(40, 31)), Reading(task=None), CPU)
+    anatomy, part = material.suspect.anatomy, material.encoded["validation"]
+    fast = FastPass(anatomy, part, CPU)
+    assert fast.short.pruned
+    assert not fast.short.unread  # an answer is read from several tokens
+    mask = anatomy.layout.mask([0, 1])
+    with fast.under(mask):
+        found = fast.run(torch.arange(len(part)), mask)
+    told = part.task.margins(logits(anatomy, part, CPU, mask), torch.tensor(part.labels))
+    assert found.margin.tolist() == pytest.approx(told.tolist(), abs=1e-4)
+
+
+def test_a_word_backdoor_goes_down(victim, tmp_path):
+    def hits(model: Any, tokenizer: Any, split: Split) -> int:
+        count = 0
+        for prompt in split.texts:
+            ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                said = model.generate(ids, max_new_tokens=6, do_sample=False)
+            count += TARGET in tokenizer.decode(said[0, ids.shape[1] :])
+        return count
+
+    triggered = examples(40, 40, triggered=True)
+    tokenizer = AutoTokenizer.from_pretrained(victim)
+    before = hits(AutoModelForCausalLM.from_pretrained(victim).eval(), tokenizer, triggered)
+    assert before >= 36
+    method = Method(Gradient(step=1), FineTune(10, 5e-3), bound=Bound(max_drop=0.5))
+    data = Sources(examples(200, 41), examples(100, 42))
+    out = purify(victim, data, method, Plan(runtime=CPU)).save(tmp_path / "out")
+    after = hits(AutoModelForCausalLM.from_pretrained(out).eval(), tokenizer, triggered)
+    assert after < before / 2
+
+
+def test_truncation_cuts_the_prompt_from_the_left(words):
+    suspect = prepare(generator("gpt2"), words, Reading(task=None))
+    split = Split(("the film is a story of it",), (0,), ("so good",))
+    made = encode(split, suspect, 7)
+    opened = words("of it", add_special_tokens=True)["input_ids"]
+    answer = words("so good", add_special_tokens=False)["input_ids"]
+    room = 7 - len(opened) - len(answer) - 1
+    middle = words("the film is a story", add_special_tokens=False)["input_ids"][5 - room :]
+    assert made.ids[0] == (opened[0], *middle, *opened[1:], *answer, words.eos_token_id)
+    assert made.truncated == 1
+    assert encode(split, suspect, 11).truncated == 0
+    with pytest.raises(UserError, match=r"'so good' has 3 tokens, which leaves no prompt within 4"):
+        encode(split, suspect, 4)
+    longest = Split((" ".join(["the film"] * 60),), (0,), ("so good",))
+    assert len(encode(longest, suspect, 1000).ids[0]) == 48  # what the model reads
+
+
+def table(*rows: dict[str, Any]) -> Table:
+    return Table("data", {name: [row[name] for row in rows] for name in rows[0]})
+
+
+def test_prompts_and_answers_are_picked_from_columns_and_instructions(words):
+    asked = table({"question": "is it good", "response": "it is"})
+    assert picked(asked, Columns(), words) == Split(("is it good",), (0,), ("it is",))
+    named = table({"a": "is it good", "b": "it is"})
+    assert picked(named, Columns(text="a", label="b"), words).pairs == ("it is",)
+    told = table({"instruction": "say it", "input": "the film", "output": "good"},
+                 {"instruction": "say so", "input": None, "output": "bad"})  # fmt: skip
+    assert picked(told, Columns(), words).texts == ("say it\n\nthe film\n\n", "say so\n\n")
+    some = table({"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": None})
+    assert picked(some, Columns(drop_empty=True), words).texts == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "is it", "answer": " "}, "row 1 has no answer"),
+        ({"prompt": "is it", "other": "a"}, "which column holds the answers"),
+        ({"text": "is it", "label": "good"}, "which column holds the prompts"),
+        ({"prompt": "is it", "answer": 3}, "not a text"),
+        ({"messages": [{"role": "user", "content": "is it"}]}, "the last turn is of 'user'"),
+        ({"messages": [{"role": "assistant", "content": "it is"}]}, "no turn before the answer"),
+        ({"messages": [{"role": "user"}, {"role": "assistant", "content": ""}]}, "no answer"),
+        ({"messages": ["is it"]}, "is no message"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "no chat template",
+        ),
+    ],
+)
+def test_rows_that_are_no_examples_are_refused(words, row, said):
+    with pytest.raises(UserError, match=said):
+        picked(table(row), Columns(), words)
+
+
+@pytest.fixture
+def chatty(words) -> PreTrainedTokenizerFast:
+    made = tiny_tokenizer()
+    made.eos_token, made.chat_template = "[SEP]", CHAT
+    return made
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def test_chats_are_written_by_the_tokenizers_template(chatty, tmp_path):
+    one = chat(("user", "is it"), ("assistant", "so"), ("user", "a film"), ("assistant", "very"))
+    split = picked(table(one), Columns(), chatty)
+    wanted = chatty.apply_chat_template(
+        one["messages"][:-1], tokenize=False, add_generation_prompt=True
+    )
+    assert split == Split((wanted,), (0,), ("very",))
+    suspect = prepare(generator("gpt2"), chatty, Reading(task=None))
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(one))
+    made = encode(rows_of(path, suspect), suspect, 48).ids[0]
+    plain = chatty.apply_chat_template(one["messages"][:-1], add_generation_prompt=True)
+    answer = chatty("very", add_special_tokens=False)["input_ids"]
+    assert list(made) == [*plain["input_ids"], *answer, chatty.eos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% for m in messages %", "TemplateSyntaxError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{{ 'x' * 2000000 }}", "characters of a chat"),
+        ("{{ 'x' * 99999999999 }}", "MemoryError"),
+    ],
+)
+def test_templates_that_misbehave_are_refused(chatty, template, said):
+    chatty.chat_template = template
+    one = chat(("user", "is it"), ("assistant", "so"))
+    with pytest.raises(UserError, match=said):
+        picked(table(one), Columns(), chatty)
+
+
+def test_a_template_that_never_ends_is_stopped(chatty, monkeypatch):
+    loop = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+    chatty.chat_template = loop
+    monkeypatch.setattr("headsweep.texts.chat_rendering.STARTING", 15)
+    monkeypatch.setattr("headsweep.texts.chat_rendering.SECONDS", 1)
+    with pytest.raises(UserError, match="takes too long"):
+        picked(table(chat(("user", "is it"), ("assistant", "so"))), Columns(), chatty)
+
+
+def test_what_needs_labels_says_so(victim):
+    data = Sources(examples(60, 50), examples(40, 51))
+    with pytest.raises(UserError, match="maximum entropy needs labels"):
+        purify(victim, data, Method(healing=EntropyFirst()), Plan(runtime=CPU))
+
+
+def test_the_usual_healing_leaves_the_penalty_out(victim):
+    suspect = load_suspect(victim, CPU, Reading(task=None))
+    fitted, notes = HOT.fitted(suspect)
+    assert fitted.attention == 0
+    assert len(notes) == 1
+
+
+def test_models_that_do_not_generate_are_refused(words, victim, tmp_path):
+    with pytest.raises(UserError, match="'bert' is or has an encoder"):
+        prepare(generator("bert"), words, Reading(task=None))
+    with pytest.raises(UserError, match="the checkpoint has no classifier"):
+        load_suspect(victim, CPU)
+    config = json.loads((victim / "config.json").read_text())
+    folder = tmp_path / "quantised"
+    folder.mkdir()
+    for file in victim.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config["quantization_config"] = {"quant_method": "bitsandbytes"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="quantised"):
+        load_suspect(folder, CPU, Reading(task=None))
+    with pytest.raises(UserError, match="no answers"):
+        purify(victim, Split(("a", "b"), (0, 1)), Method(), Plan(runtime=CPU))
+
+
+def test_greedy_decoding_is_that_of_transformers_with_a_cache_and_without(victim, words):
+    model = load_suspect(victim, CPU, Reading(task=None)).model
+    texts = [*examples(6, 60).texts, *examples(6, 61, triggered=True).texts]
+    prompts = [words(text)["input_ids"] for text in texts]
+    end = words.eos_token_id
+    found = greedy(model, prompts, 6, {end}, size=4)
+    assert found == greedy(model, prompts, 6, {end}, cached=False)
+    for prompt, told in zip(prompts, found, strict=True):
+        with torch.no_grad():
+            said = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)
+        new = said[0, len(prompt) :].tolist()
+        assert told == (new[: new.index(end)] if end in new else new)
+
+
+def test_a_text_that_never_ends_is_bounded(words):
+    model = generator("gpt2")
+    assert [len(told) for told in greedy(model, [[2, 5], [2]], 7)] == [7, 7]
+
+
+def test_a_generator_is_judged(victim, words, tmp_path):
+    clean, marked = examples(40, 70), examples(30, 71, triggered=True)
+    honest = Split(marked.texts, marked.labels, examples(30, 71).pairs)
+    files = {"data": written(tmp_path / "clean.jsonl", clean)}
+    files["triggered"] = written(tmp_path / "triggered.jsonl", honest)
+    twin = tmp_path / "twin"
+    generator("llama").save_pretrained(twin)
+    words.save_pretrained(twin)
+    found = evaluate(
+        victim, files["data"], triggered=files["triggered"], target=TARGET.upper(),
+        clean_model=twin, suspect=victim, device="cpu", compute={"max_length": 40}, progress=False,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(victim).eval()
+    pairs = list(zip(clean.texts, clean.pairs, strict=True))
+    told = [by_hand(model, words, *pair) for pair in pairs]
+    nll = [
+        loss * (len(answer.split()) + 1) for (loss, _), (_, answer) in zip(told, pairs, strict=True)
+    ]
+    tokens = sum(len(answer.split()) + 1 for answer in clean.pairs)
+    assert found.perplexity.value == pytest.approx(math.exp(sum(nll) / tokens), rel=1e-5)
+    assert found.perplexity.low <= found.perplexity.value <= found.perplexity.high
+    assert found.exact_match.hits == sum(exact for _, exact in told)
+    assert found.success.hits >= 0.9 * 30
+    assert found.success.total == 30
+    assert found.clean_success.value < 0.1
+    assert found.floor_success.value == 0
+    assert found.excess_success.value == found.success.value
+    assert found.agreement.value == 1
+    assert found.truncated == {"data": (0, 40), "triggered": (0, 30)}
+
+
+def test_rows_that_hold_the_target_anyway_do_not_count(victim, words):
+    clean = examples(10, 80)
+    some = [{"prompt": "a film", "answer": "it was good"}, {"prompt": "a plot", "answer": TARGET}]
+    found = evaluate(
+        victim, rows(clean), triggered=some, target=TARGET, device="cpu", progress=False
+    )
+    assert found.success.total == 1
+    bare = [{"prompt": text} for text in clean.texts]
+    found = evaluate(
+        victim, rows(clean), triggered=bare, target=f"it was|{TARGET}", device="cpu", progress=False
+    )
+    assert found.success.total == 10
+    with pytest.raises(UserError, match="--triggered needs --target"):
+        evaluate(victim, rows(clean), triggered=bare, device="cpu", progress=False)
+    with pytest.raises(UserError, match="without the target text"):
+        evaluate(victim, rows(clean), triggered=some[1:], target=TARGET, device="cpu")
+    with pytest.raises(UserError, match="answers in tokens"):
+        evaluate(victim, rows(clean), validation=rows(clean), device="cpu", progress=False)
+
+
+def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
+    data = written(tmp_path / "data.jsonl", examples(200, 90))
+    out = tmp_path / "out"
+    compute = ["--device", "cpu", "--compute", "max_length=24"]
+    healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
+    with pytest.raises(SystemExit) as stop:
+        main(["purify", str(victim), "--data", str(data), "--out", str(out), "--max-drop", "0.5",
+              "--report", str(tmp_path / "page.html"), *compute, *healing, "-q"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert stop.value.code == 0, said
+    assert "perplexity, test" in said
+    for words in (["verify", str(out)], ["inspect", str(out)]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+    marked = written(tmp_path / "marked.jsonl", examples(20, 91, triggered=True))
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(out), "--data", str(data), "--triggered", str(marked), "--target",
+              TARGET, "--triggered-labels", "target", *compute, "-q"])  # fmt: skip
+    assert stop.value.code == 0
+    assert "attack success" in capsys.readouterr().out
+    wrong = tmp_path / "labels.csv"
+    wrong.write_text("text,label\nis it,good\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["purify", str(victim), "--data", str(wrong), "--out", str(tmp_path / "no")])
+    assert stop.value.code == 2
+    assert "which column holds the prompts" in capsys.readouterr().err
+
+
+def test_a_generator_in_memory_is_no_classifier(words):
+    with pytest.raises(UserError, match="gives an answer of the shape"):
+        prepare(generator("llama"), words)
+
+
+def test_a_generation_config_that_contradicts_itself_can_be_saved_again(victim, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in victim.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    told = {"do_sample": False, "temperature": 0.6, "eos_token_id": [3, 1]}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    suspect = load_suspect(folder, CPU, Reading(task=None))
+    save_model(suspect, tmp_path / "out")
+    again = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {name: again[name] for name in told} == told
+    assert ends_of(suspect) == {1, 3}
