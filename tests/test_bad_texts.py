@@ -59,7 +59,6 @@ def purify(trained_folder, file, out, *words):
 
 CASES = [
     ("few", ("--strategy", "probe-guided"), "10 of each label are needed"),
-    ("few", ("--strategy", "auto", "--set", "budget_seconds=10m"), "10 of each label are needed"),
     ("few", ("--heal", "on=probes"), "10 of each label are needed"),
     (
         "chinese",
@@ -70,11 +69,6 @@ CASES = [
         "arabic",
         ("--strategy", "probe-guided", "--recipe", "substitution"),
         "no probe family changes",
-    ),
-    (
-        "chinese",
-        ("--strategy", "auto", "--set", "budget_seconds=10m", "--set", "families=archaic"),
-        "no probe family",
     ),
     ("few", ("--strategy", "probe-guided"), "30% of --data"),
 ]
@@ -102,20 +96,3 @@ def test_families_that_cannot_read_the_language_are_named_and_the_rest_serve(
     assert set(train["families"]).isdisjoint(train["skipped"])
     assert train["families"]
     assert all(any(name in note for note in made["notes"]) for name in train["skipped"])
-
-
-def test_too_short_a_time_ends_with_the_best_single_strategy(
-    trained_folder, files, tmp_path, capsys
-):
-    words = (
-        "--strategy",
-        "auto",
-        "--set",
-        "budget_seconds=0.01s",
-        "--set",
-        "families=aside,casing",
-    )
-    assert purify(trained_folder, files["clean"], tmp_path / "out", *words) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "budget too short" in said
-    assert "the best single strategy, untried" in said

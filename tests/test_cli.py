@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from conftest import sentences, tiny_model
 from headsweep.cli import main
+from headsweep.heal.fine_tune import FineTune
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
 from kill_points import differences
+from test_healing import half_wrong
 
 FAST = ["--device", "cpu", "--compute", "precision=fp32", "--compute", "max_length=24", "--quiet"]
 
@@ -217,8 +219,8 @@ def damage(folder, case):
         save_file(tensors, weights, metadata={"format": "pt"})
         return "NaN"
     if case == "architecture":
-        config.write_text(json.dumps(form | {"model_type": "albert"}))
-        return "unsupported architecture 'albert'"
+        config.write_text(json.dumps(form | {"model_type": "xlnet"}))
+        return "unsupported architecture 'xlnet'"
     if case == "pickle":
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
@@ -767,7 +769,9 @@ def test_how_to_measure_is_checked_before_any_work(run, csv_file, tmp_path, opti
     assert message in err
 
 
-def test_a_newcomer_reads_what_came_of_it_in_the_last_lines(run, suspect, csv_file, tmp_path):
+def test_a_newcomer_reads_what_came_of_it_in_the_last_lines(
+    run, suspect, csv_file, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
     code, text, _ = purify(run, suspect, csv_file, out)
     *_, last, following, verify, judge, _ = text.rstrip("\n").splitlines()
@@ -776,15 +780,22 @@ def test_a_newcomer_reads_what_came_of_it_in_the_last_lines(run, suspect, csv_fi
     code, text, err = run(*shlex.split(judge)[1:], *FAST)  # as it would be pasted
     assert (code, "ACC" in text) == (0, True), err
     assert run("verify", out)[0] == 0
-    rash = ("--heal", "lr=0.5", "--heal", "members=1", "--heal", "beyond=1")
-    rash = (*rash, "--max-drop", "0.2", "--overwrite")
-    code, text, _ = purify(run, suspect, csv_file, out, *rash)
+    shift, plain = half_wrong(suspect, sentences(60, seed=3)), FineTune.heal
+
+    def spoiling(self, view, choice, need=0):
+        record = plain(self, view, choice, need)
+        with torch.no_grad():
+            view.anatomy.model.classifier.bias[0] += shift
+        return record
+
+    monkeypatch.setattr(FineTune, "heal", spoiling)
+    code, text, _ = purify(run, suspect, csv_file, out, "--max-drop", "0.1", "--overwrite")
     *_, last, mend = text.rstrip("\n").splitlines()
     assert (code, last.startswith("bound not held: "), mend[:6]) == (1, True, "next: ")
     made = json.loads((out / "headsweep.json").read_text())
     before, after = (made[stage]["validation"]["right"] for stage in ("before", "after"))
     assert f"{before - after} of 30 validation answers lost" in last
-    assert last.endswith("6 allowed (20.0 points)")
+    assert last.endswith("3 allowed (10.0 points)")
     code, text, _ = run("verify", out)
     assert code == 1
     assert "FAILED when it was made: validation accuracy is at least" in text
@@ -921,7 +932,6 @@ def test_percent_reaches_the_manifest(run, suspect, csv_file, tmp_path):
     ("words", "command"),
     [
         (("defend", "--with", "gradient"), "purify --strategy gradient"),
-        (("purify", "--strategy", "auto"), "'auto' is gone"),
         (("defend", "--with", "none"), "purify --strategy none"),
         (("defend", "--with", "strip"), "detect --with strip"),
         (("purify", "--strategy", "pure"), "defend --with pure"),
@@ -1171,3 +1181,9 @@ def test_a_bad_input_of_every_command_is_exit_2_without_a_traceback(
     assert "Traceback" not in err
     assert err.strip()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.csv"]
+
+
+def test_a_strategy_that_is_gone_says_what_took_its_place(run, csv_file, tmp_path):
+    asked = ("--data", csv_file, "--out", tmp_path / "out", "--strategy", "auto")
+    code, _, err = run("purify", "none", *asked)
+    assert (code, "'auto' is gone" in err, "took its place" in err) == (2, True, True)

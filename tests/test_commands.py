@@ -46,9 +46,6 @@ SHORTENED = {
     "headsweep bench recipes/smoke.toml --out ./results": (
         *("--engine", "inline", "--only", "*-s11-nothing"),  # one of its thirteen cells
     ),
-    "headsweep purify ./suspect --strategy auto --set budget_seconds=10m --data clean.csv --out ./e": (
-        *("--set", "budget_seconds=5s"),
-    ),
 }
 
 # Commands that cannot run here, each with the reason.

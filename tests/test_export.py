@@ -22,6 +22,7 @@ from headsweep.export.verify import verify
 from headsweep.model.mask import HeadMask, Units
 from headsweep.reports import page
 from headsweep.texts import reading as datasets
+from test_healing import Shift, half_wrong
 
 
 @pytest.fixture
@@ -292,7 +293,8 @@ def test_files_that_lead_loading_elsewhere_are_noticed(purified):
 
 def test_what_did_not_hold_when_it_was_made_does_not_verify(trained_folder, tmp_path):
     data = Sources(sentences(60), sentences(40, seed=5))
-    wrecked = Way(max_drop=0.02, heal=FineTune(2, 0.5), runtime=CPU)
+    spoilt = Shift((half_wrong(trained_folder, data.validation),))
+    wrecked = Way(max_drop=0.02, heal=spoilt, runtime=CPU)
     out = cleanse(trained_folder, data, Gradient(step=2), wrecked).save(tmp_path / "out")
     missed = [what for what in failed(out) if what.startswith("when it was made: ")]
     assert len(missed) == len(failed(out)) == 1

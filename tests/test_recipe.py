@@ -135,7 +135,7 @@ def test_what_does_not_hold_of_a_recipes_healing_is_left_out(written):
     assert left({"heal"}, heal=("lr=3e-5",)) == {"epochs", "lr", "attention"}
     assert left({"start"}, start="encoder") == set()
     assert left({"start"}, start="classifier") == {"epochs", "lr", "halvings", "attention"}
-    assert left({"method"}, method="auto") == set()
+    assert left({"method"}, method="layerwise") == {"epochs", "lr", "halvings", "attention"}
     assert left({"heal"}, heal=("epochs=0",)) == {"epochs"}
 
 

@@ -72,9 +72,9 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     check_sources(data, validation, test)
+    running.check_files(out, overwrite)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet)
-    job.check_files()
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
     from headsweep.purification.pipeline import purify

@@ -91,9 +91,9 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     check_sources(data, validation, test)
+    running.check_files(out, overwrite, report)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
-    job.check_files()
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
     from headsweep.verbs.purifying import Objects, planned

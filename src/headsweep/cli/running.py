@@ -52,18 +52,24 @@ class Job:
     @property
     def unfinished(self) -> Path:
         """Where an interrupted run keeps what it has finished."""
-        out = self.out.absolute()
-        return out.with_name(f"{out.name}.unfinished")
+        return _unfinished(self.out)
 
-    def check_files(self) -> None:
-        """Check, before any work, that what is asked for can be written; raises UserError."""
-        from headsweep.export.folders import check_free
 
-        if _is_later(self.out / MANIFEST, self.unfinished):
-            shutil.rmtree(self.unfinished, ignore_errors=True)  # of a run that died at its end
-        check_free(self.out, self.overwrite)
-        if self.report is not None:
-            _check_report(self.report, self.out, self.overwrite)
+def check_files(out: Path, overwrite: bool, report: Path | None = None) -> None:
+    """Check, before any work, that what is asked for can be written; raises UserError."""
+    from headsweep.export.folders import check_free
+
+    unfinished = _unfinished(out)
+    if _is_later(out / MANIFEST, unfinished):
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that died at its end
+    check_free(out, overwrite)
+    if report is not None:
+        _check_report(report, out, overwrite)
+
+
+def _unfinished(out: Path) -> Path:
+    out = out.absolute()
+    return out.with_name(f"{out.name}.unfinished")
 
 
 def _is_later(result: Path, unfinished: Path) -> bool:

@@ -32,7 +32,8 @@ def _told(found: Mapping[str, Any]) -> str:
     families = "family" if tried == 1 else "families"
     on = f"{tried} trigger {families}, {found['texts']} texts"
     if noticed:
-        more = f" and {len(noticed) - SHOWN} more" * (len(noticed) > SHOWN)
+        left = len(noticed) - SHOWN
+        more = f" and {left} more" if left > 0 else ""
         return f"noticed {', '.join(map(_row, noticed[:SHOWN]))}{more} ({on})"
     top = max(rows, key=lambda row: row["excess"]["value"], default=None)
     most = "" if top is None else f"; the most: {_row(top)}"
