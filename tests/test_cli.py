@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import sentences, tiny_model
+from conftest import CPU, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.heal.fine_tune import FineTune
+from headsweep.measure.accuracy import logits
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
 from kill_points import differences
-from test_healing import half_wrong
 
 FAST = ["--device", "cpu", "--compute", "precision=fp32", "--compute", "max_length=24", "--quiet"]
 
@@ -219,8 +219,8 @@ def damage(folder, case):
         save_file(tensors, weights, metadata={"format": "pt"})
         return "NaN"
     if case == "architecture":
-        config.write_text(json.dumps(form | {"model_type": "xlnet"}))
-        return "unsupported architecture 'xlnet'"
+        config.write_text(json.dumps(form | {"model_type": "squeezebert"}))
+        return "unsupported architecture 'squeezebert'"
     if case == "pickle":
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
@@ -780,12 +780,15 @@ def test_a_newcomer_reads_what_came_of_it_in_the_last_lines(
     code, text, err = run(*shlex.split(judge)[1:], *FAST)  # as it would be pasted
     assert (code, "ACC" in text) == (0, True), err
     assert run("verify", out)[0] == 0
-    shift, plain = half_wrong(suspect, sentences(60, seed=3)), FineTune.heal
+    plain = FineTune.heal
 
     def spoiling(self, view, choice, need=0):
-        record = plain(self, view, choice, need)
+        """Gets half of the validation examples with label 1 wrong in the end, and no other."""
+        record, part = plain(self, view, choice, need), view.validation
+        said = logits(view.anatomy, part, CPU)
+        over = (said[:, 1] - said[:, 0])[torch.tensor(part.labels) == 1]
         with torch.no_grad():
-            view.anatomy.model.classifier.bias[0] += shift
+            view.anatomy.model.classifier.bias[0] += float(over.median()) + 1e-3
         return record
 
     monkeypatch.setattr(FineTune, "heal", spoiling)

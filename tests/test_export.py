@@ -295,7 +295,7 @@ def test_what_did_not_hold_when_it_was_made_does_not_verify(trained_folder, tmp_
     data = Sources(sentences(60), sentences(40, seed=5))
     spoilt = Shift((half_wrong(trained_folder, data.validation),))
     wrecked = Way(max_drop=0.02, heal=spoilt, runtime=CPU)
-    out = cleanse(trained_folder, data, Gradient(step=2), wrecked).save(tmp_path / "out")
+    out = cleanse(trained_folder, data, None, wrecked).save(tmp_path / "out")
     missed = [what for what in failed(out) if what.startswith("when it was made: ")]
     assert len(missed) == len(failed(out)) == 1
     assert "validation accuracy is at least" in missed[0]
