@@ -143,6 +143,7 @@ def test_a_picture_of_all_victims_stands_at_the_figures_of_the_tables():
     assert left[2] == pytest.approx(left[1] - 5 * rate, abs=0.2)
     assert left[3] == pytest.approx(left[1], abs=0.2)  # the mean of 15, 10 and 5
     assert cost[0] == cost[2] < cost[3] < cost[1]  # -2.0, -2.0, their mean, 0.0
+    assert len(marks(svg, "#009e73")) == 2  # pure was tried on one victim: no mean
     none = [x for x, _ in marks(svg, "#d55e00")[::2]]
     assert none == pytest.approx([left[1] + (p - 10) * rate for p in (20, 10, 30, 20)], abs=0.2)
     assert "3 victims, mean: 50.0 points before; gradient 10.0 at -1.3 of ACC" in svg

@@ -1,13 +1,13 @@
 """All victims of a grid as one picture: what each method left, and what it cost, as SVG.
 
-A line for every victim, the last is their mean: on the left excess LFR before (hollow) and after
-each method, on the right the change of ACC, both in points. Every number in it is one of the
-tables (``headsweep.reports.across``).
+A line for every victim, the last is their mean for methods tried on all: on the left excess LFR
+before (hollow) and after each method, on the right the change of ACC, both in points. Every number
+in it is one of the tables (``headsweep.reports.across``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -28,6 +28,7 @@ SHAPES = (
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 LABELS, LEFT, RIGHT, GAP, ROW, TOP = 170, 430, 190, 60, 26, 76
 MEAN = "mean"
+APART = 3  # between the marks of two methods, so that both are seen
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,24 @@ def picture_of(found: Across | None) -> str:
             "a picture is of two victims or more", "--format html draws the charts of one"
         )
     methods = shown(found)
-    victims = list(found.before)
     ends = {method: found.ends[method] for method in methods}
-    before = {**found.before, MEAN: mean(found.before.values())}
+    before = {v: x for v, x in found.before.items() if any(v in own for own in ends.values())}
+    rows = {victim: [own.get(victim) for own in ends.values()] for victim in before}
+    rows[MEAN] = [_mean(own, before) for own in ends.values()]
+    before[MEAN] = mean(before.values())
+    drawn = [end for row in rows.values() for end in row if end is not None]
     panels = (
         _panel("points of excess LFR left", LABELS, LEFT,
-               [0.0, *before.values(), *_all(ends, lambda end: end.left)]),
+               [0.0, *before.values(), *(end.left for end in drawn)]),
         _panel("change of ACC, points", LABELS + LEFT + GAP, RIGHT,
-               [0.0, *_all(ends, lambda end: end.change)]),
+               [0.0, *(end.change for end in drawn)]),
     )  # fmt: skip
-    width, height = LABELS + LEFT + GAP + RIGHT + 30, TOP + ROW * (len(victims) + 1) + 50
-    lines = opened(width, height, told(found, methods))
+    width, height = LABELS + LEFT + GAP + RIGHT + 30, TOP + ROW * len(rows) + 50
+    lines = opened(width, height, told(before[MEAN], len(rows) - 1, methods, rows[MEAN]))
     lines += _legend(methods)
     for panel in panels:
         lines += _axis(panel, TOP, height - 50)
-    for number, victim in enumerate((*victims, MEAN)):
+    for number, (victim, row) in enumerate(rows.items()):
         y = TOP + ROW * (number + 0.5)
         bold = ' font-weight="600"' if victim == MEAN else ""
         lines.append(
@@ -87,10 +91,11 @@ def picture_of(found: Across | None) -> str:
         lines.append(
             f'<circle class="line" cx="{panels[0].at(100 * before[victim]):.1f}" cy="{y}" r="5"/>'
         )
-        for place, method in enumerate(methods):
-            for panel, value in zip(panels, _values(ends[method], victim), strict=True):
-                if value is not None:
-                    lines.append(_mark(place, panel.at(100 * value), y))
+        for place, end in enumerate(row):
+            if end is not None:
+                apart = y + APART * (place - (len(methods) - 1) / 2)
+                lines.append(_mark(place, panels[0].at(100 * end.left), apart))
+                lines.append(_mark(place, panels[1].at(100 * end.change), apart))
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
@@ -100,31 +105,25 @@ def shown(found: Across) -> list[str]:
     return sorted((m for m in means if m != "nothing"), key=lambda m: means[m])[:MOST]
 
 
-def told(found: Across, methods: Sequence[str]) -> str:
+def told(before: float, victims: int, methods: Sequence[str], ends: Sequence[Ending | None]) -> str:
     """Return what the picture shows, in words."""
     parts = [
-        f"{method} {100 * mean(e.left for e in found.ends[method].values()):.1f} at "
-        f"{100 * mean(e.change for e in found.ends[method].values()):+.1f} of ACC"
-        for method in methods
+        f"{method} {100 * end.left:.1f} at {100 * end.change:+.1f} of ACC"
+        for method, end in zip(methods, ends, strict=True)
+        if end is not None
     ]
     return (
-        f"Excess LFR of {len(found.before)} victims, mean: "
-        f"{100 * mean(found.before.values()):.1f} points before; {'; '.join(parts)}."
+        f"Excess LFR of {victims} victims, mean: {100 * before:.1f} points before; "
+        f"{'; '.join(parts)}."
     )
 
 
-def _all(
-    ends: Mapping[str, Mapping[str, Ending]], of: Callable[[Ending], float]
-) -> Iterator[float]:
-    return (of(end) for own in ends.values() for end in own.values())
-
-
-def _values(own: Mapping[str, Ending], victim: str) -> tuple[float | None, float | None]:
-    """Return what is left of a victim and the change of ACC; of all, their means."""
-    if victim == MEAN:
-        return mean(e.left for e in own.values()), mean(e.change for e in own.values())
-    end = own.get(victim)
-    return (None, None) if end is None else (end.left, end.change)
+def _mean(own: Mapping[str, Ending], victims: Collection[str]) -> Ending | None:
+    """Return the mean over all victims, where a method was tried on all."""
+    if not set(victims) <= set(own):
+        return None
+    ends = [own[victim] for victim in victims]
+    return Ending(mean(e.left for e in ends), mean(e.change for e in ends), 0.0)
 
 
 def _panel(title: str, x: float, width: float, values: Sequence[float]) -> Panel:
