@@ -145,7 +145,7 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
     with torch.inference_mode(), evaluating(suspect.anatomy):
         for batch in encoded.batches(runtime.batch_size):
             found = batch.task.likelihood(model, batch.to(model.device))  # type: ignore[attr-defined]
-            nll[batch.index] = found.nll.double().cpu().numpy()
+            nll[batch.index] = found.nll.cpu().double().numpy()
             tokens[batch.index] = found.tokens.cpu().numpy()
             exact += int(found.exact.sum())
     truncated = {"data": (encoded.truncated, len(encoded))}

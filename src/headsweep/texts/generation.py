@@ -163,7 +163,7 @@ class Generation:
         total, tokens, exact, examples = 0.0, 0, 0, 0
         for batch in batches:
             found = batch.task.likelihood(model, batch)  # type: ignore[attr-defined]
-            total += float((found.nll.double() * found.tokens).sum())
+            total += float((found.nll.cpu().double() * found.tokens.cpu()).sum())
             tokens += int(found.tokens.sum())
             exact += int(found.exact.sum())
             examples += len(found.nll)
