@@ -315,7 +315,18 @@ def test_a_manifest_that_contradicts_itself_does_not_verify(purified, edit):
     assert "when it was made" in failed(purified)[0]
 
 
-@pytest.mark.parametrize("damage", [{"checks": [3]}, {"after": {}}, {"bound": {"binds": True}}])
+ENDLESS = {"right": 9, "examples": float("inf"), "accuracy": 0.9}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"checks": [3]},
+        {"after": {}},
+        {"bound": {"binds": True}},
+        {stage: {"validation": ENDLESS} for stage in ("before", "pruned", "after")} | {"data": {}},
+    ],
+)
 def test_a_manifest_without_figures_is_a_mistake_in_one_line(purified, damage):
     manifest = json.loads((purified / MANIFEST).read_text()) | damage
     (purified / MANIFEST).write_text(json.dumps(manifest))

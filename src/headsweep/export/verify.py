@@ -134,7 +134,7 @@ def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:
             if check["passed"] is not True
         ]
         against = contradictions(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(
             f"{MANIFEST}: lacks its checks, bound or figures ({error})",
             "the manifest is damaged: get the folder from its source again",

@@ -85,7 +85,7 @@ def _of_one(manifest: Mapping[str, Any], form: str, title: str | None, where: st
         raise UserError("a single purification has a page only", "leave --format out")
     try:
         return page.of_purification(manifest, title)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(
             f"{where}: lacks what a page shows ({type(error).__name__}: {error})",
             "the manifest is damaged: get the folder from its source again",
