@@ -134,17 +134,17 @@ def marks(svg, colour):
 
 def test_a_picture_of_all_victims_stands_at_the_figures_of_the_tables():
     found = across(CELLS)
-    assert shown(found) == ["gradient", "none", "pure", "ft"]
+    assert shown(found) == ["ft", "gradient", "none", "pure"]
     svg = picture_of(found)
-    gradient = marks(svg, "#0072b2")  # left and cost of a, b, c and of their mean
+    gradient = marks(svg, "#d55e00")  # left and cost of a, b, c and of their mean
     assert len(gradient) == 8
     left, cost = [x for x, _ in gradient[::2]], [x for x, _ in gradient[1::2]]
     rate = (left[0] - left[1]) / 5  # a is at 15 points, b at 10
     assert left[2] == pytest.approx(left[1] - 5 * rate, abs=0.2)
     assert left[3] == pytest.approx(left[1], abs=0.2)  # the mean of 15, 10 and 5
     assert cost[0] == cost[2] < cost[3] < cost[1]  # -2.0, -2.0, their mean, 0.0
-    assert len(marks(svg, "#009e73")) == 2  # pure was tried on one victim: no mean
-    none = [x for x, _ in marks(svg, "#d55e00")[::2]]
+    assert len(marks(svg, "#cc79a7")) == 2  # pure was tried on one victim: no mean
+    none = [x for x, _ in marks(svg, "#009e73")[::2]]
     assert none == pytest.approx([left[1] + (p - 10) * rate for p in (20, 10, 30, 20)], abs=0.2)
     assert "3 victims, mean: 50.0 points before; gradient 10.0 at -1.3 of ACC" in svg
 

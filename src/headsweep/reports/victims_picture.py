@@ -100,9 +100,12 @@ def picture_of(found: Across | None) -> str:
 
 
 def shown(found: Across) -> list[str]:
-    """Return which methods are drawn: those that leave least on average, six at most."""
+    """Return which methods are drawn: those that leave least on average, six at most.
+
+    They come by name, so that two pictures of the same methods have the same marks.
+    """
     means = {m: mean(e.left for e in ends.values()) for m, ends in found.ends.items()}
-    return sorted((m for m in means if m != "nothing"), key=lambda m: means[m])[:MOST]
+    return sorted(sorted((m for m in means if m != "nothing"), key=lambda m: means[m])[:MOST])
 
 
 def told(before: float, victims: int, methods: Sequence[str], ends: Sequence[Ending | None]) -> str:
