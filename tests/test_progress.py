@@ -133,6 +133,20 @@ def test_a_log_holds_the_steps_of_a_run(trained_folder, csv_file, tmp_path):
     assert "DEBUG evaluating: 1 of 1" in text
 
 
+def test_a_command_tells_its_steps_on_standard_error(trained_folder, csv_file, capsys):
+    asked = ["evaluate", trained_folder, "--data", csv_file, "--device", "cpu", "--quiet"]
+    assert ended(["-v", *asked]) == 0
+    said = capsys.readouterr()
+    assert "DEBUG evaluating: 1 of 1" in said.err
+    assert "DEBUG" not in said.out
+    assert [handler for handler in LOG.handlers if handler.name == "--log-file"] == []
+    assert ended(asked) == 0
+    assert "DEBUG" not in capsys.readouterr().err
+
+
 def test_an_option_that_is_gone_is_still_named_behind_a_log_file(tmp_path, capsys):
+    asked = ["-v", "--log-file", tmp_path / "a.log", "purify", "./none", "--heal-epochs", "7"]
+    assert ended(asked) == 2
+    assert "--heal-epochs is gone" in capsys.readouterr().err
     assert ended(["--log-file", tmp_path / "a.log", "purify", "./none", "--heal-epochs", "7"]) == 2
     assert "--heal-epochs is gone" in capsys.readouterr().err

@@ -52,20 +52,32 @@ def _options(
         Path | None,
         typer.Option(help="Add what is done to this file, with times; before the command."),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Say it on standard error, with times; before the command."
+        ),
+    ] = False,
 ) -> None:
     del version, debug  # it has been said; main has taken it out
     if log_file is not None:
-        _log_to(log_file)
+        _log_to(_log_in(log_file))
+    if verbose:
+        _log_to(logging.StreamHandler(sys.stderr))
 
 
-def _log_to(path: Path) -> None:
-    """Let the logger write to a file until the command ends; raises UserError."""
+def _log_in(path: Path) -> logging.Handler:
+    """Return what writes a log into a file; raises UserError."""
     try:
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        return logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(
             f"--log-file {path}: cannot be written: {error.strerror}", "choose another file"
         ) from error
+
+
+def _log_to(handler: logging.Handler) -> None:
+    """Let the logger write to it until the command ends."""
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.set_name(LOG_FILE)
     LOG.addHandler(handler)
@@ -82,7 +94,9 @@ def _close_log() -> None:
 
 def _refuse_gone(app: Any, words: list[str]) -> None:
     """Say what replaced an option that is gone; raises UserError."""
-    place = 2 if words[:1] == [LOG_FILE] else 1 if words and words[0].startswith("-") else 0
+    place = 0
+    while len(words) > place and words[place].startswith("-"):
+        place += 2 if words[place] == LOG_FILE else 1
     command = app.commands.get(words[place]) if len(words) > place else None
     if command is not None:
         known = {option for parameter in command.params for option in parameter.opts}
