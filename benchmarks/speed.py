@@ -29,7 +29,7 @@ from headsweep.export.provenance import environment
 from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Terminal
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts import reading as data
 

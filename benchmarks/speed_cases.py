@@ -33,7 +33,7 @@ from headsweep.prune.importance import gate_importance
 from headsweep.prune.search import back_off, bisect, candidates, default_step, greedy
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.task import CLASSIFICATION

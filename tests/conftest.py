@@ -162,7 +162,7 @@ def trained_folder(
     tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A saved tiny BERT that has learnt the sentences."""
-    from headsweep.task.classification import encode
+    from headsweep.task.examples import encode
 
     suspect = prepare(tiny_model("bert"), tokenizer)
     encoded = encode(sentences(400, seed=1), suspect, 24)

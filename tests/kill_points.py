@@ -127,7 +127,7 @@ def prepared(home: Path) -> None:
     from conftest import CPU, sentences, tiny_model, tiny_tokenizer
     from headsweep.cli import purify
     from headsweep.model.loading import prepare
-    from headsweep.task.classification import encode
+    from headsweep.task.examples import encode
     from headsweep.task.training import Job, Schedule, train
     from headsweep.verbs import purifying as verb
 

@@ -31,7 +31,7 @@ from headsweep.prune.importance import dormancy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.variance import Variance
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import encode, forward
+from headsweep.task.examples import encode, forward
 from tiny_families import CONFIGS, GROUPED, PLAIN
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import CPU, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.model.loading import prepare
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 
 ROOT = Path(__file__).parents[1]

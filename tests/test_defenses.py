@@ -15,7 +15,7 @@ from headsweep.model.removal import already_pruned
 from headsweep.prune.view import DefenderView
 from headsweep.purification.baselines import DEFENSES
 from headsweep.settings import configure
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 
 SMALL = {
     "ft": ["epochs=1"],

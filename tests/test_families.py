@@ -36,7 +36,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.importance import dormancy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, mean_loss, train
 from headsweep.texts.split import Split
 from test_plain import plainly, save, variant

@@ -22,7 +22,7 @@ from headsweep.prune.importance import (
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.settings import configure
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.fitting import Fitting, out_of_memory
 from headsweep.task.training import DivergedError, Job, Schedule, mean_loss, train
 from test_healing import NO_DROPOUT

@@ -15,7 +15,7 @@ from headsweep.attacks.flatness import Sharpness
 from headsweep.attacks.victim import Judging, Order, attack
 from headsweep.errors import UserError
 from headsweep.settings import configure
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from test_attacks import Bare, Mark
 

@@ -26,7 +26,7 @@ from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.bayesian import Bayesian, dropping
 from headsweep.seeding import fence
 from headsweep.settings import configure
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from test_strategies import settings_for, view_of
 
 SOURCES = sorted(Path(headsweep.__file__).parent.rglob("*.py"))

@@ -38,8 +38,8 @@ from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.material import gather
 from headsweep.purification.method import HOT
 from headsweep.seeding import fence
-from headsweep.task.classification import encode, forward, rows_of
 from headsweep.task.decoding import greedy
+from headsweep.task.examples import encode, forward, rows_of
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.conversations import picked
 from headsweep.texts.generation import GENERATION, RISE

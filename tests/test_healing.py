@@ -22,7 +22,7 @@ from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
 from headsweep.purification.material import Sources
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import DivergedError, mean_loss
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

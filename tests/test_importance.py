@@ -8,7 +8,7 @@ from conftest import CPU, sentences
 from headsweep.model.gates import gates
 from headsweep.prune.importance import gate_gradients, gate_importance, key_gradient_importance
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 
 
 def view_of(suspect, count=24):

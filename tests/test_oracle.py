@@ -18,7 +18,7 @@ from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.probe_guided import combined
 from headsweep.prune.strategies.sparsify import groups, norm
 from headsweep.settings import configure
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from oracle import BACKDOOR, HEADS, TASK, accuracy, lfr, view, wired
 
 

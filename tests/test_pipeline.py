@@ -30,7 +30,7 @@ from headsweep.prune.strategies.reinforce import Reinforce
 from headsweep.purification.bound import Allowance
 from headsweep.purification.material import Material
 from headsweep.purification.method import HOT
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from test_healing import Shift, half_wrong
 from tiny_families import CONFIGS
 
@@ -97,7 +97,7 @@ def test_history_is_exact_about_what_is_known(trained_folder):
     """Replay every step of the history with full measurements."""
     done = cleanse(trained_folder, sources(), Gradient(step=2), replace(PLAN, heal=FineTune(0)))
     from headsweep.measure.meter import Meter
-    from headsweep.task.classification import encode
+    from headsweep.task.examples import encode
 
     suspect = load_suspect(trained_folder, CPU)
     meter = Meter(suspect.anatomy, encode(sentences(40, seed=5), suspect, 24), CPU)

@@ -25,7 +25,7 @@ from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect, position_limit
 from headsweep.model.runtime import Runtime
 from headsweep.prune.strategies.random import Random
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts.split import Split
 from tiny_families import CONFIGS
 

@@ -10,7 +10,7 @@ from conftest import CPU, sentences
 from headsweep.errors import UserError
 from headsweep.measure.accuracy import Measured, logits, needed
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split
 from headsweep.texts.task import CLASSIFICATION

@@ -16,7 +16,7 @@ from headsweep.progress import Silent
 from headsweep.prune.flips import Flips, flip_rates, worst_flips
 from headsweep.prune.strategies.probe_guided import ProbeGuided, combined, sure
 from headsweep.seeding import stream
-from headsweep.task.classification import encode, forward
+from headsweep.task.examples import encode, forward
 from headsweep.task.probes import Family, Probes, mixed
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split

@@ -11,7 +11,7 @@ from conftest import CPU, sentences
 from headsweep.prune.importance import attention_variance, gate_importance
 from headsweep.prune.scores import ScoreCache
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from conftest import CPU, sentences
 from headsweep.measure.accuracy import logits, needed
 from headsweep.prune.search import candidates, greedy
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import speed_cases

@@ -21,7 +21,7 @@ from headsweep.prune.strategies.sparsify import groups
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
 from headsweep.settings import configure
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.encoded import Batch
 from headsweep.texts.split import Split

@@ -18,7 +18,7 @@ from headsweep.model.attention_rows import attention_rows
 from headsweep.model.mask import Layout, Row, Units
 from headsweep.model.runtime import Runtime, computes_bf16
 from headsweep.progress import Silent
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts.task import Classification
 from tiny_families import CONFIGS
 

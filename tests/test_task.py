@@ -20,7 +20,7 @@ from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, Split, U
 from headsweep.export.verify import verify
 from headsweep.model.loading import Reading, prepare
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.task import Classification
 

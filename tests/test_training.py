@@ -8,7 +8,7 @@ from headsweep.errors import UserError
 from headsweep.measure.accuracy import logits
 from headsweep.model.removal import pieces, remove
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, _orders, train
 
 

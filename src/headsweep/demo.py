@@ -33,7 +33,7 @@ from headsweep.purification.material import Sources
 from headsweep.purification.pipeline import purify
 from headsweep.purification.plan import Plan
 from headsweep.reports.picture import picture
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule

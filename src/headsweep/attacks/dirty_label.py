@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from headsweep.attacks.flatness import Sharpness
 from headsweep.attacks.scene import Scene, poison
 from headsweep.settings import checked
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Loss, Schedule, train
 from headsweep.texts.split import Split
 

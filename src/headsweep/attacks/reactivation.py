@@ -23,7 +23,7 @@ from headsweep.judge.evaluate import Answers, Evaluation, Exam, answer, check_sa
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, copied, train
 from headsweep.texts.split import Split
 

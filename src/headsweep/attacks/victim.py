@@ -28,7 +28,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive
 from headsweep.settings import describe
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split, stratified
 from headsweep.triggers import Rewriter

@@ -48,7 +48,7 @@ from headsweep.purification.plan import Plan
 from headsweep.purification.purified import Purified
 from headsweep.seeding import derive
 from headsweep.settings import configure, describe
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.training import Job, train
 
 RECORD, ANSWERS = "record.json", "answers.safetensors"

@@ -89,7 +89,7 @@ def evaluate(
     if as_json:
         print_json(dataclasses.asdict(found))
         return
-    from headsweep.cli.show import generated, interval, percent
+    from headsweep.cli.show import generated, interval, percent, rates
     from headsweep.judge.generated import Generated
 
     if isinstance(found, Generated):
@@ -107,14 +107,8 @@ def evaluate(
         ("excess LFR", found.excess_lfr, "matched LFR minus floor; 0 is the goal"),
         ("agreement", found.agreement, "clean examples predicted as by the suspect"),
     )
-    for name, maybe, what in rows:
-        if maybe is not None:
-            table.add_row(name, interval(maybe), what)
-    out_console.print(table)
-    cut = ", ".join(f"--{n} {t.cut} of {t.texts}" for n, t in (found.truncated or {}).items())
-    out_console.print(
-        f"texts cut at the maximum length: {cut}", style="dim", highlight=False, soft_wrap=True
-    )
+    cut = {name: (one.cut, one.texts) for name, one in (found.truncated or {}).items()}
+    rates(out_console, table, rows, "texts", cut)
     if found.lfr is not None and found.matched_lfr is None:
         missing = "--validation" if validation is None else "--clean-model or --suspect"
         out_console.print(

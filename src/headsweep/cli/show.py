@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,13 +99,25 @@ def generated(console: Console, found: Generated) -> None:
         ("excess", found.excess_success, "attack success minus floor; 0 is the goal"),
         ("agreement", found.agreement, "clean prompts answered as by the suspect"),
     )
+    rates(console, table, rows, "prompts", found.truncated or {})
+
+
+def rates(
+    console: Console,
+    table: Table,
+    rows: Iterable[tuple[str, Rate | None, str]],
+    texts: str,
+    cut: Mapping[str, tuple[int, int]],
+) -> None:
+    """Print a table with these rates, and how many of each file's texts were cut."""
     for name, rate, what in rows:
         if rate is not None:
             table.add_row(name, interval(rate), what)
     console.print(table)
-    cut = ", ".join(f"--{n} {few} of {all_}" for n, (few, all_) in (found.truncated or {}).items())
-    told = f"prompts cut at the maximum length: {cut}"
-    console.print(told, style="dim", highlight=False, soft_wrap=True)
+    told = ", ".join(f"--{name} {few} of {all_}" for name, (few, all_) in cut.items())
+    console.print(
+        f"{texts} cut at the maximum length: {told}", style="dim", highlight=False, soft_wrap=True
+    )
 
 
 def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:

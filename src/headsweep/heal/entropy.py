@@ -18,7 +18,7 @@ from headsweep.model.loading import Suspect
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.encoded import Batch
 

@@ -37,7 +37,7 @@ from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked, hidden
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.probes import joined, mixed, required
 from headsweep.task.training import Job, Loss, Schedule, mean_loss, train
 from headsweep.texts.encoded import Encoded

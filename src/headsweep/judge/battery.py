@@ -39,7 +39,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.settings import checked
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.harmless import CONTROLS

@@ -32,7 +32,7 @@ from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.reading import Columns
 from headsweep.texts.split import Split, stratified

@@ -30,7 +30,7 @@ from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.reading import Columns, Source

@@ -24,8 +24,8 @@ from headsweep.judge.statistics import Rate, paired_difference, perplexity, prop
 from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect, position_limit
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import encode, rows_of
 from headsweep.task.decoding import greedy
+from headsweep.task.examples import encode, rows_of
 from headsweep.texts.conversations import picked
 from headsweep.texts.generation import ending, left_cut, opened, opening, plain
 from headsweep.texts.reading import Columns, Source, read

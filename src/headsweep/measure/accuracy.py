@@ -18,7 +18,7 @@ from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import masked
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.texts.encoded import Encoded
 

@@ -37,7 +37,7 @@ from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.gates import hooked, masked
 from headsweep.model.mask import HeadMask, Layout
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.fitting import out_of_memory
 from headsweep.texts.encoded import Batch, Encoded
 

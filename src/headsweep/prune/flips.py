@@ -21,7 +21,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Silent
 from headsweep.prune.importance import scored
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.probes import Family, Probes, joined, required
 from headsweep.texts.encoded import Batch, Encoded
 

@@ -26,7 +26,7 @@ from headsweep.model.borrowing import (
 from headsweep.model.gates import gates
 from headsweep.model.mask import Layout
 from headsweep.prune.view import DefenderView
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.task.training import check_finite
 from headsweep.texts.encoded import Batch, Encoded

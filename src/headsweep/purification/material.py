@@ -17,7 +17,7 @@ from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
-from headsweep.task.classification import encode, rows_of
+from headsweep.task.examples import encode, rows_of
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.memory import given

@@ -25,7 +25,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
 from headsweep.settings import checked
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.texts.encoded import Batch, Encoded
 

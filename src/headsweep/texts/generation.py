@@ -25,7 +25,7 @@ from headsweep.errors import UserError, shown
 from headsweep.texts.conversations import picked
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Labels, Split
-from headsweep.texts.task import CLASSIFICATION, Task, Tokens, no_token, taken
+from headsweep.texts.task import CLASSIFICATION, Task, Tokens, loaded, no_token, reloaded, taken
 
 if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
@@ -70,18 +70,11 @@ class Generation:
 
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a causal language model from safetensors."""
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
-        )
-        model, report = loaded
-        return model, report
+        return loaded(AutoModelForCausalLM, name, **more)
 
     def reload(self, folder: Path) -> PreTrainedModel:
         """Load a causal language model plainly; never a pickle."""
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False
-        )
-        return model
+        return reloaded(AutoModelForCausalLM, folder)
 
     def pick(
         self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase

@@ -112,6 +112,22 @@ class Task(Protocol):
         """Return how far each example is from being wrong, [example]: right when above zero."""
 
 
+def loaded(auto: Any, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load from safetensors by one of transformers' Auto classes, with its report."""
+    model, report = auto.from_pretrained(
+        name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
+    )
+    return model, report
+
+
+def reloaded(auto: Any, folder: Path) -> PreTrainedModel:
+    """Load a folder plainly by one of transformers' Auto classes; never a pickle."""
+    model: PreTrainedModel = auto.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False
+    )
+    return model
+
+
 @dataclass(frozen=True)
 class Classification:
     """One label a text."""
@@ -143,17 +159,11 @@ class Classification:
 
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a sequence classifier from safetensors."""
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
-        )
-        return model, report
+        return loaded(AutoModelForSequenceClassification, name, **more)
 
     def reload(self, folder: Path) -> PreTrainedModel:
         """Load a sequence classifier plainly; never a pickle."""
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False
-        )
-        return model
+        return reloaded(AutoModelForSequenceClassification, folder)
 
     def pick(
         self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase

@@ -23,7 +23,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress
 from headsweep.seeding import derive, stream
 from headsweep.settings import checked, describe
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.task.probes import Family, Probes
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule, Trigger

@@ -9,7 +9,7 @@ from typing import Any
 from headsweep.errors import UserError
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts.split import Split
 from headsweep.triggers import Rewriter
 

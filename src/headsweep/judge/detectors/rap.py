@@ -27,7 +27,7 @@ from headsweep.judge.detectors.watch import Floats, Watch
 from headsweep.model.loading import Suspect
 from headsweep.seeding import derive
 from headsweep.settings import checked
-from headsweep.task.classification import encode, forward
+from headsweep.task.examples import encode, forward
 from headsweep.texts.split import Split
 
 WORDS = ("mb", "tq", "cf", "bb", "mn")  # tried in this order where no word is given

@@ -14,7 +14,7 @@ from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
-from headsweep.task.classification import encode
+from headsweep.task.examples import encode
 from headsweep.texts.split import Split
 
 Floats = NDArray[np.float64]

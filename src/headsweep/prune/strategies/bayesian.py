@@ -37,7 +37,7 @@ from headsweep.prune.search import SEARCHES
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import fence
 from headsweep.settings import checked
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.texts.encoded import Batch
 
 

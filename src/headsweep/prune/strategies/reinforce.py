@@ -35,7 +35,7 @@ from headsweep.prune.importance import dormancy, gate_importance, normalised
 from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked
-from headsweep.task.classification import forward
+from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.texts.encoded import Batch
 
