@@ -13,7 +13,7 @@ from headsweep import FineTune, RuleProber, Sources, UserError
 from headsweep.cli import main
 from headsweep.model.loading import load_suspect
 from headsweep.progress import Silent
-from headsweep.prune.flips import Flips, flip_rates, worst_flips
+from headsweep.prune.flips import Flips, flip_rates
 from headsweep.prune.strategies.probe_guided import ProbeGuided, combined, sure
 from headsweep.seeding import stream
 from headsweep.task.examples import encode, forward
@@ -24,6 +24,11 @@ from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.drawing import listed
 from headsweep.triggers.probe_families import PROBES, TEMPLATES, apart_from, check_apart, without
 from test_triggers import NAMES, TEXTS
+
+
+def worst_flips(rates):
+    """The mean over families of the flips into the label that gets most of them."""
+    return sum(float(each.max()) for each in rates.values()) / max(1, len(rates))
 
 
 @dataclass(frozen=True)

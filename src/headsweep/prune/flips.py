@@ -6,7 +6,7 @@ the loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -176,8 +176,3 @@ def flip_rates(
             rates.append((after[counted] == label).float().mean() if counted.any() else 0.0)
         found[family.name] = torch.tensor([float(rate) for rate in rates])
     return found
-
-
-def worst_flips(rates: Mapping[str, Tensor]) -> float:
-    """Return the mean over families of the flips into the label that gets most of them."""
-    return sum(float(each.max()) for each in rates.values()) / max(1, len(rates))
