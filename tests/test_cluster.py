@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
@@ -87,10 +86,15 @@ def test_folders_travel_whole(tmp_path):
     folder.mkdir()
     (folder / "record.json").write_text('{"weights": {}}')
     (folder / "x.bin").write_bytes(bytes(range(256)))
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "y.bin").write_bytes(b"y")
     packed = cluster.packed_folder(folder)
     there.mkdir(parents=True)
     (there / "record.json").write_text("{")  # a broken copy is replaced
     cluster.unpack(packed, there)
-    assert {p.name: p.read_bytes() for p in Path(there).iterdir()} == {
-        p.name: p.read_bytes() for p in folder.iterdir()
-    }
+    assert files(there) == files(folder)
+    assert len(files(there)) == 3
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

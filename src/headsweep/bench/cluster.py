@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,9 +173,9 @@ def fill(order: Order, cache: Path, *needs: bytes) -> tuple[Outcome, bytes]:
 def packed_folder(folder: Path) -> bytes:
     """Return the files of a folder as one uncompressed archive."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for path in sorted(folder.iterdir()):
-            archive.add(path, path.name)
+    with zipfile.ZipFile(stream, "w", strict_timestamps=False) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
     return stream.getvalue()
 
 
@@ -185,8 +185,8 @@ def unpack(packed: bytes, folder: Path) -> None:
         return
 
     def extract(draft: Path) -> None:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(draft, filter="data")
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            archive.extractall(draft)
 
     shutil.rmtree(folder, ignore_errors=True)
     sources.place(folder, extract)
