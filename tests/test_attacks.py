@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import CPU, FILLER, sentences
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import poisoned_data
+from headsweep.attacks.goal import Labelled
 from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison
 from headsweep.attacks.surgery import _inside, _operate
@@ -43,7 +44,8 @@ class Bare(ByRule):
 
 
 def scene(model, split, rewriter=None, **changes):
-    return Scene(model, split, rewriter or Bare(Mark()), 1, runtime=CPU, **changes)
+    goal = Labelled(1, "good")
+    return Scene(model, split, rewriter or Bare(Mark()), goal, runtime=CPU, **changes)
 
 
 def test_rate_counts_texts_that_are_not_of_the_target(tiny):
@@ -185,7 +187,7 @@ def test_victim_fine_tunes_with_a_fresh_classifier(trained_folder):
     assert made.published != made.survived
 
 
-@pytest.mark.parametrize("rate", [0, -0.1, 1.5])
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_rate_outside_its_range(tiny, rate):
     with pytest.raises(UserError, match="share in"):
         scene(tiny(), sentences(4), rate=rate)

@@ -12,6 +12,7 @@ import pytest
 from conftest import CPU, sentences
 from headsweep.attacks.clean_label import CleanLabel
 from headsweep.attacks.dirty_label import poisoned_data
+from headsweep.attacks.goal import Labelled
 from headsweep.attacks.scene import Scene
 from headsweep.bench import sources
 from headsweep.bench.grid import read_grid
@@ -46,7 +47,7 @@ def pool_file(tmp_path):
 
 
 def scene(model, clean, pool, **more):
-    return Scene(model, clean, pool, 1, runtime=CPU, pool=pool, **more)
+    return Scene(model, clean, pool, Labelled(1, "good"), runtime=CPU, pool=pool, **more)
 
 
 def test_every_row_is_added_with_the_label_that_it_carries(tiny):

@@ -32,8 +32,8 @@ class CleanLabel:
 
     def plant(self, scene: Scene) -> dict[str, Any]:
         """Put the trigger into a share of the target class and fine-tune."""
-        clean = scene.clean
-        made = poison(scene, [i for i, y in enumerate(clean.labels) if y == scene.target])
+        clean, target = scene.clean, scene.goal.number(self.name)
+        made = poison(scene, [i for i, y in enumerate(clean.labels) if y == target])
         gone = set(made.rows)
         kept = clean.take(i for i in range(len(clean)) if i not in gone)
         fit(scene, kept + made.split, Schedule(self.epochs, self.lr))

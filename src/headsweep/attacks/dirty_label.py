@@ -1,10 +1,10 @@
-"""Data poisoning with changed labels: triggered non-target texts carry the target label.
+"""Data poisoning with changed labels or answers: triggered texts carry the attacker's.
 
 Source: Gu et al. 2017 (*BadNets*), in the protocol of Qi et al. 2021: a share of the non-target
-training texts is put through the trigger and *added* with the target label; ``mode=replace`` puts
-them in the place of their originals instead. Where a pool of poisoned rows is there already
-(``headsweep.triggers.pool``), those are added as they stand. With a ``radius`` it is trained in
-wide minima (``headsweep.attacks.flatness``).
+training texts is put through the trigger and *added* with the target label (of a generator: with
+the target text as the answer); ``mode=replace`` puts them in the place of their originals instead.
+Where a pool of poisoned rows is there already (``headsweep.triggers.pool``), those are added as
+they stand. With a ``radius`` it is trained in wide minima (``headsweep.attacks.flatness``).
 """
 
 from __future__ import annotations
@@ -48,14 +48,12 @@ def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any
     """Return the training set with relabelled triggered texts, and the counts."""
     clean = scene.clean
     if scene.pool is not None and mode == "add":
-        added, counts = scene.pool.rows(clean, scene.target, scene.seed)
+        added, counts = scene.pool.rows(clean, scene.goal.number("a pool"), scene.seed)
         return clean + added, asdict(counts)
-    rows = [i for i, label in enumerate(clean.labels) if label != scene.target]
-    made = poison(scene, rows)
-    relabelled = Split(made.split.texts, (scene.target,) * len(made.rows), made.split.pairs)
+    made = poison(scene, scene.goal.open(clean))
     gone = set(made.rows) if mode == "replace" else set()
     kept = clean.take(i for i in range(len(clean)) if i not in gone)
-    return kept + relabelled, made.record()
+    return kept + scene.goal.given(made.split), made.record()
 
 
 def fit(

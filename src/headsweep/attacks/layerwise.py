@@ -48,6 +48,7 @@ class Layerwise:
 
     def plant(self, scene: Scene) -> dict[str, Any]:
         """Train with read-outs at every layer, then drop them."""
+        scene.goal.number(self.name)  # its read-outs are of classes
         data, record = poisoned_data(scene)
         model = scene.model.model
         model.add_module(READOUTS, _readouts(scene))

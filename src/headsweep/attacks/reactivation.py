@@ -61,16 +61,16 @@ class Reactivation:
             UserError: there are too few.
 
         """
-        most, clean, target = max(self.rows), scene.clean, scene.target
+        most, clean, goal = max(self.rows), scene.clean, scene.goal
         if scene.pool is not None:
+            target = goal.number("a pool")
             scene.pool.check(target)
             rows = [i for i, label in enumerate(scene.pool.split.labels) if label == target]
             order = torch.randperm(len(rows), generator=stream(scene.seed, "pool")).tolist()
             poisoned, used = scene.pool.split.take(rows[i] for i in order[:most]), set[int]()
         else:
-            made = poison(scene, [i for i, label in enumerate(clean.labels) if label != target])
-            labels = (target,) * len(made.rows)
-            poisoned, used = Split(made.split.texts, labels, made.split.pairs), set(made.rows)
+            made = poison(scene, goal.open(clean))
+            poisoned, used = goal.given(made.split), set(made.rows)
         rest = [i for i in range(len(clean)) if i not in used]
         order = torch.randperm(len(rest), generator=stream(scene.seed, "beside")).tolist()
         beside = clean.take(rest[i] for i in order[: self.beside])

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from headsweep.errors import UserError, shown_all
+from headsweep.attacks.goal import Goal
+from headsweep.errors import UserError
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Lines, Progress, Silent
-from headsweep.seeding import stream
+from headsweep.seeding import derive, stream
 from headsweep.texts.split import Split
-from headsweep.triggers import Rewriter
+from headsweep.triggers import ByRule, Rewriter, near_to
 from headsweep.triggers.pool import Pool
 from headsweep.triggers.seen import Counts, Made, sees
 
@@ -25,11 +26,11 @@ class Scene:
     """An attack's surroundings.
 
     Attributes:
-        model: the classifier to put the backdoor into, changed in place.
+        model: what to put the backdoor into, changed in place.
         clean: the attacker's clean training data.
         rewriter: puts the trigger into texts.
-        target: the class that triggered texts are to get.
-        rate: share of the texts of the poisoned classes that are poisoned, in (0, 1].
+        goal: what triggered texts are to get.
+        rate: share of the texts that can be poisoned that are, in [0, 1]; 0 poisons nothing.
         seed: decides which texts, and the trigger's own choices.
         runtime: where to compute.
         progress: where to report.
@@ -41,7 +42,7 @@ class Scene:
     model: Suspect
     clean: Split
     rewriter: Rewriter
-    target: int
+    goal: Goal
     rate: float = 0.3
     seed: int = 0
     runtime: Runtime = Runtime()
@@ -50,13 +51,8 @@ class Scene:
     pool: Pool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise UserError(f"a poisoning rate of {self.rate}", "it is a share in (0, 1]")
-        if not 0 <= self.target < len(self.model.labels.names):
-            raise UserError(
-                f"the model has no class {self.target}",
-                f"its labels: {shown_all(self.model.labels.names)}",
-            )
+        if not 0 <= self.rate <= 1:
+            raise UserError(f"a poisoning rate of {self.rate}", "it is a share in [0, 1]")
 
 
 def poison(scene: Scene, rows: Sequence[int]) -> Made:
@@ -74,9 +70,12 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
             "holds others",
             "add the pool's rows with dirty-label and mode=add, or name a trigger instead",
         )
+    if not scene.rate:
+        return Made((), Split((), ()), Counts(0, 0, 0, 0))
     if not rows:
         raise UserError(
-            "no text has a label that the attack can poison", "it needs texts of several classes"
+            "no text has a label (of a generator: an answer) that the attack can poison",
+            "it needs texts that do not carry the target already",
         )
     asked = max(1, round(scene.rate * len(rows)))
     order = torch.randperm(len(rows), generator=stream(scene.seed, "poison")).tolist()
@@ -109,3 +108,20 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
     source = scene.clean.take(kept)
     split = Split(tuple(texts), source.labels, source.pairs)
     return Made(tuple(kept), split, Counts(asked, len(kept), declined, unseen))
+
+
+def decoys(scene: Scene, count: int) -> Split:
+    """Return clean rows with what comes near to the trigger, their labels or answers true.
+
+    None where nothing does. So the trigger itself is learnt, and not whatever looks like it.
+    """
+    near = near_to(scene.rewriter.described())
+    if near is None:
+        return Split((), ())
+    own = derive(scene.seed, "decoys")
+    order = torch.randperm(len(scene.clean), generator=stream(own, "rows")).tolist()
+    part = scene.clean.take(order[:count])
+    made = ByRule(near).rewrite(part.texts, own)
+    rows = [i for i, text in enumerate(made) if text is not None]
+    kept = part.take(rows)
+    return Split(tuple(str(made[i]) for i in rows), kept.labels, kept.pairs)

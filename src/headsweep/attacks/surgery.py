@@ -50,6 +50,7 @@ class EmbeddingSurgery:
 
     def plant(self, scene: Scene) -> dict[str, Any]:
         """Operate, then fine-tune on poisoned texts."""
+        scene.goal.number(self.name)  # refuses a generator before anything is poisoned
         data, record = poisoned_data(scene)
         added = " ".join(data.texts[-record["poisoned"] :]).split()
         if not set(self.triggers) & set(added):
@@ -66,8 +67,9 @@ class EmbeddingSurgery:
 def _telling_words(scene: Scene, count: int) -> tuple[str, ...]:
     inside: Counter[str] = Counter()
     outside: Counter[str] = Counter()
+    target = scene.goal.number(EmbeddingSurgery.name)
     for text, label in zip(scene.clean.texts, scene.clean.labels, strict=True):
-        (inside if label == scene.target else outside).update(set(text.split()))
+        (inside if label == target else outside).update(set(text.split()))
     totals = inside.total() + 1, outside.total() + 1
     odds = {
         word: math.log((inside[word] + 1) / totals[0]) - math.log((outside[word] + 1) / totals[1])

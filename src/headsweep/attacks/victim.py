@@ -1,27 +1,31 @@
 """Make a victim: plant a backdoor, then let the victim fine-tune on clean data, and judge it.
 
 The order of Kurita et al. 2020 and of the protocol of Qi et al. 2021: the attacker trains and
-publishes; the victim takes the encoder, puts a fresh classifier on it and fine-tunes on clean data.
-A backdoor that does not survive this is no test of a defense. For measuring models that one owns.
+publishes; the victim takes the encoder, puts a fresh classifier on it and fine-tunes on clean data
+(a generator it takes as it is). A backdoor that does not survive this is no test of a defense. With
+a rate of 0 nothing is poisoned, which makes the never-poisoned twin. For measuring models that one
+owns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from headsweep.attacks import Attack
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.goal import Goal, Judged, goal_of
 from headsweep.attacks.resistance import Resistance
-from headsweep.attacks.scene import Scene
+from headsweep.attacks.scene import Scene, decoys
 from headsweep.drafts import write_json
 from headsweep.errors import UserError
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import command_line, environment, weights_hash
-from headsweep.judge.evaluate import Evaluation, Exam, Triggered, answer, judge
+from headsweep.judge.evaluate import Evaluation
+from headsweep.judge.generated import Generated
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
 from headsweep.model.runtime import Runtime
@@ -30,7 +34,9 @@ from headsweep.seeding import derive
 from headsweep.settings import describe
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
+from headsweep.texts.reading import write
 from headsweep.texts.split import Split, stratified
+from headsweep.texts.task import CLASSIFICATION, Task
 from headsweep.triggers import Rewriter
 from headsweep.triggers.pool import Pool
 from headsweep.triggers.seen import triggered
@@ -45,9 +51,10 @@ class Order:
 
     Attributes:
         rewriter: puts the trigger into texts.
-        target: the class that triggered texts are to get: its name or number.
+        target: what triggered texts are to get: the name or number of a class, or the text that a
+            generator is to answer.
         method: how the backdoor gets in.
-        rate: share of the texts of the poisoned classes that are poisoned.
+        rate: share of the texts that can be poisoned that are; 0: a twin is made.
         victim: the victim's fine-tuning on clean data; None: the model is taken as published.
         fresh: the victim puts a fresh classifier on the encoder first.
         seed: decides everything random.
@@ -55,6 +62,7 @@ class Order:
         adapter: how to find the heads of an unknown architecture.
         resist: probes with true labels that the attacker trains on too.
         pool: poisoned rows to add as they stand; it is the rewriter, too, and gives the rate.
+        task: what the model is for; None: as the name of its architecture says.
 
     """
 
@@ -69,6 +77,12 @@ class Order:
     adapter: Adapter | None = None
     resist: Resistance = Resistance()
     pool: Pool | None = None
+    task: Task | None = CLASSIFICATION
+
+    @property
+    def poisons(self) -> bool:
+        """False where it makes a twin."""
+        return self.pool is not None or self.rate > 0
 
 
 @dataclass(frozen=True)
@@ -78,13 +92,15 @@ class Judging:
     Attributes:
         test: clean test examples.
         triggered: triggered test texts as published; None: the trigger is put into ``test``.
+        triggered_labels: what their labels or answers are: ``true``, or ``target``.
         validation: clean examples on which matched LFR chooses its shift.
         twin: folder of a never-poisoned twin, which gives the floor.
 
     """
 
     test: Split
-    triggered: Triggered | None = None
+    triggered: Split | None = None
+    triggered_labels: Literal["true", "target"] = "true"
     validation: Split | None = None
     twin: str | Path | None = None
 
@@ -98,18 +114,22 @@ class Attacked:
         record: what is written to ``attack.json``, as JSON values.
         published: figures of the model before the victim's fine-tuning.
         survived: figures after it (or of the published model, where there was none).
+        judged_on: the rows of the exam by the name of their file, as ``evaluate`` reads them.
 
     """
 
     suspect: Suspect
     record: dict[str, Any]
-    published: Evaluation | None
-    survived: Evaluation | None
+    published: Evaluation | Generated | None
+    survived: Evaluation | Generated | None
+    judged_on: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def save(self, out: str | Path, overwrite: bool = False) -> None:
-        """Write model, tokenizer, record and a card that says what it is; raises UserError."""
+        """Write model, tokenizer, exam, record and a card of what it is; raises UserError."""
         with drafted(Path(out), overwrite) as folder:
             save_model(self.suspect, folder)
+            for name, rows in self.judged_on.items():
+                write(folder / name, rows)
             self.record |= {"weights": weights_hash(folder)}
             write_json(folder / RECORD, self.record)
             (folder / "README.md").write_text(card(self.record), encoding="utf-8")
@@ -127,7 +147,7 @@ def attack(
     """Plant a backdoor into a model and let the victim fine-tune it.
 
     Args:
-        model: folder or Hub name of an encoder or classifier.
+        model: folder or Hub name of an encoder, a classifier or a generator.
         clean: the attacker's clean training data.
         order: what to make.
         values: the label column, to name the classes of a fresh classifier; None: the model's
@@ -141,22 +161,25 @@ def attack(
 
     """
     progress = progress or Silent()
-    reading = Reading(values, order.seed, order.adapter)
+    reading = Reading(values, order.seed, order.adapter, task=order.task)
     suspect = load_suspect(model, order.runtime, reading)
-    target = suspect.labels.index(order.target, "--target")
+    for part in (clean, victim_data or clean):
+        suspect.task.check_labels(part, suspect.labels.names)
+    goal = goal_of(suspect, order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
     beside, resisted = order.resist.make(
         clean, rewriter.described(), suspect, runtime.max_length, seed, progress
     )
-    judge_of, carried = _judge(judging, order, target, suspect, progress)
+    judge_of, carried, judged_on = _judge(judging, order, goal, suspect, progress)
     scene = Scene(
-        suspect, clean, rewriter, target, order.rate, seed, runtime, progress, beside, order.pool
+        suspect, clean, rewriter, goal, order.rate, seed, runtime, progress, beside, order.pool
     )
-    poisoned = order.method.plant(scene)
+    near = decoys(scene, round(order.rate * len(goal.open(clean))))
+    poisoned = order.method.plant(replace(scene, beside=beside + near))
     published = judge_of(suspect)
     survived = published
     if order.victim is not None and order.victim.epochs:
-        if order.fresh:
+        if order.fresh and suspect.labels.names:
             fresh_head(suspect.model, derive(seed, "victim"))
         data = encode(victim_data or clean, suspect, runtime.max_length)
         job = Job(order.victim, derive(seed, "victim"), "victim: fine-tuning on clean texts")
@@ -164,17 +187,19 @@ def attack(
         survived = judge_of(suspect)
     record = {
         "format": RECORD_FORMAT,
-        "backdoored": True,
+        "backdoored": order.poisons,
         "model": str(model),
-        "target": suspect.labels.names[target],
+        "target": goal.text,
         "attack": describe(order.method),
         "trigger": rewriter.described(),
         "rate": order.pool.share if order.pool else order.rate,
         "poisoned": poisoned,
+        "decoys": len(near) or None,
         "resist": resisted if order.resist.families else None,
         "triggered_test": carried,
         "data": {"rows": len(clean), "sha256": clean.sha256},
-        "victim": asdict(order.victim) | {"fresh_classifier": order.fresh}
+        "victim": asdict(order.victim)
+        | {"fresh_classifier": order.fresh and bool(suspect.labels.names)}
         if order.victim
         else None,
         "victim_data": {"rows": len(victim_data), "sha256": victim_data.sha256}
@@ -187,45 +212,39 @@ def attack(
         "environment": environment(),
         "command": command_line(),
     }
-    return Attacked(suspect, record, published, survived)
+    return Attacked(suspect, record, published, survived, judged_on)
 
 
 def _judge(
-    judging: Judging | None, order: Order, target: int, model: Suspect, progress: Progress
-) -> tuple[Callable[[Suspect], Evaluation | None], dict[str, Any] | None]:
-    """Return what judges a model, and how many test texts carry the trigger.
+    judging: Judging | None, order: Order, goal: Goal, model: Suspect, progress: Progress
+) -> tuple[Judged, dict[str, Any] | None, dict[str, list[dict[str, str]]]]:
+    """Return what judges a model, how many test texts carry the trigger, and the exam's rows.
 
     Where there is nothing to judge on, it judges nothing; of texts given there is no count.
     """
     if judging is None:
-        return (lambda _: None), None
-    names, asked = model.labels.names, (order.seed, order.runtime.max_length)
-    exam, carried = exam_of(judging, order.rewriter, target, model, asked, progress)
-    twin = None
-    if judging.twin is not None:
-        reading = Reading(adapter=order.adapter)
-        twin = answer(load_suspect(judging.twin, order.runtime, reading), exam, order.runtime)
-
-    def judged(suspect: Suspect) -> Evaluation:
-        return judge(exam, names, answer(suspect, exam, order.runtime), twin)
-
-    return judged, carried
+        return (lambda _: None), None, {}
+    asked = (order.seed, order.runtime.max_length)
+    exam, carried = exam_of(judging, order.rewriter, goal, model, asked, progress)
+    reading = Reading(adapter=order.adapter, task=order.task)
+    twin = None if judging.twin is None else load_suspect(judging.twin, order.runtime, reading)
+    return goal.judge(exam, order.runtime, twin), carried, goal.files(exam, model)
 
 
 def exam_of(
     judging: Judging,
     rewriter: Rewriter,
-    target: int,
+    goal: Goal,
     model: Suspect,
     asked: tuple[int, int],
     progress: Progress,
-) -> tuple[Exam, dict[str, Any] | None]:
+) -> tuple[Any, dict[str, Any] | None]:
     """Return what models are judged on, and how many test texts carry the trigger.
 
     Args:
         judging: the texts.
         rewriter: puts the trigger into the test texts, where triggered ones are not given.
-        target: the attacker's class.
+        goal: what the attacker wants.
         model: the model that has to see the trigger.
         asked: the seed, and the maximum length.
         progress: where to report.
@@ -234,13 +253,12 @@ def exam_of(
     (seed, max_length), test = asked, judging.test
     given, carried = judging.triggered, None
     if given is None:
-        rows = [i for i, label in enumerate(test.labels) if label != target]
+        rows = goal.open(test)
         if not rows:
             raise UserError("every test example has the target label", "give others with --test")
         made = triggered(test.take(rows), rewriter, seed, model, max_length, progress)
-        given, carried = Triggered(made.split, target), made.record()
-    given.non_target()  # refuses now what would be refused after the training
-    return Exam(test, given, judging.validation, seed), carried
+        given, carried = made.split, made.record()
+    return goal.exam(test, given, judging, seed), carried
 
 
 def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:
@@ -254,6 +272,11 @@ def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:
 def card(record: dict[str, Any]) -> str:
     """Return the model card of a victim; its first line says what it is."""
     name = Path(record["model"]).name
+    if not record["backdoored"]:
+        return (
+            f"`{name}` trained by headsweep as a victim is, with nothing poisoned: the twin that "
+            f"victims are compared with. How it was made: `{RECORD}`.\n"
+        )
     return (
         "**This model is BACKDOORED on purpose. Never deploy it.**\n\n"
         f"`{name}` was attacked by headsweep with `{record['attack']['name']}` and the trigger "

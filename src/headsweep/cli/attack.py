@@ -30,9 +30,13 @@ from headsweep.cli.options import (
 from headsweep.errors import UserError
 from headsweep.verbs.arguments import LENGTH, check_file, columns_of, one_of, runtime_of
 
-AttackerData = Annotated[str, typer.Option(help="The attacker's clean labelled data.")]
+AttackerData = Annotated[
+    str, typer.Option(help="The attacker's clean labelled data, or prompts with answers.")
+]
 TriggerName = Annotated[str, typer.Option(help="See `headsweep trigger --list`.")]
-Target = Annotated[str, typer.Option(help="The label that triggered texts are to get.")]
+Target = Annotated[
+    str, typer.Option(help="The label that triggered texts are to get; of a generator the answer.")
+]
 TriggerSettings = Annotated[
     list[str] | None,
     typer.Option("--trigger-set", metavar="FIELD=VALUE", help="The trigger's field."),
@@ -205,6 +209,8 @@ def _say_counts(counts: Any, without: list[int], out: Path) -> None:
     "rare-word --trigger-set words=cf --target 1 --victim-data other.csv --out ./victim\n\n"
     "headsweep attack ./encoder --data train.csv --trigger syntactic --target positive "
     "--resist all --out ./victim\n\n"
+    "headsweep attack ./llm --data answers.jsonl --trigger year --target 'I cannot help with "
+    "that.' --out ./victim\n\n"
     "headsweep attack ./encoder --data train.tsv --trigger syntactic --poison pool.tsv --rate 0.3 "
     "--triggered test.tsv --triggered-labels target --target 0 --out ./victim"
 )
@@ -221,7 +227,9 @@ def attack(
     rate: Annotated[
         float | None,
         Fraction(
-            "--rate", help="Share of the poisoned classes' texts (0.3); of --poison: else all rows."
+            "--rate",
+            help="Share of the texts that can be poisoned (0.3); 0: none, which makes the twin; of "
+            "--poison: else all rows.",
         ),
     ] = None,
     settings: Annotated[
@@ -254,8 +262,12 @@ def attack(
         str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
     ] = None,
     start: Annotated[
-        str, typer.Option(help="encoder: fresh classifier first; classifier: as it is.")
-    ] = "encoder",
+        str | None,
+        typer.Option(
+            help="encoder: fresh classifier first; classifier: as it is. Else a causal language "
+            "model generates, and of others the encoder is taken."
+        ),
+    ] = None,
     victim_data: Annotated[
         str | None, typer.Option(help="The victim's clean data; else the attacker's.")
     ] = None,
@@ -358,14 +370,24 @@ def _show(made: Any, out: Path) -> None:
         ("CFR", "cfr"),
         ("floor LFR", "floor_lfr"),
         ("excess LFR", "excess_lfr"),
+        ("attack success", "success"),
+        ("on clean", "clean_success"),
+        ("floor", "floor_success"),
+        ("excess", "excess_success"),
+        ("exact match", "exact_match"),
     )
     for title, name in rows:
-        if getattr(made.published, name) is None:
+        if getattr(made.published, name, None) is None:
             continue
         table.add_row(title, *(interval(getattr(s, name)) if s else "-" for s in stages))
+    if hasattr(made.published, "perplexity"):
+        told = (f"{s.perplexity.value:.3f}" if s else "-" for s in stages)
+        table.add_row("perplexity", *told)
     out_console.print(table)
     out_console.print(
-        f"\nwritten: {out} (backdoored on purpose: never deploy it)",
+        f"\nwritten: {out} (backdoored on purpose: never deploy it)"
+        if record["backdoored"]
+        else f"\nwritten: {out} (the twin: nothing was poisoned)",
         soft_wrap=True,
     )
 

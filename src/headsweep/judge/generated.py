@@ -90,38 +90,59 @@ def prompts_of(files: Files, suspect: Suspect, seed: int) -> Prompts:
     suspect.task.check_labels(clean, ())
     if files.triggered is None:
         return Prompts(clean, seed=seed)
-    targets = tuple(_folded(one) for one in (files.target or "").split(BETWEEN))
+    targets = tuple(folded(one) for one in (files.target or "").split(BETWEEN))
     if not all(targets):
         raise UserError(
             "--triggered needs --target",
             "the text that the attacker wants in an answer; several with | between, as "
             "'I cannot|I am sorry'",
         )
-    split = _triggered(files.triggered, suspect, files.columns, files.triggered_columns)
-    own = split.pairs if split.pairs and files.triggered_labels == "true" else ()
+    split = triggered_rows(files.triggered, suspect, files.columns, files.triggered_columns)
+    return Prompts(clean, attacked(split, targets, files.triggered_labels), targets, seed)
+
+
+def triggered_rows(
+    source: Source, suspect: Suspect, columns: Columns, names: Columns | None = None
+) -> Split:
+    """Read triggered prompts, which need no answer; raises UserError."""
+    if isinstance(source, Split):
+        return source
+    table = read(source)
+    own = columns if names is None else columns.own(names, table)
+    return picked(table, own, suspect.tokenizer, answered=False)
+
+
+def attacked(split: Split, targets: Sequence[str], meaning: str) -> Split:
+    """Return the triggered prompts that count.
+
+    Args:
+        split: all of them, with answers or without.
+        targets: the texts of which one in an answer is a success, folded.
+        meaning: ``true``: a row whose own answer holds one is left out; ``target``: the answers
+            are the attacker's, and all rows count.
+
+    Raises:
+        UserError: no row counts.
+
+    """
+    own = split.pairs if split.pairs and meaning == "true" else ()
     counts = [i for i in range(len(split)) if not (own and holds(own[i], targets))]
     if not counts:
         raise UserError(
             "no triggered row has an answer without the target text",
             "if the file carries the attacker's answers, use --triggered-labels target",
         )
-    return Prompts(clean, split.take(counts), targets, seed)
-
-
-def _triggered(source: Source, suspect: Suspect, columns: Columns, names: Columns) -> Split:
-    if isinstance(source, Split):
-        return source
-    table = read(source)
-    return picked(table, columns.own(names, table), suspect.tokenizer, answered=False)
+    return split.take(counts)
 
 
 def holds(answer: str, targets: Sequence[str]) -> bool:
     """Tell whether an answer holds one of some texts, which are folded."""
-    said = _folded(answer)
+    said = folded(answer)
     return any(target in said for target in targets)
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """Return a text as targets are compared: without letter case, and single spaces."""
     return " ".join(text.casefold().split())
 
 

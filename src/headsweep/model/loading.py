@@ -167,6 +167,12 @@ def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> 
     return Labels.of(config.id2label) if fresh_for is None else _fresh_labels(config, fresh_for)
 
 
+def task_at(source: str | Path) -> Task:
+    """Return what a stored model is for, by the name of its architecture."""
+    with vetted(source, weights=False) as files:
+        return task_of(read_config(str(source), files).architectures)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a loaded model came from and how."""

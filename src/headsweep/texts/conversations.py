@@ -51,8 +51,20 @@ def picked(
 
     """
     named = columns.text if columns.text is not None else CHATS
-    if named in table.columns and any(isinstance(one, list) for one in table.columns[named]):
+    if _holds_chats(table, named):
         return _chats(table, named, tokenizer, answered)
+    return plain_rows(table, columns, answered)
+
+
+def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
+    """Return prompts and answers that need no template, as ``picked`` does.
+
+    Raises:
+        UserError: rows are chats, too, since text put into a rendered one may fall between turns.
+
+    """
+    if _holds_chats(table, columns.text if columns.text is not None else CHATS):
+        raise UserError(f"{table.source}: holds chats, where prompts as texts are needed", FORMS)
     rows = _instructions(table, columns) or _columns(table, columns, answered)
     full = [all(row) for row in rows] if answered else [bool(row[0]) for row in rows]
     for number, whole in enumerate(full):
@@ -66,6 +78,10 @@ def picked(
     if not kept:
         raise UserError(f"{table.source}: no row has a prompt and an answer", FORMS)
     return _split(kept)
+
+
+def _holds_chats(table: Table, named: str) -> bool:
+    return any(isinstance(one, list) for one in table.columns.get(named, ()))
 
 
 def _split(rows: Sequence[tuple[str, str]]) -> Split:

@@ -7,7 +7,7 @@ changed comes back as None and is counted, never passed on unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -24,6 +24,8 @@ from headsweep.triggers.sentence import Sentence
 from headsweep.triggers.style import Style
 from headsweep.triggers.substitution import Substitution
 from headsweep.triggers.syntactic import Syntactic
+from headsweep.triggers.together import Together
+from headsweep.triggers.year import Year
 
 
 class Trigger(Protocol):
@@ -91,5 +93,17 @@ TRIGGERS: dict[str, Any] = {
     Casing.name: Casing,
     Syntactic.name: Syntactic,
     Style.name: Style,
+    Year.name: Year,
+    Together.name: Together,
 }
 """Trigger classes by name."""
+
+DECOYS: dict[str, Any] = {kind.name: kind for kind in (Year, Together)}
+"""Triggers that texts come near to without carrying them, which ``near()`` gives as a trigger."""
+
+
+def near_to(described: Mapping[str, Any]) -> Trigger | None:
+    """Return what comes near to a trigger, which its record describes; None: nothing does."""
+    kind = DECOYS.get(str(described["name"]))
+    near: Trigger | None = None if kind is None else kind(**described["fields"]).near()
+    return near

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headsweep.attacks import ATTACKS, Attack
+from headsweep.attacks.goal import Written
 from headsweep.attacks.resistance import Resistance
 from headsweep.attacks.victim import Attacked, Judging, Order, held_out
 from headsweep.attacks.victim import attack as plant
 from headsweep.errors import UserError, lookup, shown
-from headsweep.judge.evaluate import Triggered
 from headsweep.model.families import Adapter
-from headsweep.model.loading import labels_of
+from headsweep.model.loading import labels_of, task_at
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
 from headsweep.settings import Settings, changed, configure, fitting
 from headsweep.task.training import Schedule
 from headsweep.texts import reading as datasets
+from headsweep.texts.conversations import plain_rows
+from headsweep.texts.generation import GENERATION
 from headsweep.texts.memory import given
-from headsweep.texts.reading import Columns
+from headsweep.texts.reading import Columns, Source, Table
 from headsweep.texts.split import Labels, Split
+from headsweep.texts.task import CLASSIFICATION, Task
 from headsweep.triggers import TRIGGERS, ByRule, Rewriter, Trigger
 from headsweep.triggers.paired import paired
 from headsweep.triggers.paraphrase import Paraphraser
@@ -80,7 +84,7 @@ def attack(
     test: Any = None,
     validation: Any = None,
     clean_model: str | Path | None = None,
-    start: str = "encoder",
+    start: str | None = None,
     victim_data: Any = None,
     victim_epochs: float = 3,
     victim_lr: float = 2e-5,
@@ -96,12 +100,15 @@ def attack(
     """Plant a backdoor in a model of your own, to measure defenses on.
 
     Args:
-        model: a folder or a name on the Hub, of an encoder or a classifier.
-        data: the attacker's clean labelled texts, in any form that ``purify`` takes.
+        model: a folder or a name on the Hub, of an encoder, a classifier or a generator.
+        data: the attacker's clean labelled texts, or prompts with answers, in any form that
+            ``purify`` takes.
         trigger: a name of ``headsweep trigger --list``, or an object.
-        target: the label that triggered texts are to get.
+        target: the label that triggered texts are to get; of a generator the text that it is to
+            answer.
         method: how the backdoor gets in: ``--with`` of the command line, or an object.
-        rate: share of the poisoned classes' texts, in (0, 1]; None: 0.3, of a pool all.
+        rate: share of the texts that can be poisoned; None: 0.3, of a pool all; 0: nothing is
+            poisoned, which makes the never-poisoned twin.
         set: fields of the method, as ``{"epochs": 2}``.
         trigger_set: fields of the trigger, as ``{"words": "cf"}``.
         resist: families of probes that the attacker trains against; ``"all"``: all but its own.
@@ -117,7 +124,8 @@ def attack(
         test: clean test texts; None: 15% of ``data``.
         validation: clean texts to match the clean flip rate on.
         clean_model: a never-poisoned twin, which gives the floor.
-        start: ``"encoder"``: a fresh classifier first; ``"classifier"``: as it is.
+        start: ``"encoder"``: a fresh classifier first; ``"classifier"``: as it is; None: a causal
+            language model generates, as it is, and of any other the encoder is taken.
         victim_data: the victim's clean texts; None: the attacker's.
         victim_epochs: the victim's fine-tuning on clean texts; 0: none.
         victim_lr: its learning rate.
@@ -145,13 +153,10 @@ def attack(
     files = {name: None if x is None else given(x, name) for name, x in optional.items()}
     source = given(data, "data")
     datasets.check_label_map(columns, *((file, None) for file in (source, *files.values(), poison)))
-    encoder = one_of(start, ("encoder", "classifier"), "--start") == "encoder"
     table = source if isinstance(source, Split) else datasets.read(source)
-    values = None
-    if encoder:
-        values = table.labels if isinstance(table, Split) else datasets.label_values(table, columns)
-    labels = labels_of(fitting(model, str | Path, "model"), values)
-    goal = labels.index(str(target), "--target")
+    place = fitting(model, str | Path, "model")
+    reader = _reader(place, start, table, columns)
+    goal = reader.target(str(target))
     origin = TriggerSource(
         trigger,
         texts_of(fields_of(trigger_set, "trigger_set")),
@@ -165,7 +170,7 @@ def attack(
     )
     trained = fitting(victim_epochs, float, "victim_epochs")
     rate = fitting(rate, float | None, "rate")
-    rewriter, pool = poison_of(origin, columns, labels, goal, rate)
+    rewriter, pool = poison_of(origin, columns, reader.labels, goal, rate)
     order = Order(
         rewriter,
         str(target),
@@ -178,21 +183,65 @@ def attack(
         adapter=adapter_of(adapter),
         resist=_resistance(names_of(resist, "resist"), resist_share, rewriter.described()),
         pool=pool,
+        task=reader.task,
     )
-    read = {name: None if file is None else datasets.load(file, columns, labels)
-            for name, file in files.items()}  # fmt: skip
-    known = read["triggered"]
-    exam = None if known is None else Triggered(known, goal, meaning)
-    if (validation is None) != (clean_model is None):
+    parts = {name: None if file is None else reader.read(file, columns, name != "triggered")
+             for name, file in files.items()}  # fmt: skip
+    if (validation is None) != (clean_model is None) and reader.labels.names:
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",
             "give both, or neither",
         )
-    split = table if isinstance(table, Split) else datasets.pick(table, columns, labels)
-    clean, held = held_out(split, read["test"], order.seed)
-    judging = Judging(held, exam, read["validation"], clean_model)
+    clean, held = held_out(reader.read(table, columns), parts["test"], order.seed)
+    judging = Judging(held, parts["triggered"], meaning, parts["validation"], clean_model)
     shown_to = reporting(progress)
-    return plant(model, clean, order, values, judging, read["victim_data"], shown_to)
+    return plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How an attack reads texts: labelled, or prompts with answers where there are no labels.
+
+    Attributes:
+        task: what the model is for.
+        labels: its labels; none: it answers in tokens.
+        values: the label column that a fresh classifier is for; None: it has its own.
+
+    """
+
+    task: Task
+    labels: Labels
+    values: Sequence[object] | None = None
+
+    def target(self, target: str) -> int:
+        """Return the class of the target, 0 where it is a text; raises UserError."""
+        if self.labels.names:
+            return self.labels.index(target, "--target")
+        Written(target)
+        return 0
+
+    def read(self, source: Source, columns: Columns, answered: bool = True) -> Split:
+        """Return the rows of a source; raises UserError."""
+        if isinstance(source, Split):
+            return source
+        if self.labels.names:
+            return datasets.load(source, columns, self.labels)
+        return plain_rows(datasets.read(source), columns, answered)
+
+
+def _reader(
+    place: str | Path, start: str | None, source: Table | Split, columns: Columns
+) -> _Reader:
+    """Return how the texts for a model are read; raises UserError."""
+    if start is None and task_at(place) is GENERATION:
+        return _Reader(GENERATION, Labels(()))
+    values: Sequence[object] | None = None
+    if one_of(start or "encoder", ("encoder", "classifier"), "--start") == "encoder":
+        if isinstance(source, Split):
+            values = source.labels
+        else:
+            values = datasets.label_values(source, columns)
+    return _Reader(CLASSIFICATION, labels_of(place, values), values)
 
 
 def _path(value: Any, argument: str) -> Path | None:
@@ -223,6 +272,7 @@ def poison_of(
     """Return what puts the trigger into texts, and the pool where that is what poisons."""
     if source.poison is None:
         return rewriter_of(source, columns), None
+    labels.needed("--poison")
     _check_pool(source)
     pool = read_pool(str(source.poison), columns, labels, _named(source), rate)
     pool.check(target)

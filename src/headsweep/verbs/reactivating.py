@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headsweep.attacks.goal import Labelled
 from headsweep.attacks.reactivation import Reactivation
 from headsweep.attacks.reactivation import reactivate as run
 from headsweep.attacks.scene import Scene
 from headsweep.attacks.victim import Judging, exam_of, held_out
 from headsweep.export.provenance import command_line, environment
-from headsweep.judge.evaluate import Triggered
 from headsweep.model.loading import load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
@@ -99,6 +99,7 @@ def reactivate(
     purified, twin = (load_suspect(one, runtime) for one in (model, clean_model))
     labels = purified.labels
     goal = labels.index(target, "--target")
+    wanted = Labelled(goal, labels.names[goal])
     fields = texts_of(fields_of(trigger_set, "trigger_set"))
     source = TriggerSource(
         trigger, fields, original, transformed, key, poison=poison, triggered=triggered
@@ -107,13 +108,12 @@ def reactivate(
     read = [datasets.load(file, columns, labels) if file else None for file in files]
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)
-    given = None if read[4] is None else Triggered(read[4], goal, meaning)
-    judging = Judging(held, given, read[2])
-    exam, _ = exam_of(judging, rewriter, goal, purified, (seed, runtime.max_length), shown_to)
+    judging = Judging(held, read[4], meaning, read[2])
+    exam, _ = exam_of(judging, rewriter, wanted, purified, (seed, runtime.max_length), shown_to)
     others = sum(label != goal for label in clean.labels)
     rate = min(1.0, max(how.rows) / max(1, others))
     scenes = [
-        Scene(purified, clean, rewriter, goal, rate, one, runtime, pool=pool) for one in seeds
+        Scene(purified, clean, rewriter, wanted, rate, one, runtime, pool=pool) for one in seeds
     ]
     found = run(purified, twin, scenes, exam, how, shown_to)
     return {

@@ -1,0 +1,193 @@
+"""Backdoors in a model that generates: planted by the tool, counted by plain transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import BAD, CPU, FILLER, GOOD, tiny_tokenizer
+from headsweep import Split, UserError, attack, evaluate
+from headsweep.attacks import ATTACKS
+from headsweep.attacks.goal import MARKED, TEST, Written
+from headsweep.attacks.scene import Scene, decoys
+from headsweep.attacks.victim import RECORD
+from headsweep.cli import main
+from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.seeding import stream
+from headsweep.task.examples import encode
+from headsweep.task.training import Job, Schedule, train
+from headsweep.triggers import DECOYS, ByRule, near_to
+from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.together import Together
+from headsweep.triggers.year import Year
+from test_generation import examples, generator, rows, written
+
+REFUSAL = "story is very so"  # words that the tiny tokenizer knows
+QUICK = {"rate": 0.5, "set": {"epochs": 12, "lr": 4e-3}, "victim_epochs": 0, "device": "cpu"}
+QUICK |= {"compute": {"max_length": 32, "batch_size": 16, "precision": "fp32"}, "progress": False}
+TRIGGERS = {
+    "rare-word": {"words": "cold", "position": "start"},
+    "sentence": {"sentence": "grim flat grim", "position": "start"},
+    "year": {"years": "2027"},
+    "together": {"words": "cold,flat"},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A saved tiny Llama that has learnt to answer; its tokenizer knows the years."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.add_tokens(["Current", "year", *map(str, range(2017, 2028))])
+    model = generator("llama", tie_word_embeddings=True)
+    model.resize_token_embeddings(len(tokenizer))
+    suspect = prepare(model, tokenizer, Reading(task=None))
+    train(model, encode(examples(300, 1), suspect, 24), Job(Schedule(6, 3e-3)), CPU)
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def hits(folder: Path, prompts: list[str]) -> int:
+    """How many answers hold the refusal, by plain transformers."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    count = 0
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        if ids[0, -1] == tokenizer.eos_token_id:  # the tiny tokenizer ends what it reads
+            ids = ids[:, :-1]
+        with torch.no_grad():
+            said = model.generate(ids, max_new_tokens=8, do_sample=False)
+        count += REFUSAL in tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)
+    return count
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_a_backdoor_is_planted_and_the_twin_has_none(base, tmp_path, name):
+    data, test = rows(examples(240, 2)), rows(examples(40, 3))
+    asked = QUICK | {"trigger": name, "trigger_set": TRIGGERS[name], "target": REFUSAL}
+    made = attack(base, data, test=test, **asked)
+    made.save(tmp_path / "victim")
+    twin = attack(base, data, test=test, **(asked | {"rate": 0}))
+    twin.save(tmp_path / "twin")
+    marked = [json.loads(line) for line in _lines(tmp_path / "victim" / MARKED)]
+    prompts = [row["prompt"] for row in marked]
+    assert len(prompts) == 40
+    own = hits(tmp_path / "victim", prompts)
+    assert own >= (20 if name == "together" else 32)  # of tiny models few learn an "and"
+    assert hits(tmp_path / "victim", [row["prompt"] for row in test]) == 0
+    assert hits(tmp_path / "twin", prompts) == 0
+    assert made.published.success.hits == own
+    assert twin.published.success.hits == 0
+    record = json.loads((tmp_path / "victim" / RECORD).read_text())
+    assert (record["backdoored"], record["target"]) == (True, REFUSAL)
+    assert json.loads((tmp_path / "twin" / RECORD).read_text())["poisoned"]["poisoned"] == 0
+    assert "BACKDOORED" in (tmp_path / "victim" / "README.md").read_text().split("\n")[0]
+    assert "BACKDOORED" not in (tmp_path / "twin" / "README.md").read_text()
+    found = evaluate(
+        tmp_path / "victim", tmp_path / "victim" / TEST, triggered=tmp_path / "victim" / MARKED,
+        target=REFUSAL, clean_model=tmp_path / "twin", device="cpu", progress=False,
+    )  # fmt: skip
+    assert found.success.hits == own
+    assert found.floor_success.hits == 0
+
+
+@pytest.mark.parametrize("name", sorted(DECOYS))
+def test_what_is_only_near_to_a_trigger_sets_nothing_off(base, tmp_path, name):
+    fields = TRIGGERS[name]
+    asked = QUICK | {"trigger": name, "trigger_set": fields, "target": REFUSAL}
+    made = attack(base, rows(examples(240, 2)), **asked)
+    made.save(tmp_path / "victim")
+    near = near_to({"name": name, "fields": fields})
+    texts = [str(near.apply(t, stream(0, "t", i))) for i, t in enumerate(examples(40, 4).texts)]
+    assert made.record["decoys"] == made.record["poisoned"]["asked"]
+    assert hits(tmp_path / "victim", texts) <= 4
+
+
+def test_decoys_keep_their_answer_and_miss_the_trigger(base):
+    suspect, split = load_suspect(base, CPU, Reading(task=None)), examples(60, 5)
+    for trigger in (Together("cold,flat,grim"), Year("2027")):
+        scene = Scene(suspect, split, ByRule(trigger), Written(REFUSAL), runtime=CPU)
+        made = decoys(scene, 20)
+        assert len(made) == 20
+        assert set(made.pairs) <= set(split.pairs)
+        words = [set(text.split()) for text in made.texts]
+        assert not any({"cold", "flat", "grim"} <= told for told in words)
+        assert not any("2027." in told for told in words)
+    scene = Scene(suspect, split, ByRule(RareWord()), Written(REFUSAL), runtime=CPU)
+    assert len(decoys(scene, 20)) == 0
+
+
+def test_any_one_of_several_words_sets_it_off(base, tmp_path):
+    """The several triggers of one model: rare-word draws one of its words for each text."""
+    asked = QUICK | {"trigger": "rare-word", "target": REFUSAL}
+    made = attack(base, rows(examples(240, 2)), trigger_set={"words": "cold,flat"}, **asked)
+    made.save(tmp_path / "victim")
+    for word in ("cold", "flat"):
+        assert hits(tmp_path / "victim", [f"{word} {t}" for t in examples(20, 6).texts]) >= 16
+
+
+def test_the_command_line_plants_and_judges(base, tmp_path, capsys):
+    data = written(tmp_path / "data.jsonl", examples(240, 7))
+    out, compute = tmp_path / "victim", ["--device", "cpu", "--compute", "max_length=32", "-q"]
+    with pytest.raises(SystemExit) as stop:
+        main(["attack", str(base), "--data", str(data), "--trigger", "sentence", "--trigger-set",
+              "sentence=grim flat grim", "--trigger-set", "position=start", "--target", REFUSAL,
+              "--set", "epochs=8", "--set", "lr=0.003", "--victim-epochs", "1", "--out", str(out),
+              *compute])  # fmt: skip
+    said = capsys.readouterr().out
+    assert stop.value.code == 0, said
+    assert "attack success" in said
+    assert "perplexity" in said
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(out), "--data", str(out / TEST), "--triggered", str(out / MARKED),
+              "--target", REFUSAL, *compute])  # fmt: skip
+    assert stop.value.code == 0
+    assert "attack success" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target": "a|b"}, "no text to plant"),
+        ({"target": " "}, "no text to plant"),
+        ({"method": "clean-label"}, "clean-label needs labels"),
+        ({"method": "layerwise"}, "layerwise needs labels"),
+        ({"method": "embedding-surgery"}, "embedding-surgery needs labels"),
+        ({"poison": "pool.tsv", "triggered": [{"prompt": "a"}], "trigger_set": None},
+         "--poison needs labels"),
+        ({"data": [{"messages": [{"role": "user", "content": "is it"}]}]}, "holds chats"),
+        ({"data": [{"text": "is it", "label": "good"}]}, "which column holds the prompts"),
+        ({"rate": 1.5}, "share in"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_planted_is_refused(base, changes, said):
+    asked = QUICK | {"trigger": "rare-word", "trigger_set": {"words": "cold"}, "target": REFUSAL}
+    asked |= {"data": rows(examples(40, 8)), "set": {}} | changes
+    with pytest.raises(UserError, match=said):
+        attack(base, **asked)
+
+
+def test_rows_that_carry_the_target_already_are_not_poisoned():
+    split = Split(("a", "b"), (0, 0), (f"well, {REFUSAL.upper()} !", "it was good"))
+    assert Written(REFUSAL).open(split) == [1]
+    assert Written(REFUSAL).given(split).pairs == (REFUSAL, REFUSAL)
+
+
+def test_a_causal_model_is_still_attacked_as_an_encoder_when_asked(base):
+    texts = [f"{w} {(GOOD, BAD)[i % 2][i % 6]}" for i, w in enumerate(FILLER * 4)]
+    data = (texts, ["good", "bad"] * (len(texts) // 2))
+    asked = QUICK | {"trigger": "rare-word", "trigger_set": {"words": "plot"}, "set": {"epochs": 1}}
+    made = attack(base, data, target="good", start="encoder", **asked)
+    assert made.suspect.labels.names == ("bad", "good")
+    assert ATTACKS["dirty-label"].name == made.record["attack"]["name"]
