@@ -1,17 +1,16 @@
 """Greedy decoding: what a generator writes when it always takes the most likely token.
 
 Not transformers' ``generate``: that follows a configuration of whoever made the model (beams,
-penalties, forced tokens). Prompts of the same length go through together, so that nothing is
-padded, and keys and values are kept from one token to the next.
+penalties, forced tokens). Prompts of similar length go through together, and nothing is padded: all
+begin with as many tokens as the shortest has, and where a prompt is longer its own next token is
+taken in the place of the one foretold. Keys and values are kept from one token to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import groupby
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.texts.task import taken
@@ -38,35 +37,54 @@ def greedy(
 
     """
     found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for _, same in groupby(order, key=lambda i: len(prompts[i])):
-        rows = list(same)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            ids = torch.tensor([list(prompts[i]) for i in part], device=model.device)
-            for row, told in zip(part, _written(model, ids, most, ends, cached), strict=True):
-                found[row] = told
+    for rows in _together([len(prompt) for prompt in prompts], most, size):
+        part = [prompts[i] for i in rows]
+        for row, told in zip(rows, _written(model, part, most, ends, cached), strict=True):
+            found[row] = told
     return found
 
 
+def _together(lengths: Sequence[int], most: int, size: int) -> list[list[int]]:
+    """Return which prompts go together: at most ``size``, and ``most`` tokens apart in length.
+
+    More apart, the steps through the longest prompt cost more than another batch.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        fits = batches and len(batches[-1]) < size
+        if fits and lengths[row] - lengths[batches[-1][0]] <= most:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
 def _written(
-    model: PreTrainedModel, ids: Tensor, most: int, ends: Collection[int], cached: bool
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    most: int,
+    ends: Collection[int],
+    cached: bool,
 ) -> list[list[int]]:
-    """Return what is written to prompts of one length, [prompt, token]."""
-    told: list[list[int]] = [[] for _ in range(len(ids))]
-    done = [False] * len(ids)
-    now, past = ids, None
-    for _ in range(most):
+    """Return what is written to prompts, the first of which is the shortest, [prompt, token]."""
+    told: list[list[int]] = [[] for _ in prompts]
+    done = [most < 1] * len(prompts)
+    read = len(prompts[0])  # tokens of every row so far
+    now = ids = torch.tensor([list(prompt[:read]) for prompt in prompts], device=model.device)
+    past = None
+    while not all(done):
         more = taken(model, logits_to_keep=1)
         said = model(input_ids=now, past_key_values=past, use_cache=cached, **more)
-        new = said.logits[:, -1].argmax(-1)
-        for row, token in enumerate(new.tolist()):
-            done[row] = done[row] or token in ends
-            if not done[row]:
-                told[row].append(token)
-        if all(done):
-            break
-        ids = torch.cat([ids, new[:, None]], dim=1)
+        new = said.logits[:, -1].argmax(-1).tolist()
+        for row, prompt in enumerate(prompts):
+            if read < len(prompt):
+                new[row] = prompt[read]
+            elif not done[row]:
+                done[row] = new[row] in ends
+                told[row] += [] if done[row] else [new[row]]
+                done[row] = done[row] or len(told[row]) == most
+        read += 1
         past = getattr(said, "past_key_values", None) if cached else None
-        now = ids if past is None else new[:, None]
+        ids = torch.cat([ids, torch.tensor(new, device=ids.device)[:, None]], dim=1)
+        now = ids if past is None else ids[:, -1:]
     return told
