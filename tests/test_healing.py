@@ -160,6 +160,7 @@ class Shift:
     name: ClassVar[str] = "shift"
     trains: ClassVar[bool] = True
     needs_probes: ClassVar[bool] = False
+    copies: ClassVar[int] = 0
     by: tuple[float, ...]
 
     @property

@@ -52,6 +52,11 @@ class EntropyFirst:
         """It never begins anew."""
         return 0
 
+    @property
+    def copies(self) -> int:
+        """Gradients, and the two averages of AdamW."""
+        return 3 if self.trains else 0
+
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text both phases cost, about."""
         return 3.5 * (self.entropy_epochs + self.epochs) * examples

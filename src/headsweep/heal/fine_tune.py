@@ -62,6 +62,10 @@ class Healing(Protocol):
     def tries(self) -> int:
         """How often it may begin anew, cooler, at most."""
 
+    @property
+    def copies(self) -> int:
+        """How many times the weights it holds beside them at most, gradients among them."""
+
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about."""
 
@@ -151,6 +155,15 @@ class FineTune:
     def tries(self) -> int:
         """How often it may begin anew at half the rate."""
         return self.halvings if self.trains else 0
+
+    @property
+    def copies(self) -> int:
+        """Gradients and two averages of AdamW; what a soup begins from, twice, and its sum."""
+        if not self.trains:
+            return 0
+        soup = self.members > 1 or self.beyond > 1
+        apart = self.members if self.how == "greedy" else 0
+        return 3 + (3 + apart) * soup + 2 * (self.tries > 0)  # the first weights, the best try
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about: a step costs 3.5."""

@@ -173,6 +173,15 @@ def task_at(source: str | Path) -> Task:
         return task_of(read_config(str(source), files).architectures)
 
 
+def measured(source: str | Path) -> tuple[int, Any]:
+    """Return how many numbers the weights of a stored model are, and its configuration.
+
+    Nothing but headers is read.
+    """
+    with vetted(source) as files:
+        return files.elements, read_config(str(source), files)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a loaded model came from and how."""

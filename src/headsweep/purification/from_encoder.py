@@ -19,7 +19,7 @@ from headsweep.model.loading import Reading, Suspect
 from headsweep.progress import Progress, Silent
 from headsweep.purification.material import Sources, gather
 from headsweep.purification.method import PAPER, Method
-from headsweep.purification.pipeline import Look, Observe, Run, purify, story
+from headsweep.purification.pipeline import Look, Observe, Run, purify, say_memory, story
 from headsweep.purification.plan import Plan
 from headsweep.purification.purified import Purified
 from headsweep.purification.unfinished import TUNED, steps_kept
@@ -45,13 +45,15 @@ def purify_from_encoder(
             "less",
             "heal with halvings=0",
         )
+    progress = progress or Silent()
+    say_memory(suspect, method, plan, progress)
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
     if plan.task is not None:
         reading = replace(reading, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)
     cut_off = sources.validation is None
-    progress, model = progress or Silent(), material.suspect.model
+    model = material.suspect.model
     with steps_kept(keep, material, method, plan, progress, "encoder") as kept:
         run = Run(progress, kept, look, observe, cut_off, "encoder")
         run.begin(material, method)

@@ -22,7 +22,7 @@ from headsweep.export.consistency import GATED, bound_held
 from headsweep.export.provenance import command_line
 from headsweep.export.verify import Check, check_weights
 from headsweep.measure.accuracy import logits
-from headsweep.model.loading import Reading, Suspect
+from headsweep.model.loading import Reading, Suspect, measured
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
@@ -35,12 +35,14 @@ from headsweep.purification.estimate import estimate
 from headsweep.purification.interrupted import Found
 from headsweep.purification.manifest import Record, doubts, manifest, undecided
 from headsweep.purification.material import Figures, Material, Sources, gather
+from headsweep.purification.memory import Size, check_fits
 from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.purification.probed import Probed
 from headsweep.purification.purified import Purified
 from headsweep.purification.unfinished import MASK, SCORES, chosen, steps_kept
 from headsweep.settings import describe
+from headsweep.texts.generation import GENERATION, task_of
 from headsweep.texts.split import Split
 
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
@@ -87,15 +89,27 @@ def purify(
         NothingPruned: no head could go within the bound.
 
     """
+    progress = progress or Silent()
+    say_memory(suspect, method, plan, progress)
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None
-    progress = progress or Silent()
     with steps_kept(keep, material, method, plan, progress) as kept:
         run = Run(progress, kept, look, observe, cut_off)
         run.begin(material, method)
         return story(material, method, plan, run)
+
+
+def say_memory(suspect: object, method: Method, plan: Plan, progress: Progress) -> None:
+    """Say how much memory a stored model takes where it is much; raises UserError: too much."""
+    if not isinstance(suspect, str | Path):
+        return
+    weights, config = measured(suspect)
+    generates = (plan.task or task_of(config.architectures)) is GENERATION
+    line = check_fits(Size.of(weights, config, generates), method, plan.runtime)
+    if line:
+        progress.say(line)
 
 
 @dataclass

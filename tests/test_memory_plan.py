@@ -1,0 +1,110 @@
+"""What a purification takes of memory: counted by hand, and refused where it cannot fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from conftest import CPU, sentences
+from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
+from headsweep.cli import main
+from headsweep.model.loading import measured
+from headsweep.progress import Silent
+from headsweep.purification import memory
+from headsweep.purification.memory import PROGRAM, Size, check_fits, needs
+from headsweep.purification.method import HOT
+from headsweep.texts.reading import write
+
+GIB = 1 << 30
+SMOL = Size(134_515_008, 30, 576, 49_152)
+ONE = Method(healing=FineTune())
+
+
+def free(monkeypatch, size: float) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(size))
+
+
+def test_copies_are_those_that_healing_holds():
+    """Gradient and two averages; a soup's start, twice, and its sum; the first and the best try."""
+    assert FineTune(0, halvings=3, members=3).copies == 0
+    assert FineTune().copies == 3
+    assert FineTune(members=3).copies == FineTune(beyond=2.0).copies == 6
+    assert FineTune(members=3, how="greedy").copies == 9
+    assert FineTune(halvings=1).copies == 5
+    assert HOT.copies == 8
+
+
+def test_the_sum_is_that_of_its_parts():
+    found = needs(SMOL, ONE, replace(CPU, batch_size=16, max_length=48))
+    assert found.weights == 4 * 134_515_008
+    assert found.healing == 3 * found.weights
+    assert found.batch == 4 * 16 * 48 * (17 * 30 * 576 + 2 * 49_152)
+    assert found.all == found.weights + found.healing + found.batch + PROGRAM
+
+
+def test_weights_are_counted_from_headers(trained_folder):
+    weights, config = measured(trained_folder)
+    from headsweep.model.loading import load_suspect
+
+    state = load_suspect(trained_folder, CPU).model.parameters()
+    assert weights == sum(p.numel() for p in state)
+    assert config.num_hidden_layers == Size.of(weights, config, False).layers
+    assert Size.of(weights, config, False).answers == 0
+    assert Size.of(weights, config, True).answers == config.vocab_size
+
+
+def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):
+    free(monkeypatch, 64 * GIB)
+    assert check_fits(replace(SMOL, weights=10**7, layers=2), ONE, CPU) == ""
+    line = check_fits(SMOL, Method(healing=HOT), CPU)
+    assert line.startswith("up to 6.1 GiB of memory (weights 0.5 GiB, healing 4.0 GiB, a batch")
+    assert line.endswith("64.0 GiB are free")
+    free(monkeypatch, 5.75 * GIB)
+    assert "batches are halved" in check_fits(SMOL, Method(healing=HOT), CPU)
+
+
+def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
+    seven, hot = replace(SMOL, weights=7 * 10**9, layers=32, width=4096), Method(healing=HOT)
+    free(monkeypatch, 128 * GIB)
+    with pytest.raises(UserError, match="7,000 million weights take up to") as one:
+        check_fits(seven, hot, CPU)
+    assert "members=1" in one.value.fix
+    free(monkeypatch, 64 * GIB)
+    with pytest.raises(UserError) as one:
+        check_fits(seven, hot, CPU)
+    assert one.value.fix.startswith("pruning alone (--heal epochs=0) takes 27.1 GiB")
+    with pytest.raises(UserError, match=r"million weights") as one:
+        check_fits(replace(seven, weights=70 * 10**9), Method(healing=FineTune(0)), CPU)
+    assert one.value.fix == "take a machine with more memory, or a smaller model"
+
+
+def test_it_is_refused_before_anything_is_loaded(trained_folder, monkeypatch, tmp_path, capsys):
+    free(monkeypatch, PROGRAM)
+    monkeypatch.setattr("headsweep.purification.pipeline.gather", None)
+    with pytest.raises(UserError, match="are free"):
+        purify(trained_folder, sentences(60), ONE, Plan(runtime=CPU))
+    data = tmp_path / "data.jsonl"
+    split = sentences(60)
+    told = zip(split.texts, split.labels, strict=True)
+    write(data, [{"text": text, "label": label} for text, label in told])
+    with pytest.raises(SystemExit) as stop:
+        main(["purify", str(trained_folder), "--data", str(data), "--out", str(tmp_path / "out"),
+              "--device", "cpu"])  # fmt: skip
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "million weights take" in said
+    assert "Traceback" not in said
+
+
+def test_the_line_is_said_at_the_beginning(trained_folder, monkeypatch):
+    monkeypatch.setattr(memory, "TOLD", 0)
+    heard: list[str] = []
+
+    class Ears(Silent):
+        def say(self, line: str) -> None:
+            heard.append(line)
+
+    method = Method(Gradient(step=4), FineTune(0), bound=Bound(max_drop=0.9))
+    purify(trained_folder, sentences(60), method, Plan(runtime=CPU), progress=Ears())
+    assert heard[0].startswith("up to 1.0 GiB of memory (weights 0.0 GiB, healing 0.0 GiB")
