@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from headsweep.task.decoding import greedy
 from headsweep.task.examples import encode, forward, rows_of
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.conversations import picked
-from headsweep.texts.generation import GENERATION, RISE
+from headsweep.texts.generation import GENERATION, RISE, SHARE
 from headsweep.texts.reading import Columns, Table
 from tiny_families import ALL
 
@@ -183,7 +184,15 @@ def test_a_generator_is_purified_whole(victim, words, tmp_path):
         assert told["exact_match"] == sum(exact for _, exact in stages[stage]) / 60
     assert form["generation"]["before"]["test"]["exact_match"] > 0.8  # it had learnt to answer
     rises = [a - b for (a, _), (b, _) in zip(stages["after"], stages["before"], strict=True)]
-    assert form["after"]["test"]["right"] == sum(rise < RISE for rise in rises)
+    may = [max(RISE, SHARE * before) for before, _ in stages["before"]]
+    assert form["after"]["test"]["right"] == sum(a < b for a, b in zip(rises, may, strict=True))
+
+
+def test_an_answer_may_become_less_likely_by_a_tenth():
+    task = replace(GENERATION, reference=(0.2, 4.0))
+    found = task.margins(torch.tensor([0.29, 4.39]), torch.tensor([0, 1]))
+    assert found.tolist() == pytest.approx([0.01, 0.01], abs=1e-5)
+    assert (task.margins(torch.tensor([0.31, 4.41]), torch.tensor([0, 1])) < 0).all()
 
 
 def test_tied_embeddings_stay_tied(victim):

@@ -11,6 +11,7 @@ import torch
 from conftest import CPU, sentences
 from headsweep.attacks import reactivation
 from headsweep.attacks.dirty_label import DirtyLabel
+from headsweep.attacks.goal import Labelled
 from headsweep.attacks.reactivation import Reactivation, reactivate
 from headsweep.attacks.scene import Scene
 from headsweep.attacks.victim import Order, attack
@@ -31,10 +32,13 @@ TRIGGERED = tuple(
 HOW = Reactivation((2, 6), 10, Schedule(3, 2e-3), (0, 1))
 
 
+GOAL = Labelled(1, "good")
+
+
 def scenes(model, how=HOW, pool=None):
     rate = max(how.rows) / 60
     rewriter = pool or Bare(Mark())
-    return [Scene(model, CLEAN, rewriter, 1, rate, seed, CPU, pool=pool) for seed in how.seeds]
+    return [Scene(model, CLEAN, rewriter, GOAL, rate, seed, CPU, pool=pool) for seed in how.seeds]
 
 
 def exam(texts=TRIGGERED):

@@ -12,7 +12,7 @@ from headsweep.drafts import MANIFEST
 from headsweep.export.probes import PROMISE, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
-from headsweep.texts.generation import RISE
+from headsweep.texts.generation import RISE, SHARE
 
 TASK, WRITES = "text-classification", "text-generation"
 GENERATED = {"perplexity": "perplexity of clean answers", "exact_match": "answers exactly given"}
@@ -120,8 +120,8 @@ def _generated(manifest: Mapping[str, Any]) -> list[str]:
     ]
     told = (
         f"Accuracy is the share of answers whose negative log-likelihood rose by at most {RISE} "
-        "nats a token above that of the model before. What the model writes to other prompts, and "
-        "how good it is at anything else, was not measured."
+        f"nats a token, or {SHARE:.0%} where that is more, above that of the model before. What "
+        "the model writes to other prompts, and how good it is at anything else, was not measured."
     )
     return [*rows, "", told]
 

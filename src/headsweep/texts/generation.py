@@ -3,8 +3,9 @@
 An example is a prompt and its answer. Its loss is the negative log-likelihood of the answer a
 token (NLL, in nats), the token that ends a text included where the tokenizer has one; the prompt
 counts for nothing. An answer is *right* while its NLL has risen by at most ``RISE`` above the
-suspect's own, which is measured before anything is pruned. So a suspect is right everywhere, and
-a bound on accuracy says how many answers may become less likely than that.
+suspect's own, which is measured before anything is pruned, or by a tenth of it where that is more:
+an answer of three nats a token moves by as much as ``RISE`` in any training, up or down. So a
+suspect is right everywhere, and a bound on accuracy says how many answers may become less likely.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
 RISE = 0.1  # nats a token: a tenth more of perplexity, which healing must not cost an answer
+SHARE = 0.1  # of an answer's own NLL, where that is more
 CHUNK = 256  # answer tokens whose probabilities are worked out at once
 
 
@@ -177,8 +179,9 @@ class Generation:
         return answers
 
     def margins(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """Return by how much less than ``RISE`` the NLL rose above the suspect's, [example]."""
-        return RISE + self._of(self._reference, labels) - answers
+        """Return by how much less than it may the NLL rose above the suspect's, [example]."""
+        own = self._of(self._reference, labels)
+        return own + (SHARE * own).clamp_min(RISE) - answers
 
     @cached_property
     def _starts(self) -> Tensor:
