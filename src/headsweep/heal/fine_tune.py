@@ -39,7 +39,7 @@ from headsweep.prune.view import DefenderView
 from headsweep.settings import checked, hidden
 from headsweep.task.examples import forward
 from headsweep.task.probes import joined, mixed, required
-from headsweep.task.training import Job, Loss, Schedule, mean_loss, train
+from headsweep.task.training import Job, Loss, Schedule, copied, mean_loss, train
 from headsweep.texts.encoded import Encoded
 
 On = Literal["clean", "probes"]
@@ -158,12 +158,12 @@ class FineTune:
 
     @property
     def copies(self) -> int:
-        """Gradients and two averages of AdamW; what a soup begins from, twice, and its sum."""
+        """Gradients and two averages of AdamW; what a soup begins from, and its sum."""
         if not self.trains:
             return 0
         soup = self.members > 1 or self.beyond > 1
         apart = self.members if self.how == "greedy" else 0
-        return 3 + (3 + apart) * soup + 2 * (self.tries > 0)  # the first weights, the best try
+        return 3 + (2 + apart) * soup + 2 * (self.tries > 0)  # the first weights, the best try
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about: a step costs 3.5."""
@@ -214,10 +214,10 @@ class FineTune:
         if not self.trains or (self.members == 1 and self.beyond == 1):
             return self._once(view, choice)
         one = replace(self, members=1, beyond=1.0, halvings=0, base=None)
-        made = made_members(view, choice, one, self.members)
-        return simmer(view, made, self.members, self.how, self.beyond, need).to_json() | {
-            "lr": self.lr
-        }
+        start = copied(view.anatomy.model)
+        made = made_members(view, choice, one, self.members, start)
+        soup = simmer(view, made, self.members, self.how, self.beyond, need, start)
+        return soup.to_json() | {"lr": self.lr}
 
     def _once(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Fine-tune once."""

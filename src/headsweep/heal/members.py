@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from headsweep.heal.beside import Work, jobs_for, side_by_side
 from headsweep.heal.finished import put, taken
@@ -25,7 +26,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
 from headsweep.settings import describe
-from headsweep.task.training import DivergedError, copied
+from headsweep.task.training import DivergedError
 
 
 class One(Protocol):
@@ -52,13 +53,14 @@ class Made:
     finite: bool = True
 
 
-def made_members(view: DefenderView, choice: Choice, one: One, count: int) -> Iterator[Made]:
-    """Yield members, each made from the weights that the model has at the first call.
+def made_members(
+    view: DefenderView, choice: Choice, one: One, count: int, start: Mapping[str, Tensor]
+) -> Iterator[Made]:
+    """Yield members, each made from the weights ``start``, which the model has at the first call.
 
     The model has a member's weights until the next is asked for.
     """
     model = view.anatomy.model
-    start = copied(model)
     jobs, threads = jobs_for(view, one.work(len(view.train)), count)
     with _folder(view, needed=jobs > 1) as kept:
         files: list[Path | None] = [None] * count

@@ -75,7 +75,13 @@ class Soup:
 
 
 def simmer(
-    view: DefenderView, made: Iterator[Made], count: int, how: How, beyond: float, need: int
+    view: DefenderView,
+    made: Iterator[Made],
+    count: int,
+    how: How,
+    beyond: float,
+    need: int,
+    start: Weights,
 ) -> Soup:
     """Average healings of the model and go beyond; the model gets the weights.
 
@@ -88,13 +94,14 @@ def simmer(
         beyond: how far at most; 1: to the mean. Of places ``STEP`` apart the farthest that keeps
             ``need`` answers right is taken, found by halving; where none does, the mean.
         need: how many validation answers must be right; 0: nothing bounds it.
+        start: the weights that every member began from.
 
     Raises:
         DivergedError: no member is better than guessing.
         UserError: memory does not hold them.
 
     """
-    pot = _Pot(view, copied(view.anatomy.model))
+    pot = _Pot(view, start)
     if how == "greedy":
         _check_room(pot.start, count)
     rights: list[int | None] = []
