@@ -83,6 +83,11 @@ def inspect(
         f"{len(found.layers)} layers x {first.heads} heads of width {first.head_width}, "
         f"{first.key_value_heads} key/value heads a layer; gates checked{groups}"
     )
+    if 1 < first.key_value_heads < first.heads:
+        out_console.print(
+            f"purify prunes a key/value head with the {first.heads // first.key_value_heads} query "
+            "heads that share it, as one unit; --units queries prunes single heads"
+        )
     for note in found.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(found.mask), end="")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headsweep.export.probes import probes_told
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import SHORT, HeadMask
 
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
@@ -25,11 +25,11 @@ WIDEST = 64  # units drawn in a line; wider rows get their count only
 
 
 def picture(mask: HeadMask) -> Text:
-    """Return one line a layer: a filled square for a head that stays, a dot for one that went."""
+    """Return one line a layer: a filled square for a unit that stays, a dot for one that went."""
     lines = Text()
-    for kind, rows in (("heads", mask.heads), ("ffn", mask.ffn)):
+    for kind, rows in mask.kinds.items():
         for layer, row in enumerate(rows):
-            lines.append(f"  {kind} {layer:>2}  ", style="dim")
+            lines.append(f"  {SHORT[kind]} {layer:>2}  ", style="dim")
             for keep in row if len(row) <= WIDEST else ():
                 lines.append("■ " if keep else "· ", style="cyan" if keep else "dim")
             lines.append(f" {len(row) - sum(row)} of {len(row)} pruned\n", style="dim")
@@ -52,7 +52,7 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     """Print what a purification did."""
     mask = HeadMask.from_json(manifest["mask"])
     count = len(manifest["pruned_units"])
-    console.print(f"\n{count} of {manifest['units']} {mask.units.names} pruned", style="bold")
+    console.print(f"\n{count} of {manifest['units']} {mask.names} pruned", style="bold")
     console.print(picture(mask), end="")
     table = Table("accuracy on clean data", "before", "pruned", "healed and saved")
     for part in ("validation", "test"):

@@ -12,6 +12,7 @@ from headsweep.drafts import MANIFEST
 from headsweep.export.probes import PROMISE, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
+from headsweep.model.mask import HeadMask
 from headsweep.texts.generation import RISE
 
 TASK, WRITES = "text-classification", "text-generation"
@@ -71,7 +72,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"# {name}, pruned by headsweep",
         "",
-        f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of {name} "
+        f"{len(units)} of {total} {HeadMask.from_json(manifest['mask']).names} of {name} "
         f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
         f"{_healed(manifest)}.",
         "",
@@ -96,7 +97,8 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "",
         "## How it was made",
         "",
-        "Pruned heads as layer.head, FFN groups as layer.ffn.group, all from 0: "
+        "Pruned heads as layer.head, key/value groups (a key/value head with all query heads that "
+        "share it) as layer.kv.group, FFN groups as layer.ffn.group, all from 0: "
         f"{', '.join(units[:200]) or 'none'}{' ...' if len(units) > 200 else ''}.",
         "",
         f"`{MANIFEST}` beside this file holds {_searched(manifest)}"

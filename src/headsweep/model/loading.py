@@ -33,7 +33,7 @@ from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import Adapter, adapter_for, adapter_from
 from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
-from headsweep.model.mask import HEADS, HeadMask, Units
+from headsweep.model.mask import HEADS, QUERIES, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, vetted
@@ -243,12 +243,12 @@ def claimed(source: str | Path) -> dict[str, Any]:
 
 
 def claimed_units(source: str | Path) -> Units:
-    """Return heads, and FFN groups as many as a manifest says were pruned of, to look at them."""
+    """Return query heads, and FFN groups as many as a manifest says were pruned of, to look at."""
     try:
         pruned = HeadMask.from_json(claimed(source).get("mask") or {}).units
     except (UserError, TypeError, AttributeError):
-        return HEADS
-    return replace(pruned, heads=True)
+        return QUERIES
+    return replace(pruned, heads=True, queries=True)
 
 
 def claims(source: str | Path) -> tuple[str, ...]:

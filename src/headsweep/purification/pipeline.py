@@ -88,7 +88,7 @@ def purify(
 
     """
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.gated, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None
     progress = progress or Silent()

@@ -73,8 +73,9 @@ class Purified:
     def to_frame(self) -> pandas.DataFrame:
         """Return a row for every unit that could be pruned, as a pandas data frame.
 
-        Columns: ``kind`` (head or ffn), ``layer``, ``index`` (both from 0), ``kept``, and the
-        ``score`` that the search ranked it by, empty where it ranked nothing.
+        Columns: ``kind`` (head, group of a key/value head with its query heads, or ffn), ``layer``,
+        ``index`` (both from 0), ``kept``, and the ``score`` that the search ranked it by, empty
+        where it ranked nothing.
 
         Raises:
             MissingExtra: pandas is not installed.

@@ -9,7 +9,7 @@ from typing import Any
 from headsweep.errors import MissingExtra, shortened
 from headsweep.export.probes import probes_told
 from headsweep.foreign import in_html, one_line
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import SHORT, HeadMask
 
 Form = Mapping[str, Any]
 SIDE, STEP, LABEL = 11, 14, 64  # of the picture, in pixels: a unit, from one to the next, the names
@@ -52,8 +52,7 @@ def as_html(manifest: Form, mask: HeadMask) -> str:
 
 def _map(mask: HeadMask) -> str:
     """Return the units as an SVG: a filled square stays, an empty one was pruned."""
-    rows = [("heads", i, row) for i, row in enumerate(mask.heads)]
-    rows += [("ffn", i, row) for i, row in enumerate(mask.ffn)]
+    rows = [(SHORT[kind], i, row) for kind, own in mask.kinds.items() for i, row in enumerate(own)]
     widest = max((len(row) for _, _, row in rows if len(row) <= WIDEST), default=0)
     width, height = LABEL + 96 + STEP * widest, STEP * len(rows) + 2
     lines = []
@@ -78,14 +77,14 @@ def _map(mask: HeadMask) -> str:
 def units_of(manifest: Form, mask: HeadMask) -> list[dict[str, Any]]:
     """Return a row for every unit: ``kind``, ``layer``, ``index``, ``kept``, ``score``.
 
+    The kind is ``head``, ``group`` (of one key/value head with its query heads) or ``ffn``.
     Layers and units are counted from 0. The score is what the search ranked it by; None where it
     ranked nothing.
     """
     scores: Sequence[Sequence[float]] = manifest["search"]["scores"] or ()
     rows = []
-    kinds = ["head"] * len(mask.heads) + ["ffn"] * len(mask.ffn)
-    for place, (kind, row) in enumerate(zip(kinds, mask.rows, strict=True)):
-        layer = place if kind == "head" else place - len(mask.heads)
+    places = [(kind, layer) for kind, own in mask.kinds.items() for layer in range(len(own))]
+    for place, ((kind, layer), row) in enumerate(zip(places, mask.rows, strict=True)):
         own = scores[place] if place < len(scores) else [None] * len(row)
         rows += [
             {"kind": kind, "layer": layer, "index": i, "kept": keep, "score": score}
@@ -108,7 +107,7 @@ def _name(manifest: Form) -> str:
 
 
 def _pruned(manifest: Form, mask: HeadMask) -> str:
-    count, names = len(manifest["pruned_units"]), mask.units.names
+    count, names = len(manifest["pruned_units"]), mask.names
     strategy = one_line(str(manifest["strategy"]["name"]))
     return f"{count} of {manifest['units']} {names} pruned by {strategy}"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from headsweep.errors import UserError
 from headsweep.judge.statistics import Rate
+from headsweep.model.mask import NAMES, rows_by_kind
 from headsweep.reports.comparison import Setting, Standing, is_replication
 from headsweep.reports.labels import Point, sides
 
@@ -180,9 +181,12 @@ def _shifted(excess: Rate, floor: float) -> tuple[float, float]:
 
 
 def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> Spec:
-    """Return layer x head: the score as colour, a cross on what was pruned."""
-    rows = mask["heads"] or mask.get("ffn", [])
-    kind = "head" if mask["heads"] else "FFN group"
+    """Return layer x unit: the score as colour, a cross on what was pruned.
+
+    Of attention's units, or where there are none the FFN groups.
+    """
+    kind, rows = next(iter(rows_by_kind(mask).items()))
+    name = NAMES[kind]
     width = max(map(len, rows))
     colour = scores[: len(rows)] if scores else rows
     graphs = plotly()
@@ -198,13 +202,13 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
             ygap=2,
             showscale=bool(scores),
             colorbar={"title": {"text": "score"}, "thickness": 12},
-            hovertemplate="layer %{y}, " + kind + " %{x}<br>"
+            hovertemplate="layer %{y}, " + name + " %{x}<br>"
             + ("score %{z:.4g}<br>" if scores else "")
             + "%{customdata}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_layout(
-        xaxis={"title": {"text": kind}, "dtick": 1, "showgrid": False},
+        xaxis={"title": {"text": name}, "dtick": 1, "showgrid": False},
         yaxis={"title": {"text": "layer"}, "dtick": 1, "autorange": "reversed", "showgrid": False},
         height=130 + 42 * len(rows),
     )

@@ -17,7 +17,7 @@ from headsweep.errors import UserError
 from headsweep.export.probes import STAGES as PROBED
 from headsweep.export.probes import probes_told
 from headsweep.foreign import plain
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import HeadMask, rows_by_kind
 from headsweep.reports import charts, tables
 from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
@@ -124,7 +124,7 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
             Tile("accuracy", f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)
         )  # fmt: skip
-    units = HeadMask.from_json(manifest["mask"]).units.names
+    units = HeadMask.from_json(manifest["mask"]).names
     tiles.append(Tile(f"{units} pruned", f"{gone} of {total}", "", 100 * gone / share))
     record = manifest.get("probe") or {}
     stages = [stage for stage in PROBED if stage in record]
@@ -217,7 +217,7 @@ def _cell(
     figures: Form,
     details: Form,
 ) -> dict[str, Any]:
-    drawn = mask is not None and max(map(len, mask["heads"] or mask["ffn"])) <= 128
+    drawn = mask is not None and max(map(len, next(iter(rows_by_kind(mask).values())))) <= 128
     assert mask is not None or not drawn
     return {
         "order": LOWEST if mask is not None and lowest_went(mask, scores) else CROSSED,
@@ -230,7 +230,7 @@ def _cell(
 
 def lowest_went(mask: Form, scores: Sequence[Sequence[float]] | None) -> bool:
     """Tell whether what a mask prunes scored lowest of all that may go: no row's best does."""
-    rows = [*mask.get("heads", ()), *mask.get("ffn", ())]
+    rows = [row for own in rows_by_kind(mask).values() for row in own]
     if scores is None or [len(row) for row in scores] != [len(row) for row in rows]:
         return False
     gone, kept = [], []
