@@ -416,7 +416,7 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
     assert (code, "lacks what was known of its search" in err) == (2, True)
     kept.write_text(json.dumps(mask | {"heads": [[1, 1, 1, 0]] * 3}))
     code, _, err = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
-    said = f"{kept}: a mask of 12 units in 3 rows, the model has 8 units in 2 rows"
+    said = f"{kept}: a mask of 12 heads in 3 rows, the model has 8 heads in 2 rows"
     assert (code, said in " ".join(err.split())) == (2, True)
 
 
