@@ -36,8 +36,10 @@ __all__ = [
     "UserError",
     "__version__",
     "attack",
+    "compact",
     "evaluate",
     "inspect",
+    "load",
     "probe",
     "purify",
     "purify_from_encoder",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from headsweep.texts.split import Split
     from headsweep.triggers.probe_families import RuleProber
     from headsweep.verbs.attacking import attack
+    from headsweep.verbs.compacting import compact, load
     from headsweep.verbs.judging import evaluate, probe
     from headsweep.verbs.looking import inspect, verify
     from headsweep.verbs.purified import Purified
@@ -92,6 +95,8 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "Split": "texts.split",
         "RuleProber": "triggers.probe_families",
         "attack": "verbs.attacking",
+        "compact": "verbs.compacting",
+        "load": "verbs.compacting",
         "evaluate": "verbs.judging",
         "probe": "verbs.judging",
         "inspect": "verbs.looking",

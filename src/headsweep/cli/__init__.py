@@ -12,6 +12,7 @@ from headsweep.cli import detect
 from headsweep.cli import bench
 from headsweep.cli import report
 from headsweep.cli import look
+from headsweep.cli import compact
 from headsweep.cli import demo
 from headsweep.cli.app import app, main
 
@@ -21,6 +22,7 @@ __all__ = [
     "app",
     "attack",
     "bench",
+    "compact",
     "defend",
     "demo",
     "detect",

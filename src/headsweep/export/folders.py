@@ -17,10 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import MANIFEST, draft_beside, even_modes
+from headsweep.drafts import COMPACT, MANIFEST, draft_beside, even_modes
 from headsweep.errors import UserError
 
-OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
+OWN_FILES = (
+    MANIFEST,
+    COMPACT,
+    "attack.json",
+    "demo.json",
+)  # a folder with one of these is ours to replace
 
 DRAFT, OLD = re.compile(r"\.[0-9a-f]{8}"), "old"
 _RESERVED: dict[Path, socket.socket] = {}  # what this process keeps others out of

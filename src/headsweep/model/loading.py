@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import MANIFEST
+from headsweep.drafts import COMPACT, MANIFEST
 from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.model.anatomy import Anatomy, locate
@@ -223,12 +223,23 @@ def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) 
 
 
 def _check_noted(source: str) -> None:
-    """Refuse a folder whose weights are one part of what an older version wrote."""
+    """Refuse a folder whose weights are one part of a model, or cut as no configuration says."""
+    if _cut_unevenly(Path(source)):
+        raise UserError(
+            f"{source}: a compact model, whose layers have different numbers of units",
+            "give the folder that it was made from; headsweep.load(folder) loads it to be used",
+        )
     if claimed(source).get("members"):
         raise UserError(
             f"{source}: an ensemble of head masks, whose predictions an older version averaged",
             "purify its suspect again: this version writes one mask",
         )
+
+
+def _cut_unevenly(folder: Path) -> bool:
+    if not folder.is_dir() or not there(folder, COMPACT):
+        return False
+    return table_of(inside(folder, COMPACT), LARGE, "make it again").get("plain") is not True
 
 
 def claimed(source: str | Path) -> dict[str, Any]:
@@ -396,8 +407,11 @@ def read_config(name: str, files: Vetted) -> Any:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
 
 
-def check_size(name: str, config: Any, files: Vetted) -> None:
-    """Refuse a configuration of a model much larger than its files, before it is allocated."""
+def check_size(name: str, config: Any, files: Vetted, most: float = 1.25) -> None:
+    """Refuse a configuration of a model much larger than its files, before it is allocated.
+
+    ``most``: times as many numbers as its files may hold.
+    """
     with readable(name, "configuration", files.folder), fence(0), quiet():
         try:
             with torch.device("meta"):
@@ -407,7 +421,7 @@ def check_size(name: str, config: Any, files: Vetted) -> None:
     asked = sum(parameter.numel() for parameter in body.parameters())
     kept = sum(buffer.numel() for buffer in body.buffers())
     labels = int(getattr(config, "num_labels", 0) or 0) * _width(config)
-    if asked > 1.25 * files.elements + SLACK or max(kept, labels) > 8 * SLACK:
+    if asked > most * files.elements + SLACK or max(kept, labels) > 8 * SLACK:
         raise UserError(
             f"{name}: {max(asked, kept, labels):,} numbers by its configuration, "
             f"{files.elements:,} in its files",

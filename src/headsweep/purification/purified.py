@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from headsweep.drafts import MANIFEST, write_json
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
+from headsweep.export.compact import Compacted, compact_model
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
@@ -129,6 +130,20 @@ class Purified:
             except Exception as error:  # the library raises many kinds, all about this name
                 raise not_taken(repo_id, error) from error
         return str(made)
+
+    def compact(self, out: str | Path, overwrite: bool = False) -> Compacted:
+        """Write the model with its pruned units cut out, so that it is smaller.
+
+        Returns:
+            How much smaller it is, and whether plain ``from_pretrained`` loads it or only
+            ``headsweep.load``.
+
+        Raises:
+            UserError: the architecture cannot be cut, nothing was pruned whole, or the folder
+                cannot be written.
+
+        """
+        return compact_model(self.suspect, self.mask, Path(out), overwrite)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the folder whole, after loading the draft plainly and comparing logits.
