@@ -561,7 +561,8 @@ def test_defend_and_its_bad_input(run, suspect, csv_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "purify", "defend", "evaluate", "strategies", "inspect", "verify", "demo"]
+    "command",
+    ["", "purify", "defend", "evaluate", "strategies", "inspect", "verify", "compact", "demo"],
 )
 def test_help_has_examples(run, command):
     code, out, _ = run(*command.split(), "--help")
@@ -1161,6 +1162,7 @@ BAD_INPUT = {
     "strategies": ("--jsn",),
     "inspect": ("none",),
     "verify": ("none",),
+    "compact": ("none", "--out", "OUT"),
     "demo": ("--device", "gpu"),
 }
 
