@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -92,7 +92,10 @@ class Inspected:
             "heads": self.heads,
             "gates_checked": True,
             "notes": list(self.notes),
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": [
+                {name: list(x) if isinstance(x, tuple) else x for name, x in vars(layer).items()}
+                for layer in self.layers
+            ],
             "ffn": ffn,
         }
 
