@@ -19,6 +19,7 @@ __all__ = [
     "STRATEGIES",
     "Adapter",
     "Bound",
+    "BoundMissed",
     "Columns",
     "FineTune",
     "Given",
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "attack",
     "evaluate",
+    "export_onnx",
     "inspect",
     "probe",
     "purify",
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from headsweep.errors import NothingPruned, UserError
+    from headsweep.errors import BoundMissed, NothingPruned, UserError
     from headsweep.heal.fine_tune import FineTune
     from headsweep.model.families import Adapter
     from headsweep.model.mask import HeadMask
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from headsweep.texts.split import Split
     from headsweep.triggers.probe_families import RuleProber
     from headsweep.verbs.attacking import attack
+    from headsweep.verbs.exporting import export_onnx
     from headsweep.verbs.judging import evaluate, probe
     from headsweep.verbs.looking import inspect, verify
     from headsweep.verbs.purified import Purified
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from headsweep.verbs.reporting import report
 else:  # type checkers would take any name for one that `__getattr__` gives
     HOMES = {
+        "BoundMissed": "errors",
         "NothingPruned": "errors",
         "UserError": "errors",
         "FineTune": "heal.fine_tune",
@@ -92,6 +96,7 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "Split": "texts.split",
         "RuleProber": "triggers.probe_families",
         "attack": "verbs.attacking",
+        "export_onnx": "verbs.exporting",
         "evaluate": "verbs.judging",
         "probe": "verbs.judging",
         "inspect": "verbs.looking",

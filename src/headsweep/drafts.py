@@ -15,6 +15,7 @@ from typing import Any
 from headsweep.foreign import in_json
 
 MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
+EXPORT = "export.json"  # the same of an export
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import typer
 
 from headsweep.cli.ending import ended_by_signals, unforeseen
 from headsweep.cli.gone import refuse_gone
-from headsweep.errors import NothingPruned, UserError
+from headsweep.errors import Outcome, UserError
 from headsweep.foreign import one_line
 from headsweep.progress import LOG, plain_console
 
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         with ended_by_signals():
             command.main(words, prog_name="headsweep")
         code = 0
-    except (UserError, NothingPruned) as error:
+    except (UserError, Outcome) as error:
         _trace(errors, error, debug)
         _say(errors, str(error))
         code = 2 if isinstance(error, UserError) else 1
