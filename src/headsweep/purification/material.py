@@ -249,6 +249,11 @@ def open_suspect(
     elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:
             raise UserError("a loaded model needs its tokenizer", "give tokenizer=")
+        if any(parameter.is_meta for parameter in suspect.parameters()):
+            raise UserError(
+                "parts of the model are not in memory: it was loaded with offload to disk",
+                "load it without device_map, on a machine that holds it",
+            )
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
         widened = suspect.float().to(runtime.torch_device).eval()
         opened = prepare(widened, tokenizer, reading, origin)
