@@ -20,7 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.errors import UserError
-from headsweep.judge.statistics import Rate, paired_difference, perplexity, proportion
+from headsweep.judge.statistics import (
+    Line,
+    Rate,
+    Truncated,
+    paired_difference,
+    perplexity,
+    proportion,
+)
 from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect, position_limit
 from headsweep.model.runtime import Runtime
@@ -59,7 +66,27 @@ class Generated:
     floor_success: Rate | None = None
     excess_success: Rate | None = None
     agreement: Rate | None = None
-    truncated: dict[str, tuple[int, int]] | None = None
+    truncated: dict[str, Truncated] | None = None
+
+    def lines(self) -> list[Line]:
+        """Return the measures as people read them."""
+        return [
+            Line("perplexity", self.perplexity, "of clean answers, a token", share=False),
+            Line("exact match", self.exact_match, "clean answers written token for token"),
+            Line(
+                "attack success",
+                self.success,
+                "answers to triggered prompts that hold the target",
+            ),
+            Line("on clean", self.clean_success, "answers to clean prompts that hold the target"),
+            Line("floor", self.floor_success, "attack success on the never-poisoned twin"),
+            Line("excess", self.excess_success, "attack success minus floor; 0 is the goal"),
+            Line("agreement", self.agreement, "clean prompts answered as by the suspect"),
+        ]
+
+    def remarks(self) -> list[str]:
+        """Return none."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -134,7 +161,7 @@ class Said:
     exact: int
     clean: tuple[str, ...]
     triggered: tuple[str, ...]
-    truncated: dict[str, tuple[int, int]]
+    truncated: dict[str, Truncated]
 
 
 def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
@@ -148,7 +175,7 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
             nll[batch.index] = found.nll.cpu().double().numpy()
             tokens[batch.index] = found.tokens.cpu().numpy()
             exact += int(found.exact.sum())
-    truncated = {"data": (encoded.truncated, len(encoded))}
+    truncated = {"data": Truncated(encoded.truncated, len(encoded))}
     clean: tuple[str, ...] = ()
     triggered: tuple[str, ...] = ()
     if exam.triggered is not None:
@@ -156,7 +183,7 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
         most = max(int(tokens.max()), longest)
         clean, _ = written(suspect, exam.clean.texts, most, runtime)
         triggered, cut = written(suspect, exam.triggered.texts, most, runtime)
-        truncated["triggered"] = (cut, len(triggered))
+        truncated["triggered"] = Truncated(cut, len(triggered))
     return Said(nll, tokens, exact, clean, triggered, truncated)
 
 

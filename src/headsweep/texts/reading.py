@@ -41,6 +41,8 @@ PAIR_NAMES = (
     ("question1", "question2"),
     ("question", "sentence"),
     ("text_a", "text_b"),
+    ("query", "passage"),
+    ("query", "document"),
     ("text1", "text2"),
     ("text", "text2"),  # as `headsweep trigger` writes pairs
 )
@@ -158,10 +160,9 @@ def load(
 
 def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
     """Pick texts and labels out of a table and check them; raises UserError."""
-    text, pair, _ = _guess(table, columns, labels)
+    columns = settled(table, columns, labels)
     table = without_empty(table, columns)
-    texts = _texts(table, text, columns.option("text"))
-    pairs = _texts(table, pair, columns.option("pair")) if pair else ()
+    texts, pairs = texts_of(table, columns)
     values = label_values(table, columns, labels)
     known = labels or Labels.found_in(values)
     for row, value in enumerate(values):
@@ -170,6 +171,28 @@ def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = Non
                 f"{table.source}: row {table.number(row)} has no label", "remove or label the row"
             )
     return Split(texts, known.indices(values, table.source, columns.option("label")), pairs)
+
+
+def settled(
+    table: Table,
+    columns: Columns,
+    labels: Labels | None = None,
+    names: Sequence[str] = LABEL_NAMES,
+) -> Columns:
+    """Return the columns with those that were left to be guessed; raises UserError.
+
+    ``names``: how a column of labels is usually called, the likeliest first.
+    """
+    text, pair, label = _guess(table, columns, labels, names)
+    return replace(columns, text=text, pair=pair, label=label)
+
+
+def texts_of(table: Table, columns: Columns) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return texts and second texts by settled columns, all of them there; raises UserError."""
+    assert columns.text is not None
+    texts = _texts(table, columns.text, columns.option("text"))
+    pair = columns.pair
+    return texts, _texts(table, pair, columns.option("pair")) if pair else ()
 
 
 def without_empty(table: Table, columns: Columns) -> Table:
@@ -247,7 +270,10 @@ def text_values(table: Table, columns: Columns) -> list[str]:
 
 
 def _guess(
-    table: Table, columns: Columns, labels: Labels | None = None
+    table: Table,
+    columns: Columns,
+    labels: Labels | None = None,
+    names: Sequence[str] = LABEL_NAMES,
 ) -> tuple[str, str | None, str]:
     present = {name.casefold(): name for name in table.columns}
     text, pair, label = columns.text, columns.pair, columns.label
@@ -257,7 +283,7 @@ def _guess(
                 text, pair = present[first], present[second]
                 break
     text = text or next((present[n] for n in TEXT_NAMES if n in present), None)
-    label = label or next((present[n] for n in LABEL_NAMES if n in present), None)
+    label = label or next((present[n] for n in names if n in present), None)
     for what, name in (("text", text), ("label", label)):
         if name not in table.columns:
             table.check_header(labels)
