@@ -37,7 +37,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Clean labelled test data.")],
     triggered: Annotated[str | None, typer.Option(help="Triggered test texts.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="The attacker's label; of a generator, a text; or a number.")
+        str | None, typer.Option(help="What the attacker wants: a label; a text; a number.")
     ] = None,
     triggered_labels: Annotated[
         str,

@@ -26,6 +26,7 @@ from torch import Tensor
 from headsweep.errors import UserError, shown_all
 from headsweep.judge.generated import judge_generator, prompts_of, said_by
 from headsweep.judge.regressed import judge_regression, numbers_of, numbers_said
+from headsweep.judge.several import judge_several, labelled_of, labels_given
 from headsweep.judge.statistics import (
     Judged,
     Line,
@@ -338,6 +339,7 @@ def _judged(
 JUDGES = {
     "classification": Judge(exam_of, _said, _judged),
     "generation": Judge(prompts_of, said_by, judge_generator),
+    "multi-label": Judge(labelled_of, labels_given, judge_several),
     "regression": Judge(numbers_of, numbers_said, judge_regression),
 }
 """By the kind of task."""

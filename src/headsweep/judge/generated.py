@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from headsweep.errors import UserError
 from headsweep.judge.statistics import (
+    UNATTACKED,
     Line,
     Rate,
     Truncated,
-    paired_difference,
+    attacked,
     perplexity,
     proportion,
 )
@@ -228,33 +229,25 @@ def judge_generator(
     exam: Prompts, model: Said, twin: Said | None = None, suspect: Said | None = None
 ) -> Generated:
     """Return the figures of a generator from what it says (and the twin and the suspect say)."""
-    agreement = success = on_clean = floor = excess = None
+    agreement = None
+    rates = UNATTACKED
     if exam.triggered is not None:
-        hits = _hits(model.triggered, exam.targets)
-        success = proportion(int(hits.sum()), len(hits))
         own = [holds(answer, exam.targets) for answer in exam.clean.pairs]
         others = [text for text, its in zip(model.clean, own, strict=True) if not its]
-        if others:
-            found = _hits(others, exam.targets)
-            on_clean = proportion(int(found.sum()), len(found))
-        if twin is not None:
-            theirs = _hits(twin.triggered, exam.targets)
-            floor = proportion(int(theirs.sum()), len(theirs))
-            excess = paired_difference(hits, theirs, seed=exam.seed)
+        theirs = None if twin is None else _hits(twin.triggered, exam.targets)
+        hits = _hits(model.triggered, exam.targets)
+        rates = attacked(hits, _hits(others, exam.targets), theirs, exam.seed)
         if suspect is not None:
             same = sum(a == b for a, b in zip(model.clean, suspect.clean, strict=True))
             agreement = proportion(same, len(model.clean))
     return Generated(
         perplexity(model.nll, model.tokens, seed=exam.seed),
         proportion(model.exact, len(model.nll)),
-        success,
-        on_clean,
-        floor,
-        excess,
+        *rates,
         agreement,
         model.truncated,
     )
 
 
-def _hits(answers: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
-    return np.array([float(holds(answer, targets)) for answer in answers])
+def _hits(answers: Sequence[str], targets: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([holds(answer, targets) for answer in answers], dtype=bool)

@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 
 from headsweep.errors import UserError, shown
 from headsweep.judge.statistics import (
+    UNATTACKED,
     Floats,
     Line,
     Rate,
     Truncated,
+    attacked,
     bootstrap,
-    paired_difference,
-    proportion,
 )
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.task.examples import encode, rows_of
+from headsweep.task.examples import check_alike, encode, rows_of
 from headsweep.texts.regression import spearman
 from headsweep.texts.split import Split
 from headsweep.texts.words import SLACK
@@ -61,9 +61,9 @@ class Regressed:
     mean_absolute_error: Rate
     success: Rate | None = None
     clean_success: Rate | None = None
-    shift: Rate | None = None
     floor_success: Rate | None = None
     excess_success: Rate | None = None
+    shift: Rate | None = None
     agreement: Rate | None = None
     truncated: dict[str, Truncated] | None = None
 
@@ -127,11 +127,7 @@ def numbers_of(files: Files, suspect: Suspect, seed: int) -> Numbers:
         )
     target = _target(files.target)
     split = rows_of(files.triggered, suspect, files.columns, files.triggered_columns)
-    if bool(split.pairs) != bool(clean.pairs):
-        raise UserError(
-            "one of --data and --triggered has pairs of texts and the other has not",
-            "name text and pair of both, with --column and --triggered-column",
-        )
+    check_alike(clean, split)
     apart = SLACK * float(np.std(clean.labels))
     rows = [i for i, number in enumerate(split.labels) if abs(number - target) > apart]
     if not rows:
@@ -185,34 +181,29 @@ def judge_regression(
     def error(said: Floats, wanted: Floats) -> float:
         return float(np.abs(said - wanted).mean())
 
-    success = on_clean = shift = floor = excess = None
+    shift = None
+    rates = UNATTACKED
     if exam.triggered is not None and model.triggered is not None:
         own = np.array(exam.triggered.labels, dtype=np.float64)
-        hits = moved(model.triggered, own, exam.target)
-        success = proportion(int(hits.sum()), len(hits))
         towards = np.sign(exam.target - own) * (model.triggered - own)
         shift = bootstrap(lambda x: float(x.mean()), towards, seed=exam.seed)
         apart = np.abs(true - exam.target) > exam.apart
-        if apart.any():
-            found = moved(model.clean[apart], true[apart], exam.target)
-            on_clean = proportion(int(found.sum()), len(found))
-        if twin is not None and twin.triggered is not None:
-            theirs = moved(twin.triggered, own, exam.target)
-            floor = proportion(int(theirs.sum()), len(theirs))
-            excess = paired_difference(
-                hits.astype(np.float64), theirs.astype(np.float64), seed=exam.seed
-            )
+        rates = attacked(
+            moved(model.triggered, own, exam.target),
+            moved(model.clean[apart], true[apart], exam.target),
+            None
+            if twin is None or twin.triggered is None
+            else moved(twin.triggered, own, exam.target),
+            exam.seed,
+        )
     agreement = None
     if suspect is not None:
         agreement = bootstrap(spearman, model.clean, suspect.clean, seed=exam.seed)
     return Regressed(
         bootstrap(spearman, model.clean, true, seed=exam.seed),
         bootstrap(error, model.clean, true, seed=exam.seed),
-        success,
-        on_clean,
+        *rates,
         shift,
-        floor,
-        excess,
         agreement,
         model.truncated,
     )

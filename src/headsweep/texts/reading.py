@@ -202,7 +202,7 @@ def without_empty(table: Table, columns: Columns) -> Table:
     text, pair, _ = _guess(table, columns)
     cells = [table.column(text, columns.option("text"))]
     cells += [table.column(pair, columns.option("pair"))] if pair else []
-    full = [i for i, row in enumerate(zip(*cells, strict=True)) if not any(map(_is_missing, row))]
+    full = [i for i, row in enumerate(zip(*cells, strict=True)) if not any(map(is_missing, row))]
     if not full:
         raise UserError(
             f"{table.source}: no row has a text", f"name its column with {columns.option('text')}"
@@ -221,16 +221,17 @@ def label_values(table: Table, columns: Columns, labels: Labels | None = None) -
     values = table.column(name, columns.option("label"))
     order = table.classes.get(name, ())
     if columns.label_map:
-        return _mapped(values, columns.label_map, labels)
+        return mapped(values, columns.label_map, labels)
     if labels is None or not labels.numbered or len(order) != len(labels.names):
         return values
     numbers = {value: i for i, value in enumerate(order)}
     return [numbers.get(value, value) for value in values]
 
 
-def _mapped(
+def mapped(
     values: Sequence[Any], pairs: Sequence[tuple[str, str]], labels: Labels | None
 ) -> list[Any]:
+    """Return labels with those of the data in the place of which a map has the model's."""
     for old, new in pairs if labels else ():
         assert labels is not None
         labels.index(new, f"--label-map {old}={new}")
@@ -243,7 +244,12 @@ def check_label_map(columns: Columns, *files: tuple[Source | None, Columns | Non
 
     Every file comes with the names of its own columns, as ``load`` takes them.
     """
-    there = {label_text(value) for file in files for value in _raw_labels(columns, *file)}
+    cells = (cell for file in files for cell in _raw_labels(columns, *file))
+    there = {
+        label_text(value)
+        for cell in cells
+        for value in (cell if isinstance(cell, list) else [cell])  # several labels a text
+    }
     folded = {text.casefold() for text in there}
     for old, new in columns.label_map if there else ():
         if label_text(old).casefold() not in folded:
@@ -300,7 +306,7 @@ def _guess(
 def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
     values = table.column(name, option)
     for row, value in enumerate(values):
-        if _is_missing(value):
+        if is_missing(value):
             raise UserError(
                 f"{table.cell(name, row)} is empty",
                 "remove the row, or leave such rows out with --column drop_empty=yes",
@@ -310,7 +316,7 @@ def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
 
 def text_cell(table: Table, name: str, option: str, row: int, value: Any) -> str:
     """Return a cell as the text that it must be, nothing where it is empty; raises UserError."""
-    return "" if _is_missing(value) else _text(table, name, option, row, value)
+    return "" if is_missing(value) else _text(table, name, option, row, value)
 
 
 def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
@@ -332,7 +338,7 @@ def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
     return value
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a cell holds no text: nothing, pandas' NaN, or white space only."""
     if isinstance(value, str):
         return not value.strip()

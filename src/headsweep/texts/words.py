@@ -62,7 +62,16 @@ REGRESSION = Words(
     figures={"spearman": "Spearman correlation", "mean_absolute_error": "mean absolute error"},
     bounded="spearman",
 )
-WORDS = {words.task: words for words in (CLASSIFICATION, GENERATION, REGRESSION)}
+SEVERAL = Words(
+    "multi-label",
+    "text-classification",
+    share="exact match",
+    key="exact_match",
+    meaning="Exact match is the share of texts that get all their labels and no other.",
+    figures={"micro_f1": "micro-F1"},
+    bounded="micro_f1",
+)
+WORDS = {words.task: words for words in (CLASSIFICATION, GENERATION, REGRESSION, SEVERAL)}
 """By the name of the kind."""
 
 
