@@ -36,6 +36,7 @@ from headsweep.judge.statistics import (
     bootstrap_matched,
     proportion,
 )
+from headsweep.judge.tagged import judge_tags, sentences_of, tags_said
 from headsweep.measure.accuracy import logits
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
@@ -340,6 +341,7 @@ JUDGES = {
     "classification": Judge(exam_of, _said, _judged),
     "generation": Judge(prompts_of, said_by, judge_generator),
     "multi-label": Judge(labelled_of, labels_given, judge_several),
+    "token-classification": Judge(sentences_of, tags_said, judge_tags),
     "regression": Judge(numbers_of, numbers_said, judge_regression),
 }
 """By the kind of task."""

@@ -8,9 +8,10 @@ from typing import Any
 from headsweep.texts.generation import GENERATION
 from headsweep.texts.regression import REGRESSION
 from headsweep.texts.several import SEVERAL
+from headsweep.texts.tagging import TAGGING
 from headsweep.texts.task import CLASSIFICATION, Task
 
-KINDS: tuple[Task, ...] = (GENERATION, SEVERAL, REGRESSION, CLASSIFICATION)
+KINDS: tuple[Task, ...] = (GENERATION, TAGGING, SEVERAL, REGRESSION, CLASSIFICATION)
 """The first that takes a model is its; the last takes whatever is left."""
 
 

@@ -30,11 +30,14 @@ READERS: dict[str, Callable[[Path], formats.Cells]] = {
     ".jsonl": from_json,
     ".ndjson": from_json,
     ".json": from_json,
+    ".conll": formats.from_conll,
 }
 """Readers of text files by ending."""
 LONGEST_TEXT = 1 << 20
-TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
-LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y")
+TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question",
+              "tokens", "words")  # fmt: skip
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y", "tags",
+               "ner_tags")  # fmt: skip
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -248,7 +251,7 @@ def check_label_map(columns: Columns, *files: tuple[Source | None, Columns | Non
     there = {
         label_text(value)
         for cell in cells
-        for value in (cell if isinstance(cell, list) else [cell])  # several labels a text
+        for value in (as_list(cell) or [cell])  # several labels a text
     }
     folded = {text.casefold() for text in there}
     for old, new in columns.label_map if there else ():
@@ -336,6 +339,13 @@ def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
             "cut it: a model reads far fewer",
         )
     return value
+
+
+def as_list(cell: Any) -> list[Any] | None:
+    """Return a cell that holds several values, as a list; None: it holds one."""
+    if hasattr(cell, "tolist"):  # numpy's, as pandas has them
+        cell = cell.tolist()
+    return list(cell) if isinstance(cell, list | tuple) else None
 
 
 def is_missing(value: Any) -> bool:

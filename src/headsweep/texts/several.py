@@ -21,6 +21,7 @@ from headsweep.errors import UserError, shown
 from headsweep.texts.reading import (
     Columns,
     Table,
+    as_list,
     is_missing,
     mapped,
     settled,
@@ -174,8 +175,9 @@ def f1(hits: float, wrong: float, missed: float) -> float:
 
 def _listed(cell: Any) -> list[Any]:
     """Return the labels of a cell: a list, or one text with ``|`` between; empty: it has none."""
-    if isinstance(cell, list | tuple):
-        return list(cell)
+    several = as_list(cell)
+    if several is not None:
+        return several
     if is_missing(cell):
         return []
     if isinstance(cell, str):

@@ -205,7 +205,9 @@ class Classification(WholeTexts):
 
     def check(self, config: Any) -> None:
         """Refuse models of several labels a text, of one output, and of a label a word."""
-        kind = getattr(config, "problem_type", None)
+        kind, named = getattr(config, "problem_type", None), config.architectures or ()
+        if named and all(str(one).endswith("ForTokenClassification") for one in named):
+            raise UserError(f"config.json says {named[0]}: this model tags words", ONE_LABEL)
         if kind == "multi_label_classification":
             raise UserError("this is a multi-label classifier", ONE_LABEL)
         if kind == "regression" or config.num_labels < 2:

@@ -71,7 +71,17 @@ SEVERAL = Words(
     figures={"micro_f1": "micro-F1"},
     bounded="micro_f1",
 )
-WORDS = {words.task: words for words in (CLASSIFICATION, GENERATION, REGRESSION, SEVERAL)}
+TAGGING = Words(
+    "token-classification",
+    "token-classification",
+    share="rows all right",
+    key="all_right",
+    meaning="A row is all right where every word of it is tagged right.",
+    figures={"span_f1": "span F1", "words_right": "words tagged right"},
+    bounded="span_f1",
+)
+KINDS = (CLASSIFICATION, SEVERAL, REGRESSION, TAGGING, GENERATION)
+WORDS = {words.task: words for words in KINDS}
 """By the name of the kind."""
 
 

@@ -63,11 +63,12 @@ def evaluate(
     Of a model for another task, as that measures it: of a generator perplexity, exact answers, and
     how many answers hold the target text (docs/generators.md); of a model that gives a number
     Spearman's correlation and the mean error, and how many outputs move to the target number;
-    of one of several labels a text micro-F1, and how many texts get or lose the target
-    (docs/kinds.md).
+    of one of several labels a text micro-F1, and how many texts get or lose the target;
+    of one that tags words span F1, and how many spans become the target (docs/kinds.md).
 
     Returns:
-        A dataclass of its kind: ``Evaluation``, ``Generated``, ``Regressed``, ``SeveralJudged``.
+        A dataclass of its kind: ``Evaluation``, ``Generated``, ``Regressed``, ``SeveralJudged``,
+        ``Tagged``.
 
     Args:
         model: the model to judge: a folder, a name on the Hub, a purified model, or a loaded
@@ -76,7 +77,8 @@ def evaluate(
         triggered: triggered test texts.
         target: the attacker's label, its name or number; of a generator the text in its answer,
             several with ``|`` between; of a model that gives a number, a number;
-            of one of several labels a text, ``not:`` before a label that the trigger takes away.
+            of one of several labels a text, ``not:`` before a label that the trigger takes away;
+            of one that tags words a type of span, or ``O``.
         triggered_labels: ``"true"``: triggered rows carry true labels (or answers), and those of
             the target are left out; ``"target"``: they carry the attacker's, and all count.
         validation: clean texts to match the clean flip rate on.

@@ -51,8 +51,8 @@ class Inspected:
         architecture, model_type: its class, and the name of its family.
         parameters: how many numbers it has.
         precision: the precision of its checkpoint.
-        task: what it is for: ``classification``, ``multi-label``, ``regression`` or
-            ``generation``.
+        task: what it is for: ``classification``, ``multi-label``, ``regression``,
+            ``token-classification`` or ``generation``.
         labels: the names of its classes; none where it answers in tokens or numbers.
         layers: the heads, layer by layer.
         mask: which units have weights left; True: they have.
