@@ -37,7 +37,7 @@ from headsweep.purification.material import Accuracy
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.reading import Columns, Table
-from headsweep.texts.regression import REGRESSION, spearman
+from headsweep.texts.regression import REGRESSION, Regression, spearman
 from headsweep.texts.words import REGRESSION as WORDS
 from headsweep.texts.words import SLACK
 
@@ -233,6 +233,14 @@ def test_what_needs_labels_refuses_it_in_one_line(victim, tokenizer):
         evaluate(victim, examples(9, 1), triggered=examples(9, 2), target="high", progress=False)
     with pytest.raises(UserError, match="--triggered needs --target"):
         evaluate(victim, examples(9, 1), triggered=examples(9, 2), progress=False)
+
+
+def test_numbers_on_another_scale_are_noted():
+    # by hand: the median of 0, 1, 5 is 1, and the mean distance from it (1 + 0 + 4) / 3
+    task = Regression((0.0, 1.0, 5.0))
+    assert task.blind((0, 1, 2), 3, {"mean_absolute_error": 1.6}) == ""
+    told = task.blind((0, 1, 2), 3, {"mean_absolute_error": 5 / 3})
+    assert "no better than always giving the median (1.67)" in told
 
 
 def test_several_outputs_are_refused(tokenizer):

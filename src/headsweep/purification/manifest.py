@@ -88,12 +88,9 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
     labels = material.encoded["validation"].labels
     own, test, notes = before.validation, before.test, list[str]()
     share = own.words.share
-    most = max(labels.count(label) for label in set(labels))
-    if own.right <= most:
-        notes.append(
-            f"{share} before pruning is {own.value:.3f}, no better than always giving one "
-            f"answer ({most / len(labels):.3f}): the bound protects nothing"
-        )
+    blind = material.encoded["validation"].task.blind(labels, own.right, own.beside)
+    if blind:
+        notes.append(f"{blind}: the bound protects nothing")
     if len(labels) < FEW and not told:
         notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
     if min(test.examples, own.examples) >= FEW:

@@ -259,9 +259,9 @@ def check_choice(choice: Choice, view: DefenderView, pruned: Figures, method: Me
     mask, got = choice.mask, pruned.validation
     if method.pruning.needs.pruning and not mask.pruned:
         raise NothingPruned(
-            f"no head could be removed within min accuracy {view.min_accuracy:.4f}: "
+            f"no head could be removed within min {got.words.share} {view.min_accuracy:.4f}: "
             f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop, or give "
-            "a prune_drop for healing to bring accuracy back"
+            "a prune_drop for healing to bring it back"
         )
     if mask.empties_a_row:
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
@@ -280,7 +280,7 @@ def tell(choice: Choice, run: Run) -> None:
     if choice.earlier is not None and "note" in choice.earlier:
         run.note(str(choice.earlier["note"]))
     if not choice.bounded:
-        run.note("nothing bounds what this choice of heads and its healing cost of accuracy")
+        run.note("nothing bounds what this choice of heads and its healing cost")
 
 
 def remove_and_compare(

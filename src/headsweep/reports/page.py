@@ -112,6 +112,7 @@ def of_purification(manifest: Form, title: str | None = None) -> str:
         _searched_to(manifest["bound"]),
         figures,
         details,
+        words.share,
     )
     notes = [
         "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
@@ -232,13 +233,14 @@ def _cell(
     minimum: float | None,
     figures: Form,
     details: Form,
+    share: str = "accuracy",
 ) -> dict[str, Any]:
     drawn = mask is not None and max(map(len, mask["heads"] or mask["ffn"])) <= 128
     assert mask is not None or not drawn
     return {
         "order": LOWEST if mask is not None and lowest_went(mask, scores) else CROSSED,
         "heads": charts.heads(mask, scores) if drawn and mask is not None else None,
-        "path": charts.path(steps, minimum) if steps else None,
+        "path": charts.path(steps, minimum, share) if steps else None,
         "figures": figures,
         "details": details,
     }

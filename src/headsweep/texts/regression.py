@@ -11,7 +11,7 @@ for the share kept, which a search counts, and for Spearman's correlation, which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -138,6 +138,19 @@ class Regression(WholeTexts):
             "spearman": spearman(said, true),
             "mean_absolute_error": float(np.abs(said - true).mean()),
         }
+
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Compare with always giving the median of the true numbers."""
+        del labels, right
+        true = np.array(self.numbers)
+        guess = float(np.abs(true - np.median(true)).mean())
+        if beside["mean_absolute_error"] < guess:
+            return ""
+        return (
+            f"mean absolute error before pruning is {beside['mean_absolute_error']:.3g}, no better "
+            f"than always giving the median ({guess:.3g}), as where the true numbers are not on "
+            "the scale of the model's own output"
+        )
 
     def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the squared error over the variance of the true numbers, [example]."""

@@ -7,7 +7,7 @@ asks which task it is. Classification is the first.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -108,6 +108,16 @@ class Task(Protocol):
 
     def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
         """Return what is told of examples beside the share of right ones: ``words.figures``."""
+
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Return in words that a suspect is no better than a guess; empty: it is better.
+
+        Args:
+            labels: of all examples.
+            right: how many are right.
+            beside: what ``beside`` tells of them.
+
+        """
 
     def noted(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Return what of logits a manifest notes, [example, ...], small; ids are [batch, token]."""
@@ -255,6 +265,17 @@ class Classification(WholeTexts):
         """Return nothing more."""
         del model, batches
         return {}
+
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Compare with always giving the most common label."""
+        del beside
+        most = max(labels.count(label) for label in set(labels))
+        if right > most:
+            return ""
+        return (
+            f"accuracy before pruning is {right / len(labels):.3f}, no better than always giving "
+            f"one answer ({most / len(labels):.3f})"
+        )
 
     def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of each example, [example], of logits [example, class]."""
