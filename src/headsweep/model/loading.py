@@ -439,6 +439,7 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
     reading, task = reading.settled(config)
     if reading.fresh_for is None:
         task.check(config)
+        _check_kind(name, config, task)
     else:
         names = _fresh_labels(config, reading.fresh_for).names
         extra = {
@@ -463,6 +464,17 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
             f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
         )
     return model, fresh
+
+
+def _check_kind(name: str, config: Any, task: Task) -> None:
+    """Refuse a model that is of another kind of task, by its configuration."""
+    kind = task_of(config)
+    if kind is not CLASSIFICATION and kind.heads != task.heads:
+        raise UserError(
+            f"{name}: config.json says {config.architectures[0]}, whose head was not trained to "
+            f"{task.does} but to {kind.does}",
+            task.fix,
+        )
 
 
 def _check_shapes(

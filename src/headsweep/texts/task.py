@@ -214,10 +214,8 @@ class Classification(WholeTexts):
         return True
 
     def check(self, config: Any) -> None:
-        """Refuse models of several labels a text, of one output, and of a label a word."""
-        kind, named = getattr(config, "problem_type", None), config.architectures or ()
-        if named and all(str(one).endswith("ForTokenClassification") for one in named):
-            raise UserError(f"config.json says {named[0]}: this model tags words", ONE_LABEL)
+        """Refuse models of several labels a text, of one output."""
+        kind = getattr(config, "problem_type", None)
         if kind == "multi_label_classification":
             raise UserError("this is a multi-label classifier", ONE_LABEL)
         if kind == "regression" or config.num_labels < 2:
