@@ -200,3 +200,22 @@ def test_a_generator_is_refused(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "model")
     assert run("export", tmp_path / "model", "--out", tmp_path / "out", "-q") == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_one_number_is_written_and_judged_by_its_own_figure(tokenizer, tmp_path, capsys):
+    model = tiny_model("bert", num_labels=1, problem_type="regression", id2label={0: "score"})
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts = sentences(30, seed=4).texts
+    plain = plainly(tmp_path / "model", texts)
+    data = tmp_path / "scores.csv"
+    rows = [f"{text},{float(n[0]):.5f}" for text, n in zip(texts, plain, strict=True)]
+    data.write_text("\n".join(["text,label", *rows]) + "\n")
+    out = tmp_path / "out"
+    assert run("export", tmp_path / "model", "--out", out, "--data", data, "-q") == 0
+    said = capsys.readouterr().out
+    assert "share kept" in said
+    assert "accuracy" not in said
+    assert np.abs(through_onnx(out, texts) - plain).max() < 1e-5
+    told = json.loads((out / "export.json").read_text())
+    assert told["before"]["kept"] == told["files"][0]["data"]["kept"] == 1.0

@@ -75,7 +75,7 @@ def export(
         return
     from headsweep.cli.show import percent
 
-    table = Table("file", "MB", "largest difference of a logit", "accuracy")
+    table = Table("file", "MB", "largest difference of a logit", found.share)
     if found.before is not None:
         table.add_row("the model", "", "", percent(found.before.value))
     for file in found.files:

@@ -1,4 +1,4 @@
-"""A classifier as an ONNX file, which answers as the model does or is not written.
+"""A classifier of texts as an ONNX file, which answers as the model does or is not written.
 
 torch's own exporter writes it, in float32, with a free number of texts and tokens. The file is then
 run by onnxruntime on real sentences and compared. The smaller form has its weights in eight bits;
@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from headsweep.model.loading import Suspect, quiet
 from headsweep.task.examples import encode
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.split import Split
-from headsweep.texts.task import CLASSIFICATION, taken
+from headsweep.texts.task import CLASSIFICATION, WholeTexts, taken
 
 WHOLE, SMALL = "model.onnx", "model_quantized.onnx"  # the names that Optimum looks for
 TOLERANCE = 1e-3  # of a logit, between torch and onnxruntime
@@ -106,7 +106,8 @@ def sample(suspect: Suspect, split: Split | None, limit: int) -> Encoded:
     texts = SENTENCES[:most] if split is None else split.texts[:most]
     pairs = () if split is None else split.pairs[:most]
     texts = (texts * most)[:most]
-    return encode(Split(texts, (0,) * most, (pairs * most)[:most]), suspect, limit)
+    only_texts = replace(suspect, task=CLASSIFICATION)  # whatever the answers mean
+    return encode(Split(texts, (0,) * most, (pairs * most)[:most]), only_texts, limit)
 
 
 def write(suspect: Suspect, path: Path, sentences: Encoded) -> OnnxFile:
@@ -123,10 +124,11 @@ def write(suspect: Suspect, path: Path, sentences: Encoded) -> OnnxFile:
 
     """
     needed_packages()
-    if suspect.task is not CLASSIFICATION:
+    if not isinstance(suspect.task, WholeTexts):
         raise UserError(
-            "only classifiers of texts are written as ONNX",
-            "of a generator, use a tool that writes its cache too, such as Optimum",
+            f"this model was trained to {suspect.task.does}; only models that read a whole text "
+            "and give it one answer are written as ONNX",
+            "use a tool that writes the others too, such as Optimum",
         )
     given = sentences.batch(range(2)).inputs
     names = tuple(given)

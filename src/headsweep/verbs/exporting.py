@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from headsweep.export import onnx_file
 from headsweep.export.folders import check_free, drafted
 from headsweep.export.onnx_file import OnnxFile
 from headsweep.export.provenance import environment
-from headsweep.measure.accuracy import right
+from headsweep.measure.accuracy import logits, right
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -26,6 +26,7 @@ from headsweep.task.examples import encode, rows_of
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns
+from headsweep.texts.split import Split
 from headsweep.verbs.arguments import Fields, columns_of, one_of, opened, runtime_of
 
 FORMAT = "headsweep.export/1"
@@ -64,6 +65,7 @@ class Exported:
         model: where the model came from.
         files: the ONNX file, and the one in eight bits where that was asked for.
         before: the model's own accuracy on the data; None: none was given.
+        share: what accuracy is called for its kind of model.
 
     """
 
@@ -71,6 +73,7 @@ class Exported:
     model: str
     files: tuple[Written, ...]
     before: Accuracy | None = None
+    share: str = "accuracy"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -99,8 +102,9 @@ def export_onnx(
     overwrite: bool = False,
     progress: bool | Progress | None = True,
 ) -> Exported:
-    """Write a classifier as ONNX, in a folder that Optimum loads, and check what it answers.
+    """Write a classifier of texts as ONNX, in a folder that Optimum loads; check what it answers.
 
+    So is a model of several labels a text, or of one number.
     ``model.onnx`` takes any number of texts and tokens. onnxruntime's logits are compared with
     the model's on real sentences in batches of 1, 3 and 8; a file that differs is not written.
 
@@ -137,13 +141,13 @@ def export_onnx(
     onnx_file.needed_packages()
     check_free(folder, overwrite)
     runtime, show = runtime_of("cpu", compute), reporting(progress)
-    suspect = opened(model, runtime, adapter, tokenizer)
+    suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
     split = None
     if data is not None:
         split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
         suspect.task.check_labels(split, suspect.labels.names)
     sentences = onnx_file.sample(suspect, split, runtime.max_length)
-    examples = None if split is None else encode(split, suspect, runtime.max_length)
+    examples = None if split is None else _referred(suspect, split, runtime)
     with drafted(folder, overwrite) as draft:
         with show.task("writing ONNX", 1) as tick:
             file = onnx_file.write(suspect, draft / onnx_file.WHOLE, sentences)
@@ -152,7 +156,8 @@ def export_onnx(
         before = None
         if examples is not None:
             with show.task("the model on the data", 1) as tick:
-                before = Accuracy(len(examples), right(suspect.anatomy, examples, runtime))
+                count = right(suspect.anatomy, examples, runtime)
+                before = Accuracy(len(examples), count, words=examples.task.words)
                 tick(1, "")
         files = [_written(file, gap, examples, runtime, show)]
         if int8 and before is not None:
@@ -161,9 +166,17 @@ def export_onnx(
             files.append(_written(small, gap, examples, runtime, show))
             _hold(files[-1], bound, before)
         _complete(suspect, draft)
-        found = Exported(folder, suspect.source, tuple(files), before)
+        share = suspect.task.words.share
+        found = Exported(folder, suspect.source, tuple(files), before, share)
         write_json(draft / EXPORT, found.to_json())
     return found
+
+
+def _referred(suspect: Suspect, split: Split, runtime: Runtime) -> Encoded:
+    """Return examples with what the model answered where their task compares with it."""
+    found = encode(split, suspect, runtime.max_length)
+    task = found.task.against(lambda: logits(suspect.anatomy, found, runtime))
+    return replace(found, task=task)
 
 
 def _written(
@@ -176,7 +189,7 @@ def _written(
             for batch in examples.batches(runtime.batch_size):
                 right += file.right(batch)
                 tick(len(batch), "")
-        accuracy = Accuracy(len(examples), right)
+        accuracy = Accuracy(len(examples), right, words=examples.task.words)
     return Written(file.path.name, file.size, gap, accuracy)
 
 
