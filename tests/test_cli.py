@@ -230,7 +230,7 @@ def damage(folder, case):
         return "multi-label"
     if case == "regression":
         config.write_text(json.dumps(form | {"id2label": {"0": "score"}, "label2id": {"score": 0}}))
-        return "regression"
+        return "by the configuration"
     if case == "adapter":
         for path in folder.iterdir():
             path.unlink()

@@ -19,6 +19,7 @@ __all__ = [
     "STRATEGIES",
     "Adapter",
     "Bound",
+    "BoundMissed",
     "Columns",
     "FineTune",
     "Given",
@@ -38,6 +39,7 @@ __all__ = [
     "attack",
     "compact",
     "evaluate",
+    "export_onnx",
     "inspect",
     "load",
     "probe",
@@ -48,7 +50,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from headsweep.errors import NothingPruned, UserError
+    from headsweep.errors import BoundMissed, NothingPruned, UserError
     from headsweep.heal.fine_tune import FineTune
     from headsweep.model.families import Adapter
     from headsweep.model.mask import HeadMask
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from headsweep.triggers.probe_families import RuleProber
     from headsweep.verbs.attacking import attack
     from headsweep.verbs.compacting import compact, load
+    from headsweep.verbs.exporting import export_onnx
     from headsweep.verbs.judging import evaluate, probe
     from headsweep.verbs.looking import inspect, verify
     from headsweep.verbs.purified import Purified
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from headsweep.verbs.reporting import report
 else:  # type checkers would take any name for one that `__getattr__` gives
     HOMES = {
+        "BoundMissed": "errors",
         "NothingPruned": "errors",
         "UserError": "errors",
         "FineTune": "heal.fine_tune",
@@ -97,6 +101,7 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "attack": "verbs.attacking",
         "compact": "verbs.compacting",
         "load": "verbs.compacting",
+        "export_onnx": "verbs.exporting",
         "evaluate": "verbs.judging",
         "probe": "verbs.judging",
         "inspect": "verbs.looking",

@@ -13,6 +13,7 @@ from headsweep.cli import bench
 from headsweep.cli import report
 from headsweep.cli import look
 from headsweep.cli import compact
+from headsweep.cli import export
 from headsweep.cli import demo
 from headsweep.cli.app import app, main
 
@@ -27,6 +28,7 @@ __all__ = [
     "demo",
     "detect",
     "evaluate",
+    "export",
     "look",
     "main",
     "probe",

@@ -74,7 +74,8 @@ def inspect(
         return
     out_console.print(
         f"{found.architecture}, {found.parameters / 1e6:.1f}M parameters, saved in "
-        f"{found.precision}, labels {', '.join(found.labels) or 'none: it generates'}"
+        f"{found.precision}, for {found.task}, labels {', '.join(found.labels) or 'none'}",
+        soft_wrap=True,
     )
     first = found.layers[0]
     ffn = found.mask.ffn

@@ -48,7 +48,7 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import left_of
 from headsweep.model.runtime import Runtime
 from headsweep.model.vetting import CONFIG, Vetted, vetted
-from headsweep.texts.generation import task_of
+from headsweep.texts.kinds import task_of
 
 FORMAT = "headsweep.compact/1"
 AGAIN = "make it again from the folder that `headsweep purify` wrote"
@@ -84,7 +84,7 @@ def compact_folder(folder: Path, out: Path, overwrite: bool = False) -> Compacte
     """Write the compact form of a folder that ``purify`` wrote; arguments and errors as below."""
     manifest = read_manifest(folder)
     mask = HeadMask.from_json(manifest["mask"])
-    reading = Reading(adapter=claimed_adapter(manifest), units=mask.units)
+    reading = Reading(adapter=claimed_adapter(manifest), units=mask.units, task=None)
     return compact_model(load_suspect(folder, Runtime("cpu"), reading), mask, out, overwrite)
 
 
@@ -178,7 +178,7 @@ def _load_cut(place: Path, form: Mapping[str, Any]) -> PreTrainedModel:
     with vetted(place) as files:
         check_size(str(place), read_config(str(place), files), files, most=16)
         with quiet():
-            task = task_of(files.config.get("architectures"))
+            task = task_of(read_config(str(place), files))
             model: PreTrainedModel
             model, found = task.load(str(files.folder), ignore_mismatched_sizes=True)
         model = model.float().eval()

@@ -38,7 +38,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, vetted
 from headsweep.seeding import fence
-from headsweep.texts.generation import task_of
+from headsweep.texts.kinds import task_of
 from headsweep.texts.split import Labels
 from headsweep.texts.task import CLASSIFICATION, Task
 
@@ -73,7 +73,7 @@ class Suspect:
     Attributes:
         anatomy: the model (float32, in eval mode) and its units.
         tokenizer: its tokenizer, with a padding token.
-        labels: the names of the classes; none where it answers in tokens.
+        labels: the names of the classes; none where it answers in tokens or numbers.
         padding: what fills its batches.
         precision: the precision of the checkpoint, for saving.
         source: where it came from.
@@ -99,6 +99,11 @@ class Suspect:
         return self.anatomy.model
 
     @property
+    def reads_one(self) -> bool:
+        """Whether an answer is read from one token."""
+        return _reads_one(self.task)
+
+    @property
     def reads_last(self) -> bool:
         """Whether an answer is read from the last token, which padding must not be taken for."""
         return _reads_last(self.anatomy, self.task)
@@ -114,7 +119,7 @@ class Reading:
         seed: the seed of a fresh classifier's weights.
         adapter: how to find the heads of an unknown architecture.
         units: which units to gate.
-        task: what it is for; None: as the name of its architecture says.
+        task: what it is for; None: as its configuration says.
 
     """
 
@@ -124,9 +129,11 @@ class Reading:
     units: Units = HEADS
     task: Task | None = CLASSIFICATION
 
-    def settled(self, architectures: object) -> tuple[Reading, Task]:
-        """Return it with its task, for a model of these architectures."""
-        task = self.task or task_of(architectures)
+    def settled(
+        self, config: Any, architectures: Sequence[str] | None = None
+    ) -> tuple[Reading, Task]:
+        """Return it with its task, for a model as ``texts.kinds`` has it."""
+        task = self.task or task_of(config, architectures)
         return replace(self, task=task), task
 
 
@@ -150,7 +157,7 @@ def load_suspect(
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)
-        reading, _ = reading.settled(config.architectures)
+        reading, _ = reading.settled(config)
         model, fresh = _model(name, config, reading, files)
         tokenizer = tokenizer_in(name, files)
     precision = model.dtype
@@ -184,7 +191,7 @@ def prepare(
     origin: Origin = Origin(),
 ) -> Suspect:
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
-    reading, task = reading.settled([type(model).__name__])
+    reading, task = reading.settled(model.config, [type(model).__name__])
     task.check(model.config)
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
@@ -205,8 +212,12 @@ def prepare(
 
 
 def _reads_last(anatomy: Anatomy, task: Task) -> bool:
+    return anatomy.adapter.reads_last and _reads_one(task)
+
+
+def _reads_one(task: Task) -> bool:
     one = torch.zeros((1, 1), dtype=torch.long)
-    return anatomy.adapter.reads_last and task.place(one, 0) is not None
+    return task.place(one, 0) is not None
 
 
 def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) -> Origin:
@@ -439,9 +450,10 @@ def _width(config: Any) -> int:
 def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[PreTrainedModel, bool]:
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
-    reading, task = reading.settled(config.architectures)
+    reading, task = reading.settled(config)
     if reading.fresh_for is None:
         task.check(config)
+        _check_kind(name, config, task)
     else:
         names = _fresh_labels(config, reading.fresh_for).names
         extra = {
@@ -466,6 +478,17 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
             f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
         )
     return model, fresh
+
+
+def _check_kind(name: str, config: Any, task: Task) -> None:
+    """Refuse a model that is of another kind of task, by its configuration."""
+    kind = task_of(config)
+    if kind is not CLASSIFICATION and kind.heads != task.heads:
+        raise UserError(
+            f"{name}: config.json says {config.architectures[0]}, whose head was not trained to "
+            f"{task.does} but to {kind.does}",
+            task.fix,
+        )
 
 
 def _check_shapes(

@@ -220,12 +220,12 @@ def _shown(score: float) -> float:
     return float(f"{score:.4g}")
 
 
-def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
+def path(steps: Sequence[Sequence[Any]], minimum: float | None, share: str = "accuracy") -> Spec:
     """Return accuracy along the search: each trial with what is known of its accuracy.
 
     ``steps`` are (action, pruned, accuracy at least, accuracy at most, held). A trial is cut
     short once it is decided, so its accuracy is known as a range; the marker stands at the end
-    nearest to the bound.
+    nearest to the bound. ``share``: what the share of right answers is called.
     """
     graphs = plotly()
     figure = graphs.Figure()
@@ -244,18 +244,19 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
             error_y=_bar(marks, ends, faded(colour)),
             marker={"color": colour, "symbol": symbol, "size": 9},
             customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
-            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>accuracy "
+            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>"
+            f"{share} "
             "%{customdata[2]:.1f} to %{customdata[3]:.1f}%<extra></extra>",
         )
     if minimum is not None:
         figure.add_hline(
             y=100 * minimum,
             line={"color": FLOOR, "dash": "dash"},
-            annotation={"text": "min accuracy", "font": {"color": FLOOR}},
+            annotation={"text": f"min {share}", "font": {"color": FLOOR}},
         )
     figure.update_layout(
         xaxis={"title": {"text": "units pruned"}},
-        yaxis={"title": {"text": "validation accuracy, percent"}},
+        yaxis={"title": {"text": f"validation {share}, percent"}},
         legend=LEGEND,
         height=340,
     )

@@ -10,7 +10,7 @@ a bound on accuracy says how many answers may become less likely than that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,13 @@ from headsweep.errors import UserError, shown
 from headsweep.texts.conversations import picked
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Labels, Split
-from headsweep.texts.task import CLASSIFICATION, Task, Tokens, loaded, no_token, reloaded, taken
+from headsweep.texts.task import ONE_LABEL, Tokens, known, loaded, no_token, reloaded, taken
+from headsweep.texts.words import GENERATION as GENERATION_WORDS
+from headsweep.texts.words import RISE, Words
 
 if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
-RISE = 0.1  # nats a token: a tenth more of perplexity, which healing must not cost an answer
 CHUNK = 256  # answer tokens whose probabilities are worked out at once
 
 
@@ -46,7 +47,7 @@ class Generation:
 
     """
 
-    name: ClassVar[str] = "generation"
+    words: ClassVar[Words] = GENERATION_WORDS
     heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
     head: ClassVar[str] = "head that predicts tokens"
     does: ClassVar[str] = "predict the next token"
@@ -55,6 +56,11 @@ class Generation:
     starts: tuple[int, ...] = ()
     reference: tuple[float, ...] = ()
 
+    def takes(self, config: Any, architectures: Sequence[str]) -> bool:
+        """Take causal language models, by the names of their architectures."""
+        del config
+        return bool(architectures) and all(one.endswith(self.heads) for one in architectures)
+
     def check(self, config: Any) -> None:
         """Refuse encoders, which see the answer that they should predict."""
         if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
@@ -62,6 +68,10 @@ class Generation:
                 f"'{config.model_type}' is or has an encoder: it sees what it should predict",
                 "only decoders (as GPT-2 and Llama) can be purified as generators",
             )
+
+    def one_label(self, what: str) -> None:
+        """Refuse: there are none."""
+        raise UserError(f"{what} needs labels, and this model answers in tokens", ONE_LABEL)
 
     def names(self, config: Any) -> Labels:
         """Return none."""
@@ -91,6 +101,10 @@ class Generation:
                 "the examples have no answers",
                 "a Split for a generator holds prompts as texts and answers as pairs",
             )
+
+    def strata(self, split: Split) -> Sequence[int]:
+        """Return one number: no prompt is of another kind than the others."""
+        return (0,) * len(split)
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
         """Tokenise prompts, cut from the left, and after each its answer, which stays whole.
@@ -126,7 +140,7 @@ class Generation:
     def likelihood(self, model: PreTrainedModel, batch: Batch) -> Likelihood:
         """Return how likely a model finds the answers of a batch."""
         ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-        starts = self._of(self._starts, batch.labels)
+        starts = known(self._starts, batch.labels)
         first, width = int(starts.min()), ids.shape[1]
         # the logits of a token are about the next one
         asked = taken(model, use_cache=False, logits_to_keep=width - first + 1)
@@ -165,10 +179,20 @@ class Generation:
             "exact_match": exact / examples,
         }
 
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Return nothing: there is no guess to compare with."""
+        del labels, right, beside
+        return ""
+
+    def noted(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return the log-likelihood of each next token, [example, token - 1]."""
+        told = logits[:, :-1].log_softmax(-1)
+        return told.gather(-1, ids[:, 1:, None])[..., 0]
+
     def attends(self, batch: Batch, last: int | None) -> Tensor:
         """Return the last token of the prompt, which the answer's first token is read from."""
         del last
-        return self._of(self._starts, batch.labels) - 1
+        return known(self._starts, batch.labels) - 1
 
     def place(self, ids: Tensor, last: int | None) -> Tensor | None:
         """Return None: an answer is read from several tokens."""
@@ -182,7 +206,7 @@ class Generation:
 
     def margins(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return by how much less than ``RISE`` the NLL rose above the suspect's, [example]."""
-        return RISE + self._of(self._reference, labels) - answers
+        return RISE + known(self._reference, labels) - answers
 
     @cached_property
     def _starts(self) -> Tensor:
@@ -191,9 +215,6 @@ class Generation:
     @cached_property
     def _reference(self) -> Tensor:
         return torch.tensor(self.reference)
-
-    def _of(self, table: Tensor, labels: Tensor) -> Tensor:
-        return table[labels.cpu()].to(labels.device)
 
 
 @dataclass(frozen=True)
@@ -213,13 +234,6 @@ class Likelihood:
 
 
 GENERATION = Generation()
-
-
-def task_of(architectures: object) -> Task:
-    """Return the task that a model's architectures, by their names, are for."""
-    names = architectures if isinstance(architectures, list) else []
-    generates = bool(names) and all(str(one).endswith(Generation.heads) for one in names)
-    return GENERATION if generates else CLASSIFICATION
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:

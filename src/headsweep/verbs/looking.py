@@ -54,7 +54,9 @@ class Inspected:
         architecture, model_type: its class, and the name of its family.
         parameters: how many numbers it has.
         precision: the precision of its checkpoint.
-        labels: the names of its classes; none of a generator.
+        task: what it is for: ``classification``, ``multi-label``, ``regression``,
+            ``token-classification`` or ``generation``.
+        labels: the names of its classes; none where it answers in tokens or numbers.
         layers: the heads, layer by layer.
         mask: which query heads and FFN groups have weights left; True: they have.
         notes: what was added to make it usable, and what it says of itself.
@@ -66,6 +68,7 @@ class Inspected:
     model_type: str
     parameters: int
     precision: str
+    task: str
     labels: tuple[str, ...]
     layers: tuple[Layer, ...]
     mask: HeadMask
@@ -88,6 +91,7 @@ class Inspected:
             "model_type": self.model_type,
             "parameters": self.parameters,
             "precision": self.precision,
+            "task": self.task,
             "labels": list(self.labels),
             "heads": self.heads,
             "gates_checked": True,
@@ -160,6 +164,7 @@ def inspect(
         str(opened.model.config.model_type),
         sum(p.numel() for p in opened.model.parameters()),
         str(opened.precision).removeprefix("torch."),
+        opened.task.words.task,
         tuple(opened.labels.names),
         layers,
         pruned,
