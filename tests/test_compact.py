@@ -95,6 +95,25 @@ def test_other_numbers_in_other_layers_load_with_headsweep(family, mask, tokeniz
     assert torch.equal(fingerprint(headsweep.load(whole)), fingerprint(done.model))
 
 
+def test_a_compact_model_is_judged_and_exported_as_the_whole_one(tokenizer, tmp_path, csv_file):
+    done = purified("bert", tokenizer, HeadMask(((True, False, True, True), (False, True) * 2)))
+    whole, out = done.save(tmp_path / "whole"), tmp_path / "out"
+    assert not done.compact(out).plain
+    found = [
+        headsweep.evaluate(folder, csv_file, suspect=whole, device="cpu", progress=False)
+        for folder in (whole, out)
+    ]
+    assert found[0].accuracy == found[1].accuracy
+    assert found[1].agreement.value == 1
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed ([onnx])")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed ([onnx])")
+    from test_onnx import plainly, through_onnx
+
+    headsweep.export_onnx(out, tmp_path / "onnx", progress=False)
+    texts = sentences(9, seed=6).texts
+    assert abs(through_onnx(tmp_path / "onnx", texts) - plainly(whole, texts)).max() < 1e-5
+
+
 def test_neurons_go_too(tokenizer, tmp_path):
     way = Way(max_drop=0.4, heal=NO_HEALING, runtime=CPU, units=Units(ffn=True))
     done = cleanse(tiny_model("llama"), sentences(60), Gradient(step=1), way, tokenizer=tokenizer)

@@ -35,6 +35,7 @@ from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import adapter_from
 from headsweep.model.files import inside, there
 from headsweep.model.loading import (
+    Origin,
     Reading,
     Suspect,
     check_size,
@@ -42,6 +43,8 @@ from headsweep.model.loading import (
     load_suspect,
     quiet,
     read_config,
+    read_tokenizer,
+    unpruned,
     usable,
 )
 from headsweep.model.mask import HeadMask
@@ -154,6 +157,24 @@ def load(folder: str | Path) -> PreTrainedModel:
     if noted.shape != found.shape or not _gap(found, noted) <= LOGIT_TOLERANCE:
         raise UserError(f"{place}: the logits are not those noted when it was made", AGAIN)
     return model
+
+
+def measurable(folder: str | Path) -> Suspect | None:
+    """Return a compact model that can be measured, but not pruned; None: it is like any other.
+
+    Raises:
+        UserError: as ``load``.
+
+    """
+    place = Path(folder)
+    if not place.is_dir() or not there(place, COMPACT):
+        return None
+    form = _form(place)
+    if form["plain"]:
+        return None
+    adapter = adapter_from(form["adapter"], f"{COMPACT}, adapter")
+    tokenizer = read_tokenizer(str(place))
+    return unpruned(load(place), tokenizer, adapter, Origin(str(place)))
 
 
 def _form(place: Path) -> dict[str, Any]:

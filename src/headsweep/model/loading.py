@@ -211,6 +211,21 @@ def prepare(
     )
 
 
+def unpruned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adapter: Adapter, origin: Origin
+) -> Suspect:
+    """Make a loaded model a Suspect whose units are not looked for: to be measured, no more."""
+    _, task = Reading(task=None).settled(model.config, [type(model).__name__])
+    task.check(model.config)
+    anatomy = Anatomy(model, adapter, ())
+    padding, notes = _padding(model, tokenizer, _reads_last(anatomy, task))
+    precision = origin.precision or model.dtype
+    labels = task.names(model.config)
+    return Suspect(
+        anatomy, tokenizer, labels, padding, precision, origin.source, notes=notes, task=task
+    )
+
+
 def _reads_last(anatomy: Anatomy, task: Task) -> bool:
     return anatomy.adapter.reads_last and _reads_one(task)
 
@@ -238,7 +253,7 @@ def _check_noted(source: str) -> None:
     if _cut_unevenly(Path(source)):
         raise UserError(
             f"{source}: a compact model, whose layers have different numbers of units",
-            "give the folder that it was made from; headsweep.load(folder) loads it to be used",
+            "give the folder that it was made from; evaluate, export and headsweep.load take it",
         )
     if claimed(source).get("members"):
         raise UserError(

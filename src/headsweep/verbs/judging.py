@@ -25,7 +25,7 @@ from headsweep.verbs.arguments import (
     Fields,
     adapter_of,
     columns_of,
-    in_memory,
+    measurable,
     names_of,
     one_of,
     opened,
@@ -107,7 +107,7 @@ def evaluate(
 
     def ready(one: Any, argument: str) -> Any:
         """Return a model in memory opened; what is stored is loaded when its turn comes."""
-        one = None if one is None else in_memory(one, argument)
+        one = None if one is None else measurable(one, runtime, argument)
         stored = one is None or isinstance(one, str | Path)
         return one if stored else opened(one, runtime, how, tokenizer, argument, classifier=False)
 
