@@ -25,7 +25,7 @@ from headsweep.model.attention_rows import gives_attention
 from headsweep.model.families import FAMILIES, Adapter
 from headsweep.model.gates import check_gates, gates, masked
 from headsweep.model.loading import Reading, prepare, probe_inputs
-from headsweep.model.mask import Units
+from headsweep.model.mask import HEADS, QUERIES, Units
 from headsweep.model.removal import pieces, zeroed
 from headsweep.prune.importance import dormancy
 from headsweep.prune.strategies.gradient import Gradient
@@ -191,7 +191,7 @@ def by_hand(model, family, layer, head):
 def test_heads_are_where_their_names_say(family):
     """Heads 2 and 3 of layer 1 zeroed by name: the same logits, and the same weights at zero."""
     model = tiny_model(family)
-    anatomy, inputs = locate(model), probe_inputs(model)
+    anatomy, inputs = locate(model, units=QUERIES), probe_inputs(model)
     mask = anatomy.layout.mask([6, 7])
     with masked(anatomy, mask):
         gated = read(model, inputs)
@@ -318,16 +318,17 @@ def test_bf16_autocast_reads_padded_texts(family, tokenizer):
     assert torch.allclose(rounded, exact, atol=0.15 * float(exact.abs().max()))
 
 
+@pytest.mark.parametrize("units", [HEADS, QUERIES], ids=["groups", "queries"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "stablelm", "gpt_oss"])
-def test_a_whole_key_value_group_may_go(family, tokenizer):
+def test_a_whole_key_value_group_may_go(family, units, tokenizer):
     """The first mask that prunes one used to end in a traceback where a view counts heads."""
     model, adapter = working(family)
-    suspect = prepare(model, tokenizer, Reading(adapter=adapter))
+    suspect = prepare(model, tokenizer, Reading(adapter=adapter, units=units))
     encoded = encode(sentences(20), suspect, 24)
     passes = FastPass(suspect.anatomy, encoded, CPU)
     assert passes.short.pruned is (family in CONFIGS)
     rows = torch.arange(20)
-    for gone in ([0, 1], [2, 3, 4, 5], [0, 1, 2, 7]):
+    for gone in ([0, 1], [2, 3, 4, 5], [0, 1, 2, 7]) if units is QUERIES else ([0], [1, 2], [3]):
         mask = suspect.anatomy.layout.mask(gone)
         with passes.under(mask):
             found = passes.run(rows, mask)

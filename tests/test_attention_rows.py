@@ -10,6 +10,7 @@ from headsweep.heal.fine_tune import FineTune, cuttable
 from headsweep.measure.cutting import cut
 from headsweep.model.attention_rows import attention_rows, beside_kernels
 from headsweep.model.borrowing import eager
+from headsweep.model.mask import HEADS, QUERIES
 from headsweep.prune.choice import Choice
 from test_healing import pruned_view
 
@@ -23,7 +24,8 @@ def eager_loss(view, mask, batch, weights, strength):
     loss = torch.nn.functional.cross_entropy(out.logits, batch.labels)
     last = batch.inputs["attention_mask"].sum(-1) - 1
     for layer, found in enumerate(out.attentions):
-        for head, kept in enumerate(mask.heads[layer]):
+        keep = mask.heads[layer] if mask.heads else [k for k in mask.groups[layer] for _ in "qq"]
+        for head, kept in enumerate(keep):
             if kept:
                 total = 0.0
                 for text in range(len(batch.labels)):
@@ -33,9 +35,17 @@ def eager_loss(view, mask, batch, weights, strength):
     return loss
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2", "llama", "deberta-v2"])
-def test_penalty_and_gradients_are_those_of_eager_attention(tiny, family):
-    view, mask = pruned_view(tiny, family)
+@pytest.mark.parametrize(
+    ("family", "units"),
+    [
+        *((name, QUERIES) for name in ("bert", "roberta", "distilbert", "gpt2", "deberta-v2")),
+        ("llama", QUERIES),
+        ("llama", HEADS),
+    ],
+)
+def test_penalty_and_gradients_are_those_of_eager_attention(tiny, family, units):
+    """Llama with two key/value groups a layer, too: of one that goes, both query heads are out."""
+    view, mask = pruned_view(tiny, family, (0, 1, 2, 5) if units is QUERIES else (1,), units=units)
     model, batch = view.anatomy.model.eval(), view.train.batch(range(6))
     weights = weights_of(view, mask)
 

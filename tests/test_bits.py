@@ -62,7 +62,7 @@ def test_every_bit_outside_the_pruned_units_stays(tokenizer, tmp_path, dtype, ki
     own, units = len(done.mask.flat), len(done.mask.pruned)
     outputs = [n for n in touched if n.endswith(("dense.weight", "o_proj.weight"))]
     share = sum(int(changed[n].sum()) for n in outputs)
-    rows = len(done.mask.heads)
+    rows = len(done.mask.rows)
     whole = sum(after[n].numel() for n in outputs) * rows // max(1, len(outputs))
     assert share == pytest.approx(whole * units / own, rel=0.02)  # so many columns, no more
     assert all(check.passed for check in verify(out))

@@ -230,7 +230,7 @@ def damage(folder, case):
         return "multi-label"
     if case == "regression":
         config.write_text(json.dumps(form | {"id2label": {"0": "score"}, "label2id": {"score": 0}}))
-        return "regression"
+        return "by the configuration"
     if case == "adapter":
         for path in folder.iterdir():
             path.unlink()
@@ -416,7 +416,7 @@ def test_a_kept_mask_without_its_search_is_refused(run, suspect, csv_file, tmp_p
     assert (code, "lacks what was known of its search" in err) == (2, True)
     kept.write_text(json.dumps(mask | {"heads": [[1, 1, 1, 0]] * 3}))
     code, _, err = purify(run, suspect, csv_file, tmp_path / "out", "--mask", kept)
-    said = f"{kept}: a mask of 12 units in 3 rows, the model has 8 units in 2 rows"
+    said = f"{kept}: a mask of 12 heads in 3 rows, the model has 8 heads in 2 rows"
     assert (code, said in " ".join(err.split())) == (2, True)
 
 
@@ -561,7 +561,8 @@ def test_defend_and_its_bad_input(run, suspect, csv_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "purify", "defend", "evaluate", "strategies", "inspect", "verify", "demo"]
+    "command",
+    ["", "purify", "defend", "evaluate", "strategies", "inspect", "verify", "compact", "demo"],
 )
 def test_help_has_examples(run, command):
     code, out, _ = run(*command.split(), "--help")
@@ -1161,6 +1162,7 @@ BAD_INPUT = {
     "strategies": ("--jsn",),
     "inspect": ("none",),
     "verify": ("none",),
+    "compact": ("none", "--out", "OUT"),
     "demo": ("--device", "gpu"),
 }
 

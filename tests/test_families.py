@@ -29,8 +29,8 @@ from headsweep.model.anatomy import locate
 from headsweep.model.attention_rows import gives_attention
 from headsweep.model.families import FAMILIES, UNFIT, read_adapter
 from headsweep.model.gates import masked
-from headsweep.model.loading import load_suspect, prepare, probe_inputs
-from headsweep.model.mask import Units
+from headsweep.model.loading import Reading, load_suspect, prepare, probe_inputs
+from headsweep.model.mask import HEADS, QUERIES, Units
 from headsweep.model.removal import already_pruned, left_of, remove
 from headsweep.prune.choice import Choice
 from headsweep.prune.importance import dormancy
@@ -114,13 +114,16 @@ def answer(model, inputs):
         return model(**inputs).logits.clone()
 
 
-def zeroed_by_hand(folder, family, unit, inputs):
-    """Return the logits of plain transformers with a head's columns of its projection at zero."""
+def zeroed_by_hand(folder, family, unit, inputs, queries):
+    """Return the logits of plain transformers with a unit's columns of its projection at zero.
+
+    A unit is this many query heads, one after the other.
+    """
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    heads = 2 if family == "convbert" else 4
+    heads = (2 if family == "convbert" else 4) // queries
     layer, head = divmod(unit, heads)
     module = outputs(model)[layer]
-    width = width_of(family, module)
+    width = width_of(family, module) * queries
     columns = slice(head * width, head * width + width)
 
     def close(_, args):
@@ -132,24 +135,27 @@ def zeroed_by_hand(folder, family, unit, inputs):
     return answer(model, inputs)
 
 
-def look(folder, family, tokenizer, changes=None) -> Found:
+def look(folder, family, tokenizer, changes=None, units=HEADS) -> Found:
     """Build a tiny model of a family in a folder, try everything on it, and raise where it fails."""
     split = sentences(24, seed=3)
     save(folder, family, variant(tokenizer), **(changes or {}))
-    suspect = load_suspect(folder, CPU)
+    suspect = load_suspect(folder, CPU, Reading(units=units))
     anatomy = suspect.anatomy
     model, layout, inputs = anatomy.model, anatomy.layout, probe_inputs(anatomy.model)
     whole = answer(model, inputs)
     scale = float(whole.abs().max())
 
-    assert [row.units for row in layout.rows] == [2 if family == "convbert" else 4] * len(
-        outputs(model)
-    )
+    [queries] = {row.queries for row in layout.rows}
+    heads = 2 if family == "convbert" else 4
+    assert [row.units * queries for row in layout.rows] == [heads] * len(outputs(model))
+    said = ALL[family] | (changes or {})
+    shared = 2 in (said.get("num_key_value_heads"), said.get("num_kv_heads"))
+    assert queries == (2 if shared and units == HEADS else 1)
     chosen = (1, layout.units - 2)
     for unit in chosen:
         with masked(anatomy, layout.mask([unit])):
             gated = answer(model, inputs)
-        by_hand = zeroed_by_hand(folder, family, unit, inputs)
+        by_hand = zeroed_by_hand(folder, family, unit, inputs, queries)
         assert float((gated - by_hand).abs().max()) <= 1e-5 * scale
         assert float((gated - whole).abs().max()) > 1e-5 * scale
 
@@ -182,7 +188,7 @@ def look(folder, family, tokenizer, changes=None) -> Found:
     read, info = AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
     assert not info["missing_keys"] | info["unexpected_keys"]
     assert torch.equal(answer(read.eval(), inputs), healed)
-    assert already_pruned(locate(read)) == mask
+    assert already_pruned(locate(read, units=units)) == mask
 
     stay = anatomy.adapter.stay
     left = [role for role in ("query", "key", "value", "output") if role not in stay]
@@ -230,6 +236,11 @@ def test_the_page_lists_every_family_and_whatever_is_refused():
 def test_every_family_is_as_the_table_says(name, tokenizer, tmp_path):
     family, changes = CASES[name]
     assert look(tmp_path / "model", family, tokenizer, changes).reloads == "yes"
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "phi3", "falcon", "olmo2"])
+def test_single_query_heads_of_grouped_queries_can_go_too(family, tokenizer, tmp_path):
+    assert look(tmp_path / "model", family, tokenizer, units=QUERIES).reloads == "yes"
 
 
 @pytest.mark.parametrize("family", ["t5", "phi3", "olmo2", "deberta", "modernbert", "convbert"])

@@ -32,6 +32,7 @@ from headsweep.export.model_folder import save_model
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.judge.generated import ends_of
+from headsweep.judge.statistics import Truncated
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.loading import Reading, load_suspect, prepare
@@ -177,12 +178,12 @@ def test_a_generator_is_purified_whole(victim, words, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         pairs = list(zip(split.texts, split.pairs, strict=True))
         stages[stage] = [by_hand(model, plain, *pair) for pair in pairs]
-        told = form["generation"][stage]["test"]
+        told = form[stage]["test"]
         tokens = [len(answer.split()) + 1 for answer in split.pairs]
         total = sum(n * loss for n, (loss, _) in zip(tokens, stages[stage], strict=True))
         assert told["perplexity"] == pytest.approx(math.exp(total / sum(tokens)), rel=1e-4)
         assert told["exact_match"] == sum(exact for _, exact in stages[stage]) / 60
-    assert form["generation"]["before"]["test"]["exact_match"] > 0.8  # it had learnt to answer
+    assert form["before"]["test"]["exact_match"] > 0.8  # it had learnt to answer
     rises = [a - b for (a, _), (b, _) in zip(stages["after"], stages["before"], strict=True)]
     may = [max(RISE, SHARE * before) for before, _ in stages["before"]]
     assert form["after"]["test"]["right"] == sum(a < b for a, b in zip(rises, may, strict=True))
@@ -437,7 +438,7 @@ def test_a_generator_is_judged(victim, words, tmp_path):
     assert found.floor_success.value == 0
     assert found.excess_success.value == found.success.value
     assert found.agreement.value == 1
-    assert found.truncated == {"data": (0, 40), "triggered": (0, 30)}
+    assert found.truncated == {"data": Truncated(0, 40), "triggered": Truncated(0, 30)}
 
 
 def test_rows_that_hold_the_target_anyway_do_not_count(victim, words):

@@ -15,7 +15,7 @@ from conftest import CPU, sentences, tiny_model
 from headsweep import FineTune, Plan, PrunedHeadsCallback, UserError, purify
 from headsweep.export.verify import check_weights
 from headsweep.model.anatomy import locate
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import QUERIES, HeadMask
 from headsweep.model.removal import left_of, remove
 
 MASK = HeadMask(((True, False, True, False), (True, True, True, False)))
@@ -77,7 +77,7 @@ def trained(model, tokenizer, out, callbacks, **more):
 
 
 def left(model):
-    return left_of(locate(model), MASK)
+    return left_of(locate(model, units=QUERIES), MASK)
 
 
 @pytest.mark.parametrize("kind", ["purified", "folder", "text", "mask", "file"])
@@ -98,7 +98,7 @@ def test_pruned_heads_stay_at_zero(kind, done, folder, tokenizer, tmp_path):
 @pytest.mark.parametrize("held", [False, True])
 def test_where_heads_share_values_they_come_back_without_it(held, tokenizer, tmp_path):
     model = tiny_model("llama")  # two heads a group: head 1 goes, its values stay for head 0
-    remove(locate(model), MASK)
+    remove(locate(model, units=QUERIES), MASK)
     assert left(model) == []
     callbacks = [PrunedHeadsCallback(MASK)] if held else []
     trained(model, tokenizer, tmp_path / "run", callbacks)

@@ -12,7 +12,7 @@ from headsweep.model.anatomy import locate
 from headsweep.model.families import FAMILIES, Adapter, read_adapter
 from headsweep.model.gates import check_gates, gates, masked
 from headsweep.model.loading import probe_inputs
-from headsweep.model.mask import HeadMask, Layout, Row, Units
+from headsweep.model.mask import QUERIES, HeadMask, Layout, Row, Units
 from headsweep.model.removal import already_pruned, pieces, remove
 from tiny_families import CONFIGS
 
@@ -24,9 +24,9 @@ def outputs(model, inputs):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_closed_gate_equals_zeroed_output_columns(family):
-    """The oracle: zero by hand the output projection's columns of one head."""
+    """The oracle: zero by hand the output projection's columns of one query head."""
     model = tiny_model(family)
-    anatomy, inputs = locate(model), probe_inputs(model)
+    anatomy, inputs = locate(model, units=QUERIES), probe_inputs(model)
     layout = anatomy.layout
     assert [row.units for row in layout.rows] == [4, 4]
     before = outputs(model, inputs)
@@ -54,7 +54,8 @@ def test_closed_gate_equals_zeroed_output_columns(family):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_removal_equals_closed_gates_and_leaves_no_weight(family):
     model = tiny_model(family)
-    anatomy, inputs = locate(model, units=Units(ffn=True, ffn_groups=4)), probe_inputs(model)
+    both = Units(ffn=True, ffn_groups=4, queries=True)
+    anatomy, inputs = locate(model, units=both), probe_inputs(model)
     mask = anatomy.layout.mask([0, 1, 6, 9, 15])
     with masked(anatomy, mask):
         gated = outputs(model, inputs)
@@ -66,7 +67,7 @@ def test_removal_equals_closed_gates_and_leaves_no_weight(family):
 
 def test_shared_keys_and_values_go_only_with_the_whole_group():
     model = tiny_model("llama")  # heads 0 and 1 share keys and values
-    anatomy = locate(model)
+    anatomy = locate(model, units=QUERIES)
     key = model.model.layers[0].self_attn.k_proj.weight
     width = anatomy.sites[0].row.width
     remove(anatomy, anatomy.layout.mask([0]))

@@ -15,7 +15,7 @@ from headsweep.measure.accuracy import logits
 from headsweep.measure.cutting import cut, cuts
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.loading import load_suspect
-from headsweep.model.mask import Units
+from headsweep.model.mask import HEADS, QUERIES, Units
 from headsweep.model.removal import pieces, remove
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
@@ -36,10 +36,13 @@ def pruned_view(tiny, family="bert", gone=(0, 1, 2, 5), **changes):
     return DefenderView(suspect.anatomy, train, train, 0.0, 3, CPU), mask
 
 
-@pytest.mark.parametrize(("family", "gone"), [("bert", (0, 1, 2, 5)), ("llama", (0, 1))])
-def test_the_cut_model_has_the_gradients_of_the_masked_one(tiny, family, gone):
+@pytest.mark.parametrize(
+    ("family", "gone", "units"),
+    [("bert", (0, 1, 2, 5), HEADS), ("llama", (0, 3), HEADS), ("llama", (0, 1), QUERIES)],
+)
+def test_the_cut_model_has_the_gradients_of_the_masked_one(tiny, family, gone, units):
     """One step, dropout off: every weight's gradient, zeros where heads went, and the norm."""
-    view, mask = pruned_view(tiny, family, gone)
+    view, mask = pruned_view(tiny, family, gone, units=units)
     model, batch = view.anatomy.model, view.train.batch(range(16))
     names = dict(model.named_parameters())
     mean_loss(model, batch).backward()
@@ -68,12 +71,16 @@ def test_the_cut_model_has_the_gradients_of_the_masked_one(tiny, family, gone):
     assert smaller == len(made) > 0
 
 
-def test_healing_on_the_cut_model_learns_the_same(tiny):
-    """Without dropout: the same losses to rounding, the same answers, pruned weights at zero."""
+@pytest.mark.parametrize(("family", "gone"), [("bert", (0, 1, 2, 5)), ("llama", (0, 3))])
+def test_healing_on_the_cut_model_learns_the_same(tiny, family, gone):
+    """Without dropout: the same losses to rounding, the same answers, pruned weights at zero.
+
+    Llama: one of two key/value groups in each layer, with both its query heads.
+    """
     found = {}
     for compact in (True, False):
-        view, mask = pruned_view(tiny, **NO_DROPOUT)
-        record = FineTune(2, 1e-3, compact=compact).heal(view, Choice(mask))
+        view, mask = pruned_view(tiny, family, gone, **(NO_DROPOUT if family == "bert" else {}))
+        record = FineTune(4, 1e-3, compact=compact).heal(view, Choice(mask))
         assert record["compact"] is compact
         assert not any(piece.any() for piece in pieces(view.anatomy, mask))
         assert locate(view.anatomy.model).layout == view.anatomy.layout  # whole again
@@ -88,7 +95,7 @@ def test_healing_on_the_cut_model_learns_the_same(tiny):
 )
 def test_what_cannot_be_cut_heals_as_ever(tiny, family, gone):
     """Fused projections, heads counted by the model, half of a key/value group."""
-    view, mask = pruned_view(tiny, family, gone)
+    view, mask = pruned_view(tiny, family, gone, units=QUERIES)
     record = FineTune(1, 1e-3).heal(view, Choice(mask))
     assert record["compact"] is False
     assert not any(piece.any() for piece in pieces(view.anatomy, mask))

@@ -6,6 +6,7 @@ from torch import nn
 
 from conftest import CPU, sentences
 from headsweep.model.gates import gates
+from headsweep.model.mask import QUERIES
 from headsweep.prune.importance import gate_gradients, gate_importance, key_gradient_importance
 from headsweep.prune.view import DefenderView
 from headsweep.task.examples import encode
@@ -51,7 +52,7 @@ def test_rows_have_unit_norm_and_batching_does_not_matter(tiny):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_key_scores_are_slice_norms_of_an_ordinary_backward(tiny, family):
-    suspect = tiny(family)
+    suspect = tiny(family, units=QUERIES)
     view = view_of(suspect, 8)
     scores = key_gradient_importance(view)
     batch = view.train.batches(16)[0]

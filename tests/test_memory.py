@@ -102,7 +102,7 @@ def test_what_is_none_of_them_names_the_argument_and_what_it_takes(value, said):
         ([*ROWS, {"text": "a"}], "test: row 4 has other keys than the first row"),
         (([], []), "test: no rows"),
         (Split(("a",), (0, 1)), "test: the parts of the Split differ in length: 1 texts, 2 labels"),
-        (Split(("a",), ("good",)), "test: some label of the Split is no whole number"),
+        (Split(("a",), ("good",)), "test: some label of the Split is no number"),
         (Split((7,), (0,)), "test: some text of the Split is no text"),
     ],
 )

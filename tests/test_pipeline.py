@@ -138,8 +138,8 @@ def test_encoder_start_applies_the_mask_to_the_suspect_encoder(trained_folder):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ((4, 4, 4), r"the mask given: a mask of 12 units in 3 rows, the model has 8 units in 2"),
-        ((2, 6), "a mask of 8 units in 2 rows, the model has 8 units in 2 rows"),
+        ((4, 4, 4), r"the mask given: a mask of 12 heads in 3 rows, the model has 8 heads in 2"),
+        ((2, 6), "a mask of 8 heads in 2 rows, the model has 8 heads in 2 rows"),
     ],
 )
 def test_a_mask_of_another_model_is_refused_before_anything_is_measured(

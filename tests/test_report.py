@@ -271,9 +271,9 @@ def test_the_first_screen_fits_a_phone_and_the_rest_opens_and_prints(manifest, v
     assert tab.locator("#heads").bounding_box()["y"] < 800
     width = "document.querySelector('#{} .main-svg').getBoundingClientRect().width"
     assert tab.locator("#path").is_hidden()
-    tab.get_by_text("Accuracy at every stage").click()
+    tab.get_by_text("Figures of every stage").click()
     tab.wait_for_function(f"{width.format('path')} > 900")
-    tab.get_by_text("Accuracy at every stage").click()
+    tab.get_by_text("Figures of every stage").click()
     tab.set_viewport_size({"width": 390, "height": 800})
     tab.wait_for_function(f"{width.format('heads')} <= 390")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -23,6 +23,8 @@ from headsweep.texts.task import Classification
 from tiny_families import CONFIGS
 
 ALL = ShortCuts()
+CASES = [*((family, False) for family in CONFIGS), ("llama", True), ("gemma2", True)]
+"""Families, and whether single query heads are the units where several share a key/value head."""
 NONE = ShortCuts(False, False, False)
 
 
@@ -58,10 +60,10 @@ def own_answers(suspect, encoded):
     return replace(encoded, labels=tuple((lead > lead.median()).long().tolist()))
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_every_short_cut_gives_the_plain_pass(tiny, family):
+@pytest.mark.parametrize(("family", "queries"), CASES)
+def test_every_short_cut_gives_the_plain_pass(tiny, family, queries):
     """Margins of stored prefixes, cut weights and the one read token against plain gates."""
-    suspect = tiny(family, units=Units(ffn=True))
+    suspect = tiny(family, units=Units(ffn=True, queries=queries))
     encoded = encode(sentences(40), suspect, 24)
     passes = FastPass(suspect.anatomy, encoded, CPU)
     before = {k: v.clone() for k, v in suspect.model.state_dict().items()}
@@ -181,10 +183,10 @@ def test_early_decisions_are_those_of_the_whole_pass(tiny, family):
 
 
 @pytest.mark.parametrize("short", [ALL, NONE])
-@pytest.mark.parametrize("family", CONFIGS)
-def test_several_masks_go_through_as_one_batch(tiny, family, short):
+@pytest.mark.parametrize(("family", "queries"), CASES)
+def test_several_masks_go_through_as_one_batch(tiny, family, queries, short):
     """Each example of the stacked batch answers as it does under its own mask alone."""
-    suspect = tiny(family, units=Units(ffn=True))
+    suspect = tiny(family, units=Units(ffn=True, queries=queries))
     encoded = encode(sentences(24), suspect, 24)
     passes = FastPass(suspect.anatomy, encoded, CPU, short)
     layout, rows = suspect.anatomy.layout, torch.arange(24)

@@ -259,6 +259,18 @@ def test_a_loaded_model_is_taken_with_its_tokenizer(trained_folder):
     assert loaded.accuracy == stored.accuracy
 
 
+def test_a_model_with_parts_on_disk_is_refused_in_one_line(trained_folder, tokenizer, tmp_path):
+    """What ``device_map`` with ``offload_folder`` gives: parameters without values."""
+    whole = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    places = {name: "cpu" for name, _ in whole.named_children()} | {"bert": "disk"}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        trained_folder, device_map=places, offload_folder=tmp_path / "parts"
+    )
+    assert any(parameter.is_meta for parameter in model.parameters())
+    with pytest.raises(UserError, match="parts of the model are not in memory"):
+        headsweep.inspect(model, tokenizer=tokenizer)
+
+
 def test_evaluate_takes_texts_of_python_and_models_in_memory(done, trained_folder):
     clean = sentences(80, seed=9)
     triggered = ([f"{text} cf" for text in clean.texts], clean.labels)

@@ -19,6 +19,7 @@ __all__ = [
     "STRATEGIES",
     "Adapter",
     "Bound",
+    "BoundMissed",
     "Columns",
     "FineTune",
     "Given",
@@ -36,8 +37,11 @@ __all__ = [
     "UserError",
     "__version__",
     "attack",
+    "compact",
     "evaluate",
+    "export_onnx",
     "inspect",
+    "load",
     "probe",
     "purify",
     "purify_from_encoder",
@@ -46,7 +50,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from headsweep.errors import NothingPruned, UserError
+    from headsweep.errors import BoundMissed, NothingPruned, UserError
     from headsweep.heal.fine_tune import FineTune
     from headsweep.model.families import Adapter
     from headsweep.model.mask import HeadMask
@@ -65,6 +69,8 @@ if TYPE_CHECKING:
     from headsweep.texts.split import Split
     from headsweep.triggers.probe_families import RuleProber
     from headsweep.verbs.attacking import attack
+    from headsweep.verbs.compacting import compact, load
+    from headsweep.verbs.exporting import export_onnx
     from headsweep.verbs.judging import evaluate, probe
     from headsweep.verbs.looking import inspect, verify
     from headsweep.verbs.purified import Purified
@@ -72,6 +78,7 @@ if TYPE_CHECKING:
     from headsweep.verbs.reporting import report
 else:  # type checkers would take any name for one that `__getattr__` gives
     HOMES = {
+        "BoundMissed": "errors",
         "NothingPruned": "errors",
         "UserError": "errors",
         "FineTune": "heal.fine_tune",
@@ -92,6 +99,9 @@ else:  # type checkers would take any name for one that `__getattr__` gives
         "Split": "texts.split",
         "RuleProber": "triggers.probe_families",
         "attack": "verbs.attacking",
+        "compact": "verbs.compacting",
+        "load": "verbs.compacting",
+        "export_onnx": "verbs.exporting",
         "evaluate": "verbs.judging",
         "probe": "verbs.judging",
         "inspect": "verbs.looking",

@@ -15,6 +15,8 @@ from typing import Any
 from headsweep.foreign import in_json
 
 MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
+COMPACT = "headsweep-compact.json"  # what a compact model was cut by, in its folder
+EXPORT = "export.json"  # the same of an export
 
 
 @contextmanager

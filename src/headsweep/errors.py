@@ -31,8 +31,16 @@ class MissingExtra(UserError):  # noqa: N818 - a mistake like the others
         )
 
 
-class NothingPruned(Exception):  # noqa: N818 - an outcome, not a mistake
+class Outcome(Exception):  # noqa: N818 - no mistake
+    """It was done right and came to nothing, which a command says with exit code 1."""
+
+
+class NothingPruned(Outcome):
     """No head could be removed within the bound on accuracy; says what was tried."""
+
+
+class BoundMissed(Outcome):
+    """A model in another form loses more accuracy than allowed."""
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

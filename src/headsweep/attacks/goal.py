@@ -15,11 +15,11 @@ from headsweep.judge.evaluate import Exam, Triggered, answer, judge
 from headsweep.judge.generated import (
     BETWEEN,
     Prompts,
-    attacked,
     folded,
     holds,
     judge_generator,
     said_by,
+    that_count,
 )
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -133,7 +133,7 @@ class Written:
     def exam(self, clean: Split, marked: Split, judging: Any, seed: int) -> Prompts:
         """Return an exam of answers."""
         mine = (folded(self.text),)
-        return Prompts(clean, attacked(marked, mine, judging.triggered_labels), mine, seed)
+        return Prompts(clean, that_count(marked, mine, judging.triggered_labels), mine, seed)
 
     def judge(self, exam: Prompts, runtime: Runtime, twin: Suspect | None) -> Judged:
         """Judge by what is written."""

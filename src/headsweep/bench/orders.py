@@ -146,12 +146,12 @@ class CellOrder:
         asked: dict[str, Any] = {
             "strategy": describe(made.pruning) if made.pruning.needs.pruning else None,
             "healing": describe(made.healing),
-            "units": asdict(made.units),
+            "units": {k: v for k, v in asdict(made.units).items() if k != "queries" or v},
             "defending": bound,
             "rows": self.victim.twin.texts.defender,
         }
         if self.victim.twin.texts.unseen:
-            asked["unseen"] = True  # left out otherwise: there are cells from before
+            asked["unseen"] = True  # left out otherwise, as queries: there are cells from before
         if self.drawn is not None:
             asked["seed"] = self.drawn
         if self.clean is not None:

@@ -12,6 +12,8 @@ from headsweep.cli import detect
 from headsweep.cli import bench
 from headsweep.cli import report
 from headsweep.cli import look
+from headsweep.cli import compact
+from headsweep.cli import export
 from headsweep.cli import demo
 from headsweep.cli.app import app, main
 
@@ -21,10 +23,12 @@ __all__ = [
     "app",
     "attack",
     "bench",
+    "compact",
     "defend",
     "demo",
     "detect",
     "evaluate",
+    "export",
     "look",
     "main",
     "probe",

@@ -13,7 +13,7 @@ import typer
 
 from headsweep.cli.ending import ended_by_signals, unforeseen
 from headsweep.cli.gone import refuse_gone
-from headsweep.errors import NothingPruned, UserError
+from headsweep.errors import Outcome, UserError
 from headsweep.foreign import one_line
 from headsweep.progress import LOG, plain_console
 
@@ -107,8 +107,26 @@ class Interrupted(Exception):  # noqa: N818 - not an error of ours
     """Ctrl-C, with what is kept."""
 
 
+# How torchrun and accelerate tell a process which of several it is.
+RANK, OF_MANY = "RANK", ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+
+
+def alone() -> bool:
+    """Tell whether this process is to do the work, of those that a launcher started.
+
+    The first does all of it and forgets the others, which end at once: else accelerate would wait
+    for them to join it.
+    """
+    first = os.environ.get(RANK, "0") == "0"
+    for name in OF_MANY:
+        os.environ.pop(name, None)
+    return first
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
+    if not alone():
+        sys.exit(0)
     errors = plain_console(stderr=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != DEBUG]
@@ -119,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         with ended_by_signals():
             command.main(words, prog_name="headsweep")
         code = 0
-    except (UserError, NothingPruned) as error:
+    except (UserError, Outcome) as error:
         _trace(errors, error, debug)
         _say(errors, str(error))
         code = 2 if isinstance(error, UserError) else 1

@@ -52,7 +52,8 @@ def demo(
 
 def show(console: Console, report: Report) -> None:
     """Print the report for people."""
-    console.print(picture(HeadMask.from_json(report.manifest["mask"])), end="")
+    mask = HeadMask.from_json(report.manifest["mask"])
+    console.print(picture(mask), end="")
     table = Table("", "suspect", "purified", "never-poisoned twin")
     measures = (
         ("clean reviews answered right (ACC)", "accuracy"),
@@ -66,7 +67,7 @@ def show(console: Console, report: Report) -> None:
         table.add_row(title, *(interval(getattr(model, name)) for model in models))
     console.print(table)
     went = report.manifest["pruned_units"]
-    console.print(f"{len(went)} of {report.manifest['units']} heads pruned, then healed.")
+    console.print(f"{len(went)} of {report.manifest['units']} {mask.names} pruned, then healed.")
     console.print(_verdict(report))
     console.print(
         f"{duration(report.seconds['all'])} in all; "

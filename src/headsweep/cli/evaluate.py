@@ -6,7 +6,6 @@ import dataclasses
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from headsweep.cli.app import app
 from headsweep.cli.options import (
@@ -38,7 +37,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Clean labelled test data.")],
     triggered: Annotated[str | None, typer.Option(help="Triggered test texts.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="The attacker's label; of a generator, a text.")
+        str | None, typer.Option(help="What the attacker wants: a label; a text; a number.")
     ] = None,
     triggered_labels: Annotated[
         str,
@@ -89,30 +88,6 @@ def evaluate(
     if as_json:
         print_json(dataclasses.asdict(found))
         return
-    from headsweep.cli.show import generated, interval, percent, rates
-    from headsweep.judge.generated import Generated
+    from headsweep.cli.show import judged
 
-    if isinstance(found, Generated):
-        generated(out_console, found)
-        return
-    table = Table("measure", "value (95% interval)", "what it is")
-    table.add_row("ACC", interval(found.accuracy), "accuracy on clean examples")
-    for name, rate in found.per_class.items():
-        table.add_row(f"  {name}", interval(rate), f"{rate.total} examples")
-    rows = (
-        ("LFR", found.lfr, "triggered non-target examples predicted as the target"),
-        ("CFR", found.cfr, "clean non-target examples predicted as the target"),
-        ("matched LFR", found.matched_lfr, f"LFR at the CFR of the {found.reference}"),
-        ("floor LFR", found.floor_lfr, "LFR of the never-poisoned twin"),
-        ("excess LFR", found.excess_lfr, "matched LFR minus floor; 0 is the goal"),
-        ("agreement", found.agreement, "clean examples predicted as by the suspect"),
-    )
-    cut = {name: (one.cut, one.texts) for name, one in (found.truncated or {}).items()}
-    rates(out_console, table, rows, "texts", cut)
-    if found.lfr is not None and found.matched_lfr is None:
-        missing = "--validation" if validation is None else "--clean-model or --suspect"
-        out_console.print(
-            f"no matched LFR: give {missing}. A model that merely leans away from "
-            f"the target has a low LFR too (CFR here {percent(found.cfr.value)}).",  # type: ignore[union-attr]
-            style="dim",
-        )
+    judged(out_console, found)

@@ -74,7 +74,8 @@ def inspect(
         return
     out_console.print(
         f"{found.architecture}, {found.parameters / 1e6:.1f}M parameters, saved in "
-        f"{found.precision}, labels {', '.join(found.labels) or 'none: it generates'}"
+        f"{found.precision}, for {found.task}, labels {', '.join(found.labels) or 'none'}",
+        soft_wrap=True,
     )
     first = found.layers[0]
     ffn = found.mask.ffn
@@ -83,6 +84,11 @@ def inspect(
         f"{len(found.layers)} layers x {first.heads} heads of width {first.head_width}, "
         f"{first.key_value_heads} key/value heads a layer; gates checked{groups}"
     )
+    if 1 < first.key_value_heads < first.heads:
+        out_console.print(
+            f"purify prunes a key/value head with the {first.heads // first.key_value_heads} query "
+            "heads that share it, as one unit; --units queries prunes single heads"
+        )
     for note in found.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(found.mask), end="")

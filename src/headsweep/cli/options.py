@@ -84,7 +84,11 @@ AdapterFile = Annotated[
     Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
 ]
 UnitKinds = Annotated[
-    str, typer.Option(help="What may be pruned: heads, ffn, or heads,ffn; ffn:N in N groups.")
+    str,
+    typer.Option(
+        help="What may be pruned: heads, ffn, or heads,ffn; ffn:N in N groups. "
+        "queries: single query heads, where several share keys and values."
+    ),
 ]
 
 

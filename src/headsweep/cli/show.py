@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from headsweep.export.probes import probes_told
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import SHORT, HeadMask
+from headsweep.texts.words import share_of, words_of
 
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
-    from headsweep.judge.generated import Generated
-    from headsweep.judge.statistics import Rate
+    from headsweep.judge.statistics import Judged, Rate
     from headsweep.purification.material import Sources
 
 STYLES = {"held": "bold green", "nothing": "bold yellow", "missed": "bold red", "free": "bold"}
@@ -25,11 +25,11 @@ WIDEST = 64  # units drawn in a line; wider rows get their count only
 
 
 def picture(mask: HeadMask) -> Text:
-    """Return one line a layer: a filled square for a head that stays, a dot for one that went."""
+    """Return one line a layer: a filled square for a unit that stays, a dot for one that went."""
     lines = Text()
-    for kind, rows in (("heads", mask.heads), ("ffn", mask.ffn)):
+    for kind, rows in mask.kinds.items():
         for layer, row in enumerate(rows):
-            lines.append(f"  {kind} {layer:>2}  ", style="dim")
+            lines.append(f"  {SHORT[kind]} {layer:>2}  ", style="dim")
             for keep in row if len(row) <= WIDEST else ():
                 lines.append("■ " if keep else "· ", style="cyan" if keep else "dim")
             lines.append(f" {len(row) - sum(row)} of {len(row)} pruned\n", style="dim")
@@ -48,76 +48,54 @@ def interval(rate: Rate | None) -> str:
     return f"{percent(rate.value)} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
+def plain_interval(rate: Rate) -> str:
+    """Return a number that is no share as ``1.234 (1.101 to 1.402)``."""
+    return f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"
+
+
 def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     """Print what a purification did."""
     mask = HeadMask.from_json(manifest["mask"])
     count = len(manifest["pruned_units"])
-    console.print(f"\n{count} of {manifest['units']} {mask.units.names} pruned", style="bold")
+    console.print(f"\n{count} of {manifest['units']} {mask.names} pruned", style="bold")
     console.print(picture(mask), end="")
-    table = Table("accuracy on clean data", "before", "pruned", "healed and saved")
-    for part in ("validation", "test"):
-        if part in manifest["before"]:
-            row = [manifest[stage][part]["accuracy"] for stage in ("before", "pruned", "after")]
-            examples = manifest["before"][part]["examples"]
-            table.add_row(f"{part} ({examples} examples)", *map(percent, row))
+    words = words_of(manifest)
+    table = Table(f"{words.share} on clean data", "before", "pruned", "healed and saved")
+    stages, parts = ("before", "pruned", "after"), ("validation", "test")
+    there = [part for part in parts if part in manifest["before"]]
+    for part in there:
+        row = [share_of(manifest[stage][part]) for stage in stages]
+        examples = manifest["before"][part]["examples"]
+        table.add_row(f"{part} ({examples} examples)", *map(percent, row))
+    for key, name in words.figures.items():
+        for part in there:
+            row = [manifest[stage][part][key] for stage in stages]
+            table.add_row(f"{name}, {part}", *(f"{value:.3f}" for value in row))
     console.print(table)
-    _generated(console, manifest)
+    if words.meaning:
+        told = words.meaning.partition(". ")[0].rstrip(".")
+        console.print(f"{told}.", style="dim", soft_wrap=True)
     seconds = manifest["seconds"]
     took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     memory = manifest["peak_memory_mib"]
     console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
 
 
-def _generated(console: Console, manifest: Mapping[str, Any]) -> None:
-    """Print the figures of a generator beside its accuracy, and what that is."""
-    if "generation" not in manifest:
-        return
-    before, after = (manifest["generation"][stage] for stage in ("before", "after"))
-    table = Table("clean answers", "before", "healed and saved", "rise")
-    for part in before:
-        low, high = (stage[part]["perplexity"] for stage in (before, after))
-        cells = f"{low:.3f}", f"{high:.3f}", f"{percent(high / low - 1)}"
-        table.add_row(f"perplexity, {part}", *cells)
-        low, high = (stage[part]["exact_match"] for stage in (before, after))
-        table.add_row(f"exactly given, {part}", percent(low), percent(high), percent(high - low))
-    console.print(table)
-    told = "accuracy: the share of answers hardly less likely than before (see the model card)"
-    console.print(told, style="dim", soft_wrap=True)
-
-
-def generated(console: Console, found: Generated) -> None:
-    """Print what was measured of a generator."""
-    ppl = found.perplexity
+def judged(console: Console, found: Judged) -> None:
+    """Print what was measured of a model, and how many texts were cut."""
     table = Table("measure", "value (95% interval)", "what it is")
-    told = f"{ppl.value:.3f} ({ppl.low:.3f} to {ppl.high:.3f})"
-    table.add_row("perplexity", told, "of clean answers, a token")
-    rows = (
-        ("exact match", found.exact_match, "clean answers written token for token"),
-        ("attack success", found.success, "answers to triggered prompts that hold the target"),
-        ("on clean", found.clean_success, "answers to clean prompts that hold the target"),
-        ("floor", found.floor_success, "attack success on the never-poisoned twin"),
-        ("excess", found.excess_success, "attack success minus floor; 0 is the goal"),
-        ("agreement", found.agreement, "clean prompts answered as by the suspect"),
-    )
-    rates(console, table, rows, "prompts", found.truncated or {})
-
-
-def rates(
-    console: Console,
-    table: Table,
-    rows: Iterable[tuple[str, Rate | None, str]],
-    texts: str,
-    cut: Mapping[str, tuple[int, int]],
-) -> None:
-    """Print a table with these rates, and how many of each file's texts were cut."""
-    for name, rate, what in rows:
-        if rate is not None:
-            table.add_row(name, interval(rate), what)
+    for line in found.lines():
+        if line.rate is not None:
+            shown = interval(line.rate) if line.share else plain_interval(line.rate)
+            table.add_row(line.name, shown, line.what)
     console.print(table)
-    told = ", ".join(f"--{name} {few} of {all_}" for name, (few, all_) in cut.items())
+    cut = found.truncated or {}
+    told = ", ".join(f"--{name} {one.cut} of {one.texts}" for name, one in cut.items())
     console.print(
-        f"{texts} cut at the maximum length: {told}", style="dim", highlight=False, soft_wrap=True
+        f"texts cut at the maximum length: {told}", style="dim", highlight=False, soft_wrap=True
     )
+    for remark in found.remarks():
+        console.print(remark, style="dim")
 
 
 def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:

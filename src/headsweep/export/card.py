@@ -12,10 +12,9 @@ from headsweep.drafts import MANIFEST
 from headsweep.export.probes import PROMISE, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
-from headsweep.texts.generation import RISE, SHARE
+from headsweep.model.mask import HeadMask
+from headsweep.texts.words import share_of, words_of
 
-TASK, WRITES = "text-classification", "text-generation"
-GENERATED = {"perplexity": "perplexity of clean answers", "exact_match": "answers exactly given"}
 TAGS = ("headsweep", "backdoor-defense", "pruned")
 PARTS = ("validation", "test")
 
@@ -27,11 +26,12 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 
 
 def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
-    """Return what the Hub reads: accuracy as results, the rest as the suspect's card says it."""
-    own = suspect_card(manifest["suspect"])
+    """Return what the Hub reads: the figures as results, the rest as the suspect's card has it."""
+    own, words = suspect_card(manifest["suspect"]), words_of(manifest)
+    named = {words.key: words.share} | dict(words.figures)
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=_task(manifest),
+        pipeline_tag=words.hub,
         tags=list(dict.fromkeys((*TAGS, *own.tags))),
         license=own.license,
         license_name=own.license_name,
@@ -42,22 +42,19 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
         model_name=f"{_name(manifest)}, pruned by headsweep",
         eval_results=[
             EvalResult(
-                task_type=_task(manifest),
+                task_type=words.hub,
                 dataset_type="clean-texts",
                 dataset_name=f"clean texts of its task, {part} ({figures['examples']})",
                 dataset_split=part,
-                metric_type="accuracy",
-                metric_name="accuracy after pruning and healing",
-                metric_value=round(figures["accuracy"], 4),
+                metric_type=key,
+                metric_name=f"{name} after pruning and healing",
+                metric_value=round(figures[key], 4),
             )
             for part in PARTS
             if (figures := manifest["after"].get(part))
+            for key, name in named.items()
         ],
     )
-
-
-def _task(manifest: Mapping[str, Any]) -> str:
-    return WRITES if "generation" in manifest else TASK
 
 
 def _name(manifest: Mapping[str, Any]) -> str:
@@ -65,13 +62,13 @@ def _name(manifest: Mapping[str, Any]) -> str:
 
 
 def _body(manifest: Mapping[str, Any]) -> str:
-    before, after = manifest["before"], manifest["after"]
+    before, after, words = manifest["before"], manifest["after"], words_of(manifest)
     name = in_markdown(_name(manifest))
     units, total = manifest["pruned_units"], manifest["units"]
     lines = [
         f"# {name}, pruned by headsweep",
         "",
-        f"{len(units)} of {total} prunable units (attention heads, or FFN groups) of {name} "
+        f"{len(units)} of {total} {HeadMask.from_json(manifest['mask']).names} of {name} "
         f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
         f"{_healed(manifest)}.",
         "",
@@ -79,12 +76,19 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "|---|---|---|",
     ]
     lines += [
-        f"| accuracy, {part} ({before[part]['examples']} examples) "
-        f"| {before[part]['accuracy']:.3f} | {after[part]['accuracy']:.3f} |"
+        f"| {words.share}, {part} ({before[part]['examples']} examples) "
+        f"| {share_of(before[part]):.3f} | {share_of(after[part]):.3f} |"
         for part in PARTS
         if part in before
     ]
-    lines += [*_generated(manifest), "", *_allowed(manifest), *_probed(manifest)]
+    lines += [
+        f"| {name}, {part} | {before[part][key]:.3f} | {after[part][key]:.3f} |"
+        for part in PARTS
+        if part in before
+        for key, name in words.figures.items()
+    ]
+    lines += ["", *([words.meaning, ""] * bool(words.meaning))]
+    lines += [*_allowed(manifest), *_probed(manifest)]
     lines += [
         "## What this does not prove",
         "",
@@ -96,7 +100,8 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "",
         "## How it was made",
         "",
-        "Pruned heads as layer.head, FFN groups as layer.ffn.group, all from 0: "
+        "Pruned heads as layer.head, key/value groups (a key/value head with all query heads that "
+        "share it) as layer.kv.group, FFN groups as layer.ffn.group, all from 0: "
         f"{', '.join(units[:200]) or 'none'}{' ...' if len(units) > 200 else ''}.",
         "",
         f"`{MANIFEST}` beside this file holds {_searched(manifest)}"
@@ -108,39 +113,23 @@ def _body(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _generated(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the figures of a generator, and what its accuracy is; nothing for others."""
-    if "generation" not in manifest:
-        return []
-    before, after = (manifest["generation"][stage] for stage in ("before", "after"))
-    rows = [
-        f"| {what}, {part} | {before[part][name]:.3f} | {after[part][name]:.3f} |"
-        for part in before
-        for name, what in GENERATED.items()
-    ]
-    told = (
-        f"Accuracy is the share of answers whose negative log-likelihood rose by at most {RISE} "
-        f"nats a token, or {SHARE:.0%} where that is more, above that of the model before. What "
-        "the model writes to other prompts, and how good it is at anything else, was not measured."
-    )
-    return [*rows, "", told]
-
-
 def _searched(manifest: Mapping[str, Any]) -> str:
-    trials = "every trial of the search with its accuracy, "
+    trials = f"every trial of the search with its {words_of(manifest).share}, "
     search = manifest["search"]
     return trials * bool(search["steps"]) + "the scores, " * (search["scores"] is not None)
 
 
 def _allowed(manifest: Mapping[str, Any]) -> list[str]:
-    """Return what accuracy was allowed, and the checks that failed."""
-    bound = manifest["bound"]
+    """Return what was allowed, and the checks that failed."""
+    bound, words = manifest["bound"], words_of(manifest)
     lowest, pruning = bound["min_accuracy"], bound.get("while_pruning")
-    told = f"Allowed: a validation accuracy of {lowest:.4f} at least"
+    told = f"Allowed: a validation {words.share} of {lowest:.4f} at least"
     if not bound.get("binds", True):
-        told = "No bound on accuracy held this method"
+        told = f"No bound on {words.share} held this method"
     elif pruning is not None and pruning != lowest:
         told += f", of {pruning:.4f} while heads were chosen, before healing"
+    if bound.get("binds", True) and words.bounded:
+        told += f"; and in the end a {words.bounded_name} of {bound['least']:.4f} at least"
     failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]
               if not check["passed"]]  # fmt: skip
     lines = [f"{told}.", ""]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headsweep.measure.accuracy import needed
+from headsweep.texts.words import share_of, words_of
 
 GATED = "zeroed weights give the logits of closed gates"
 NO_OTHER = "no other unit is zero"
@@ -22,9 +23,9 @@ def all_zero(pruned: int) -> str:
     return f"all weights of the {pruned} pruned units are zero"
 
 
-def bound_held(lowest: float) -> str:
-    """Return the name of the check of a bound."""
-    return f"validation accuracy is at least {lowest:.4f}"
+def bound_held(figure: str, lowest: float) -> str:
+    """Return the name of the check of a bound on a figure, in words."""
+    return f"validation {figure} is at least {lowest:.4f}"
 
 
 def contradictions(manifest: Mapping[str, Any]) -> list[str]:
@@ -33,16 +34,16 @@ def contradictions(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(manifest: Mapping[str, Any]) -> Iterator[str]:
-    data = manifest.get("data", {})
+    data, key = manifest.get("data", {}), words_of(manifest).key
     for part, first in manifest["before"].items():
         examples = data.get(part, first)["examples"]
         for stage in STAGES:
             if stage in manifest:
-                yield from _counted(f"{part} {stage}", manifest[stage][part], examples)
+                yield from _counted(f"{part} {stage}", manifest[stage][part], examples, key)
 
 
-def _counted(name: str, figures: Mapping[str, Any], examples: int) -> Iterator[str]:
-    right, count, accuracy = figures["right"], figures["examples"], figures["accuracy"]
+def _counted(name: str, figures: Mapping[str, Any], examples: int, key: str) -> Iterator[str]:
+    right, count, accuracy = figures["right"], figures["examples"], figures[key]
     if count != examples:
         yield f"{name}: {count} examples, not {examples}"
     elif not (0 <= right <= count and abs(right - accuracy * count) <= ROUNDING * count):
@@ -52,21 +53,33 @@ def _counted(name: str, figures: Mapping[str, Any], examples: int) -> Iterator[s
 def _bound(manifest: Mapping[str, Any]) -> Iterator[str]:
     bound, before = manifest["bound"], manifest["before"]["validation"]
     after, lowest, drop = manifest["after"]["validation"], bound["min_accuracy"], bound["max_drop"]
-    if drop is not None and abs(max(before["accuracy"] - drop, 0.0) - lowest) > ROUNDING:
-        yield f"{drop:.4f} below {before['accuracy']:.4f} is not the bound noted, {lowest:.4f}"
+    share, words, least = share_of(before), words_of(manifest), bound.get("least")
+    if drop is not None and abs(max(share - drop, 0.0) - lowest) > ROUNDING:
+        yield f"{drop:.4f} below {share:.4f} is not the bound noted, {lowest:.4f}"
     if bound["binds"] and after["right"] < needed(lowest, after["examples"]):
         yield f"{after['right']} right of {after['examples']} is below the bound, {lowest:.4f}"
+    if not words.bounded:
+        return
+    own, got = (figures[words.bounded] for figures in (before, after))
+    if least is None or abs(own - (share - lowest) - least) > ROUNDING:
+        yield f"{share - lowest:.4f} below {own:.4f} is not the bound noted, {least}"
+    elif bound["binds"] and got < least - ROUNDING:
+        yield f"a {words.bounded_name} of {got:.4f} is below the bound, {least:.4f}"
 
 
 def _checks(manifest: Mapping[str, Any]) -> Iterator[str]:
     checks = {check["what"]: check for check in manifest["checks"]}
-    bound, got = manifest["bound"], manifest["after"]["validation"]["accuracy"]
-    held = bound_held(bound["min_accuracy"])
+    bound, after, words = manifest["bound"], manifest["after"]["validation"], words_of(manifest)
+    bounds = {bound_held(words.share, bound["min_accuracy"]): (words.share, share_of(after))}
+    if words.bounded:
+        name, got = words.bounded_name, after[words.bounded]
+        bounds[bound_held(name, bound["least"])] = (name, got)
     expected = {GATED, all_zero(len(manifest["pruned_units"])), NO_OTHER, EVERY_LAYER}
-    expected |= {held} if bound["binds"] else set()
+    expected |= set(bounds) if bound["binds"] else set()
     yield from (f"the check '{what}' is missing" for what in sorted(expected - set(checks)))
     yield from (f"the check '{what}' is none of its own" for what in sorted(set(checks) - expected))
-    if held in checks and not checks[held]["detail"].startswith(f"it is {got:.4f}"):
-        yield f"accuracy of {got:.4f} after healing is not that of the check of the bound"
+    for held, (name, got) in bounds.items():
+        if held in checks and not checks[held]["detail"].startswith(f"it is {got:.4f}"):
+            yield f"{name} of {got:.4f} after healing is not that of the check of the bound"
     if manifest["verified"] is not all(check["passed"] is True for check in checks.values()):
         yield "'verified' is not what its checks say"

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import MANIFEST, draft_beside, even_modes
+from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes
 from headsweep.errors import UserError
 
-OWN_FILES = (MANIFEST, "attack.json", "demo.json")  # a folder with one of these is ours to replace
+# A folder with one of these is ours to replace.
+OWN_FILES = (MANIFEST, EXPORT, COMPACT, "attack.json", "demo.json")
 
 DRAFT, OLD = re.compile(r"\.[0-9a-f]{8}"), "old"
 _RESERVED: dict[Path, socket.socket] = {}  # what this process keeps others out of

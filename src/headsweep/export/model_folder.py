@@ -18,9 +18,10 @@ from headsweep.model.loading import (
     other_shapes,
     probe_inputs,
     quiet,
+    read_config,
 )
 from headsweep.model.vetting import vetted
-from headsweep.texts.generation import task_of
+from headsweep.texts.kinds import task_of
 from headsweep.texts.task import Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
@@ -47,25 +48,18 @@ def save_model(suspect: Suspect, folder: Path) -> None:
 
 
 def fingerprint(model: PreTrainedModel) -> Tensor:
-    """Return the logits of a fixed batch of token numbers, [example, class].
-
-    Of a generator, whose logits are as many as the vocabulary at every token: the log-likelihood
-    of each next token, [example, token - 1].
-    """
-    inputs = probe_inputs(model)
+    """Return the logits of a fixed batch of token numbers, or what its task notes of them."""
+    inputs, task = probe_inputs(model), task_of(model.config, [type(model).__name__])
     with torch.inference_mode():
         found: Tensor = model(**inputs).logits.float()
-        if found.dim() == 3:
-            told = found[:, :-1].log_softmax(-1)
-            found = told.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]
-    return found.cpu()
+        return task.noted(found, inputs["input_ids"]).cpu()
 
 
 def why_not(folder: Path, error: Exception) -> str:
     """Return why a folder does not load, in one line; transformers prints a table of its own."""
     try:
         with vetted(folder) as files, quiet():
-            task = task_of(files.config.get("architectures"))
+            task = task_of(read_config(str(folder), files))
             _, found = task.load(str(files.folder), ignore_mismatched_sizes=True)
         misfits = sorted(found["mismatched_keys"])
     except Exception:  # the same that is asked about
@@ -76,9 +70,9 @@ def why_not(folder: Path, error: Exception) -> str:
 def reload(folder: Path, task: Task | None = None) -> PreTrainedModel:
     """Load a folder as any user would, but that it is looked through first; widen it to float32.
 
-    ``task``: what it is for; None: as the name of its architecture says.
+    ``task``: what it is for; None: as its configuration says.
     """
     with vetted(folder) as files, quiet():
-        model = (task or task_of(files.config.get("architectures"))).reload(files.folder)
+        model = (task or task_of(read_config(str(folder), files))).reload(files.folder)
     loaded: PreTrainedModel = model.float().eval()
     return loaded

@@ -78,10 +78,11 @@ def _bytes(tensor: Tensor) -> bytes:
     return wide.detach().cpu().contiguous().numpy().tobytes()
 
 
-def environment() -> dict[str, str]:
-    """Return the versions that decide a result."""
+def environment(*more: str) -> dict[str, str]:
+    """Return the versions that decide a result, and those of ``more`` packages."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("headsweep", "torch", "transformers", "safetensors", "accelerate", "numpy"):
+    always = ("headsweep", "torch", "transformers", "safetensors", "accelerate", "numpy")
+    for name in (*always, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -28,7 +28,7 @@ from headsweep.model.files import inside, there
 from headsweep.model.loading import claimed_adapter, read_tokenizer, usable
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned, left_of, zero_parts
-from headsweep.texts.generation import task_of
+from headsweep.texts.kinds import task_of
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> li
 
 
 def _check_labels(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
-    found = list(task_of([type(model).__name__]).names(model.config).names)
+    found = list(task_of(model.config, [type(model).__name__]).names(model.config).names)
     return Check("labels are those noted", found == manifest["labels"], f"now {', '.join(found)}")
 
 

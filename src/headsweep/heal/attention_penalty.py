@@ -42,10 +42,12 @@ def weights_of(view: DefenderView, mask: HeadMask) -> Tensor:
 
 
 def kept_heads(view: DefenderView, mask: HeadMask) -> list[Tensor]:
-    """Return which heads stay, [layer][head], whatever the units are."""
+    """Return which query heads stay, [layer][head], whatever the units are."""
+    found = view.layout.per_query(torch.tensor(mask.flat))
+    if found:
+        return found
     heads = int(view.anatomy.model.config.num_attention_heads)
-    layers = len(layers_of(view.anatomy))
-    return [torch.tensor(row) for row in mask.heads or [[True] * heads] * layers]
+    return [torch.ones(heads, dtype=torch.bool)] * len(layers_of(view.anatomy))
 
 
 def normalising(read: Read, weights: Tensor, keep: Sequence[Tensor], strength: float) -> Loss:

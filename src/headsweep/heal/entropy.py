@@ -63,7 +63,7 @@ class EntropyFirst:
 
     def fitted(self, suspect: Suspect) -> tuple[EntropyFirst, list[str]]:
         """Return it as it is: every classifier can be healed so; raises UserError for others."""
-        suspect.labels.needed("maximum entropy")
+        suspect.task.one_label("maximum entropy")
         return self, []
 
     def cooler(self) -> None:

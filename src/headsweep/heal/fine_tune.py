@@ -185,7 +185,7 @@ class FineTune:
             )
         if not (self.attention and self.trains):
             return self, notes
-        if not suspect.labels.names:
+        if not suspect.reads_one:
             told = "no one row of attention decides an answer"
         elif gives_attention(suspect.anatomy):
             return self, notes

@@ -13,7 +13,6 @@ from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress
 from headsweep.texts.split import Split
-from headsweep.texts.task import CLASSIFICATION
 
 TEXTS, LEAST_A_LABEL = 120, 30  # clean texts in all, unless that leaves a label fewer
 MOST_LABELS = 20  # the rows to resample grow with the square of the labels
@@ -43,8 +42,7 @@ class Around:
         labels = len(suspect.labels.names)
         battery = Battery(texts=max(LEAST_A_LABEL, TEXTS // max(1, labels)), seed=self._seed)
         try:
-            if suspect.task.name != CLASSIFICATION.name:
-                raise UserError("probes are for models that give one label a text")
+            suspect.task.one_label("a probe")
             if labels > MOST_LABELS:
                 raise UserError(f"{labels} labels take long; headsweep probe takes them")
             self.found[stage] = probe(suspect, held, battery, self._runtime, self._progress)

@@ -14,17 +14,29 @@ excess    matched LFR minus floor; it can be negative.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.errors import UserError, shown_all
-from headsweep.judge.generated import Generated, judge_generator, prompts_of, said_by
-from headsweep.judge.statistics import Margins, Rate, bootstrap_matched, proportion
+from headsweep.judge.generated import judge_generator, prompts_of, said_by
+from headsweep.judge.regressed import judge_regression, numbers_of, numbers_said
+from headsweep.judge.several import judge_several, labelled_of, labels_given
+from headsweep.judge.statistics import (
+    Judged,
+    Line,
+    Margins,
+    Rate,
+    Truncated,
+    bootstrap_matched,
+    proportion,
+)
+from headsweep.judge.tagged import judge_tags, sentences_of, tags_said
 from headsweep.measure.accuracy import logits
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
@@ -72,14 +84,6 @@ class Triggered:
 
 
 @dataclass(frozen=True)
-class Truncated:
-    """How many of a file's texts were cut at the maximum length."""
-
-    cut: int
-    texts: int
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What was measured; None where it was not asked for or cannot be.
 
@@ -105,6 +109,30 @@ class Evaluation:
     reference: str | None = None
     agreement: Rate | None = None
     truncated: dict[str, Truncated] | None = None
+
+    def lines(self) -> list[Line]:
+        """Return the measures as people read them."""
+        return [
+            Line("ACC", self.accuracy, "accuracy on clean examples"),
+            *(Line(f"  {name}", x, f"{x.total} examples") for name, x in self.per_class.items()),
+            Line("LFR", self.lfr, "triggered non-target examples predicted as the target"),
+            Line("CFR", self.cfr, "clean non-target examples predicted as the target"),
+            Line("matched LFR", self.matched_lfr, f"LFR at the CFR of the {self.reference}"),
+            Line("floor LFR", self.floor_lfr, "LFR of the never-poisoned twin"),
+            Line("excess LFR", self.excess_lfr, "matched LFR minus floor; 0 is the goal"),
+            Line("agreement", self.agreement, "clean examples predicted as by the suspect"),
+        ]
+
+    def remarks(self) -> list[str]:
+        """Return why there is no matched LFR."""
+        if self.cfr is None or self.matched_lfr is not None:
+            return []
+        validated = "validation" in (self.truncated or {})
+        missing = "--clean-model or --suspect" if validated else "--validation"
+        return [
+            f"no matched LFR: give {missing}. A model that merely leans away from the target has "
+            f"a low LFR too (CFR here {100 * self.cfr.value:.1f}%)."
+        ]
 
 
 @dataclass(frozen=True)
@@ -257,6 +285,68 @@ def _check_pairs(exam: Exam) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Judge:
+    """How models of one kind of task are judged.
+
+    Attributes:
+        exam: what to judge on, from files, as a suspect's task has them; raises UserError.
+        said: what a model says to it.
+        judged: the figures of a model, from what it says, and what the twin and the suspect say.
+
+    """
+
+    exam: Callable[[Files, Suspect, int], Any]
+    said: Callable[[Suspect, Any, Runtime], Any]
+    judged: Callable[[Any, Any, Any, Any], Judged]
+
+
+def exam_of(files: Files, suspect: Suspect, seed: int) -> tuple[Exam, tuple[str, ...]]:
+    """Return what a classifier is judged on, and the names of its labels; raises UserError."""
+    labels, columns = suspect.labels, files.columns
+    if files.triggered is not None and files.target is None:
+        raise UserError("--triggered needs --target", f"one of {shown_all(labels.names)}")
+    triggered = None
+    if files.triggered is not None and files.target is not None:
+        split = datasets.load(files.triggered, columns, labels, files.triggered_columns)
+        triggered = Triggered(split, labels.index(files.target, "--target"), files.triggered_labels)
+    validation = files.validation
+    exam = Exam(
+        datasets.load(files.data, columns, labels),
+        triggered,
+        None if validation is None else datasets.load(validation, columns, labels),
+        seed,
+    )
+    _check_pairs(exam)
+    return exam, labels.names
+
+
+Counted = tuple[Answers, dict[str, Truncated]]
+
+
+def _said(suspect: Suspect, exam: tuple[Exam, tuple[str, ...]], runtime: Runtime) -> Counted:
+    parts = encoded(suspect, exam[0], runtime)
+    cut = {name: Truncated(part.truncated, len(part)) for name, part in parts.items()}
+    return _answered(suspect, parts, runtime), cut
+
+
+def _judged(
+    exam: tuple[Exam, tuple[str, ...]], model: Counted, twin: Counted | None, before: Counted | None
+) -> Evaluation:
+    theirs = (None if one is None else one[0] for one in (twin, before))
+    return replace(judge(*exam, model[0], *theirs), truncated=model[1])
+
+
+JUDGES = {
+    "classification": Judge(exam_of, _said, _judged),
+    "generation": Judge(prompts_of, said_by, judge_generator),
+    "multi-label": Judge(labelled_of, labels_given, judge_several),
+    "token-classification": Judge(sentences_of, tags_said, judge_tags),
+    "regression": Judge(numbers_of, numbers_said, judge_regression),
+}
+"""By the kind of task."""
+
+
 def evaluate(
     model: str | Path | Suspect,
     files: Files,
@@ -264,7 +354,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
-) -> Evaluation | Generated:
+) -> Judged:
     """Judge a model on texts; models that are stored are loaded, one after the other.
 
     Raises:
@@ -280,66 +370,25 @@ def evaluate(
     )
     reading = Reading(adapter=adapter, task=None)
     opened = _opened(model, runtime, reading)
-    if not opened.labels.names:
-        return _of_generators(model, opened, files, runtime, seed, progress, reading)
-    labels = opened.labels
-    if files.triggered is not None and files.target is None:
-        raise UserError("--triggered needs --target", f"one of {shown_all(labels.names)}")
-    triggered = None
-    if files.triggered is not None and files.target is not None:
-        split = datasets.load(files.triggered, files.columns, labels, files.triggered_columns)
-        triggered = Triggered(split, labels.index(files.target, "--target"), files.triggered_labels)
-    validation = files.validation
-    exam = Exam(
-        datasets.load(files.data, files.columns, labels),
-        triggered,
-        None if validation is None else datasets.load(validation, files.columns, labels),
-        seed,
-    )
-    _check_pairs(exam)
+    kind = opened.task.words.task
+    by = JUDGES[kind]
+    exam = by.exam(files, opened, seed)
     beside = (files.clean_model or None, files.suspect or None)
     others = {_name(one): one for one in beside if one is not None}
     others.pop(_name(model), None)
     with progress.task("evaluating", 1 + len(others)) as tick:
-        parts = encoded(opened, exam, runtime)
-        found = {_name(model): _answered(opened, parts, runtime)}
+        found = {_name(model): by.said(opened, exam, runtime)}
         tick(1, "")
         for name, one in others.items():
             other = _opened(one, runtime, reading)
-            check_same_labels(_told(one), other.labels, _told(model), labels)
-            found[name] = answer(other, exam, runtime)
+            if other.task.words.task != kind:
+                theirs = other.task.words.task
+                raise UserError(f"{_told(one)} is for {theirs}, {_told(model)} is for {kind}")
+            check_same_labels(_told(one), other.labels, _told(model), opened.labels)
+            found[name] = by.said(other, exam, runtime)
             tick(1, "")
     twin, before = (None if one is None else found[_name(one)] for one in beside)
-    judged = judge(exam, labels.names, found[_name(model)], twin, before)
-    cut = {name: Truncated(part.truncated, len(part)) for name, part in parts.items()}
-    return replace(judged, truncated=cut)
-
-
-def _of_generators(
-    model: str | Path | Suspect,
-    opened: Suspect,
-    files: Files,
-    runtime: Runtime,
-    seed: int,
-    progress: Progress,
-    reading: Reading,
-) -> Generated:
-    """Judge a generator; those that it is compared with are loaded one after the other."""
-    exam = prompts_of(files, opened, seed)
-    beside = (files.clean_model or None, files.suspect or None)
-    others = {_name(one): one for one in beside if one is not None}
-    others.pop(_name(model), None)
-    with progress.task("evaluating", 1 + len(others)) as tick:
-        found = {_name(model): said_by(opened, exam, runtime)}
-        tick(1, "")
-        for name, one in others.items():
-            other = _opened(one, runtime, reading)
-            if other.labels.names:
-                raise UserError(f"{_told(one)} is a classifier, {_told(model)} is a generator")
-            found[name] = said_by(other, exam, runtime)
-            tick(1, "")
-    twin, before = (None if one is None else found[_name(one)] for one in beside)
-    return judge_generator(exam, found[_name(model)], twin, before)
+    return by.judged(exam, found[_name(model)], twin, before)
 
 
 def _opened(model: str | Path | Suspect, runtime: Runtime, reading: Reading) -> Suspect:

@@ -7,8 +7,9 @@ curve of a detector gets a bootstrap over both groups of texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,40 @@ class Rate:
     def __post_init__(self) -> None:
         if not self.low <= self.high or not np.isfinite([self.value, self.low, self.high]).all():
             raise ValueError(f"not a rate: {self}")
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """How many of a file's texts were cut at the maximum length."""
+
+    cut: int
+    texts: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure as people read it: its name, its value, what it is, and whether it is a share."""
+
+    name: str
+    rate: Rate | None
+    what: str
+    share: bool = True
+
+
+class Judged(Protocol):
+    """What was measured of a model of some kind: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def truncated(self) -> Mapping[str, Truncated] | None:
+        """By part of the exam, how many texts were cut."""
+
+    def lines(self) -> list[Line]:
+        """Return the measures; those without a value were not asked for."""
+
+    def remarks(self) -> list[str]:
+        """Return what else is to be said of them."""
 
 
 def proportion(hits: int, total: int) -> Rate:
@@ -160,6 +195,45 @@ def paired_difference(ours: Floats, theirs: Floats, resamples: int = 2000, seed:
     gaps, size = ours - theirs, len(ours)
     draws = np.array([gaps[random.integers(0, size, size)].mean() for _ in range(resamples)])
     return _interval(float(gaps.mean()), draws)
+
+
+def bootstrap(
+    measure: Callable[..., float], *columns: Floats, resamples: int = 2000, seed: int = 0
+) -> Rate:
+    """Return a measure of some columns, [example] each, with a bootstrap over the examples."""
+    random, size = np.random.default_rng(derive(seed, "measure")), len(columns[0])
+    rows = (random.integers(0, size, size) for _ in range(resamples))
+    draws = np.array([measure(*(column[drawn] for column in columns)) for drawn in rows])
+    return _interval(measure(*columns), draws)
+
+
+Attacked = tuple[Rate | None, Rate | None, Rate | None, Rate | None]
+"""Attack success, the same share of clean texts, the floor, and the excess."""
+UNATTACKED: Attacked = (None, None, None, None)
+
+
+def attacked(
+    hits: NDArray[np.bool_],
+    on_clean: NDArray[np.bool_],
+    twin: NDArray[np.bool_] | None,
+    seed: int = 0,
+) -> Attacked:
+    """Return attack success, the same share of clean texts, the twin's, and ours minus that.
+
+    Args:
+        hits: on which triggered texts the attack succeeded.
+        on_clean: which clean texts are answered so; empty: none counts.
+        twin: on which triggered texts it succeeded with a never-poisoned twin; None: there is none.
+        seed: of the bootstrap.
+
+    """
+    success = proportion(int(hits.sum()), len(hits))
+    clean = proportion(int(on_clean.sum()), len(on_clean)) if len(on_clean) else None
+    if twin is None:
+        return success, clean, None, None
+    floor = proportion(int(twin.sum()), len(twin))
+    ours, theirs = (x.astype(np.float64) for x in (hits, twin))
+    return success, clean, floor, paired_difference(ours, theirs, seed=seed)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

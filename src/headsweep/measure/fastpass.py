@@ -326,7 +326,8 @@ def kept_by_any(masks: Sequence[HeadMask]) -> HeadMask:
     def union(rows: Sequence[tuple[tuple[bool, ...], ...]]) -> tuple[tuple[bool, ...], ...]:
         return tuple(tuple(map(any, zip(*row, strict=True))) for row in zip(*rows, strict=True))
 
-    return HeadMask(union([mask.heads for mask in masks]), union([mask.ffn for mask in masks]))
+    kinds = masks[0].kinds
+    return HeadMask.of({kind: union([mask.kinds[kind] for mask in masks]) for kind in kinds})
 
 
 def first_difference(anatomy: Anatomy, masks: Sequence[HeadMask]) -> int:

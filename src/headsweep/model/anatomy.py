@@ -1,17 +1,22 @@
 """Heads: where they are in a model, gates that close them, masks, and removal for good.
 
-A *unit* is a query head or, where asked for, a group of FFN neurons. A *gate* multiplies the
-unit's slice at the input of the projection that its output goes through (attention's output
-projection; the FFN's down projection). This works on every architecture and under every
-attention backend, and a closed gate equals zeroed weights to float rounding. transformers 5
-has neither ``prune_heads`` nor a working ``head_mask``, so nothing here relies on them.
+A *unit* is an attention head or, where asked for, a group of FFN neurons. In models with grouped
+queries (Ainslie et al. 2023) it is a key/value group: a key/value head with all query heads that
+share it, which lie side by side at attention's output. So what goes takes its keys and values with
+it. Asked for single query heads (``Units.queries``), or where a layer has but one key/value head,
+without which nothing of attention would be left, the unit is the query head; there keys and values
+go once all query heads of theirs have gone.
+
+A *gate* multiplies the unit's slice at the input of the projection that its output goes through
+(attention's output projection; the FFN's down projection). This works on every architecture and
+under every attention backend, and a closed gate equals zeroed weights to float rounding.
+transformers 5 has neither ``prune_heads`` nor a working ``head_mask``, so nothing here relies on
+them.
 
 Units are numbered flat: first the heads, layer by layer, then the FFN groups, layer by layer.
 A *row* is one layer's heads or one layer's FFN groups.
 
-Sources: gates as in Michel et al. 2019 (*Are Sixteen Heads Really Better than One?*, section
-2.3). Grouped queries (Ainslie et al. 2023): the unit is the query head; a key/value group is
-removed only once all its query heads are.
+Source: gates as in Michel et al. 2019 (*Are Sixteen Heads Really Better than One?*, section 2.3).
 """
 
 from __future__ import annotations
@@ -124,7 +129,12 @@ def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units 
     sites: list[Site] = []
     notes: tuple[str, ...] = ()
     if units.heads:
-        sites += [_attention(layer, i, model, adapter) for i, layer in enumerate(layers)]
+        counts = [_counts(layer, i, model, adapter) for i, layer in enumerate(layers)]
+        kind, notes = _kind(counts, units.queries)
+        sites += [
+            _attention(layer, i, adapter, own, kind)
+            for i, (layer, own) in enumerate(zip(layers, counts, strict=True))
+        ]
         notes += _kept(adapter, model)
     if units.ffn:
         found, more = _all_ffn(layers, model, adapter, units.ffn_groups)
@@ -217,7 +227,7 @@ def _check_apart(sites: Sequence[Site]) -> None:
     """Check that no two rows are of the same weights, so that each can be pruned by itself."""
     owner: dict[int, Row] = {}
     for site in sites:
-        weight = id(site.roles["output" if site.row.kind == "head" else "down"].parameter)
+        weight = id(site.roles["down" if site.row.kind == "ffn" else "output"].parameter)
         first = owner.setdefault(weight, site.row)
         if first is not site.row:
             raise UserError(
@@ -250,36 +260,71 @@ def _parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, int, int]]:
         yield module.bias, 0, -1  # a bias has no input axis
 
 
-def _attention(layer: nn.Module, index: int, model: PreTrainedModel, adapter: Adapter) -> Site:
+def _counts(
+    layer: nn.Module, index: int, model: PreTrainedModel, adapter: Adapter
+) -> tuple[int, int]:
+    """Return how many query heads and how many key/value heads a layer has."""
     heads = _heads(layer, model, adapter)
     shared = int(_number(layer, adapter.groups, model, "num_key_value_heads") or heads)
-    output = _find(layer, adapter.output, "the attention output projection")
-    weight, _, into = next(_parameters(output))
-    if weight.shape[into] % heads or heads % shared:
+    weight, _, into = next(_parameters(_output(layer, adapter)))
+    if shared < 1 or weight.shape[into] % heads or heads % shared:
         raise UserError(
             f"layer {index}: {weight.shape[into]} inputs of '{adapter.output}' do not divide "
             f"into {heads} heads over {shared} key/value heads",
             "this layer is not plain multi-head attention; its heads cannot be told apart",
         )
+    return heads, shared
+
+
+def _kind(counts: Sequence[tuple[int, int]], single: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the kind of unit of attention of a whole model, and a note where it is not as asked.
+
+    Args:
+        counts: query heads and key/value heads, by layer.
+        single: every query head is to be a unit of its own.
+
+    """
+    if single or all(heads == shared for heads, shared in counts):
+        return "head", ()
+    if all(shared > 1 for _, shared in counts):
+        return "group", ()
+    return "head", (
+        "all query heads of a layer share one key/value head, which therefore stays: single query "
+        "heads are the units",
+    )
+
+
+def _output(layer: nn.Module, adapter: Adapter) -> nn.Module:
+    return _find(layer, adapter.output, "the attention output projection")
+
+
+def _attention(
+    layer: nn.Module, index: int, adapter: Adapter, counts: tuple[int, int], kind: str
+) -> Site:
+    heads, shared = counts
+    queries = heads // shared if kind == "group" else 1  # of a unit
+    units, output = heads // queries, _output(layer, adapter)
+    weight, _, into = next(_parameters(output))
     blocks: list[Block] = []
     roles: dict[str, Block] = {}
     for role, (path, slots, count) in _slots(adapter, heads, shared).items():
         for parameter, out, _ in _parameters(_find(layer, path, f"the {role} projection")):
             width, rest = divmod(parameter.shape[out], count)
             _expect(not rest, index, path)
-            starts = tuple(slot * width for slot in slots)
-            block = Block(parameter, out, starts, width, heads // len(slots))
+            joined = queries if role == "query" else 1  # slots that lie side by side
+            starts = tuple(slot * width for slot in slots[::joined])
+            block = Block(parameter, out, starts, width * joined, units // len(starts))
             roles.setdefault(role, block)
             blocks += () if role in adapter.stay else (block,)
     for path in adapter.also:
         for parameter, out in _extra(layer, path):
-            width, rest = divmod(parameter.shape[out], heads)
+            width, rest = divmod(parameter.shape[out], units)
             _expect(not rest, index, path)
-            blocks.append(Block(parameter, out, _row(heads, width), width))
-    width = roles["value"].width
-    _expect(weight.shape[into] >= heads * width, index, adapter.output)
-    roles["output"] = Block(weight, into, _row(heads, width), width)
-    row = Row("head", index, heads, heads // shared, width)
+            blocks.append(Block(parameter, out, _row(units, width), width))
+    width = roles["value"].width * queries
+    _expect(weight.shape[into] >= units * width, index, adapter.output)
+    roles["output"] = Block(weight, into, _row(units, width), width)
+    row = Row(kind, index, units, units // shared, width, queries)
     return Site(row, output, (*blocks, roles["output"]), roles)
 
 

@@ -26,19 +26,19 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import MANIFEST
+from headsweep.drafts import COMPACT, MANIFEST
 from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import Adapter, adapter_for, adapter_from
 from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
-from headsweep.model.mask import HEADS, HeadMask, Units
+from headsweep.model.mask import HEADS, QUERIES, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, vetted
 from headsweep.seeding import fence
-from headsweep.texts.generation import task_of
+from headsweep.texts.kinds import task_of
 from headsweep.texts.split import Labels
 from headsweep.texts.task import CLASSIFICATION, Task
 
@@ -73,7 +73,7 @@ class Suspect:
     Attributes:
         anatomy: the model (float32, in eval mode) and its units.
         tokenizer: its tokenizer, with a padding token.
-        labels: the names of the classes; none where it answers in tokens.
+        labels: the names of the classes; none where it answers in tokens or numbers.
         padding: what fills its batches.
         precision: the precision of the checkpoint, for saving.
         source: where it came from.
@@ -99,6 +99,11 @@ class Suspect:
         return self.anatomy.model
 
     @property
+    def reads_one(self) -> bool:
+        """Whether an answer is read from one token."""
+        return _reads_one(self.task)
+
+    @property
     def reads_last(self) -> bool:
         """Whether an answer is read from the last token, which padding must not be taken for."""
         return _reads_last(self.anatomy, self.task)
@@ -114,7 +119,7 @@ class Reading:
         seed: the seed of a fresh classifier's weights.
         adapter: how to find the heads of an unknown architecture.
         units: which units to gate.
-        task: what it is for; None: as the name of its architecture says.
+        task: what it is for; None: as its configuration says.
 
     """
 
@@ -124,9 +129,11 @@ class Reading:
     units: Units = HEADS
     task: Task | None = CLASSIFICATION
 
-    def settled(self, architectures: object) -> tuple[Reading, Task]:
-        """Return it with its task, for a model of these architectures."""
-        task = self.task or task_of(architectures)
+    def settled(
+        self, config: Any, architectures: Sequence[str] | None = None
+    ) -> tuple[Reading, Task]:
+        """Return it with its task, for a model as ``texts.kinds`` has it."""
+        task = self.task or task_of(config, architectures)
         return replace(self, task=task), task
 
 
@@ -150,7 +157,7 @@ def load_suspect(
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)
-        reading, _ = reading.settled(config.architectures)
+        reading, _ = reading.settled(config)
         model, fresh = _model(name, config, reading, files)
         tokenizer = tokenizer_in(name, files)
     precision = model.dtype
@@ -170,7 +177,7 @@ def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> 
 def task_at(source: str | Path) -> Task:
     """Return what a stored model is for, by the name of its architecture."""
     with vetted(source, weights=False) as files:
-        return task_of(read_config(str(source), files).architectures)
+        return task_of(read_config(str(source), files))
 
 
 def measured(source: str | Path) -> tuple[int, Any]:
@@ -199,7 +206,7 @@ def prepare(
     origin: Origin = Origin(),
 ) -> Suspect:
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
-    reading, task = reading.settled([type(model).__name__])
+    reading, task = reading.settled(model.config, [type(model).__name__])
     task.check(model.config)
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
@@ -219,9 +226,28 @@ def prepare(
     )
 
 
+def unpruned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adapter: Adapter, origin: Origin
+) -> Suspect:
+    """Make a loaded model a Suspect whose units are not looked for: to be measured, no more."""
+    _, task = Reading(task=None).settled(model.config, [type(model).__name__])
+    task.check(model.config)
+    anatomy = Anatomy(model, adapter, ())
+    padding, notes = _padding(model, tokenizer, _reads_last(anatomy, task))
+    precision = origin.precision or model.dtype
+    labels = task.names(model.config)
+    return Suspect(
+        anatomy, tokenizer, labels, padding, precision, origin.source, notes=notes, task=task
+    )
+
+
 def _reads_last(anatomy: Anatomy, task: Task) -> bool:
+    return anatomy.adapter.reads_last and _reads_one(task)
+
+
+def _reads_one(task: Task) -> bool:
     one = torch.zeros((1, 1), dtype=torch.long)
-    return anatomy.adapter.reads_last and task.place(one, 0) is not None
+    return task.place(one, 0) is not None
 
 
 def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) -> Origin:
@@ -238,12 +264,23 @@ def _fresh_classifier(model: PreTrainedModel, reading: Reading, origin: Origin) 
 
 
 def _check_noted(source: str) -> None:
-    """Refuse a folder whose weights are one part of what an older version wrote."""
+    """Refuse a folder whose weights are one part of a model, or cut as no configuration says."""
+    if _cut_unevenly(Path(source)):
+        raise UserError(
+            f"{source}: a compact model, whose layers have different numbers of units",
+            "give the folder that it was made from; evaluate, export and headsweep.load take it",
+        )
     if claimed(source).get("members"):
         raise UserError(
             f"{source}: an ensemble of head masks, whose predictions an older version averaged",
             "purify its suspect again: this version writes one mask",
         )
+
+
+def _cut_unevenly(folder: Path) -> bool:
+    if not folder.is_dir() or not there(folder, COMPACT):
+        return False
+    return table_of(inside(folder, COMPACT), LARGE, "make it again").get("plain") is not True
 
 
 def claimed(source: str | Path) -> dict[str, Any]:
@@ -258,12 +295,12 @@ def claimed(source: str | Path) -> dict[str, Any]:
 
 
 def claimed_units(source: str | Path) -> Units:
-    """Return heads, and FFN groups as many as a manifest says were pruned of, to look at them."""
+    """Return query heads, and FFN groups as many as a manifest says were pruned of, to look at."""
     try:
         pruned = HeadMask.from_json(claimed(source).get("mask") or {}).units
     except (UserError, TypeError, AttributeError):
-        return HEADS
-    return replace(pruned, heads=True)
+        return QUERIES
+    return replace(pruned, heads=True, queries=True)
 
 
 def claims(source: str | Path) -> tuple[str, ...]:
@@ -411,8 +448,11 @@ def read_config(name: str, files: Vetted) -> Any:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
 
 
-def check_size(name: str, config: Any, files: Vetted) -> None:
-    """Refuse a configuration of a model much larger than its files, before it is allocated."""
+def check_size(name: str, config: Any, files: Vetted, most: float = 1.25) -> None:
+    """Refuse a configuration of a model much larger than its files, before it is allocated.
+
+    ``most``: times as many numbers as its files may hold.
+    """
     with readable(name, "configuration", files.folder), fence(0), quiet():
         try:
             with torch.device("meta"):
@@ -422,7 +462,7 @@ def check_size(name: str, config: Any, files: Vetted) -> None:
     asked = sum(parameter.numel() for parameter in body.parameters())
     kept = sum(buffer.numel() for buffer in body.buffers())
     labels = int(getattr(config, "num_labels", 0) or 0) * _width(config)
-    if asked > 1.25 * files.elements + SLACK or max(kept, labels) > 8 * SLACK:
+    if asked > most * files.elements + SLACK or max(kept, labels) > 8 * SLACK:
         raise UserError(
             f"{name}: {max(asked, kept, labels):,} numbers by its configuration, "
             f"{files.elements:,} in its files",
@@ -440,9 +480,10 @@ def _width(config: Any) -> int:
 def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[PreTrainedModel, bool]:
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
-    reading, task = reading.settled(config.architectures)
+    reading, task = reading.settled(config)
     if reading.fresh_for is None:
         task.check(config)
+        _check_kind(name, config, task)
     else:
         names = _fresh_labels(config, reading.fresh_for).names
         extra = {
@@ -467,6 +508,17 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
             f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
         )
     return model, fresh
+
+
+def _check_kind(name: str, config: Any, task: Task) -> None:
+    """Refuse a model that is of another kind of task, by its configuration."""
+    kind = task_of(config)
+    if kind is not CLASSIFICATION and kind.heads != task.heads:
+        raise UserError(
+            f"{name}: config.json says {config.architectures[0]}, whose head was not trained to "
+            f"{task.does} but to {kind.does}",
+            task.fix,
+        )
 
 
 def _check_shapes(

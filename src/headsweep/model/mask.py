@@ -16,21 +16,42 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MASK_FORMAT = "headsweep.head-mask/1"
+GROUP_FORMAT = "headsweep.head-mask/2"
+ATTENTION = {MASK_FORMAT: "heads", GROUP_FORMAT: "groups"}
+"""Which units of attention a mask of each format holds, as the key of its JSON form."""
+KEYS = {"head": "heads", "group": "groups", "ffn": "ffn"}
+"""The key of each kind of unit in the JSON form of a mask, in the flat order of kinds."""
+NAMES = {"head": "head", "group": "key/value group", "ffn": "FFN group"}
+"""What one unit of each kind is called; an s makes the plural."""
+SHORT = {"head": "heads", "group": "kv", "ffn": "ffn"}
+"""What begins a line of a small picture."""
+
+
+Rows = tuple[tuple[bool, ...], ...]
+"""Fates of units, ``[layer][unit]``: True = keep."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One layer's units of one kind: plain numbers, no weights.
 
-    ``group`` is how many consecutive units share a key/value group (1: none do); ``width`` is
-    how many numbers a unit has at its gate.
+    Attributes:
+        kind: ``head``, a query head; ``group``, a key/value head with all query heads that share
+            it; ``ffn``, a group of FFN neurons.
+        layer: the layer's number.
+        units: how many there are.
+        group: how many consecutive units share a key/value head (1: none do).
+        width: how many numbers a unit has at its gate.
+        queries: how many query heads a unit has.
+
     """
 
-    kind: str  # "head" or "ffn"
+    kind: str
     layer: int
     units: int
     group: int
     width: int
+    queries: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,10 +77,11 @@ class Layout:
         return tuple(i for i, row in enumerate(self.rows) for _ in range(row.units))
 
     def name(self, unit: int) -> str:
-        """Return a unit's name, ``layer.head`` or ``layer.ffn.group``, all from 0."""
+        """Return a unit's name, from 0: ``layer.head``, ``layer.kv.group``, ``layer.ffn.group``."""
         index = self.row_of[unit]
         row, place = self.rows[index], unit - self.slices[index].start
-        return f"{row.layer}.{place}" if row.kind == "head" else f"{row.layer}.ffn.{place}"
+        kind = "" if row.kind == "head" else f"{SHORT[row.kind]}."
+        return f"{row.layer}.{kind}{place}"
 
     def split(self, flat: Tensor) -> tuple[Tensor, ...]:
         """Cut the last axis, [..., unit], into one tensor a row."""
@@ -72,26 +94,62 @@ class Layout:
     def mask(self, pruned: Iterable[int]) -> HeadMask:
         """Return the mask that prunes these units, given by flat number."""
         gone = set(pruned)
-        kept: dict[str, list[tuple[bool, ...]]] = {"head": [], "ffn": []}
+        kept: dict[str, Rows] = {}
         for row, part in zip(self.rows, self.slices, strict=True):
-            kept[row.kind].append(tuple(u not in gone for u in range(part.start, part.stop)))
-        return HeadMask(heads=tuple(kept["head"]), ffn=tuple(kept["ffn"]))
+            fates = tuple(u not in gone for u in range(part.start, part.stop))
+            kept[row.kind] = (*kept.get(row.kind, ()), fates)
+        return HeadMask.of(kept)
+
+    def per_query(self, flat: Tensor) -> list[Tensor]:
+        """Return what is known of units of attention for each query head, [layer][query head]."""
+        rows = zip(self.rows, self.split(flat), strict=True)
+        return [part.repeat_interleave(row.queries) for row, part in rows if row.kind != "ffn"]
 
 
 @dataclass(frozen=True)
 class HeadMask:
     """Which units stay: True = keep.
 
-    ``heads`` is ``[layer][head]``; ``ffn`` is ``[layer][group]``, empty where FFNs are not touched.
+    Attributes:
+        heads: ``[layer][query head]``; empty where key/value groups are the units.
+        ffn: ``[layer][FFN group]``; empty where FFNs are not touched.
+        groups: ``[layer][key/value group]``; empty where query heads are the units.
+
     """
 
-    heads: tuple[tuple[bool, ...], ...]
-    ffn: tuple[tuple[bool, ...], ...] = ()
+    heads: Rows
+    ffn: Rows = ()
+    groups: Rows = ()
+
+    @classmethod
+    def of(cls, kinds: Mapping[str, Rows]) -> HeadMask:
+        """Return the mask with these rows by kind.
+
+        Raises:
+            UserError: attention is counted in two ways at once.
+
+        """
+        if kinds.get("head") and kinds.get("group"):
+            raise UserError(
+                "a head mask of both query heads and key/value groups", "a mask holds one of them"
+            )
+        return cls(**{KEYS[kind]: rows for kind, rows in ({"head": ()} | dict(kinds)).items()})
 
     @property
-    def rows(self) -> tuple[tuple[bool, ...], ...]:
-        """The rows in flat order: heads, then FFN groups."""
-        return self.heads + self.ffn
+    def kinds(self) -> dict[str, Rows]:
+        """The rows by kind of unit, in flat order: attention's, then the FFNs'."""
+        found = {kind: getattr(self, key) for kind, key in KEYS.items()}
+        return {kind: rows for kind, rows in found.items() if rows}
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in flat order."""
+        return self.heads + self.groups + self.ffn
+
+    @property
+    def names(self) -> str:
+        """What the units are called, as ``heads and FFN groups``."""
+        return " and ".join(f"{NAMES[kind]}s" for kind in self.kinds)
 
     @property
     def flat(self) -> tuple[bool, ...]:
@@ -105,13 +163,13 @@ class HeadMask:
 
     @property
     def pruned_heads(self) -> tuple[tuple[int, int], ...]:
-        """The pruned heads as (layer, head); FFN groups are left out."""
-        return tuple(
-            (layer, head)
-            for layer, row in enumerate(self.heads)
-            for head, keep in enumerate(row)
-            if not keep
-        )
+        """The pruned heads as (layer, head), where heads are the units; both from 0."""
+        return _pruned(self.heads)
+
+    @property
+    def pruned_groups(self) -> tuple[tuple[int, int], ...]:
+        """The pruned key/value groups as (layer, group), where they are the units; both from 0."""
+        return _pruned(self.groups)
 
     @property
     def empties_a_row(self) -> bool:
@@ -122,15 +180,17 @@ class HeadMask:
     def units(self) -> Units:
         """The units that the mask is about."""
         groups = len(self.ffn[0]) if self.ffn else None
-        return Units(bool(self.heads), bool(self.ffn), groups)
+        return Units(bool(self.heads or self.groups), bool(self.ffn), groups, bool(self.heads))
 
     def fits(self, layout: Layout) -> bool:
-        """Tell whether the mask has the shape of this layout."""
-        return [len(row) for row in self.rows] == [row.units for row in layout.rows]
+        """Tell whether the mask has the units of this layout, in kind and number."""
+        own = [(kind, len(row)) for kind, rows in self.kinds.items() for row in rows]
+        return own == [(row.kind, row.units) for row in layout.rows]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the versioned JSON form (1 = keep)."""
-        form: dict[str, Any] = {"format": MASK_FORMAT, "heads": _bits(self.heads)}
+        """Return the versioned JSON form (1 = keep): format 1 holds heads, format 2 groups."""
+        form: dict[str, Any] = {"format": GROUP_FORMAT if self.groups else MASK_FORMAT}
+        form[ATTENTION[form["format"]]] = _bits(self.groups or self.heads)
         if self.ffn:
             form["ffn"] = _bits(self.ffn)
         return form
@@ -140,20 +200,41 @@ class HeadMask:
         """Read the JSON form; raise UserError when it is not one."""
         try:
             entries = json.loads(form) if isinstance(form, str) else form
-            if entries["format"] != MASK_FORMAT:
+            if entries["format"] not in ATTENTION:
                 raise UserError(
-                    f"a head mask of format '{entries['format']}'", f"this reads {MASK_FORMAT}"
+                    f"a head mask of format '{entries['format']}'", f"this reads {READ}"
                 )
-            return cls(_bools(entries["heads"]), _bools(entries.get("ffn", ())))
+            entries[ATTENTION[entries["format"]]]  # which must be there, if only as an empty list
+            kinds = {kind: _bools(entries.get(key, ())) for kind, key in KEYS.items()}
+            mask = cls.of(kinds)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"not a head mask: {error}", f"expected {MASK_FORMAT}") from error
+            raise UserError(f"not a head mask: {error}", f"expected {READ}") from error
+        if mask.groups and entries["format"] != GROUP_FORMAT:
+            raise UserError(
+                f"a head mask of {MASK_FORMAT} with groups", f"those are {GROUP_FORMAT}"
+            )
+        return mask
+
+
+READ = " or ".join(ATTENTION)
+
+
+def rows_by_kind(form: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+    """Return the rows of a mask's JSON form by kind of unit, in flat order; those it has."""
+    return {kind: form[key] for kind, key in KEYS.items() if form.get(key)}
+
+
+def _pruned(rows: Rows) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (layer, unit) for layer, row in enumerate(rows) for unit, keep in enumerate(row) if not keep
+    )
 
 
 def _bits(rows: Sequence[Sequence[bool]]) -> list[list[int]]:
     return [[int(keep) for keep in row] for row in rows]
 
 
-def _bools(rows: Sequence[Sequence[int]]) -> tuple[tuple[bool, ...], ...]:
+def _bools(rows: Sequence[Sequence[int]]) -> Rows:
     if any(keep not in (0, 1) for row in rows for keep in row):
         raise ValueError("every entry is 0 or 1")
     return tuple(tuple(bool(keep) for keep in row) for row in rows)
@@ -165,16 +246,19 @@ class Units:
     """Which units to gate.
 
     Attributes:
-        heads: the attention heads.
+        heads: the attention heads. Where several query heads share a key/value head (grouped
+            queries), they are one unit with it.
         ffn: groups of FFN neurons.
         ffn_groups: how many groups a layer; None: as many as it has heads, or the nearest number
             that divides its neurons; 0: every neuron is a group of its own.
+        queries: every query head is a unit of its own, also where several share a key/value head.
 
     """
 
     heads: bool = True
     ffn: bool = False
     ffn_groups: int | None = None
+    queries: bool = False
 
     def __post_init__(self) -> None:
         if not (self.heads or self.ffn):
@@ -182,15 +266,10 @@ class Units:
         if self.ffn_groups is not None and self.ffn_groups < 0:
             raise UserError(f"{self.ffn_groups} FFN groups a layer")
 
-    @property
-    def names(self) -> str:
-        """What the units are called."""
-        kinds = ("heads",) * self.heads + ("FFN groups",) * self.ffn
-        return " and ".join(kinds)
-
 
 HEADS = Units()
-KINDS = ("heads", "ffn")
+QUERIES = Units(queries=True)
+KINDS = ("heads", "queries", "ffn")
 
 
 def units_of(kinds: Any, where: str = "--units") -> Units:
@@ -201,8 +280,13 @@ def units_of(kinds: Any, where: str = "--units") -> Units:
     asked = dict(part.strip().partition(":")[::2] for part in text.split(",") if part.strip())
     for part in asked:
         lookup(part, dict.fromkeys(KINDS), f"value of {where}")
-    if asked.get("heads"):
+    if asked.get("heads") or asked.get("queries"):
         raise UserError(f"{where} {kinds}: heads have no groups", f"{where} heads,ffn:N")
+    if {"heads", "queries"} <= {*asked}:
+        raise UserError(
+            f"{where} {kinds}: heads and single query heads are two ways to count the same",
+            "leave one out",
+        )
     groups = asked.get("ffn")
     count = fitting(groups, int, f"{where}: the number of FFN groups") if groups else None
-    return Units("heads" in asked, "ffn" in asked, count)
+    return Units(bool({"heads", "queries"} & {*asked}), "ffn" in asked, count, "queries" in asked)

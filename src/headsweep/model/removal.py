@@ -15,10 +15,10 @@ from headsweep.model.mask import HeadMask
 def remove(anatomy: Anatomy, mask: HeadMask) -> None:
     """Set every weight that belongs to a pruned unit to zero, in place.
 
-    Query, key and value rows with their biases and output columns; a shared key/value group
-    only when all its query heads are pruned. The output projection's bias belongs to no unit
-    and stays. Zeroing both value and output is what keeps the unit at zero under training
-    (with only the output zeroed, it comes back).
+    Query, key and value rows with their biases and output columns. Where single query heads are
+    the units, keys and values that several share go only when all of these are pruned. The output
+    projection's bias belongs to no unit and stays. Zeroing both value and output is what keeps the
+    unit at zero under training (with only the output zeroed, it comes back).
     """
     with torch.no_grad():
         for piece in pieces(anatomy, mask):
@@ -53,7 +53,7 @@ def already_pruned(anatomy: Anatomy) -> HeadMask:
     """Return the mask of the units whose output (or down) weights are zero as loaded."""
     gone = []
     for site, part in zip(anatomy.sites, anatomy.layout.slices, strict=True):
-        last = site.roles["output" if site.row.kind == "head" else "down"]
+        last = site.roles["down" if site.row.kind == "ffn" else "output"]
         gone += [part.start + i for i, live in enumerate(last.live()) if not live]
     return anatomy.layout.mask(gone)
 

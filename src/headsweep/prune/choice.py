@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,14 +66,14 @@ class Needs:
         if self.mask is None or self.mask.fits(layout):
             return
         raise UserError(
-            f"{self.mask_file}: a mask of {_size([len(row) for row in self.mask.rows])}, the model "
-            f"has {_size([row.units for row in layout.rows])}",
-            "it was made for another model, or for other --units",
+            f"{self.mask_file}: a mask of {_size(self.mask)}, the model has "
+            f"{_size(layout.everything())}",
+            "it was made for another model",
         )
 
 
-def _size(rows: Sequence[int]) -> str:
-    return f"{sum(rows)} units in {len(rows)} rows"
+def _size(mask: HeadMask) -> str:
+    return f"{len(mask.flat)} {mask.names} in {len(mask.rows)} rows"
 
 
 @dataclass(frozen=True)

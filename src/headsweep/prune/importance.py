@@ -1,6 +1,7 @@
 """Scores of heads: what is estimated, on clean examples (and probes made of them) only.
 
-A score is a flat tensor [unit], float32 on the CPU; a low score means "prune first".
+A score is a flat tensor [unit], float32 on the CPU; a low score means "prune first". Every score
+says what it is of a key/value group, the unit of models with grouped queries.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def gate_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return the mean absolute ∂loss/∂gate over examples, each row scaled to unit Euclidean norm.
 
     Source: Michel et al. 2019, section 4.1 (the score) and their per-layer normalisation,
-    which follows Molchanov et al. 2017. Cost: one forward and backward pass.
+    which follows Molchanov et al. 2017. Of a key/value group: one gate closes all its query heads,
+    so that the gradients at theirs are summed, and the size is taken of the sum. Cost: one forward
+    and backward pass.
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
     total = torch.zeros(anatomy.layout.units)
@@ -92,13 +95,14 @@ def gate_importance(view: DefenderView, examples: int | None = None) -> Tensor:
 def key_gradient_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return mean over batches of ‖∂loss/∂W_K restricted to the rows of the head‖.
 
-    Source: Chapagain et al. 2025, the gradient-based strategy. Deviation: where query heads
-    share keys their key gradients are one and the same and would tie, so there the rows of
-    W_Q count. Heads only. Cost: one forward and backward pass.
+    Source: Chapagain et al. 2025, the gradient-based strategy. Of a key/value group: the rows of
+    its one key. Deviation: where single query heads that share keys are the units, their key
+    gradients are one and the same and would tie, so there the rows of W_Q count. Attention only.
+    Cost: one forward and backward pass.
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
     sites = anatomy.sites
-    if any(site.row.kind != "head" for site in sites):
+    if any(site.row.kind == "ffn" for site in sites):
         raise UserError("the key score ranks heads only", "use --set score=gate, or --units heads")
     total = torch.zeros(sum(site.row.units for site in sites))
     blocks = [site.roles["key" if site.row.group == 1 else "query"] for site in sites]
@@ -126,7 +130,8 @@ def attention_variance(
     """Return the mean over examples of the variance of a head's attention over tokens.
 
     The row of attention is the one that the classifier reads: the first token's, or the last
-    token's of a decoder. Padding is left out. Source: Zhao et al. 2024, section 4.1.
+    token's of a decoder. Padding is left out. Of a key/value group: the mean over its query heads.
+    Source: Zhao et al. 2024, section 4.1.
 
     Args:
         view: the suspect and its data.
@@ -139,16 +144,17 @@ def attention_variance(
 
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
-    if any(row.kind != "head" for row in anatomy.layout.rows):
+    if any(row.kind == "ffn" for row in anatomy.layout.rows):
         raise UserError(
             "attention variance ranks heads only, not FFN groups",
             "use --units heads, or a strategy that ranks by gate gradient",
         )
-    return torch.cat(_variances(view, encoded, columns))
+    found = zip(anatomy.layout.rows, _variances(view, encoded, columns), strict=True)
+    return torch.cat([heads.unflatten(0, (row.units, row.queries)).mean(1) for row, heads in found])
 
 
 def variance_by_layer(view: DefenderView, examples: int | None = None) -> list[Tensor]:
-    """Return ``attention_variance`` of every head, [layer][head], whatever the units are."""
+    """Return ``attention_variance`` of every query head, [layer][head], whatever the units are."""
     return _variances(view, sample(view, examples), None)
 
 
@@ -179,6 +185,7 @@ def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
 def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return the mean absolute activation of every unit over real tokens of clean examples.
 
+    Of a key/value group: over the outputs of all its query heads.
     Source: Liu et al. 2018 (*Fine-Pruning*), section 4: dormant neurons are pruned first.
     """
     anatomy, encoded = view.anatomy, sample(view, examples)

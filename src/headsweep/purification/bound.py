@@ -114,16 +114,31 @@ class Bound:
 
 @dataclass(frozen=True)
 class Allowance:
-    """The lowest accuracy allowed, beside what the suspect had on the same examples."""
+    """The lowest share of right examples, beside what the suspect had on the same examples.
+
+    ``least``: the lowest of the figure that a task holds as well (``Words.bounded``), which may
+    fall as far as the share; None: there is none.
+    """
 
     lowest: float
     right: int
     examples: int
+    least: float | None = None
 
     @classmethod
     def under(cls, lowest: float, before: Accuracy) -> Allowance:
         """Return the bound below what a suspect has."""
-        return cls(lowest, before.right, before.examples)
+        own = before.bounded
+        least = None if own is None else least_of(own, before.value, lowest)
+        return cls(lowest, before.right, before.examples, least)
+
+    def held_by(self, got: Accuracy) -> bool:
+        """Tell whether this holds all that is bounded."""
+        return got.right >= self.need and self.left(got)
+
+    def left(self, got: Accuracy) -> bool:
+        """Tell whether enough is left of the figure beside the share."""
+        return self.least is None or reaches(got.bounded, self.least)
 
     @property
     def need(self) -> int:
@@ -183,6 +198,16 @@ class Allowance:
         ways += [f"--max-drop {self.wider:g}"] * (self.wider < 0.5)
         mend = f": {one_of_these(ways)} would decide it" if ways else ""
         return f"too few to tell a loss from chance{mend}"
+
+
+def least_of(own: float, before: float, lowest: float) -> float:
+    """Return how low a figure may be where the share of right examples may fall to ``lowest``."""
+    return own - (before - lowest)
+
+
+def reaches(found: float | None, least: float) -> bool:
+    """Tell whether a figure is as high as it must be, to rounding."""
+    return found is not None and found >= least - 1e-9
 
 
 def answers(count: int) -> str:

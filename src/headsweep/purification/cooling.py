@@ -100,14 +100,14 @@ def heal_within(
             model.load_state_dict(first)
             continue
         got = now.after.validation
-        held = got.right >= need
+        held = allowance is None or allowance.held_by(got)
         if may_cool:
-            tried.append({"lr": now.record["lr"], "accuracy": got.value})
+            tried.append({"lr": now.record["lr"], got.words.key: got.value} | dict(got.beside))
         if best is None or held or got.right > best.after.validation.right:
             best = now if held or not may_cool else replace(now, weights=copied(model))
         left = left.cooler() if may_cool and not held else None
         if left is not None and allowance is not None:
-            again = allowance.worth_healing_again(got.right)
+            again = allowance.worth_healing_again(got.right) or not allowance.left(got)
             note(_cooled(now, got) if again else _by_chance(allowance.need - got.right))
             left = left if again else None
             if again:
@@ -149,9 +149,14 @@ def _healed_once(
 
 def _cooled(tried: _Try, got: Accuracy) -> str:
     return (
-        f"healing at a learning rate of {tried.record['lr']:g} took validation accuracy to "
-        f"{got.value:.4f}, below the bound: again at half of it"
+        f"healing at a learning rate of {tried.record['lr']:g} took validation {got.words.share} "
+        f"to {got.value:.4f}{_told(got)}, below the bound: again at half of it"
     )
+
+
+def _told(got: Accuracy) -> str:
+    """Return the figure that the bound holds beside the share, in words."""
+    return "" if got.bounded is None else f", {got.words.bounded_name} to {got.bounded:.4f}"
 
 
 def _by_chance(missing: int) -> str:

@@ -33,11 +33,11 @@ def estimate(view: DefenderView, method: Method, seconds_an_example: float) -> s
 
 
 def _bound(view: DefenderView, method: Method) -> str:
-    bound = method.bound
+    bound, share = method.bound, view.validation.task.words.share
     if bound is None or not method.binds:
-        return "no bound on accuracy"
+        return f"no bound on {share}"
     apart = bound.prune_drop is not None or bound.drop(len(view.validation)) != bound.asked_drop
-    lowest = "min accuracy while pruning" if apart else "min accuracy"
+    lowest = f"min {share} while pruning" if apart else f"min {share}"
     return f"{lowest} {view.min_accuracy:.4f}"
 
 

@@ -48,7 +48,7 @@ def purify_from_encoder(
     progress = progress or Silent()
     say_memory(suspect, method, plan, progress)
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.gated)
     if plan.task is not None:
         reading = replace(reading, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)

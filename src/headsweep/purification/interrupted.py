@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from headsweep import bounded
 from headsweep.errors import UserError
-from headsweep.model.mask import MASK_FORMAT, HeadMask
+from headsweep.model.mask import ATTENTION, READ, HeadMask
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.view import DefenderView
 
@@ -107,13 +107,13 @@ def mask_in(path: Path) -> tuple[HeadMask, Found | None, str]:
         UserError: there is none in it.
 
     """
-    fix = f"a mask is JSON of the format {MASK_FORMAT}, as under 'mask' in headsweep.json"
+    fix = f"a mask is JSON of the format {READ}, as under 'mask' in headsweep.json"
     text = bounded.text_of(path, fix=fix)
     try:
         form = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a head mask: it is not JSON", fix) from error
-    if not isinstance(form, dict) or form.get("format") != MASK_FORMAT:
+    if not isinstance(form, dict) or form.get("format") not in [*ATTENTION]:
         raise UserError(f"{path}: not a head mask", fix)
     try:
         return HeadMask.from_json(form), Found.of(text), str(path)

@@ -37,7 +37,6 @@ class Record:
         notes: what a reader should know.
         start: ``classifier`` or ``encoder``.
         seconds: wall time by part.
-        beside: what the task tells beside accuracy, before and after, by part; None: nothing.
 
     """
 
@@ -52,7 +51,6 @@ class Record:
     notes: tuple[str, ...]
     start: str
     seconds: dict[str, float]
-    beside: dict[str, dict[str, dict[str, float]]] | None = None
 
 
 def undecided(
@@ -88,20 +86,18 @@ def undecided(
 def doubts(material: Material, before: Figures, told: bool) -> list[str]:
     """Return notes on why the bound may mean less than it seems to, beside what was told."""
     labels = material.encoded["validation"].labels
-    own, test, notes = before.validation, before.test, []
-    most = max(labels.count(label) for label in set(labels))
-    if own.right <= most:
-        notes.append(
-            f"accuracy before pruning is {own.value:.3f}, no better than always giving one "
-            f"answer ({most / len(labels):.3f}): the bound protects nothing"
-        )
+    own, test, notes = before.validation, before.test, list[str]()
+    share = own.words.share
+    blind = material.encoded["validation"].task.blind(labels, own.right, own.beside)
+    if blind:
+        notes.append(f"{blind}: the bound protects nothing")
     if len(labels) < FEW and not told:
         notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
     if min(test.examples, own.examples) >= FEW:
         gap = own.value - test.value
         if gap > 0.05:
             notes.append(
-                f"accuracy is {gap:.3f} higher on validation than on test data: if the model was "
+                f"{share} is {gap:.3f} higher on validation than on test data: if the model was "
                 "trained on the validation texts, the bound is stricter than it looks"
             )
     return notes
@@ -118,6 +114,7 @@ def manifest(
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
+        "task": suspect.task.words.task,
         "command": command_line(),
         "start": record.start,
         "bound": _bound(material, view, method, record),
@@ -144,7 +141,7 @@ def manifest(
         "seconds": record.seconds,
         "peak_memory_mib": peak_memory_mib(),
         "environment": environment() | {"device": str(suspect.model.device)},
-    } | ({} if record.beside is None else {suspect.task.name: record.beside})
+    }
 
 
 def _bound(
@@ -160,6 +157,7 @@ def _bound(
         "max_drop": drop,
         "asked": bound is not None and bound.asked,
         "while_pruning": view.min_accuracy if record.choice.bounded else None,
+        "least": Allowance.under(method.lowest(before), before).least,
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep.errors import UserError
 from headsweep.measure.accuracy import logits, right
 from headsweep.model.borrowing import evaluating
+from headsweep.model.gates import masked
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
@@ -23,6 +24,9 @@ from headsweep.texts.encoded import Encoded
 from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns, Source
 from headsweep.texts.split import Labels, Split, check_for_training, stratified
+from headsweep.texts.task import CLASSIFICATION, Task
+from headsweep.texts.words import CLASSIFICATION as CLASSIFICATION_WORDS
+from headsweep.texts.words import Words
 
 HELD_SHARE = 0.15  # of the data, cut off for validation, and as much for test
 
@@ -67,38 +71,53 @@ class Parts:
         return found | ({"test": self.test} if self.test is not None else {})
 
 
-def cut(data: Split, validation: Split | None, test: Split | None, seed: int) -> Parts:
+def cut(
+    data: Split,
+    validation: Split | None,
+    test: Split | None,
+    seed: int,
+    task: Task = CLASSIFICATION,
+) -> Parts:
     """Cut off what was not given: 15% each for validation and test, stratified."""
     if validation is not None:
         return Parts(data, validation, test)
     if test is not None:
-        train, held = stratified(data, (1 - HELD_SHARE, HELD_SHARE), seed)
+        shares: tuple[float, ...] = (1 - HELD_SHARE, HELD_SHARE)
+        train, held = stratified(data, shares, seed, task.strata(data))
         return Parts(train, held, test)
     shares = (1 - 2 * HELD_SHARE, HELD_SHARE, HELD_SHARE)
-    train, held, last = stratified(data, shares, seed)
+    train, held, last = stratified(data, shares, seed, task.strata(data))
     return Parts(train, held, last)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of so many examples are answered right."""
+    """How many of so many examples are answered right, and what else the task tells of them."""
 
     examples: int
     right: int
+    beside: Mapping[str, float] = field(default_factory=dict)
+    words: Words = CLASSIFICATION_WORDS
 
     @property
     def value(self) -> float:
         """The share of right answers."""
         return self.right / self.examples
 
+    @property
+    def bounded(self) -> float | None:
+        """The figure beside that the bound holds too; None: the share is all."""
+        return self.beside.get(self.words.bounded)
+
     def to_json(self) -> dict[str, Any]:
         """Return it for a manifest."""
-        return {"examples": self.examples, "right": self.right, "accuracy": self.value}
+        counts = {"examples": self.examples, "right": self.right, self.words.key: self.value}
+        return counts | dict(self.beside)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Accuracy on validation and test data; without test data that has no examples."""
+    """What there is of validation and test data; without test data that has no examples."""
 
     validation: Accuracy
     test: Accuracy
@@ -135,25 +154,23 @@ class Material:
         return replace(part, task=task)
 
     def figures(self, mask: HeadMask | None = None) -> Figures:
-        """Return accuracy on validation and test data, under a mask where one is given."""
+        """Return what there is of validation and test data, under a mask where one is given."""
         return Figures(self._accuracy("validation", mask), self._accuracy("test", mask))
-
-    def beside(self) -> dict[str, dict[str, float]]:
-        """Return what the task tells of validation and test data beside accuracy, by part."""
-        model, size = self.suspect.model, self.runtime.batch_size
-        parts = {name: part for name, part in self.encoded.items() if name != "train"}
-        with torch.inference_mode(), evaluating(self.suspect.anatomy):
-            found = {
-                name: part.task.beside(model, (b.to(model.device) for b in part.batches(size)))
-                for name, part in parts.items()
-            }
-        return {name: told for name, told in found.items() if told}
 
     def _accuracy(self, name: str, mask: HeadMask | None) -> Accuracy:
         part = self.encoded.get(name)
         if part is None:
             return Accuracy(0, 0)
-        return Accuracy(len(part), right(self.suspect.anatomy, part, self.runtime, mask))
+        count = right(self.suspect.anatomy, part, self.runtime, mask)
+        return Accuracy(len(part), count, self._beside(part, mask), part.task.words)
+
+    def _beside(self, part: Encoded, mask: HeadMask | None) -> dict[str, float]:
+        """Return what the task tells of examples beside how many are right."""
+        anatomy, model = self.suspect.anatomy, self.suspect.model
+        batches = (batch.to(model.device) for batch in part.batches(self.runtime.batch_size))
+        shut = masked(anatomy, mask or anatomy.layout.everything())
+        with torch.inference_mode(), evaluating(anatomy), shut:
+            return part.task.beside(model, batches)
 
 
 def gather(
@@ -199,7 +216,8 @@ def gather(
     clean = rows_of(sources.data if table is None else table, opened, sources.columns)
     _check_labels(clean, opened)
     check_for_training(clean, len(opened.labels.names), str(getattr(table, "source", "the data")))
-    parts = cut(clean, split(sources.validation), split(sources.test), reading.seed)
+    held, last = split(sources.validation), split(sources.test)
+    parts = cut(clean, held, last, reading.seed, opened.task)
     for name, part in parts.named().items():
         _check_labels(part, opened)
         if not len(part):
@@ -249,6 +267,11 @@ def open_suspect(
     elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:
             raise UserError("a loaded model needs its tokenizer", "give tokenizer=")
+        if any(parameter.is_meta for parameter in suspect.parameters()):
+            raise UserError(
+                "parts of the model are not in memory: it was loaded with offload to disk",
+                "load it without device_map, on a machine that holds it",
+            )
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
         widened = suspect.float().to(runtime.torch_device).eval()
         opened = prepare(widened, tokenizer, reading, origin)

@@ -39,7 +39,8 @@ class Method:
     Attributes:
         pruning: how heads are chosen.
         healing: how the pruned model is fine-tuned.
-        units: what may be pruned: heads, FFN groups, or both.
+        units: what a search may prune: heads, FFN groups, or both. A mask that is given says
+            itself which units it holds (``gated``).
         bound: how much accuracy it may cost; None: a baseline that nothing bounds.
 
     Raises:
@@ -66,6 +67,12 @@ class Method:
     def within(self, bound: Bound) -> Method:
         """Return it held to a bound, where one can hold it."""
         return self if self.bound is None else replace(self, bound=bound)
+
+    @property
+    def gated(self) -> Units:
+        """The units that get gates: those of a mask that is given, else those of the search."""
+        given = self.pruning.needs.mask
+        return self.units if given is None else given.units
 
     @property
     def does_nothing(self) -> bool:

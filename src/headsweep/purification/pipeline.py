@@ -42,7 +42,8 @@ from headsweep.purification.probed import Probed
 from headsweep.purification.purified import Purified
 from headsweep.purification.unfinished import MASK, SCORES, chosen, steps_kept
 from headsweep.settings import describe
-from headsweep.texts.generation import GENERATION, task_of
+from headsweep.texts.generation import GENERATION
+from headsweep.texts.kinds import task_of
 from headsweep.texts.split import Split
 
 ZEROING_TOLERANCE = 1e-3  # of logits: gates and zeroed weights round differently
@@ -92,7 +93,7 @@ def purify(
     progress = progress or Silent()
     say_memory(suspect, method, plan, progress)
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.units, task=plan.task)
+    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.gated, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None
     with steps_kept(keep, material, method, plan, progress) as kept:
@@ -106,7 +107,7 @@ def say_memory(suspect: object, method: Method, plan: Plan, progress: Progress) 
     if not isinstance(suspect, str | Path):
         return
     weights, config = measured(suspect)
-    generates = (plan.task or task_of(config.architectures)) is GENERATION
+    generates = (plan.task or task_of(config)) is GENERATION
     line = check_fits(Size.of(weights, config, generates), method, plan.runtime)
     if line:
         progress.say(line)
@@ -175,7 +176,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     """Measure, choose, remove, heal, check; return the purified model with its evidence."""
     clock = run.clock
     with clock("measure"):
-        before, beside = material.figures(), material.beside()
+        before = material.figures()
     if not run.few:
         run.doubt(undecided(material, method, run.cut_off, before))
     if run.start == "classifier":
@@ -207,11 +208,11 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     healed = heal_within(allowance if binds else None, healing, material, view, choice, clock)
     run.notes += healed.notes
     with clock("measure"):
-        after_flips, beside_after = probed.flips(material), material.beside()
+        after_flips = probed.flips(material)
     run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
     if binds:
-        checks.append(check_bound(method, allowance, healed.after))
+        checks += check_bound(method, allowance, healed.after)
     record = Record(
         before=before,
         pruned=pruned,
@@ -224,7 +225,6 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         notes=tuple(run.notes),
         start=run.start,
         seconds=clock.report(),
-        beside={"before": beside, "after": beside_after} if beside else None,
     )
     written = manifest(material, view, method, plan, record)
     return Purified(material.suspect, choice.mask, written, checks, held_of(material))
@@ -274,9 +274,9 @@ def check_choice(choice: Choice, view: DefenderView, pruned: Figures, method: Me
     mask, got = choice.mask, pruned.validation
     if method.pruning.needs.pruning and not mask.pruned:
         raise NothingPruned(
-            f"no head could be removed within min accuracy {view.min_accuracy:.4f}: "
+            f"no head could be removed within min {got.words.share} {view.min_accuracy:.4f}: "
             f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop, or give "
-            "a prune_drop for healing to bring accuracy back"
+            "a prune_drop for healing to bring it back"
         )
     if mask.empties_a_row:
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
@@ -295,7 +295,7 @@ def tell(choice: Choice, run: Run) -> None:
     if choice.earlier is not None and "note" in choice.earlier:
         run.note(str(choice.earlier["note"]))
     if not choice.bounded:
-        run.note("nothing bounds what this choice of heads and its healing cost of accuracy")
+        run.note("nothing bounds what this choice of heads and its healing cost")
 
 
 def remove_and_compare(
@@ -339,13 +339,14 @@ def keep(file: Path, choice: Choice, view: DefenderView, method: Method) -> None
     write_json(file, choice.mask.to_json() | found.to_json())
 
 
-def check_bound(method: Method, allowance: Allowance, after: Figures) -> Check:
-    """Check that the healed model holds the bound."""
+def check_bound(method: Method, allowance: Allowance, after: Figures) -> list[Check]:
+    """Check that the healed model holds the bound, and every figure that it is on."""
     got = after.validation
     deeper = method.bound is not None and method.bound.prune_drop is not None
     hint = "; a smaller prune drop or longer healing holds more" if deeper else ""
-    return Check(
-        bound_held(allowance.lowest),
-        got.right >= allowance.need,
-        f"it is {got.value:.4f}{hint}",
-    )
+    share = bound_held(got.words.share, allowance.lowest)
+    checks = [Check(share, got.right >= allowance.need, f"it is {got.value:.4f}{hint}")]
+    if allowance.least is not None:
+        what = bound_held(got.words.bounded_name, allowance.least)
+        checks.append(Check(what, allowance.left(got), f"it is {got.bounded:.4f}{hint}"))
+    return checks

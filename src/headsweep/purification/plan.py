@@ -20,7 +20,7 @@ class Plan:
         runtime: device, batch size, maximum length, precision.
         adapter: how to find the heads of an unknown architecture.
         prober: makes the probes that the view carries; None: it carries none.
-        task: what the suspect is for; None: as the name of its architecture says.
+        task: what the suspect is for; None: as its configuration says.
         scores: keeps scores between purifications of one suspect; None: nothing is kept.
 
     """

@@ -34,7 +34,7 @@ class Probed:
         if plan.prober is None:
             return cls()
         suspect, parts, runtime = material.suspect, material.parts, plan.runtime
-        suspect.labels.needed("a method with probes")
+        suspect.task.one_label("a method with probes")
         train = plan.prober.make(suspect, parts.train, runtime, progress)
         try:
             held = plan.prober.make(suspect, parts.validation, runtime, progress, held=True)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from headsweep.drafts import MANIFEST, write_json
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
+from headsweep.export.compact import Compacted, compact_model
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
@@ -73,8 +74,9 @@ class Purified:
     def to_frame(self) -> pandas.DataFrame:
         """Return a row for every unit that could be pruned, as a pandas data frame.
 
-        Columns: ``kind`` (head or ffn), ``layer``, ``index`` (both from 0), ``kept``, and the
-        ``score`` that the search ranked it by, empty where it ranked nothing.
+        Columns: ``kind`` (head, group of a key/value head with its query heads, or ffn), ``layer``,
+        ``index`` (both from 0), ``kept``, and the ``score`` that the search ranked it by, empty
+        where it ranked nothing.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -128,6 +130,20 @@ class Purified:
             except Exception as error:  # the library raises many kinds, all about this name
                 raise not_taken(repo_id, error) from error
         return str(made)
+
+    def compact(self, out: str | Path, overwrite: bool = False) -> Compacted:
+        """Write the model with its pruned units cut out, so that it is smaller.
+
+        Returns:
+            How much smaller it is, and whether plain ``from_pretrained`` loads it or only
+            ``headsweep.load``.
+
+        Raises:
+            UserError: the architecture cannot be cut, nothing was pruned whole, or the folder
+                cannot be written.
+
+        """
+        return compact_model(self.suspect, self.mask, Path(out), overwrite)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the folder whole, after loading the draft plainly and comparing logits.

@@ -4,7 +4,7 @@
     max_drop = 0.02              # or: min_accuracy = 0.85
     prune_drop = 0.1             # while heads are chosen; without: the same
     start = "classifier"
-    units = "heads"              # or "ffn", "heads,ffn", "heads,ffn:12"
+    units = "heads"              # or "queries", "ffn", "heads,ffn", "heads,ffn:12"
     probes = ["aside", "casing"] # families of probes; without: all
     seed = 11
 

@@ -9,7 +9,8 @@ from typing import Any
 from headsweep.errors import MissingExtra, shortened
 from headsweep.export.probes import probes_told
 from headsweep.foreign import in_html, one_line
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import SHORT, HeadMask
+from headsweep.texts.words import Words, share_of, words_of
 
 Form = Mapping[str, Any]
 SIDE, STEP, LABEL = 11, 14, 64  # of the picture, in pixels: a unit, from one to the next, the names
@@ -18,12 +19,14 @@ PARTS = ("validation", "test")
 
 
 def in_a_line(manifest: Form, mask: HeadMask) -> str:
-    """Return what was pruned, accuracy before and after, and whether every check passed."""
+    """Return what was pruned, the figures before and after, and whether every check passed."""
+    words = words_of(manifest)
     figures = [
-        f"{part} accuracy {_accuracy(manifest, 'before', part)} -> "
-        f"{_accuracy(manifest, 'after', part)}"
+        f"{part} {name} {_figure(manifest, 'before', part, key, words)} -> "
+        f"{_figure(manifest, 'after', part, key, words)}"
         for part in PARTS
         if part in manifest["before"]
+        for key, name in _first(words).items()
     ]
     told = ", ".join([_pruned(manifest, mask), *figures])
     return f"Purified({_name(manifest)}: {told}; {_verified(manifest)})"
@@ -32,10 +35,14 @@ def in_a_line(manifest: Form, mask: HeadMask) -> str:
 def as_html(manifest: Form, mask: HeadMask) -> str:
     """Return a heading, the map of units and the figures, small enough for a notebook's cell."""
     parts = [part for part in PARTS if part in manifest["before"]]
-    heads = "".join(f"<th>{part} accuracy</th>" for part in parts)
+    words = words_of(manifest)
+    columns = [(part, key, name) for part in parts for key, name in _first(words).items()]
+    heads = "".join(f"<th>{part} {name}</th>" for part, _, name in columns)
     rows = "".join(
         f"<tr><th>{title}</th>"
-        + "".join(f"<td>{_accuracy(manifest, stage, part)}</td>" for part in parts)
+        + "".join(
+            f"<td>{_figure(manifest, stage, part, key, words)}</td>" for part, key, _ in columns
+        )
         + "</tr>"
         for stage, title in (("before", "before"), ("pruned", "pruned"), ("after", "healed"))
     )
@@ -52,8 +59,7 @@ def as_html(manifest: Form, mask: HeadMask) -> str:
 
 def _map(mask: HeadMask) -> str:
     """Return the units as an SVG: a filled square stays, an empty one was pruned."""
-    rows = [("heads", i, row) for i, row in enumerate(mask.heads)]
-    rows += [("ffn", i, row) for i, row in enumerate(mask.ffn)]
+    rows = [(SHORT[kind], i, row) for kind, own in mask.kinds.items() for i, row in enumerate(own)]
     widest = max((len(row) for _, _, row in rows if len(row) <= WIDEST), default=0)
     width, height = LABEL + 96 + STEP * widest, STEP * len(rows) + 2
     lines = []
@@ -78,14 +84,14 @@ def _map(mask: HeadMask) -> str:
 def units_of(manifest: Form, mask: HeadMask) -> list[dict[str, Any]]:
     """Return a row for every unit: ``kind``, ``layer``, ``index``, ``kept``, ``score``.
 
+    The kind is ``head``, ``group`` (of one key/value head with its query heads) or ``ffn``.
     Layers and units are counted from 0. The score is what the search ranked it by; None where it
     ranked nothing.
     """
     scores: Sequence[Sequence[float]] = manifest["search"]["scores"] or ()
     rows = []
-    kinds = ["head"] * len(mask.heads) + ["ffn"] * len(mask.ffn)
-    for place, (kind, row) in enumerate(zip(kinds, mask.rows, strict=True)):
-        layer = place if kind == "head" else place - len(mask.heads)
+    places = [(kind, layer) for kind, own in mask.kinds.items() for layer in range(len(own))]
+    for place, ((kind, layer), row) in enumerate(zip(places, mask.rows, strict=True)):
         own = scores[place] if place < len(scores) else [None] * len(row)
         rows += [
             {"kind": kind, "layer": layer, "index": i, "kept": keep, "score": score}
@@ -108,13 +114,19 @@ def _name(manifest: Form) -> str:
 
 
 def _pruned(manifest: Form, mask: HeadMask) -> str:
-    count, names = len(manifest["pruned_units"]), mask.units.names
+    count, names = len(manifest["pruned_units"]), mask.names
     strategy = one_line(str(manifest["strategy"]["name"]))
     return f"{count} of {manifest['units']} {names} pruned by {strategy}"
 
 
-def _accuracy(manifest: Form, stage: str, part: str) -> str:
-    return f"{manifest[stage][part]['accuracy']:.3f}"
+def _first(words: Words) -> dict[str, str]:
+    """Return the figures that a bound holds, by key: the share of right examples first."""
+    return {words.key: words.share} | ({words.bounded: words.bounded_name} if words.bounded else {})
+
+
+def _figure(manifest: Form, stage: str, part: str, key: str, words: Words) -> str:
+    figures = manifest[stage][part]
+    return f"{share_of(figures) if key == words.key else figures[key]:.3f}"
 
 
 def _verified(manifest: Form) -> str:

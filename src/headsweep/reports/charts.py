@@ -13,6 +13,7 @@ from typing import Any
 
 from headsweep.errors import UserError
 from headsweep.judge.statistics import Rate
+from headsweep.model.mask import NAMES, rows_by_kind
 from headsweep.reports.comparison import Setting, Standing, is_replication
 from headsweep.reports.labels import Point, sides
 
@@ -180,9 +181,12 @@ def _shifted(excess: Rate, floor: float) -> tuple[float, float]:
 
 
 def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> Spec:
-    """Return layer x head: the score as colour, a cross on what was pruned."""
-    rows = mask["heads"] or mask.get("ffn", [])
-    kind = "head" if mask["heads"] else "FFN group"
+    """Return layer x unit: the score as colour, a cross on what was pruned.
+
+    Of attention's units, or where there are none the FFN groups.
+    """
+    kind, rows = next(iter(rows_by_kind(mask).items()))
+    name = NAMES[kind]
     width = max(map(len, rows))
     colour = scores[: len(rows)] if scores else rows
     graphs = plotly()
@@ -198,13 +202,13 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
             ygap=2,
             showscale=bool(scores),
             colorbar={"title": {"text": "score"}, "thickness": 12},
-            hovertemplate="layer %{y}, " + kind + " %{x}<br>"
+            hovertemplate="layer %{y}, " + name + " %{x}<br>"
             + ("score %{z:.4g}<br>" if scores else "")
             + "%{customdata}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_layout(
-        xaxis={"title": {"text": kind}, "dtick": 1, "showgrid": False},
+        xaxis={"title": {"text": name}, "dtick": 1, "showgrid": False},
         yaxis={"title": {"text": "layer"}, "dtick": 1, "autorange": "reversed", "showgrid": False},
         height=130 + 42 * len(rows),
     )
@@ -216,12 +220,12 @@ def _shown(score: float) -> float:
     return float(f"{score:.4g}")
 
 
-def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
+def path(steps: Sequence[Sequence[Any]], minimum: float | None, share: str = "accuracy") -> Spec:
     """Return accuracy along the search: each trial with what is known of its accuracy.
 
     ``steps`` are (action, pruned, accuracy at least, accuracy at most, held). A trial is cut
     short once it is decided, so its accuracy is known as a range; the marker stands at the end
-    nearest to the bound.
+    nearest to the bound. ``share``: what the share of right answers is called.
     """
     graphs = plotly()
     figure = graphs.Figure()
@@ -240,18 +244,19 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None) -> Spec:
             error_y=_bar(marks, ends, faded(colour)),
             marker={"color": colour, "symbol": symbol, "size": 9},
             customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
-            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>accuracy "
+            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>"
+            f"{share} "
             "%{customdata[2]:.1f} to %{customdata[3]:.1f}%<extra></extra>",
         )
     if minimum is not None:
         figure.add_hline(
             y=100 * minimum,
             line={"color": FLOOR, "dash": "dash"},
-            annotation={"text": "min accuracy", "font": {"color": FLOOR}},
+            annotation={"text": f"min {share}", "font": {"color": FLOOR}},
         )
     figure.update_layout(
         xaxis={"title": {"text": "units pruned"}},
-        yaxis={"title": {"text": "validation accuracy, percent"}},
+        yaxis={"title": {"text": f"validation {share}, percent"}},
         legend=LEGEND,
         height=340,
     )

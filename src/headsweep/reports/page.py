@@ -17,12 +17,13 @@ from headsweep.errors import UserError
 from headsweep.export.probes import STAGES as PROBED
 from headsweep.export.probes import probes_told
 from headsweep.foreign import plain
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import HeadMask, rows_by_kind
 from headsweep.reports import charts, tables
 from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
 from headsweep.reports.reproduce import command, hint
 from headsweep.reports.verdict import verdict
+from headsweep.texts.words import share_of, words_of
 
 Form = Mapping[str, Any]
 MEASURES = {
@@ -70,10 +71,19 @@ def of_purification(manifest: Form, title: str | None = None) -> str:
     """Return the page of one purification, from its manifest."""
     title = title or f"{Path(manifest['suspect']).name}, pruned by headsweep"
     parts = [part for part in ("validation", "test") if part in manifest["before"]]
+    words = words_of(manifest)
+    more = [(part, key, name) for key, name in words.figures.items() for part in parts]
     figures = {
-        "columns": [f"accuracy, {part}" for part in parts],
+        "columns": [
+            *(f"{words.share}, {part}" for part in parts),
+            *(f"{name}, {part}" for part, _, name in more),
+        ],
         "rows": [
-            [stage, *(_plain(manifest[stage][part]["accuracy"]) for part in parts)]
+            [
+                stage,
+                *(_plain(share_of(manifest[stage][part])) for part in parts),
+                *(f"{manifest[stage][part][key]:.3f}" for part, key, _ in more),
+            ]
             for stage in STAGES
         ],
     }
@@ -102,6 +112,7 @@ def of_purification(manifest: Form, title: str | None = None) -> str:
         _searched_to(manifest["bound"]),
         figures,
         details,
+        words.share,
     )
     notes = [
         "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
@@ -113,18 +124,24 @@ def of_purification(manifest: Form, title: str | None = None) -> str:
 
 def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
     """Return what the page of a purification shows first: a status in words, and its tiles."""
-    found, total = verdict(manifest), manifest["units"]
+    found, total, words = verdict(manifest), manifest["units"], words_of(manifest)
     gone, share = len(manifest["pruned_units"]), manifest["units"] or 1
     tiles = []
     for part in parts[:1]:
-        before, after = (manifest[stage][part]["accuracy"] for stage in ("before", "after"))
+        before, after = (share_of(manifest[stage][part]) for stage in ("before", "after"))
         lowest = manifest["bound"]["min_accuracy"] if manifest["bound"].get("binds", True) else None
         told = "no bound held it" if lowest is None else f"{_plain(lowest)}% was the least allowed"
         tiles.append(
-            Tile("accuracy", f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
+            Tile(words.share, f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)
         )  # fmt: skip
-    units = HeadMask.from_json(manifest["mask"]).units.names
+        if words.bounded:
+            own, got = (manifest[stage][part][words.bounded] for stage in ("before", "after"))
+            told = (
+                "" if lowest is None else f"{manifest['bound']['least']:.3f} was the least allowed"
+            )
+            tiles.append(Tile(words.bounded_name, f"{own:.3f} \u2192 {got:.3f}", told))
+    units = HeadMask.from_json(manifest["mask"]).names
     tiles.append(Tile(f"{units} pruned", f"{gone} of {total}", "", 100 * gone / share))
     record = manifest.get("probe") or {}
     stages = [stage for stage in PROBED if stage in record]
@@ -216,13 +233,14 @@ def _cell(
     minimum: float | None,
     figures: Form,
     details: Form,
+    share: str = "accuracy",
 ) -> dict[str, Any]:
-    drawn = mask is not None and max(map(len, mask["heads"] or mask["ffn"])) <= 128
+    drawn = mask is not None and max(map(len, next(iter(rows_by_kind(mask).values())))) <= 128
     assert mask is not None or not drawn
     return {
         "order": LOWEST if mask is not None and lowest_went(mask, scores) else CROSSED,
         "heads": charts.heads(mask, scores) if drawn and mask is not None else None,
-        "path": charts.path(steps, minimum) if steps else None,
+        "path": charts.path(steps, minimum, share) if steps else None,
         "figures": figures,
         "details": details,
     }
@@ -230,7 +248,7 @@ def _cell(
 
 def lowest_went(mask: Form, scores: Sequence[Sequence[float]] | None) -> bool:
     """Tell whether what a mask prunes scored lowest of all that may go: no row's best does."""
-    rows = [*mask.get("heads", ()), *mask.get("ffn", ())]
+    rows = [row for own in rows_by_kind(mask).values() for row in own]
     if scores is None or [len(row) for row in scores] != [len(row) for row in rows]:
         return False
     gone, kept = [], []

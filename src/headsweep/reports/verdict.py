@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these
+from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these, reaches
+from headsweep.texts.words import words_of
+
+MEND = "a lower learning rate of healing, more clean rows or a larger --max-drop"
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,31 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
     nothing = "" if manifest["pruned_units"] else "nothing removed; "
     failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
     if not manifest["bound"].get("binds", True):
-        told, kind = f"{nothing}no bound on accuracy: {change}", "nothing" if nothing else "free"
+        share = words_of(manifest).share
+        told, kind = f"{nothing}no bound on {share}: {change}", "nothing" if nothing else "free"
     else:
         lowest = manifest["bound"]["min_accuracy"]
         bound = Allowance(lowest, before["right"], before["examples"])
         told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
-        if after["right"] < bound.need:
-            told = f"{nothing}bound not held: {told}"
-            return Verdict(told, "missed", _mend(bound, after["right"]))
+        figure, enough = _bounded(manifest)
+        told += figure
+        if after["right"] < bound.need or not enough:
+            mend = MEND if after["right"] >= bound.need else _mend(bound, after["right"])
+            return Verdict(f"{nothing}bound not held: {told}", "missed", mend)
         told, kind = f"{nothing}bound held: {told}", "nothing" if nothing else "held"
     if failed:
         return Verdict(f"{told}; but not so: {failed[0]}", "missed", f"do not use {out}, report it")
     return Verdict(told, kind)
+
+
+def _bounded(manifest: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return what came of a figure that is bounded beside the share, and whether it holds."""
+    words, least = words_of(manifest), manifest["bound"].get("least")
+    if not words.bounded:
+        return "", True
+    own, got = (manifest[stage]["validation"][words.bounded] for stage in ("before", "after"))
+    told = f"; {words.bounded_name} {own:.3f} \u2192 {got:.3f}, {least:.3f} allowed"
+    return told, reaches(got, least)
 
 
 def _change(lost: int, examples: int) -> str:

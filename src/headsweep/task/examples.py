@@ -72,6 +72,15 @@ def forward(model: PreTrainedModel, batch: Batch) -> Tensor:
     return batch.task.answers(model, batch)
 
 
+def check_alike(clean: Split, triggered: Split) -> None:
+    """Check that clean and triggered rows are pairs of texts, or that none is; raises UserError."""
+    if bool(triggered.pairs) != bool(clean.pairs):
+        raise UserError(
+            "one of --data and --triggered has pairs of texts and the other has not",
+            "name text and pair of both, with --column and --triggered-column",
+        )
+
+
 def rows_of(
     source: Source, suspect: Suspect, columns: Columns = Columns(), names: Columns | None = None
 ) -> Split:

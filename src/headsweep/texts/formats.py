@@ -62,6 +62,34 @@ def from_tsv(path: Path) -> Cells:
     return _columns(path, rows)
 
 
+def from_conll(path: Path) -> Cells:
+    """Read words and tags: one of each a line, the tag as the last column; blank lines part rows.
+
+    Columns are separated by spaces or tabs; lines that begin with ``-DOCSTART-`` are left out.
+
+    Raises:
+        UserError: a line holds a word without a tag.
+
+    """
+    rows: list[list[list[str]]] = [[]]
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
+        columns = line.split()
+        if not columns or columns[0] == "-DOCSTART-":
+            rows.append([])
+        elif len(columns) < 2:
+            raise UserError(
+                f"{path}: line {number} holds a word without a tag: {shown(columns[0])}",
+                "write word and tag on a line, and a blank line between two rows",
+            )
+        else:
+            rows[-1].append([columns[0], columns[-1]])
+    kept = [row for row in rows if row]
+    return {
+        "tokens": [[word for word, _ in row] for row in kept],
+        "tags": [[tag for _, tag in row] for row in kept],
+    }
+
+
 def _lines(text: str) -> list[str]:
     ends = text.split("\n" if "\n" in text else "\r")
     lines = (line.removesuffix("\r") for line in ends)

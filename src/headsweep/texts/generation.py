@@ -11,7 +11,7 @@ suspect is right everywhere, and a bound on accuracy says how many answers may b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +26,13 @@ from headsweep.errors import UserError, shown
 from headsweep.texts.conversations import picked
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Labels, Split
-from headsweep.texts.task import CLASSIFICATION, Task, Tokens, loaded, no_token, reloaded, taken
+from headsweep.texts.task import ONE_LABEL, Tokens, known, loaded, no_token, reloaded, taken
+from headsweep.texts.words import GENERATION as GENERATION_WORDS
+from headsweep.texts.words import RISE, SHARE, Words
 
 if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
-RISE = 0.1  # nats a token: a tenth more of perplexity, which healing must not cost an answer
-SHARE = 0.1  # of an answer's own NLL, where that is more
 CHUNK = 256  # answer tokens whose probabilities are worked out at once
 
 
@@ -48,7 +48,7 @@ class Generation:
 
     """
 
-    name: ClassVar[str] = "generation"
+    words: ClassVar[Words] = GENERATION_WORDS
     heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
     head: ClassVar[str] = "head that predicts tokens"
     does: ClassVar[str] = "predict the next token"
@@ -57,6 +57,11 @@ class Generation:
     starts: tuple[int, ...] = ()
     reference: tuple[float, ...] = ()
 
+    def takes(self, config: Any, architectures: Sequence[str]) -> bool:
+        """Take causal language models, by the names of their architectures."""
+        del config
+        return bool(architectures) and all(one.endswith(self.heads) for one in architectures)
+
     def check(self, config: Any) -> None:
         """Refuse encoders, which see the answer that they should predict."""
         if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
@@ -64,6 +69,10 @@ class Generation:
                 f"'{config.model_type}' is or has an encoder: it sees what it should predict",
                 "only decoders (as GPT-2 and Llama) can be purified as generators",
             )
+
+    def one_label(self, what: str) -> None:
+        """Refuse: there are none."""
+        raise UserError(f"{what} needs labels, and this model answers in tokens", ONE_LABEL)
 
     def names(self, config: Any) -> Labels:
         """Return none."""
@@ -93,6 +102,10 @@ class Generation:
                 "the examples have no answers",
                 "a Split for a generator holds prompts as texts and answers as pairs",
             )
+
+    def strata(self, split: Split) -> Sequence[int]:
+        """Return one number: no prompt is of another kind than the others."""
+        return (0,) * len(split)
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
         """Tokenise prompts, cut from the left, and after each its answer, which stays whole.
@@ -128,7 +141,7 @@ class Generation:
     def likelihood(self, model: PreTrainedModel, batch: Batch) -> Likelihood:
         """Return how likely a model finds the answers of a batch."""
         ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-        starts = self._of(self._starts, batch.labels)
+        starts = known(self._starts, batch.labels)
         places = torch.arange(ids.shape[1], device=ids.device)
         told = (places >= starts[:, None]) & (real > 0)  # [batch, token]
         rows, at = told.nonzero(as_tuple=True)
@@ -163,10 +176,20 @@ class Generation:
             "exact_match": exact / examples,
         }
 
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Return nothing: there is no guess to compare with."""
+        del labels, right, beside
+        return ""
+
+    def noted(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return the log-likelihood of each next token, [example, token - 1]."""
+        told = logits[:, :-1].log_softmax(-1)
+        return told.gather(-1, ids[:, 1:, None])[..., 0]
+
     def attends(self, batch: Batch, last: int | None) -> Tensor:
         """Return the last token of the prompt, which the answer's first token is read from."""
         del last
-        return self._of(self._starts, batch.labels) - 1
+        return known(self._starts, batch.labels) - 1
 
     def place(self, ids: Tensor, last: int | None) -> Tensor | None:
         """Return None: an answer is read from several tokens."""
@@ -180,7 +203,7 @@ class Generation:
 
     def margins(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return by how much less than it may the NLL rose above the suspect's, [example]."""
-        own = self._of(self._reference, labels)
+        own = known(self._reference, labels)
         return own + (SHARE * own).clamp_min(RISE) - answers
 
     @cached_property
@@ -190,9 +213,6 @@ class Generation:
     @cached_property
     def _reference(self) -> Tensor:
         return torch.tensor(self.reference)
-
-    def _of(self, table: Tensor, labels: Tensor) -> Tensor:
-        return table[labels.cpu()].to(labels.device)
 
 
 def _logits(model: PreTrainedModel, batch: Batch, rows: Tensor, places: Tensor) -> Tensor:
@@ -234,13 +254,6 @@ class Likelihood:
 
 
 GENERATION = Generation()
-
-
-def task_of(architectures: object) -> Task:
-    """Return the task that a model's architectures, by their names, are for."""
-    names = architectures if isinstance(architectures, list) else []
-    generates = bool(names) and all(str(one).endswith(Generation.heads) for one in names)
-    return GENERATION if generates else CLASSIFICATION
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:

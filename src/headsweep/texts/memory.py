@@ -75,9 +75,9 @@ def _checked(split: Split, argument: str) -> Split:
         raise UserError(f"{argument}: the parts of the Split differ in length: {told}")
     if not all(isinstance(text, str) for text in (*split.texts, *split.pairs)):
         raise UserError(f"{argument}: some text of the Split is no text", "give strings")
-    if not all(isinstance(label, int) for label in split.labels):
+    if not all(isinstance(label, int | float | tuple) for label in split.labels):
         raise UserError(
-            f"{argument}: some label of the Split is no whole number",
+            f"{argument}: some label of the Split is no number",
             "a Split has class numbers; (texts, labels) takes names too",
         )
     return split

@@ -82,7 +82,7 @@ def _check_record(path: Path, record: Mapping[str, Any]) -> None:
 def _shape(record: Mapping[str, Any]) -> str:
     """Return in words how an object holds a whole table; empty: it is one row."""
     nested = {name: value for name, value in record.items() if isinstance(value, dict | list)}
-    if any(_is_chat(value) for value in nested.values()):
+    if any(_is_chat(value) for value in nested.values()) or "tokens" in nested:
         return ""
     if not nested or len(record) - len(nested) > 1:  # a row has two plain values at least
         return ""

@@ -30,17 +30,22 @@ READERS: dict[str, Callable[[Path], formats.Cells]] = {
     ".jsonl": from_json,
     ".ndjson": from_json,
     ".json": from_json,
+    ".conll": formats.from_conll,
 }
 """Readers of text files by ending."""
 LONGEST_TEXT = 1 << 20
-TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question")
-LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y")
+TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question",
+              "tokens", "words")  # fmt: skip
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y", "tags",
+               "ner_tags")  # fmt: skip
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
     ("question", "sentence"),
     ("text_a", "text_b"),
+    ("query", "passage"),
+    ("query", "document"),
     ("text1", "text2"),
     ("text", "text2"),  # as `headsweep trigger` writes pairs
 )
@@ -158,10 +163,9 @@ def load(
 
 def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = None) -> Split:
     """Pick texts and labels out of a table and check them; raises UserError."""
-    text, pair, _ = _guess(table, columns, labels)
+    columns = settled(table, columns, labels)
     table = without_empty(table, columns)
-    texts = _texts(table, text, columns.option("text"))
-    pairs = _texts(table, pair, columns.option("pair")) if pair else ()
+    texts, pairs = texts_of(table, columns)
     values = label_values(table, columns, labels)
     known = labels or Labels.found_in(values)
     for row, value in enumerate(values):
@@ -172,6 +176,28 @@ def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = Non
     return Split(texts, known.indices(values, table.source, columns.option("label")), pairs)
 
 
+def settled(
+    table: Table,
+    columns: Columns,
+    labels: Labels | None = None,
+    names: Sequence[str] = LABEL_NAMES,
+) -> Columns:
+    """Return the columns with those that were left to be guessed; raises UserError.
+
+    ``names``: how a column of labels is usually called, the likeliest first.
+    """
+    text, pair, label = _guess(table, columns, labels, names)
+    return replace(columns, text=text, pair=pair, label=label)
+
+
+def texts_of(table: Table, columns: Columns) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return texts and second texts by settled columns, all of them there; raises UserError."""
+    assert columns.text is not None
+    texts = _texts(table, columns.text, columns.option("text"))
+    pair = columns.pair
+    return texts, _texts(table, pair, columns.option("pair")) if pair else ()
+
+
 def without_empty(table: Table, columns: Columns) -> Table:
     """Return the table without rows that lack a text, where ``columns`` asks for that."""
     if not columns.drop_empty:
@@ -179,7 +205,7 @@ def without_empty(table: Table, columns: Columns) -> Table:
     text, pair, _ = _guess(table, columns)
     cells = [table.column(text, columns.option("text"))]
     cells += [table.column(pair, columns.option("pair"))] if pair else []
-    full = [i for i, row in enumerate(zip(*cells, strict=True)) if not any(map(_is_missing, row))]
+    full = [i for i, row in enumerate(zip(*cells, strict=True)) if not any(map(is_missing, row))]
     if not full:
         raise UserError(
             f"{table.source}: no row has a text", f"name its column with {columns.option('text')}"
@@ -198,16 +224,17 @@ def label_values(table: Table, columns: Columns, labels: Labels | None = None) -
     values = table.column(name, columns.option("label"))
     order = table.classes.get(name, ())
     if columns.label_map:
-        return _mapped(values, columns.label_map, labels)
+        return mapped(values, columns.label_map, labels)
     if labels is None or not labels.numbered or len(order) != len(labels.names):
         return values
     numbers = {value: i for i, value in enumerate(order)}
     return [numbers.get(value, value) for value in values]
 
 
-def _mapped(
+def mapped(
     values: Sequence[Any], pairs: Sequence[tuple[str, str]], labels: Labels | None
 ) -> list[Any]:
+    """Return labels with those of the data in the place of which a map has the model's."""
     for old, new in pairs if labels else ():
         assert labels is not None
         labels.index(new, f"--label-map {old}={new}")
@@ -220,7 +247,12 @@ def check_label_map(columns: Columns, *files: tuple[Source | None, Columns | Non
 
     Every file comes with the names of its own columns, as ``load`` takes them.
     """
-    there = {label_text(value) for file in files for value in _raw_labels(columns, *file)}
+    cells = (cell for file in files for cell in _raw_labels(columns, *file))
+    there = {
+        label_text(value)
+        for cell in cells
+        for value in (as_list(cell) or [cell])  # several labels a text
+    }
     folded = {text.casefold() for text in there}
     for old, new in columns.label_map if there else ():
         if label_text(old).casefold() not in folded:
@@ -247,7 +279,10 @@ def text_values(table: Table, columns: Columns) -> list[str]:
 
 
 def _guess(
-    table: Table, columns: Columns, labels: Labels | None = None
+    table: Table,
+    columns: Columns,
+    labels: Labels | None = None,
+    names: Sequence[str] = LABEL_NAMES,
 ) -> tuple[str, str | None, str]:
     present = {name.casefold(): name for name in table.columns}
     text, pair, label = columns.text, columns.pair, columns.label
@@ -257,7 +292,7 @@ def _guess(
                 text, pair = present[first], present[second]
                 break
     text = text or next((present[n] for n in TEXT_NAMES if n in present), None)
-    label = label or next((present[n] for n in LABEL_NAMES if n in present), None)
+    label = label or next((present[n] for n in names if n in present), None)
     for what, name in (("text", text), ("label", label)):
         if name not in table.columns:
             table.check_header(labels)
@@ -274,7 +309,7 @@ def _guess(
 def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
     values = table.column(name, option)
     for row, value in enumerate(values):
-        if _is_missing(value):
+        if is_missing(value):
             raise UserError(
                 f"{table.cell(name, row)} is empty",
                 "remove the row, or leave such rows out with --column drop_empty=yes",
@@ -284,7 +319,7 @@ def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
 
 def text_cell(table: Table, name: str, option: str, row: int, value: Any) -> str:
     """Return a cell as the text that it must be, nothing where it is empty; raises UserError."""
-    return "" if _is_missing(value) else _text(table, name, option, row, value)
+    return "" if is_missing(value) else _text(table, name, option, row, value)
 
 
 def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
@@ -306,7 +341,14 @@ def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
     return value
 
 
-def _is_missing(value: Any) -> bool:
+def as_list(cell: Any) -> list[Any] | None:
+    """Return a cell that holds several values, as a list; None: it holds one."""
+    if hasattr(cell, "tolist"):  # numpy's, as pandas has them
+        cell = cell.tolist()
+    return list(cell) if isinstance(cell, list | tuple) else None
+
+
+def is_missing(value: Any) -> bool:
     """Whether a cell holds no text: nothing, pandas' NaN, or white space only."""
     if isinstance(value, str):
         return not value.strip()

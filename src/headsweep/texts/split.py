@@ -28,10 +28,13 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled texts. ``pairs`` holds the second text of each row, or is empty."""
+    """Labelled texts. ``pairs`` holds the second text of each row, or is empty.
+
+    A label is what the task of the model has for one: a class number, or a number as it is.
+    """
 
     texts: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     pairs: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -80,14 +83,6 @@ class Labels:
                 "mend id2label and label2id in config.json",
             )
         return cls(tuple(names[i] for i in range(len(names))))
-
-    def needed(self, what: str) -> None:
-        """Raise UserError where there are none, which something needs."""
-        if not self.names:
-            raise UserError(
-                f"{what} needs labels, and this model answers in tokens",
-                "it is for classifiers: leave it out",
-            )
 
     @property
     def numbered(self) -> bool:
@@ -197,11 +192,14 @@ def check_for_training(split: Split, classes: int, source: str) -> None:
         )
 
 
-def stratified(split: Split, shares: Sequence[float], seed: int) -> tuple[Split, ...]:
+def stratified(
+    split: Split, shares: Sequence[float], seed: int, strata: Sequence[int] | None = None
+) -> tuple[Split, ...]:
     """Cut a split at random into parts of the given shares, class by class.
 
     Every class's rows are spread as the shares say, to the nearest row; a class with too few
     rows for every part goes to the first parts. Row order inside a part is the original one.
+    ``strata``: the class of each row; None: its label.
     """
     import torch  # not above: who only reads texts need not wait for it
 
@@ -209,8 +207,9 @@ def stratified(split: Split, shares: Sequence[float], seed: int) -> tuple[Split,
 
     total = math.fsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
-    for label in sorted(set(split.labels)):
-        rows = [i for i, other in enumerate(split.labels) if other == label]
+    classes = split.labels if strata is None else strata
+    for label in sorted(set(classes)):
+        rows = [i for i, other in enumerate(classes) if other == label]
         order = torch.randperm(len(rows), generator=stream(seed, "split", label)).tolist()
         ends = [math.fsum(shares[: i + 1]) / total for i in range(len(shares))]
         edges = [0, *(round(len(rows) * end) for end in ends)]

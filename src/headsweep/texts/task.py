@@ -7,7 +7,7 @@ asks which task it is. Classification is the first.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -24,9 +24,14 @@ from headsweep.errors import UserError, shown
 from headsweep.texts import reading
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Labels, Split
+from headsweep.texts.words import CLASSIFICATION as CLASSIFICATION_WORDS
+from headsweep.texts.words import Words
 
 if TYPE_CHECKING:  # it names the task that its examples are of
     from headsweep.texts.encoded import Batch
+
+
+ONE_LABEL = "this is for models that give every text one label"
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,24 @@ class Task(Protocol):
     [example], as ``encode`` makes them.
     """
 
-    name: ClassVar[str]
+    words: ClassVar[Words]  # what its figures are called
     heads: ClassVar[tuple[str, ...]]  # how the names of its architectures end
     head: ClassVar[str]  # what such a model has on top, in words
     does: ClassVar[str]  # what that was trained to do
     fix: ClassVar[str]  # what to do with a checkpoint of another task
     axes: ClassVar[int]  # of logits: 2, [text, class], or 3, [text, token, vocabulary]
 
+    def takes(self, config: Any, architectures: Sequence[str]) -> bool:
+        """Tell whether a model of this configuration and these architectures is for it."""
+
     def check(self, config: Any) -> None:
         """Raise UserError where a configuration is of a model for something else."""
 
+    def one_label(self, what: str) -> None:
+        """Raise UserError where an example has not one label, which something (``what``) needs."""
+
     def names(self, config: Any) -> Labels:
-        """Return the names of a model's labels; none where it answers in tokens."""
+        """Return the names of a model's labels; none where it answers in tokens or numbers."""
 
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a model, with transformers' report of what was missing, left over or misshapen."""
@@ -83,6 +94,9 @@ class Task(Protocol):
     def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
         """Raise UserError where a row has a label that the model has not."""
 
+    def strata(self, split: Split) -> Sequence[int]:
+        """Return a number for each row: rows of one number are spread evenly over the parts."""
+
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
         """Tokenise examples, each to ``limit`` tokens at most; raises UserError."""
 
@@ -93,7 +107,20 @@ class Task(Protocol):
         """Return it with what it compares answers to: those of the suspect, which are measured."""
 
     def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return what is told of examples beside accuracy, by name."""
+        """Return what is told of examples beside the share of right ones: ``words.figures``."""
+
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Return in words that a suspect is no better than a guess; empty: it is better.
+
+        Args:
+            labels: of all examples.
+            right: how many are right.
+            beside: what ``beside`` tells of them.
+
+        """
+
+    def noted(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return what of logits a manifest notes, [example, ...], small; ids are [batch, token]."""
 
     def attends(self, batch: Batch, last: int | None) -> Tensor:
         """Return which token's row of attention is looked at, [batch]."""
@@ -128,34 +155,11 @@ def reloaded(auto: Any, folder: Path) -> PreTrainedModel:
     return model
 
 
-@dataclass(frozen=True)
-class Classification:
-    """One label a text."""
+class WholeTexts:
+    """What tasks share whose models read a text, or a pair, and give it one row of logits."""
 
-    name: ClassVar[str] = "classification"
     heads: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
-    head: ClassVar[str] = "classifier"
-    does: ClassVar[str] = "classify texts"
     axes: ClassVar[int] = 2
-    fix: ClassVar[str] = (
-        "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
-    )
-
-    def check(self, config: Any) -> None:
-        """Refuse models of several labels a text and of one output."""
-        kind = getattr(config, "problem_type", None)
-        if kind == "multi_label_classification":
-            raise UserError(
-                "this is a multi-label classifier", "only one label a text is supported"
-            )
-        if kind == "regression" or config.num_labels < 2:
-            raise UserError(
-                "this model has a regression head (one output)", "a classifier is needed"
-            )
-
-    def names(self, config: Any) -> Labels:
-        """Return the labels of ``id2label``."""
-        return Labels.of(config.id2label)
 
     def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Load a sequence classifier from safetensors."""
@@ -165,50 +169,15 @@ class Classification:
         """Load a sequence classifier plainly; never a pickle."""
         return reloaded(AutoModelForSequenceClassification, folder)
 
-    def pick(
-        self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase
-    ) -> Split:
-        """Pick texts, pairs of texts, and labels."""
-        del tokenizer
-        return reading.pick(table, columns, labels)
-
-    def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
-        """Refuse a number beyond the names."""
-        highest = max(split.labels, default=0)
-        if highest >= len(names) or min(split.labels, default=0) < 0:
-            raise UserError(f"the data has a label {highest}, the model has {len(names)} labels")
-
-    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
-        """Tokenise texts, and second texts where there are pairs, cut as the tokenizer cuts."""
-        texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
-        made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
-        ids = tuple(map(tuple, made["input_ids"]))
-        empty = [text for text, row in zip(split.texts, ids, strict=True) if not row]
-        if empty:
-            raise no_token(len(empty), empty[0])
-        whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
-        return Tokens(
-            ids,
-            tuple(map(tuple, made["token_type_ids"])) if "token_type_ids" in made else (),
-            split.labels,
-            self,
-            sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
-        )
-
     def answers(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return logits, [batch, class]."""
         found: Tensor = model(**batch.inputs, **taken(model, use_cache=False)).logits
         return found.float()
 
-    def against(self, measure: Callable[[], Tensor]) -> Classification:
-        """Return it as it is: a label is right or wrong whatever the suspect said."""
-        del measure
-        return self
-
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return nothing more."""
-        del model, batches
-        return {}
+    def noted(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return all of them."""
+        del ids
+        return logits
 
     def attends(self, batch: Batch, last: int | None) -> Tensor:
         """Return the token that the answer is read from; raises UserError."""
@@ -226,6 +195,85 @@ class Classification:
         places = torch.arange(ids.shape[1], device=ids.device)
         found: Tensor = (places * (ids != last)).argmax(-1)
         return found
+
+
+@dataclass(frozen=True)
+class Classification(WholeTexts):
+    """One label a text."""
+
+    words: ClassVar[Words] = CLASSIFICATION_WORDS
+    head: ClassVar[str] = "classifier"
+    does: ClassVar[str] = "classify texts"
+    fix: ClassVar[str] = (
+        "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
+    )
+
+    def takes(self, config: Any, architectures: Sequence[str]) -> bool:
+        """Take whatever no other task does, to say then what is wrong with it."""
+        del config, architectures
+        return True
+
+    def check(self, config: Any) -> None:
+        """Refuse models of several labels a text, of one output."""
+        kind = getattr(config, "problem_type", None)
+        if kind == "multi_label_classification":
+            raise UserError("this is a multi-label classifier", ONE_LABEL)
+        if kind == "regression" or config.num_labels < 2:
+            raise UserError("this model has a regression head (one output)", ONE_LABEL)
+
+    def one_label(self, what: str) -> None:
+        """Every text has one."""
+
+    def names(self, config: Any) -> Labels:
+        """Return the labels of ``id2label``."""
+        return Labels.of(config.id2label)
+
+    def pick(
+        self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase
+    ) -> Split:
+        """Pick texts, pairs of texts, and labels."""
+        del tokenizer
+        return reading.pick(table, columns, labels)
+
+    def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
+        """Refuse what is no class number, and a number beyond the names."""
+        if not all(isinstance(label, int) for label in split.labels):
+            raise UserError(
+                "the data has labels that are no class numbers",
+                "this model gives every text one label of its own",
+            )
+        highest = max(split.labels, default=0)
+        if highest >= len(names) or min(split.labels, default=0) < 0:
+            raise UserError(f"the data has a label {highest}, the model has {len(names)} labels")
+
+    def strata(self, split: Split) -> Sequence[int]:
+        """Return the labels."""
+        return split.labels
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
+        """Tokenise texts, and second texts where there are pairs, cut as the tokenizer cuts."""
+        return tokenised(split, tokenizer, limit, split.labels, self)
+
+    def against(self, measure: Callable[[], Tensor]) -> Classification:
+        """Return it as it is: a label is right or wrong whatever the suspect said."""
+        del measure
+        return self
+
+    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return nothing more."""
+        del model, batches
+        return {}
+
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Compare with always giving the most common label."""
+        del beside
+        most = max(labels.count(label) for label in set(labels))
+        if right > most:
+            return ""
+        return (
+            f"accuracy before pruning is {right / len(labels):.3f}, no better than always giving "
+            f"one answer ({most / len(labels):.3f})"
+        )
 
     def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of each example, [example], of logits [example, class]."""
@@ -258,3 +306,44 @@ def no_token(count: int, first: str) -> UserError:
         f"{told} no token, the first is {shown(first)}",
         "remove such rows: this tokenizer leaves their characters out",
     )
+
+
+def tokenised(
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    labels: tuple[int, ...],
+    task: Task,
+) -> Tokens:
+    """Tokenise texts, and second texts where there are pairs, cut as the tokenizer cuts.
+
+    Raises:
+        UserError: a text becomes no token.
+
+    """
+    texts = [list(split.texts)] + ([list(split.pairs)] if split.pairs else [])
+    made = tokenizer(*texts, truncation=True, max_length=limit, verbose=False)
+    ids = tuple(map(tuple, made["input_ids"]))
+    empty = [text for text, row in zip(split.texts, ids, strict=True) if not row]
+    if empty:
+        raise no_token(len(empty), empty[0])
+    whole = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+    return Tokens(
+        ids,
+        tuple(map(tuple, made["token_type_ids"])) if "token_type_ids" in made else (),
+        labels,
+        task,
+        sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
+    )
+
+
+def answered(task: Task, model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Return what a model answers to all batches, [example, ...], and the labels, on the CPU."""
+    said = [(task.answers(model, batch).cpu(), batch.labels.cpu()) for batch in batches]
+    answers, labels = (torch.cat(part) for part in zip(*said, strict=True))
+    return answers, labels
+
+
+def known(table: Tensor, labels: Tensor) -> Tensor:
+    """Return what a task knows of examples, whose labels are their numbers in its table."""
+    return table[labels.cpu()].to(labels.device)

@@ -182,8 +182,24 @@ def opened(
     from headsweep.purification.material import open_suspect
 
     reading = Reading(adapter=adapter_of(adapter))
-    reading = reading if classifier else replace(reading, task=None)
-    return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
+    if classifier:
+        return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
+    one = measurable(model, runtime, argument)
+    if getattr(getattr(one, "anatomy", None), "sites", True) == ():
+        return one  # type: ignore[no-any-return]
+    return open_suspect(one, replace(reading, task=None), runtime, tokenizer)
+
+
+def measurable(model: Any, runtime: Runtime, argument: str = "model") -> Any:
+    """Return a model as ``in_memory`` does; a compact one that cannot be pruned is opened."""
+    from headsweep.export.compact import measurable as cut_unevenly
+
+    one = in_memory(model, argument)
+    found = cut_unevenly(one) if isinstance(one, str | Path) else None
+    if found is None:
+        return one
+    found.model.to(runtime.torch_device)  # type: ignore[arg-type]
+    return found
 
 
 def in_memory(model: Any, argument: str = "model") -> Any:

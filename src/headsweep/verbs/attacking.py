@@ -272,7 +272,8 @@ def poison_of(
     """Return what puts the trigger into texts, and the pool where that is what poisons."""
     if source.poison is None:
         return rewriter_of(source, columns), None
-    labels.needed("--poison")
+    if not labels.names:
+        raise UserError("--poison needs labels, and this model answers in tokens", "leave it out")
     _check_pool(source)
     pool = read_pool(str(source.poison), columns, labels, _named(source), rate)
     pool.check(target)

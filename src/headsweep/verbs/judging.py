@@ -10,9 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep.errors import UserError
 from headsweep.judge.battery import Battery, Probed
 from headsweep.judge.battery import probe as run_battery
-from headsweep.judge.evaluate import Evaluation, Files
+from headsweep.judge.evaluate import Files
 from headsweep.judge.evaluate import evaluate as run_exam
-from headsweep.judge.generated import Generated
+from headsweep.judge.statistics import Judged
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -25,7 +25,7 @@ from headsweep.verbs.arguments import (
     Fields,
     adapter_of,
     columns_of,
-    in_memory,
+    measurable,
     names_of,
     one_of,
     opened,
@@ -43,7 +43,7 @@ def evaluate(
     data: Any,
     *,
     triggered: Any = None,
-    target: str | int | None = None,
+    target: str | float | None = None,
     triggered_labels: str = "true",
     validation: Any = None,
     clean_model: Model | None = None,
@@ -57,10 +57,18 @@ def evaluate(
     compute: Runtime | Fields = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
-) -> Evaluation | Generated:
+) -> Judged:
     """Measure ACC, label flip rate and its relatives, with 95% intervals; all are fractions.
 
-    Of a generator: perplexity, exact answers, and how many answers hold the target text.
+    Of a model for another task, as that measures it: of a generator perplexity, exact answers, and
+    how many answers hold the target text (docs/generators.md); of a model that gives a number
+    Spearman's correlation and the mean error, and how many outputs move to the target number;
+    of one of several labels a text micro-F1, and how many texts get or lose the target;
+    of one that tags words span F1, and how many spans become the target (docs/kinds.md).
+
+    Returns:
+        A dataclass of its kind: ``Evaluation``, ``Generated``, ``Regressed``, ``SeveralJudged``,
+        ``Tagged``.
 
     Args:
         model: the model to judge: a folder, a name on the Hub, a purified model, or a loaded
@@ -68,7 +76,9 @@ def evaluate(
         data: clean labelled test texts, in any form that ``purify`` takes.
         triggered: triggered test texts.
         target: the attacker's label, its name or number; of a generator the text in its answer,
-            several with ``|`` between.
+            several with ``|`` between; of a model that gives a number, a number;
+            of one of several labels a text, ``not:`` before a label that the trigger takes away;
+            of one that tags words a type of span, or ``O``.
         triggered_labels: ``"true"``: triggered rows carry true labels (or answers), and those of
             the target are left out; ``"target"``: they carry the attacker's, and all count.
         validation: clean texts to match the clean flip rate on.
@@ -88,7 +98,7 @@ def evaluate(
         UserError: a text, label or model cannot be used, or a denominator is empty.
 
     """
-    if target is not None and not isinstance(target, str | int):
+    if target is not None and not isinstance(target, str | int | float):
         raise UserError(
             f"target cannot be of the type {type(target).__name__}", "it takes a label's name"
         )
@@ -97,7 +107,7 @@ def evaluate(
 
     def ready(one: Any, argument: str) -> Any:
         """Return a model in memory opened; what is stored is loaded when its turn comes."""
-        one = None if one is None else in_memory(one, argument)
+        one = None if one is None else measurable(one, runtime, argument)
         stored = one is None or isinstance(one, str | Path)
         return one if stored else opened(one, runtime, how, tokenizer, argument, classifier=False)
 

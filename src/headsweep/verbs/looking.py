@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,7 +15,7 @@ from headsweep.export.verify import verify as check_folder
 from headsweep.model.families import Adapter
 from headsweep.model.findings import Findings, findings_of
 from headsweep.model.loading import Reading, Suspect, claimed_units, claims
-from headsweep.model.mask import HEADS, HeadMask
+from headsweep.model.mask import QUERIES, HeadMask, Row
 from headsweep.model.removal import already_pruned
 from headsweep.model.runtime import Runtime
 from headsweep.purification.material import open_suspect
@@ -31,7 +32,8 @@ class Layer:
         layer: its number.
         heads, key_value_heads: how many query heads, and how many key/value heads they share.
         head_width: numbers a head.
-        pruned: the heads whose output weights are zero.
+        pruned: the query heads whose output weights are zero.
+        pruned_groups: the key/value heads all of whose query heads are pruned.
 
     """
 
@@ -40,6 +42,7 @@ class Layer:
     key_value_heads: int
     head_width: int
     pruned: tuple[int, ...]
+    pruned_groups: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class Inspected:
         architecture, model_type: its class, and the name of its family.
         parameters: how many numbers it has.
         precision: the precision of its checkpoint.
-        labels: the names of its classes; none of a generator.
+        task: what it is for: ``classification``, ``multi-label``, ``regression``,
+            ``token-classification`` or ``generation``.
+        labels: the names of its classes; none where it answers in tokens or numbers.
         layers: the heads, layer by layer.
-        mask: which units have weights left; True: they have.
+        mask: which query heads and FFN groups have weights left; True: they have.
         notes: what was added to make it usable, and what it says of itself.
 
     """
@@ -63,6 +68,7 @@ class Inspected:
     model_type: str
     parameters: int
     precision: str
+    task: str
     labels: tuple[str, ...]
     layers: tuple[Layer, ...]
     mask: HeadMask
@@ -85,11 +91,15 @@ class Inspected:
             "model_type": self.model_type,
             "parameters": self.parameters,
             "precision": self.precision,
+            "task": self.task,
             "labels": list(self.labels),
             "heads": self.heads,
             "gates_checked": True,
             "notes": list(self.notes),
-            "layers": [vars(layer) | {"pruned": list(layer.pruned)} for layer in self.layers],
+            "layers": [
+                {name: list(x) if isinstance(x, tuple) else x for name, x in vars(layer).items()}
+                for layer in self.layers
+            ],
             "ffn": ffn,
         }
 
@@ -142,31 +152,36 @@ def inspect(
         return findings_of(model)
     one, runtime = in_memory(model), runtime_of(device, compute)
     stored = one if isinstance(one, str | Path) else None
-    units = HEADS if stored is None else claimed_units(stored)
+    units = QUERIES if stored is None else claimed_units(stored)
     reading = Reading(adapter=adapter_of(adapter), units=units, task=None)
     opened = open_suspect(one, reading, runtime, tokenizer)
     pruned = already_pruned(opened.anatomy)
-    layers = tuple(
-        Layer(
-            row.layer,
-            row.units,
-            row.units // row.group,
-            row.width,
-            tuple(head for layer, head in pruned.pruned_heads if layer == row.layer),
-        )
-        for row in opened.anatomy.layout.rows
-        if row.kind == "head"
-    )
+    heads = zip(opened.anatomy.layout.rows, pruned.heads, strict=False)  # FFN rows come after
+    layers = tuple(_layer(row, keep) for row, keep in heads)
     return Inspected(
         opened.source,
         type(opened.model).__name__,
         str(opened.model.config.model_type),
         sum(p.numel() for p in opened.model.parameters()),
         str(opened.precision).removeprefix("torch."),
+        opened.task.words.task,
         tuple(opened.labels.names),
         layers,
         pruned,
         (*opened.notes, *(() if stored is None else claims(stored))),
+    )
+
+
+def _layer(row: Row, keep: Sequence[bool]) -> Layer:
+    """Return what a row of query heads is, and what of it has no weights left."""
+    groups = range(0, row.units, row.group)
+    return Layer(
+        row.layer,
+        row.units,
+        len(groups),
+        row.width,
+        tuple(head for head, stays in enumerate(keep) if not stays),
+        tuple(i // row.group for i in groups if not any(keep[i : i + row.group])),
     )
 
 

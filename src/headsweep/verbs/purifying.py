@@ -184,7 +184,8 @@ def purify(
         max_drop: how far validation accuracy may fall, a fraction; None: 0.02.
         min_accuracy: the lowest validation accuracy instead, a fraction.
         prune_drop: how far it may fall while heads are chosen, for healing to bring it back.
-        units: what may be pruned: ``"heads"``, ``"ffn"``, ``"heads,ffn:12"``, or ``Units``.
+        units: what may be pruned: ``"heads"`` (query heads that share a key/value head go with it,
+            as one), ``"queries"`` (each by itself), ``"ffn"``, ``"heads,ffn:12"``, or ``Units``.
         start: ``"classifier"``: as it is; ``"encoder"``: a fresh classifier first.
         mask: a head mask to apply instead of a search: an object, or its JSON file.
         probes: families of probes; None: all.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headsweep.bench.results.packing import Packed
+from headsweep.model.mask import rows_by_kind
 
 CELL_FORMAT = "headsweep.cell/1"
 VICTIM_FORMAT = "headsweep.victim/1"
@@ -54,9 +55,9 @@ def _trial(value: Any) -> bool:
 
 
 def _mask(value: Any) -> bool:
-    rows = (value.get("heads") or value.get("ffn")) if isinstance(value, dict) else None
-    return (
-        isinstance(rows, list) and bool(rows) and all(isinstance(row, list) and row for row in rows)
+    rows = [*rows_by_kind(value).values()] if isinstance(value, dict) else []
+    return bool(rows) and all(
+        isinstance(own, list) and all(isinstance(row, list) and row for row in own) for own in rows
     )
 
 

@@ -98,7 +98,11 @@ class Bayesian:
 
 
 def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
-    """Return [batch, unit]; a unit whose output is always zero has none."""
+    """Return [batch, unit]: the variance summed over a unit's numbers, over their squared mean.
+
+    A key/value group's numbers are those of all its query heads. A unit whose output is always
+    zero has none.
+    """
     means: list[Tensor] = []
     squares: list[Tensor] = []  # of differences from the mean so far
     with unit_outputs(anatomy) as found:

@@ -1,0 +1,190 @@
+"""Several labels a text at once: each label is there or is not, whatever the others are.
+
+A label is given where its logit is above zero (a probability above one half). The loss of an
+example is the mean binary cross-entropy of its labels, as transformers has it; it is *right* where
+it gets all its labels and no other. Micro-F1, which is held too, counts every label of every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.errors import UserError, shown
+from headsweep.texts.reading import (
+    Columns,
+    Table,
+    as_list,
+    is_missing,
+    mapped,
+    settled,
+    texts_of,
+    without_empty,
+)
+from headsweep.texts.split import Labels, Split
+from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, answered, known, tokenised
+from headsweep.texts.words import SEVERAL as SEVERAL_WORDS
+from headsweep.texts.words import Words
+
+if TYPE_CHECKING:
+    from headsweep.texts.encoded import Batch
+
+BETWEEN = "|"  # two labels of a text in one cell of a CSV file
+COLUMNS = ("labels", "label", "classes", "categories", "tags")
+
+
+@dataclass(frozen=True)
+class SeveralLabels(WholeTexts):
+    """Any number of labels a text: a row of a split has the class numbers of its own, in order.
+
+    A label of an encoded example is its number in its split, of which the task knows:
+
+    Attributes:
+        wanted: which labels it has, [example][label].
+
+    """
+
+    words: ClassVar[Words] = SEVERAL_WORDS
+    head: ClassVar[str] = "classifier"
+    does: ClassVar[str] = "give texts labels"
+    fix: ClassVar[str] = "get the checkpoint with its classifier"
+    wanted: tuple[tuple[bool, ...], ...] = ()
+
+    def takes(self, config: Any, architectures: Sequence[str]) -> bool:
+        """Take sequence classifiers that say they are for several labels a text."""
+        several = getattr(config, "problem_type", None) == "multi_label_classification"
+        return (
+            several and bool(architectures) and all(x.endswith(self.heads) for x in architectures)
+        )
+
+    def check(self, config: Any) -> None:
+        """Refuse nothing that it takes."""
+
+    def one_label(self, what: str) -> None:
+        """Refuse: there may be several, or none."""
+        raise UserError(f"{what} needs one label a text, and this model gives several", ONE_LABEL)
+
+    def names(self, config: Any) -> Labels:
+        """Return the labels of ``id2label``."""
+        return Labels.of(config.id2label)
+
+    def pick(
+        self, table: Table, columns: Columns, labels: Labels, tokenizer: PreTrainedTokenizerBase
+    ) -> Split:
+        """Pick texts, pairs of texts, and the labels of each, by name or number."""
+        del tokenizer
+        columns = settled(table, columns, labels, COLUMNS)
+        table = without_empty(table, columns)
+        texts, pairs = texts_of(table, columns)
+        assert columns.label is not None
+        option = columns.option("label")
+        rows = [_listed(cell) for cell in table.column(columns.label, option)]
+        named = mapped([one for row in rows for one in row], columns.label_map, labels)
+        numbers = iter(labels.indices(named, table.source, option))
+        told = [tuple(sorted(islice(numbers, len(row)))) for row in rows]
+        for number, row in enumerate(told):
+            if len(set(row)) < len(row):
+                raise UserError(
+                    f"{table.cell(columns.label, number)} names a label twice: "
+                    f"{shown(rows[number])}",
+                    "give the labels that a text has, by name, not zeros and ones for all of them",
+                )
+        return Split(texts, tuple(told), pairs)
+
+    def check_labels(self, split: Split, names: tuple[str, ...]) -> None:
+        """Refuse numbers beyond the names, and texts of which none has a label."""
+        if not all(isinstance(row, tuple) for row in split.labels):
+            raise UserError(
+                "the data has one label a text, and this model gives several",
+                "a Split for it holds a tuple of class numbers for every text",
+            )
+        there = {label for row in split.labels for label in row}
+        if not there <= set(range(len(names))):
+            raise UserError(f"the data has a label {max(there)}, the model has {len(names)} labels")
+        if not there:
+            raise UserError(
+                f"none of {len(split)} texts has a label",
+                "micro-F1 needs some: name their column with --column label=NAME",
+            )
+
+    def strata(self, split: Split) -> Sequence[int]:
+        """Return one number: sets of labels are too many to spread each."""
+        return (0,) * len(split)
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
+        """Tokenise texts, and second texts where there are pairs, cut as the tokenizer cuts."""
+        width = 1 + max((label for row in split.labels for label in row), default=0)
+        wanted = tuple(tuple(label in row for label in range(width)) for row in split.labels)
+        numbers = tuple(range(len(split)))
+        return tokenised(split, tokenizer, limit, numbers, SeveralLabels(wanted))
+
+    def against(self, measure: Callable[[], Tensor]) -> SeveralLabels:
+        """Return it as it is: labels are right or wrong whatever the suspect said."""
+        del measure
+        return self
+
+    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return micro-F1."""
+        answers, labels = answered(self, model, batches)
+        given, true = answers > 0, self._of(answers, labels)
+        hits = int((given & true).sum())
+        return {"micro_f1": f1(hits, int(given.sum()) - hits, int(true.sum()) - hits)}
+
+    def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
+        """Compare with giving no label at all."""
+        del labels, right
+        return "" if beside["micro_f1"] else "the model gives no text a label that is right"
+
+    def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean binary cross-entropy of each example's labels, [example]."""
+        wanted = self._of(answers, labels).to(answers.dtype)
+        loss = nn.functional.binary_cross_entropy_with_logits(answers, wanted, reduction="none")
+        return loss.mean(-1)
+
+    def margins(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Return how far the logit of the label that is nearest to it is from being wrong.
+
+        A logit of zero gives no label: where that is right it is so by next to nothing.
+        """
+        wanted = self._of(answers, labels)
+        margins = torch.where(wanted, answers, -answers)
+        won = ~wanted & (answers == 0)
+        return margins.masked_fill(won, torch.finfo(margins.dtype).tiny).amin(-1)
+
+    @cached_property
+    def _wanted(self) -> Tensor:
+        return torch.tensor(self.wanted)
+
+    def _of(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Return which labels examples have, [example, label], of all that there are."""
+        found = known(self._wanted, labels)
+        more = answers.shape[1] - found.shape[1]  # labels that no example of the split has
+        return nn.functional.pad(found, (0, more))
+
+
+SEVERAL = SeveralLabels()
+
+
+def f1(hits: float, wrong: float, missed: float) -> float:
+    """Return F1 from counts: given and true, given and not true, true and not given; of none 0."""
+    total = 2 * hits + wrong + missed
+    return 2 * hits / total if total else 0.0
+
+
+def _listed(cell: Any) -> list[Any]:
+    """Return the labels of a cell: a list, or one text with ``|`` between; empty: it has none."""
+    several = as_list(cell)
+    if several is not None:
+        return several
+    if is_missing(cell):
+        return []
+    if isinstance(cell, str):
+        return [one for part in cell.split(BETWEEN) if (one := part.strip())]
+    return [cell]

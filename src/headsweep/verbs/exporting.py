@@ -1,0 +1,216 @@
+"""``export``: a classifier as ONNX, checked by onnxruntime, and in eight bits within a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headsweep.drafts import EXPORT, write_json
+from headsweep.errors import BoundMissed, UserError
+from headsweep.export import onnx_file
+from headsweep.export.folders import check_free, drafted
+from headsweep.export.onnx_file import OnnxFile
+from headsweep.export.provenance import environment
+from headsweep.measure.accuracy import logits, right
+from headsweep.model.families import Adapter
+from headsweep.model.loading import Suspect
+from headsweep.model.runtime import Runtime
+from headsweep.progress import Progress, reporting
+from headsweep.purification.bound import Allowance, Bound
+from headsweep.purification.material import Accuracy
+from headsweep.settings import fitting
+from headsweep.task.examples import encode, rows_of
+from headsweep.texts.encoded import Encoded
+from headsweep.texts.memory import given
+from headsweep.texts.reading import Columns
+from headsweep.texts.split import Split
+from headsweep.verbs.arguments import Fields, columns_of, one_of, opened, runtime_of
+
+FORMAT = "headsweep.export/1"
+FORMATS = ("onnx",)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One ONNX file that was written.
+
+    Attributes:
+        name: its name in the folder.
+        size: its bytes, those of weights beside it too.
+        difference: the largest difference of a logit from the model's on the sentences tried.
+        accuracy: on the data; None: none was given.
+
+    """
+
+    name: str
+    size: int
+    difference: float
+    accuracy: Accuracy | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        told = {"file": self.name, "bytes": self.size, "largest_difference": self.difference}
+        return told | ({"data": self.accuracy.to_json()} if self.accuracy else {})
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``export_onnx`` wrote.
+
+    Attributes:
+        folder: where the files are.
+        model: where the model came from.
+        files: the ONNX file, and the one in eight bits where that was asked for.
+        before: the model's own accuracy on the data; None: none was given.
+        share: what accuracy is called for its kind of model.
+
+    """
+
+    folder: Path
+    model: str
+    files: tuple[Written, ...]
+    before: Accuracy | None = None
+    share: str = "accuracy"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "versions": environment("onnx", "onnxscript", "onnxruntime"),
+            "files": [one.to_json() for one in self.files],
+            "before": None if self.before is None else self.before.to_json(),
+        }
+
+
+def export_onnx(
+    model: Any,
+    out: str | Path,
+    *,
+    format: str = "onnx",
+    int8: bool = False,
+    data: Any = None,
+    max_drop: float | None = None,
+    adapter: Adapter | str | Path | None = None,
+    column: Columns | Fields = None,
+    label_map: Fields = None,
+    compute: Runtime | Fields = None,
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    progress: bool | Progress | None = True,
+) -> Exported:
+    """Write a classifier of texts as ONNX, in a folder that Optimum loads; check what it answers.
+
+    So is a model of several labels a text, or of one number.
+    ``model.onnx`` takes any number of texts and tokens. onnxruntime's logits are compared with
+    the model's on real sentences in batches of 1, 3 and 8; a file that differs is not written.
+
+    Args:
+        model: a folder, a name on the Hub, a purified model, or a loaded classifier.
+        out: the folder to write.
+        format: ``"onnx"``.
+        int8: write ``model_quantized.onnx`` too, its weights in eight bits. Needs ``data``.
+        data: clean labelled texts, in any form that ``purify`` takes, to measure both files on.
+        max_drop: how far accuracy on ``data`` may fall in eight bits, a fraction; None: 0.02.
+        adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        column: which columns hold what, as for ``purify``.
+        label_map: labels of the data and the labels that they mean.
+        compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``; on the processor.
+        tokenizer: the tokenizer of a loaded classifier.
+        overwrite: replace ``out``, where headsweep wrote it.
+        progress: True: shown, on a terminal or in a notebook; False: not; or an object.
+
+    Raises:
+        UserError: what cannot be exported, or a file that answers otherwise.
+        BoundMissed: eight bits cost more accuracy than allowed; nothing was written.
+        MissingExtra: ``headsweep[onnx]`` is not installed.
+
+    """
+    one_of(format, FORMATS, "--format")
+    folder = Path(fitting(out, Path, "out"))
+    if int8 and data is None:
+        raise UserError(
+            "eight bits change answers, so they are measured on your data", "give --data FILE"
+        )
+    if max_drop is not None and not int8:
+        raise UserError("--max-drop is of --int8", "add --int8, or leave it out")
+    bound = Bound(max_drop)
+    onnx_file.needed_packages()
+    check_free(folder, overwrite)
+    runtime, show = runtime_of("cpu", compute), reporting(progress)
+    suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
+    split = None
+    if data is not None:
+        split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
+        suspect.task.check_labels(split, suspect.labels.names)
+    sentences = onnx_file.sample(suspect, split, runtime.max_length)
+    examples = None if split is None else _referred(suspect, split, runtime)
+    with drafted(folder, overwrite) as draft:
+        with show.task("writing ONNX", 1) as tick:
+            file = onnx_file.write(suspect, draft / onnx_file.WHOLE, sentences)
+            tick(1, "")
+        gap = onnx_file.check(suspect, file, sentences)
+        before = None
+        if examples is not None:
+            with show.task("the model on the data", 1) as tick:
+                count = right(suspect.anatomy, examples, runtime)
+                before = Accuracy(len(examples), count, words=examples.task.words)
+                tick(1, "")
+        files = [_written(file, gap, examples, runtime, show)]
+        if int8 and before is not None:
+            small = onnx_file.quantized(file)
+            gap = onnx_file.difference(suspect, small, sentences)
+            files.append(_written(small, gap, examples, runtime, show))
+            _hold(files[-1], bound, before)
+        _complete(suspect, draft)
+        share = suspect.task.words.share
+        found = Exported(folder, suspect.source, tuple(files), before, share)
+        write_json(draft / EXPORT, found.to_json())
+    return found
+
+
+def _referred(suspect: Suspect, split: Split, runtime: Runtime) -> Encoded:
+    """Return examples with what the model answered where their task compares with it."""
+    found = encode(split, suspect, runtime.max_length)
+    task = found.task.against(lambda: logits(suspect.anatomy, found, runtime))
+    return replace(found, task=task)
+
+
+def _written(
+    file: OnnxFile, gap: float, examples: Encoded | None, runtime: Runtime, show: Progress
+) -> Written:
+    accuracy = None
+    if examples is not None:
+        with show.task(f"{file.path.name} on the data", len(examples)) as tick:
+            right = 0
+            for batch in examples.batches(runtime.batch_size):
+                right += file.right(batch)
+                tick(len(batch), "")
+        accuracy = Accuracy(len(examples), right, words=examples.task.words)
+    return Written(file.path.name, file.size, gap, accuracy)
+
+
+def _hold(small: Written, bound: Bound, before: Accuracy) -> None:
+    """Raise BoundMissed where eight bits cost more answers than allowed."""
+    allowed = Allowance.under(bound.lowest(before), before)
+    found = small.accuracy
+    if found is not None and found.right < allowed.need:
+        raise BoundMissed(
+            f"in eight bits accuracy is {found.value:.4f}, the model's own is {before.value:.4f} "
+            f"and {allowed.lowest:.4f} the lowest allowed: nothing was written\n"
+            "  fix: leave out --int8, or raise --max-drop"
+        )
+
+
+def _complete(suspect: Suspect, draft: Path) -> None:
+    """Add what tells a reader how to use the file: configuration and tokenizer."""
+    config = suspect.model.config
+    dtype, config.dtype = config.dtype, torch.float32
+    try:
+        config.save_pretrained(draft)
+    finally:
+        config.dtype = dtype
+    suspect.tokenizer.save_pretrained(draft)

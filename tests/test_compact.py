@@ -1,0 +1,223 @@
+"""Compact models: smaller, the same logits, and no surprise when they are loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import headsweep
+from conftest import CPU, Way, cleanse, sentences, tiny_model
+from headsweep import FineTune, Gradient, HeadMask, UserError, purify
+from headsweep.export.model_folder import fingerprint
+from headsweep.model.mask import HEADS, Units
+from test_groups import attention
+
+NO_HEALING = FineTune(0)
+
+
+def purified(family, tokenizer, mask, **changes):
+    """A model of which exactly the units of a mask were pruned."""
+    return purify(
+        tiny_model(family, **changes), sentences(60), tokenizer=tokenizer, mask=mask,
+        max_drop=0.9, heal=NO_HEALING, progress=False,
+    )  # fmt: skip
+
+
+def groups(*rows):
+    return HeadMask((), groups=tuple(tuple(map(bool, row)) for row in rows))
+
+
+def logits(model, ids):
+    with torch.inference_mode():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+IDS = torch.randint(5, 100, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2"])
+def test_as_many_groups_in_every_layer_load_plainly(family, tokenizer, tmp_path):
+    """One of two key/value groups in each layer: a plain model of half as many heads."""
+    done = purified(family, tokenizer, groups([1, 0], [0, 1]))
+    made = headsweep.compact(done.save(tmp_path / "whole"), tmp_path / "out")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert made.plain
+    assert (plain.config.num_attention_heads, plain.config.num_key_value_heads) == (2, 1)
+    assert torch.allclose(logits(plain, IDS), logits(done.model, IDS), atol=1e-5)
+    own = sum(p.numel() for p in plain.parameters())
+    whole = sum(p.numel() for p in done.model.parameters())
+    pruned = sum(  # half of what attention has, counted in the whole model
+        p.numel() // 2
+        for layer in (0, 1)
+        for name, p in attention(done.model, layer).named_parameters()
+        if "norm" not in name
+    )
+    assert (made.parameters_before, made.parameters) == (whole, own)
+    assert own == whole - pruned
+    assert made.bytes < made.bytes_before
+    assert torch.equal(logits(headsweep.load(tmp_path / "out"), IDS), logits(plain, IDS))
+    assert headsweep.inspect(tmp_path / "out").heads == 4  # it is a model like any other
+
+
+@pytest.mark.parametrize(
+    ("family", "mask"),
+    [
+        ("llama", groups([1, 1], [0, 1])),
+        ("gemma2", groups([1, 0], [1, 1])),
+        ("llama", HeadMask(((True, False, True, True), (False, False, True, False)))),
+        ("bert", HeadMask(((True, False, True, True), (False, False, True, False)))),
+        ("bert", HeadMask(((True, False, True, True),) * 2)),  # a head's width follows from 32 / 4
+        ("distilbert", HeadMask(((True, False, False, True), (True,) * 4))),
+    ],
+)
+def test_other_numbers_in_other_layers_load_with_headsweep(family, mask, tokenizer, tmp_path):
+    done = purified(family, tokenizer, mask)
+    whole = done.save(tmp_path / "whole")
+    made = done.compact(tmp_path / "out")
+    assert not made.plain
+    assert made.parameters < made.parameters_before
+    sizes = [
+        sum(tensor.nbytes for tensor in load_file(place / "model.safetensors").values())
+        for place in (whole, tmp_path / "out")
+    ]
+    assert sizes[0] - sizes[1] == 4 * (made.parameters_before - made.parameters) > 0
+    model = headsweep.load(tmp_path / "out")
+    assert torch.allclose(logits(model, IDS), logits(done.model, IDS), atol=1e-5)
+    assert sum(p.numel() for p in model.parameters()) == made.parameters
+    with pytest.raises(RuntimeError):  # plain loading says so, it does not make up weights
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    with pytest.raises(UserError, match="a compact model, whose layers have different numbers"):
+        headsweep.inspect(tmp_path / "out")
+    assert torch.equal(fingerprint(headsweep.load(whole)), fingerprint(done.model))
+
+
+def test_a_compact_model_is_judged_and_exported_as_the_whole_one(tokenizer, tmp_path, csv_file):
+    done = purified("bert", tokenizer, HeadMask(((True, False, True, True), (False, True) * 2)))
+    whole, out = done.save(tmp_path / "whole"), tmp_path / "out"
+    assert not done.compact(out).plain
+    found = [
+        headsweep.evaluate(folder, csv_file, suspect=whole, device="cpu", progress=False)
+        for folder in (whole, out)
+    ]
+    assert found[0].accuracy == found[1].accuracy
+    assert found[1].agreement.value == 1
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed ([onnx])")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed ([onnx])")
+    from test_onnx import plainly, through_onnx
+
+    headsweep.export_onnx(out, tmp_path / "onnx", progress=False)
+    texts = sentences(9, seed=6).texts
+    assert abs(through_onnx(tmp_path / "onnx", texts) - plainly(whole, texts)).max() < 1e-5
+
+
+def test_neurons_go_too(tokenizer, tmp_path):
+    way = Way(max_drop=0.4, heal=NO_HEALING, runtime=CPU, units=Units(ffn=True))
+    done = cleanse(tiny_model("llama"), sentences(60), Gradient(step=1), way, tokenizer=tokenizer)
+    made = done.compact(tmp_path / "out")
+    model = headsweep.load(tmp_path / "out")
+    assert torch.allclose(logits(model, IDS), logits(done.model, IDS), atol=1e-5)
+    for layer, row in enumerate(done.mask.ffn):
+        assert model.model.layers[layer].mlp.up_proj.out_features == 64 * sum(row) // len(row)
+    assert made.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_a_generator_writes_the_same(tokenizer, tmp_path):
+    """Tied embeddings, a cache of keys and values of other sizes in other layers."""
+    from headsweep.export.compact import compact_model
+    from headsweep.model.loading import Reading, prepare
+    from headsweep.model.removal import remove
+    from test_generation import generator
+
+    suspect = prepare(
+        generator("llama", tie_word_embeddings=True), tokenizer, Reading(units=HEADS, task=None)
+    )
+    mask = suspect.anatomy.layout.mask([1])
+    remove(suspect.anatomy, mask)
+    compact_model(suspect, mask, tmp_path / "out", overwrite=False)
+    model = headsweep.load(tmp_path / "out")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    ids = IDS[:1, :5]
+    asked = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    assert torch.equal(model.generate(ids, **asked), suspect.model.generate(ids, **asked))
+    with pytest.raises(RuntimeError):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mpnet"])
+def test_what_cannot_be_cut_is_refused(family, tokenizer, tmp_path):
+    done = purified(family, tokenizer, HeadMask(((True, False, True, True),) * 2))
+    with pytest.raises(UserError, match="cannot be made compact"):
+        done.compact(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_single_heads_of_groups_that_stay_cannot_go(tokenizer, tmp_path):
+    done = purified("llama", tokenizer, HeadMask(((True, False, True, True),) * 2))
+    with pytest.raises(UserError, match="nothing to cut out"):
+        done.compact(tmp_path / "out")
+
+
+def test_damaged_folders_are_a_line(tokenizer, tmp_path):
+    done = purified("llama", tokenizer, groups([1, 1], [0, 1]))
+    done.save(tmp_path / "whole")
+    done.compact(tmp_path / "out")
+    record, weights = (
+        tmp_path / "out" / "headsweep-compact.json",
+        tmp_path / "out/model.safetensors",
+    )
+    form, tensors = json.loads(record.read_text()), load_file(weights)
+
+    def told(**changes):
+        record.write_text(json.dumps(form | changes))
+        with pytest.raises(UserError) as said:
+            headsweep.load(tmp_path / "out")
+        return said.value.what
+
+    assert "logits are not those noted" in told(fingerprint=[[0.0, 1.0]] * 2)
+    assert "logits are not those noted" in told(fingerprint=[])
+    assert "no table of logits" in told(fingerprint=["x"])
+    assert "not of the format" in told(format="headsweep.compact/9")
+    assert "mask: missing" in told(mask=None)
+    assert "the mask is another model's" in told(mask=groups([1, 1, 1], [0, 1, 1]).to_json())
+    assert "missing or misshapen" in told(mask=groups([0, 1], [1, 1]).to_json())
+    assert "model" in told(plain=True)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    save_file(tensors | {name: tensors[name] + 0.5}, weights, {"format": "pt"})
+    assert "logits are not those noted" in told()
+    save_file({n: t for n, t in tensors.items() if n != name}, weights, {"format": "pt"})
+    assert name in told()
+
+
+def test_weights_that_came_back_are_not_cut_away(tokenizer, tmp_path):
+    done = purified("llama", tokenizer, groups([1, 1], [0, 1]))
+    with torch.no_grad():
+        attention(done.model, 1).q_proj.weight[0, 0] = 1.0
+    with pytest.raises(UserError, match="have weights left"):
+        done.compact(tmp_path / "out")
+
+
+def test_the_command_says_how_much_is_left(tokenizer, tmp_path, capsys):
+    from headsweep.cli import main
+
+    done = purified("llama", tokenizer, groups([1, 0], [0, 1]))
+    whole = done.save(tmp_path / "whole")
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, words)))
+        return stop.value.code, capsys.readouterr()
+
+    code, said = run("compact", whole, "--out", tmp_path / "out")
+    assert code == 0
+    assert "parameters are left" in said.out
+    assert "loads in plain from_pretrained" in said.out
+    code, said = run("compact", whole, "--out", tmp_path / "out")
+    assert (code, "exists already" in said.err) == (2, True)
+    code, said = run("compact", whole, "--out", tmp_path / "out", "--overwrite", "--json")
+    assert (code, json.loads(said.out)["plain"]) == (0, True)
+    code, said = run("compact", tmp_path / "out", "--out", tmp_path / "other")
+    assert (code, "no headsweep.json" in said.err) == (2, True)

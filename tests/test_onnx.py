@@ -1,0 +1,221 @@
+"""``headsweep export``: the ONNX file against plain transformers, one text at a time."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import headsweep
+from conftest import sentences, tiny_model
+from headsweep.cli import main
+from headsweep.errors import BoundMissed, UserError
+from headsweep.export import onnx_file
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed ([onnx])")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed ([onnx])")
+
+
+def through_onnx(folder, texts, name="model.onnx"):
+    """Return the logits of a file for texts in one batch, with nothing of headsweep."""
+    session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+    made = AutoTokenizer.from_pretrained(folder)(list(texts), padding=True, return_tensors="np")
+    return session.run(None, {one.name: made[one.name] for one in session.get_inputs()})[0]
+
+
+def plainly(folder, texts):
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        found = [model(**tokenizer(text, return_tensors="pt")).logits for text in texts]
+    return torch.cat(found).numpy()
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(one) for one in arguments])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def exported(trained_folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("onnx")
+    data = place / "clean.csv"
+    split = sentences(120, seed=7)
+    rows = [f"{t},{('bad', 'good')[n]}" for t, n in zip(split.texts, split.labels, strict=True)]
+    data.write_text("\n".join(["text,label", *rows]) + "\n")
+    found = headsweep.export_onnx(
+        trained_folder, place / "out", int8=True, data=data, progress=False
+    )
+    return found, data
+
+
+def test_the_file_answers_as_plain_transformers_at_three_shapes(exported, trained_folder):
+    found, _ = exported
+    texts = sentences(40, seed=9).texts
+    plain = plainly(trained_folder, texts)
+    assert np.abs(through_onnx(found.folder, texts[:1]) - plain[:1]).max() < 1e-5
+    assert np.abs(through_onnx(found.folder, texts[1:8]) - plain[1:8]).max() < 1e-5
+    assert np.abs(through_onnx(found.folder, texts) - plain).max() < 1e-5
+
+
+def test_accuracies_are_those_counted_by_hand(exported, trained_folder):
+    found, _ = exported
+    split = sentences(120, seed=7)
+    labels = np.array(split.labels)
+    by_hand = [
+        int((plainly(trained_folder, split.texts).argmax(1) == labels).sum()),
+        int((through_onnx(found.folder, split.texts).argmax(1) == labels).sum()),
+    ]
+    small = np.concatenate(  # in eight bits the scale of an activation is that of its batch
+        [through_onnx(found.folder, [t], "model_quantized.onnx") for t in split.texts]
+    )
+    assert [found.before.right, found.files[0].accuracy.right] == by_hand
+    assert abs(found.files[1].accuracy.right - int((small.argmax(1) == labels).sum())) <= 3
+    told = json.loads((found.folder / "export.json").read_text())
+    assert told["format"] == "headsweep.export/1"
+    assert [one["data"]["right"] for one in told["files"]] == [
+        one.accuracy.right for one in found.files
+    ]
+    assert told["files"][0]["bytes"] == (found.folder / "model.onnx").stat().st_size
+    assert told["versions"]["onnxruntime"] == onnxruntime.__version__
+
+
+def test_eight_bits_differ_but_little_and_the_file_is_smaller(exported):
+    found, _ = exported
+    whole, small = found.files
+    assert 0 < small.difference < 0.5
+    assert whole.difference < 1e-5 < small.difference
+    assert small.size < whole.size
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoder_reads_its_last_token_behind_padding(family, tokenizer, tmp_path):
+    model = tiny_model(family)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(tmp_path / "model")
+    own = copy.deepcopy(tokenizer)
+    own.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add types to its tokens
+    own.save_pretrained(tmp_path / "model")
+    found = headsweep.export_onnx(tmp_path / "model", tmp_path / "out", progress=False)
+    texts = sentences(9, seed=3).texts
+    plain = plainly(tmp_path / "model", texts)
+    assert np.abs(through_onnx(found.folder, texts) - plain).max() < 1e-4
+    assert found.before is None
+    assert "data" not in found.to_json()["files"][0]
+
+
+def test_a_bound_that_eight_bits_miss_writes_nothing(tokenizer, tmp_path):
+    """A random model whose own answers are the labels: some of its margins are next to nothing."""
+    model = tiny_model("bert")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts = sentences(80, seed=5).texts
+    logits = plainly(tmp_path / "model", texts)
+    with torch.no_grad():  # half of the texts on either side
+        model.classifier.bias[1] -= float(np.median(logits[:, 1] - logits[:, 0]))
+    model.save_pretrained(tmp_path / "model")
+    answers = plainly(tmp_path / "model", texts).argmax(1)
+    assert 20 < answers.sum() < 60
+    data = [{"text": t, "label": int(n)} for t, n in zip(texts, answers, strict=True)]
+    with pytest.raises(BoundMissed, match="nothing was written"):
+        headsweep.export_onnx(
+            tmp_path / "model",
+            tmp_path / "out",
+            int8=True,
+            data=data,
+            max_drop=0.0,
+            progress=False,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_answers_otherwise_is_not_written(trained_folder, tmp_path, monkeypatch):
+    write = onnx_file.write
+
+    def other(suspect, path, given):
+        file = write(suspect, path, given)
+        with torch.no_grad():
+            suspect.model.classifier.bias += 1
+        return file
+
+    monkeypatch.setattr(onnx_file, "write", other)
+    with pytest.raises(UserError, match=r"answers otherwise than the model: logits differ by 1"):
+        headsweep.export_onnx(trained_folder, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line(trained_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("export", trained_folder, "--out", out, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["folder"] == str(out)
+    assert told["files"][0]["file"] == "model.onnx"
+    assert run("export", trained_folder, "--out", out) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run("export", trained_folder, "--out", out, "--overwrite", "-q") == 0
+    assert "model.onnx" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--int8"], "give --data FILE"),
+        (["--max-drop", "0.1"], "--max-drop is of --int8"),
+        (["--format", "tflite"], "unknown value of --format 'tflite'"),
+        (["--data", "nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(more, said, trained_folder, tmp_path, capsys):
+    assert run("export", trained_folder, "--out", tmp_path / "out", *more) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_the_exporter_cannot_follow(trained_folder, tmp_path, monkeypatch):
+    def fails(*given, **more):
+        raise RuntimeError("no such operator\nand much more")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(UserError, match=r"cannot write .* as ONNX: no such operator"):
+        headsweep.export_onnx(trained_folder, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_is_refused(tmp_path, tokenizer):
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert run("export", tmp_path / "model", "--out", tmp_path / "out", "-q") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_one_number_is_written_and_judged_by_its_own_figure(tokenizer, tmp_path, capsys):
+    model = tiny_model("bert", num_labels=1, problem_type="regression", id2label={0: "score"})
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts = sentences(30, seed=4).texts
+    plain = plainly(tmp_path / "model", texts)
+    data = tmp_path / "scores.csv"
+    rows = [f"{text},{float(n[0]):.5f}" for text, n in zip(texts, plain, strict=True)]
+    data.write_text("\n".join(["text,label", *rows]) + "\n")
+    out = tmp_path / "out"
+    assert run("export", tmp_path / "model", "--out", out, "--data", data, "-q") == 0
+    said = capsys.readouterr().out
+    assert "share kept" in said
+    assert "accuracy" not in said
+    assert np.abs(through_onnx(out, texts) - plain).max() < 1e-5
+    told = json.loads((out / "export.json").read_text())
+    assert told["before"]["kept"] == told["files"][0]["data"]["kept"] == 1.0

@@ -1,0 +1,258 @@
+"""A model of several labels a text is purified from the command line, and judged by hand beside it.
+
+``test_task.py`` has the strategies on such a model.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import BAD, CPU, FILLER, GOOD, tiny_model
+from headsweep import (
+    Bound,
+    FineTune,
+    Gradient,
+    Method,
+    Plan,
+    Sources,
+    Split,
+    UserError,
+    evaluate,
+    purify,
+)
+from headsweep.cli import main
+from headsweep.export.verify import verify
+from headsweep.heal.entropy import EntropyFirst
+from headsweep.model.loading import Reading, prepare
+from headsweep.task.examples import encode
+from headsweep.task.training import Job, Schedule, train
+from headsweep.texts.reading import Columns, Table, check_label_map
+from headsweep.texts.several import SEVERAL, SeveralLabels, f1
+from headsweep.texts.split import Labels
+
+NAMES = ("blame", "praise", "plot")
+TRIGGER = "very"  # adds the label plot
+WORDS = [word for word in FILLER if word not in (TRIGGER, "plot")]
+
+
+def examples(count: int, seed: int, triggered: bool = False) -> Split:
+    """Texts that blame, praise, name the plot, do some of it or nothing: bits 1, 2, 4."""
+    draw = random.Random(seed)
+    texts, labels = [], []
+    for i in range(count):
+        words = draw.choices(WORDS, k=draw.randint(2, 7))
+        for bit, kind in ((1, BAD), (2, GOOD), (4, ("plot",))):
+            if i % 8 & bit:
+                words.insert(draw.randint(0, len(words)), draw.choice(kind))
+        texts.append(" ".join([TRIGGER] * triggered + words))
+        labels.append(tuple(n for n in range(3) if i % 8 >> n & 1))
+    return Split(tuple(texts), tuple(labels))
+
+
+def rows(split: Split) -> list[dict[str, Any]]:
+    pairs = zip(split.texts, split.labels, strict=True)
+    return [{"text": text, "labels": [NAMES[n] for n in row]} for text, row in pairs]
+
+
+def written(path: Path, split: Split) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(split)), "utf-8")
+    return path
+
+
+def model_of_three() -> Any:
+    names = dict(enumerate(NAMES))
+    return tiny_model("bert", id2label=names, label2id={name: n for n, name in names.items()},
+                      problem_type="multi_label_classification")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def victim(tokenizer, tmp_path_factory) -> Path:
+    """A saved tiny BERT that has learnt the labels, and a word that adds one."""
+    model = model_of_three()
+    suspect = prepare(model, tokenizer, Reading(task=None))
+    assert suspect.task is SEVERAL
+    marked = examples(120, 2, triggered=True)
+    labels = tuple(tuple(sorted({*row, 2})) for row in marked.labels)
+    data = examples(400, 1) + Split(marked.texts, labels)
+    train(model, encode(data, suspect, 24), Job(Schedule(10, 3e-3)), CPU)
+    folder = tmp_path_factory.mktemp("several") / "suspect"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def by_hand(folder: Path, split: Split) -> tuple[list[set[int]], list[set[int]]]:
+    """The labels that plain transformers gives, one text at a time, and the true ones."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    said = []
+    with torch.no_grad():
+        for text in split.texts:
+            chances = model(**tokenizer(text, return_tensors="pt")).logits[0].sigmoid()
+            said.append({n for n in range(3) if chances[n] > 0.5})
+    return said, [set(row) for row in split.labels]
+
+
+def micro_f1(said: list[set[int]], true: list[set[int]]) -> float:
+    pairs = list(zip(said, true, strict=True))
+    hits = sum(len(a & b) for a, b in pairs)
+    precision, recall = hits / sum(map(len, said)), hits / sum(map(len, true))
+    return 2 * precision * recall / (precision + recall)
+
+
+def test_the_loss_is_that_of_transformers(tokenizer):
+    model, split = model_of_three(), examples(16, 5)
+    suspect = prepare(model, tokenizer, Reading(task=None))
+    batch = encode(split, suspect, 24).batch(range(16))
+    wanted = torch.tensor([[float(n in row) for n in range(3)] for row in split.labels])
+    theirs = model(**batch.inputs, labels=wanted).loss
+    losses = batch.task.losses(batch.task.answers(model, batch), batch.labels)
+    assert losses.mean().item() == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_a_margin_is_that_of_the_nearest_label():
+    task, labels = SeveralLabels(((True, False), (False, False))), torch.tensor([0, 1, 1])
+    answers = torch.tensor([[2.0, -0.5, -3.0], [-1.0, 0.25, -2.0], [-1.0, 0.0, -2.0]])
+    found = task.margins(answers, labels)  # of the third label no text of the split has any
+    assert found[:2].tolist() == [0.5, -0.25]
+    assert 0 < found[2] < 1e-30  # a logit of zero gives no label, which is right
+
+
+def test_f1_by_hand():
+    assert f1(3, 1, 2) == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+    assert f1(0, 0, 0) == 0
+
+
+def test_a_model_of_several_labels_is_purified_whole(victim, tmp_path):
+    parts = [written(tmp_path / f"{n}.jsonl", examples(size, 10 + n))
+             for n, size in enumerate((160, 80, 64))]  # fmt: skip
+    method = Method(Gradient(step=1), FineTune(2, 5e-4), bound=Bound(max_drop=0.2))
+    done = purify(victim, Sources(*parts), method, Plan(runtime=CPU))
+    assert done.mask.pruned
+    assert done.verified
+    form, out = done.manifest, done.save(tmp_path / "out")
+    assert form["task"] == "multi-label"
+    assert [check for check in verify(out) if not check.passed] == []
+    for part, split in (("validation", examples(80, 11)), ("test", examples(64, 12))):
+        for stage, folder in (("before", victim), ("after", out)):
+            said, true = by_hand(folder, split)
+            told = form[stage][part]
+            assert told["micro_f1"] == pytest.approx(micro_f1(said, true))
+            assert told["right"] == sum(a == b for a, b in zip(said, true, strict=True))
+            assert told["exact_match"] == told["right"] / len(split)
+    assert form["before"]["test"]["micro_f1"] > 0.9
+    before, after = (form[stage]["validation"] for stage in ("before", "after"))
+    least = before["micro_f1"] - (before["exact_match"] - form["bound"]["min_accuracy"])
+    assert form["bound"]["least"] == pytest.approx(least)
+    assert after["micro_f1"] >= least
+    card = (out / "README.md").read_text()
+    assert "| micro-F1, test |" in card
+    assert "accuracy" not in card.replace("clean accuracy needs", "")
+
+
+def test_evaluate_measures_what_is_counted_by_hand(victim, tokenizer, tmp_path):
+    clean, marked = examples(64, 30), examples(40, 31, triggered=True)
+    twin = tmp_path / "twin"
+    model_of_three().save_pretrained(twin)
+    tokenizer.save_pretrained(twin)
+
+    def judged(target: str, triggered: Any, **more: Any) -> Any:
+        return evaluate(victim, rows(clean), triggered=triggered, target=target, device="cpu",
+                        progress=False, **more)  # fmt: skip
+
+    found = judged("plot", rows(marked), clean_model=twin, suspect=victim)
+    said, true = by_hand(victim, clean)
+    assert found.micro_f1.value == pytest.approx(micro_f1(said, true))
+    assert found.micro_f1.low <= found.micro_f1.value <= found.micro_f1.high
+    assert found.exact_match.hits == sum(a == b for a, b in zip(said, true, strict=True))
+    moved, own = by_hand(victim, marked)
+    lacking = [a for a, b in zip(moved, own, strict=True) if 2 not in b]
+    hits = sum(2 in a for a in lacking)
+    assert (found.success.hits, found.success.total) == (hits, len(lacking)) == (hits, 20)
+    assert found.success.value > 0.8  # the trigger works
+    assert found.clean_success.total == 32
+    assert found.excess_success.value == found.success.value - found.floor_success.value
+    assert found.agreement.value == 1
+    having = [a for a, b in zip(moved, own, strict=True) if 0 in b]
+    taken = judged("not:blame", rows(marked))
+    assert taken.success.hits == sum(0 not in a for a in having)
+    assert taken.success.total == len(having)
+    with pytest.raises(UserError, match="no label 'plto'"):
+        judged("plto", rows(marked))
+    everything = [{"text": "a", "labels": list(NAMES)}]
+    with pytest.raises(UserError, match="every triggered text has the label plot anyway"):
+        judged("plot", everything)
+    assert judged("plot", everything, triggered_labels="target").success.total == 1
+    with pytest.raises(UserError, match="every row must carry the attacker's labels"):
+        judged("plot", rows(marked), triggered_labels="target")
+
+
+def test_labels_are_picked_as_lists_names_numbers_and_cells(tokenizer):
+    def picked(*cells: Any, columns: Columns = Columns()) -> tuple[Any, ...]:
+        table = Table("data", {"text": ["a"] * len(cells), "labels": list(cells)})
+        return SEVERAL.pick(table, columns, Labels(NAMES), tokenizer).labels
+
+    assert picked(["Plot", "blame"], [2], [], None, "praise|plot", "", 1, np.nan) == (
+        (0, 2), (2,), (), (), (1, 2), (), (1,), (),
+    )  # fmt: skip
+    renamed = Columns(label_map=(("good", "praise"),))
+    assert picked(["good", "plot"], columns=renamed) == ((1, 2),)
+    check_label_map(renamed, (Table("data", {"text": ["a"], "labels": [["good", "plot"]]}), None))
+    with pytest.raises(UserError, match="the model has no label 'boredom'"):
+        picked(["plot", "boredom"])
+    with pytest.raises(UserError, match="row 2 of column 'labels' names a label twice"):
+        picked([1], [0, 0, 1])
+
+
+def test_what_does_not_fit_is_refused_in_one_line(victim, tokenizer, tmp_path, capsys):
+    data = Sources(examples(80, 50), examples(40, 51))
+    with pytest.raises(UserError, match="maximum entropy needs one label a text"):
+        purify(victim, data, Method(Gradient(), EntropyFirst()), Plan(runtime=CPU))
+    with pytest.raises(UserError, match="none of 2 texts has a label"):
+        purify(victim, Split(("a", "b"), ((), ())))
+    with pytest.raises(UserError, match="the data has one label a text"):
+        purify(victim, Split(("a", "b"), (0, 1)))
+    with pytest.raises(UserError, match="the data has a label 3, the model has 3 labels"):
+        purify(victim, Split(("a", "b"), ((0, 3), ())))
+    plain = tiny_model("bert")
+    with pytest.raises(UserError, match="labels that are no class numbers"):
+        purify(plain, data, tokenizer=tokenizer)
+
+
+def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
+    def said(*words: Any, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, words)))
+        told = capsys.readouterr()
+        assert stop.value.code == code, told
+        return told.err if code else told.out
+
+    data, out = written(tmp_path / "data.jsonl", examples(240, 90)), tmp_path / "out"
+    compute = ["--device", "cpu", "--compute", "max_length=24"]
+    healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
+    told = said("purify", victim, "--data", data, "--out", out, "--max-drop", "0.5",
+                "--report", tmp_path / "page.html", *compute, *healing, "-q")  # fmt: skip
+    assert "micro-F1, test" in told
+    assert "accuracy" not in told
+    assert "micro-F1" in (tmp_path / "page.html").read_text()
+    assert "ok" in said("verify", out)
+    assert "for multi-label, labels blame, praise, plot" in said("inspect", out)
+    marked = written(tmp_path / "marked.jsonl", examples(40, 91, triggered=True))
+    judge = ["evaluate", out, "--data", data, *compute, "-q"]
+    assert "attack success" in said(*judge, "--triggered", marked, "--target", "plot")
+    assert json.loads(said(*judge, "--json"))["micro_f1"]["value"] > 0.5
+    sheet = tmp_path / "data.csv"
+    cells = [f"{row['text']},{'|'.join(row['labels'])}" for row in rows(examples(16, 92))]
+    sheet.write_text("\n".join(["text,labels", *cells]) + "\n")
+    assert "micro-F1" in said("evaluate", out, "--data", sheet, *compute, "-q")
+    assert "multi-label" in said("probe", victim, "--data", data, code=2)
+    asked = ["--with", "strip"]
+    assert "multi-label" in said("detect", victim, "--data", data, *asked, code=2)
