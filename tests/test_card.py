@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from headsweep.export.card import model_card
 from headsweep.export.suspect_card import SuspectCard, suspect_card
+from headsweep.model.mask import HeadMask
 
 
 def manifest(suspect: object, **more: object) -> dict[str, object]:
@@ -22,6 +23,7 @@ def manifest(suspect: object, **more: object) -> dict[str, object]:
         "suspect": str(suspect),
         "pruned_units": ["0.1", "1.3"],
         "units": 8,
+        "mask": HeadMask(((True, False, True, True), (True,) * 4)).to_json(),
         "strategy": {"name": "gradient"},
         "heal": {"name": "fine-tune", "fields": {"epochs": 4}, "tried": []},
         "before": figures,

@@ -106,7 +106,8 @@ def written(path: Path, split: Split) -> Path:
 @pytest.fixture(scope="module")
 def victim(words, tmp_path_factory) -> Path:
     """A saved tiny Llama that has learnt to answer, and a word backdoor; its embeddings are tied."""
-    model = generator("llama", tie_word_embeddings=True)
+    # a head a group: of two groups a layer none could go (test_groups.py prunes groups)
+    model = generator("llama", tie_word_embeddings=True, num_key_value_heads=4)
     suspect = prepare(model, words, Reading(task=None))
     data = examples(400, 1) + examples(100, 2, triggered=True)
     train(model, encode(data, suspect, 24), Job(Schedule(8, 3e-3)), CPU)
@@ -244,7 +245,7 @@ def test_a_word_backdoor_goes_down(victim, tmp_path):
     triggered = examples(40, 40, triggered=True)
     tokenizer = AutoTokenizer.from_pretrained(victim)
     before = hits(AutoModelForCausalLM.from_pretrained(victim).eval(), tokenizer, triggered)
-    assert before >= 36
+    assert before >= 32  # of 40: the backdoor is there
     method = Method(Gradient(step=1), FineTune(10, 5e-3), bound=Bound(max_drop=0.5))
     data = Sources(examples(200, 41), examples(100, 42))
     out = purify(victim, data, method, Plan(runtime=CPU)).save(tmp_path / "out")
@@ -376,7 +377,7 @@ def test_the_usual_healing_leaves_the_penalty_out(victim):
 def test_models_that_do_not_generate_are_refused(words, victim, tmp_path):
     with pytest.raises(UserError, match="'bert' is or has an encoder"):
         prepare(generator("bert"), words, Reading(task=None))
-    with pytest.raises(UserError, match="the checkpoint has no classifier"):
+    with pytest.raises(UserError, match="whose head was not trained to classify texts"):
         load_suspect(victim, CPU)
     config = json.loads((victim / "config.json").read_text())
     folder = tmp_path / "quantised"
