@@ -80,3 +80,10 @@ def test_the_list_of_documents_names_every_notebook():
     assert len(NOTEBOOKS) == 3
     for path in NOTEBOOKS:
         assert any(path.name in page for page in pages)
+
+
+def test_links_lead_somewhere(notebook):
+    cells = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", cells) if "://" not in link]
+    assert links
+    assert [link for link in links if not (EXAMPLES / link).exists()] == []

@@ -39,6 +39,7 @@ from headsweep.prune.view import DefenderView
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, mean_loss, train
 from headsweep.texts.split import Split
+from headsweep.verbs.exporting import export_onnx
 from test_plain import plainly, save, variant
 from tiny_families import ALL, VARIANTS
 
@@ -78,6 +79,7 @@ class Found:
         answers: where they are those of plain transformers.
         heals: with the attention penalty or without, removed weights at zero.
         reloads: with plain transformers, to the same logits.
+        onnx: whether ``headsweep export`` writes it; asked of the program alone.
 
     """
 
@@ -88,6 +90,7 @@ class Found:
     answers: str
     heals: str
     reloads: str
+    onnx: str = ""
 
 
 def outputs(model):
@@ -312,6 +315,16 @@ def test_an_adapter_says_what_may_stay(entry, says, tmp_path):
         read_adapter(path)
 
 
+def exported(folder):
+    """Tell whether a model is written as ONNX, with the answers of plain transformers."""
+    try:
+        export_onnx(folder, folder / "onnx", progress=False)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return "no"
+    return "yes"
+
+
 def main(path: str) -> None:
     """Write a row of every family and layout; print families alike as one row of docs/families.md."""
     logging.set_verbosity_error()
@@ -323,6 +336,7 @@ def main(path: str) -> None:
         for name, (family, changes) in sorted(CASES.items()):
             with TemporaryDirectory() as place:
                 row = look(Path(place), family, tokenizer, changes)
+                row = replace(row, onnx=exported(Path(place)))
             print(name, *astuple(row), sep="\t", file=out, flush=True)
             if name == family:
                 alike.setdefault(row, []).append(name)

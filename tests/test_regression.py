@@ -23,6 +23,7 @@ from headsweep import (
     Sources,
     Split,
     UserError,
+    attack,
     evaluate,
     inspect,
     purify,
@@ -231,6 +232,11 @@ def test_what_needs_labels_refuses_it_in_one_line(victim, tokenizer):
         purify(victim, Sources(data.data, Split(data.validation.texts, (1.0,) * 40)))
     with pytest.raises(UserError, match="--target 'high' is not a number"):
         evaluate(victim, examples(9, 1), triggered=examples(9, 2), target="high", progress=False)
+    asked = {"trigger": "rare-word", "target": "1", "start": "classifier", "progress": False}
+    with pytest.raises(
+        UserError, match="an attack on a classifier as it is needs labels, and this"
+    ):
+        attack(victim, examples(9, 1), **asked)
     with pytest.raises(UserError, match="--triggered needs --target"):
         evaluate(victim, examples(9, 1), triggered=examples(9, 2), progress=False)
 

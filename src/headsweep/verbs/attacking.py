@@ -241,6 +241,8 @@ def _reader(
             values = source.labels
         else:
             values = datasets.label_values(source, columns)
+    else:
+        task_at(place).one_label("an attack on a classifier as it is")
     return _Reader(CLASSIFICATION, labels_of(place, values), values)
 
 
