@@ -225,9 +225,6 @@ def damage(folder, case):
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
         return "only a pickle checkpoint"
-    if case == "multi-label":
-        config.write_text(json.dumps(form | {"problem_type": "multi_label_classification"}))
-        return "multi-label"
     if case == "regression":
         config.write_text(json.dumps(form | {"id2label": {"0": "score"}, "label2id": {"score": 0}}))
         return "by the configuration"
@@ -256,7 +253,6 @@ def damage(folder, case):
         "nan",
         "architecture",
         "pickle",
-        "multi-label",
         "regression",
         "adapter",
         "no classifier",
@@ -645,7 +641,6 @@ def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_
     ("wrong", "says"),
     [
         (["--target", "great"], "no label 'great'"),
-        (["--target", "good", "--rate", "0"], "share in (0, 1]"),
         (["--target", "good", "--rate", "1.2"], "not a fraction"),
         (["--target", "good", "--with", "dirty"], "did you mean 'dirty-label'"),
         (["--target", "good", "--trigger-set", "x=1"], "has no fields"),
@@ -1163,6 +1158,7 @@ BAD_INPUT = {
     "inspect": ("none",),
     "verify": ("none",),
     "compact": ("none", "--out", "OUT"),
+    "export": ("none", "--out", "OUT"),
     "demo": ("--device", "gpu"),
 }
 

@@ -149,7 +149,7 @@ def test_drop_empty_leaves_out_and_says_nothing_otherwise(tmp_path):
 BAD = {
     "empty.csv": ("", "no rows"),
     "header.csv": ("text,label\n", "no rows"),
-    "column.csv": ("words,label\na,0\n", "cannot tell which column holds the text"),
+    "column.csv": ("lines,label\na,0\n", "cannot tell which column holds the text"),
     "ragged.csv": ("text,label\na,0\nb\n", "row 2 has 1 fields"),
     "quote.csv": ('text,label\n"a,0\n', "not valid CSV"),
     "twice.csv": ("text,text,label\na,b,0\n", "same name"),

@@ -289,9 +289,9 @@ def test_a_target_that_is_no_label_is_named_with_its_option(
 
 
 HEADERS = {
-    "text": ("words,label", "--triggered-column text=NAME, one of: words, label"),
+    "text": ("lines,label", "--triggered-column text=NAME, one of: lines, label"),
     "label": ("text,verdict", "--triggered-column label=NAME, one of: text, verdict"),
-    "missing": ("words,label", "--triggered-column text=NAME, one of: words, label"),
+    "missing": ("lines,label", "--triggered-column text=NAME, one of: lines, label"),
     "no text": ("text,label", "--triggered-column text=NAME must name a column of strings"),
     "no label": ("text,label", "or name another column with --triggered-column label=NAME"),
     "pair": ("text,label", "--triggered-column pair=NAME, one of: text, label"),

@@ -165,7 +165,7 @@ def numbers_said(suspect: Suspect, exam: Numbers, runtime: Runtime) -> Outputs:
     parts |= {} if exam.triggered is None else {"triggered": exam.triggered}
     made = {name: encode(part, suspect, runtime.max_length) for name, part in parts.items()}
     said = {
-        name: logits(suspect.anatomy, part, runtime)[:, 0].double().numpy()
+        name: logits(suspect.anatomy, part, runtime)[:, 0].cpu().double().numpy()
         for name, part in made.items()
     }
     cut = {name: Truncated(part.truncated, len(part)) for name, part in made.items()}

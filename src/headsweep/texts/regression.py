@@ -133,7 +133,9 @@ class Regression(WholeTexts):
     def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
         """Return Spearman's correlation, and the mean absolute error."""
         answers, labels = answered(self, model, batches)
-        said, true = (x.double().numpy() for x in (answers[:, 0], known(self._numbers, labels)))
+        said, true = (
+            x.cpu().double().numpy() for x in (answers[:, 0], known(self._numbers, labels))
+        )
         return {
             "spearman": spearman(said, true),
             "mean_absolute_error": float(np.abs(said - true).mean()),
