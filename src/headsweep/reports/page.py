@@ -135,12 +135,11 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
             Tile(words.share, f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)
         )  # fmt: skip
-        if words.bounded:
-            own, got = (manifest[stage][part][words.bounded] for stage in ("before", "after"))
-            told = (
-                "" if lowest is None else f"{manifest['bound']['least']:.3f} was the least allowed"
-            )
-            tiles.append(Tile(words.bounded_name, f"{own:.3f} \u2192 {got:.3f}", told))
+        for key, name in words.figures.items():
+            own, got = (manifest[stage][part][key] for stage in ("before", "after"))
+            bound = key == words.bounded and lowest is not None
+            told = f"{manifest['bound']['least']:.3f} was the least allowed" if bound else ""
+            tiles.append(Tile(name, f"{own:.3f} \u2192 {got:.3f}", told))
     units = HeadMask.from_json(manifest["mask"]).names
     tiles.append(Tile(f"{units} pruned", f"{gone} of {total}", "", 100 * gone / share))
     record = manifest.get("probe") or {}
