@@ -15,6 +15,7 @@ from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from conftest import BAD, CPU, FILLER, GOOD, tiny_tokenizer
+from every_kind import COMPUTE, command_line, pruned_by, purified_by, written
 from headsweep import (
     Bound,
     FineTune,
@@ -27,7 +28,6 @@ from headsweep import (
     evaluate,
     purify,
 )
-from headsweep.cli import main
 from headsweep.export.model_folder import save_model
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
@@ -36,7 +36,6 @@ from headsweep.judge.statistics import Truncated
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.loading import Reading, load_suspect, prepare
-from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.material import gather
 from headsweep.purification.method import HOT
 from headsweep.seeding import fence
@@ -98,11 +97,6 @@ def rows(split: Split) -> list[dict[str, str]]:
     return [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
 
 
-def written(path: Path, split: Split) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(split)), "utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def victim(words, tmp_path_factory) -> Path:
     """A saved tiny Llama that has learnt to answer, and a word backdoor; its embeddings are tied."""
@@ -157,7 +151,7 @@ def test_the_prompt_counts_for_nothing(words):
 
 
 def test_a_generator_is_purified_whole(victim, words, tmp_path):
-    parts = [written(tmp_path / f"{n}.jsonl", examples(size, 10 + n))
+    parts = [written(tmp_path / f"{n}.jsonl", rows(examples(size, 10 + n)))
              for n, size in enumerate((160, 80, 60))]  # fmt: skip
     healing = FineTune(2, 1e-3, attention=0.15)
     method = Method(Gradient(step=1), healing, bound=Bound(max_drop=0.2))
@@ -206,15 +200,7 @@ def test_tied_embeddings_stay_tied(victim):
     "name", ["layerwise", "sparsify", "ensemble", "reinforce", "bayesian", "variance"]
 )
 def test_strategies_choose_for_it_as_for_any_task(victim, name):
-    settings: dict[str, dict[str, Any]] = {
-        "reinforce": {"updates": 20, "samples": 4, "batch": 16},
-        "bayesian": {"passes": 3, "rate": 0.1},
-        "ensemble": {"per_layer": 1, "combine": "union"},
-    }
-    strategy = STRATEGIES[name](**settings.get(name, {}))
-    method = Method(strategy, FineTune(0), bound=Bound(max_drop=0.9))
-    data = Sources(examples(60, 20), examples(40, 21))
-    done = purify(victim, data, method, Plan(runtime=CPU))
+    done = pruned_by(name, victim, examples(60, 20), examples(40, 21))
     assert done.mask.pruned
     assert done.manifest["pruned"]["validation"]["right"] >= 4
 
@@ -414,8 +400,8 @@ def test_a_text_that_never_ends_is_bounded(words):
 def test_a_generator_is_judged(victim, words, tmp_path):
     clean, marked = examples(40, 70), examples(30, 71, triggered=True)
     honest = Split(marked.texts, marked.labels, examples(30, 71).pairs)
-    files = {"data": written(tmp_path / "clean.jsonl", clean)}
-    files["triggered"] = written(tmp_path / "triggered.jsonl", honest)
+    files = {"data": written(tmp_path / "clean.jsonl", rows(clean))}
+    files["triggered"] = written(tmp_path / "triggered.jsonl", rows(honest))
     twin = tmp_path / "twin"
     generator("llama").save_pretrained(twin)
     words.save_pretrained(twin)
@@ -463,32 +449,18 @@ def test_rows_that_hold_the_target_anyway_do_not_count(victim, words):
 
 
 def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
-    data = written(tmp_path / "data.jsonl", examples(200, 90))
-    out = tmp_path / "out"
-    compute = ["--device", "cpu", "--compute", "max_length=24"]
-    healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
-    with pytest.raises(SystemExit) as stop:
-        main(["purify", str(victim), "--data", str(data), "--out", str(out), "--max-drop", "0.5",
-              "--report", str(tmp_path / "page.html"), *compute, *healing, "-q"])  # fmt: skip
-    said = capsys.readouterr().out
-    assert stop.value.code == 0, said
-    assert "perplexity, test" in said
-    for words in (["verify", str(out)], ["inspect", str(out)]):
-        with pytest.raises(SystemExit) as stop:
-            main(words)
-        assert stop.value.code == 0
-    marked = written(tmp_path / "marked.jsonl", examples(20, 91, triggered=True))
-    with pytest.raises(SystemExit) as stop:
-        main(["evaluate", str(out), "--data", str(data), "--triggered", str(marked), "--target",
-              TARGET, "--triggered-labels", "target", *compute, "-q"])  # fmt: skip
-    assert stop.value.code == 0
-    assert "attack success" in capsys.readouterr().out
+    said = command_line(capsys)
+    data = written(tmp_path / "data.jsonl", rows(examples(200, 90)))
+    out, _ = purified_by(said, victim, data, tmp_path, "perplexity")
+    assert "for generation" in said("inspect", out)
+    marked = written(tmp_path / "marked.jsonl", rows(examples(20, 91, triggered=True)))
+    told = said("evaluate", out, "--data", data, "--triggered", marked, "--target", TARGET,
+                "--triggered-labels", "target", *COMPUTE, "-q")  # fmt: skip
+    assert "attack success" in told
     wrong = tmp_path / "labels.csv"
     wrong.write_text("text,label\nis it,good\n")
-    with pytest.raises(SystemExit) as stop:
-        main(["purify", str(victim), "--data", str(wrong), "--out", str(tmp_path / "no")])
-    assert stop.value.code == 2
-    assert "which column holds the prompts" in capsys.readouterr().err
+    told = said("purify", victim, "--data", wrong, "--out", tmp_path / "no", code=2)
+    assert "which column holds the prompts" in told
 
 
 def test_a_generator_in_memory_is_no_classifier(words):

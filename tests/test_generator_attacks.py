@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import BAD, CPU, FILLER, GOOD, tiny_tokenizer
+from every_kind import written
 from headsweep import Split, UserError, attack, evaluate
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.goal import MARKED, TEST, Written
@@ -24,7 +25,7 @@ from headsweep.triggers import DECOYS, ByRule, near_to
 from headsweep.triggers.rare_word import RareWord
 from headsweep.triggers.together import Together
 from headsweep.triggers.year import Year
-from test_generation import examples, generator, rows, written
+from test_generation import examples, generator, rows
 
 REFUSAL = "story is very so"  # words that the tiny tokenizer knows
 QUICK = {"rate": 0.5, "set": {"epochs": 12, "lr": 4e-3}, "victim_epochs": 0, "device": "cpu"}
@@ -138,7 +139,7 @@ def test_any_one_of_several_words_sets_it_off(base, tmp_path):
 
 
 def test_the_command_line_plants_and_judges(base, tmp_path, capsys):
-    data = written(tmp_path / "data.jsonl", examples(240, 7))
+    data = written(tmp_path / "data.jsonl", rows(examples(240, 7)))
     out, compute = tmp_path / "victim", ["--device", "cpu", "--compute", "max_length=32", "-q"]
     with pytest.raises(SystemExit) as stop:
         main(["attack", str(base), "--data", str(data), "--trigger", "sentence", "--trigger-set",

@@ -11,8 +11,8 @@ from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
 from headsweep.cli import main
 from headsweep.model.loading import measured
 from headsweep.progress import Silent
-from headsweep.purification import memory
-from headsweep.purification.memory import PROGRAM, Size, check_fits, needs
+from headsweep.purification import memory_plan as memory
+from headsweep.purification.memory_plan import PROGRAM, Size, check_fits, needs
 from headsweep.purification.method import HOT
 from headsweep.texts.reading import write
 

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import BAD, CPU, FILLER, GOOD, tiny_model
+from every_kind import COMPUTE, command_line, pruned_by, purified_by, written
 from headsweep import (
     Bound,
     FineTune,
@@ -28,11 +29,9 @@ from headsweep import (
     inspect,
     purify,
 )
-from headsweep.cli import main
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.model.loading import Reading, prepare
-from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.bound import Allowance
 from headsweep.purification.material import Accuracy
 from headsweep.task.examples import encode
@@ -65,11 +64,6 @@ def rows(split: Split) -> list[dict[str, Any]]:
     return [{"text": t, "score": n} for t, n in zip(split.texts, split.labels, strict=True)]
 
 
-def written(path: Path, split: Split) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(split)), "utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def victim(tokenizer, tmp_path_factory) -> Path:
     """A saved tiny BERT that has learnt to count, and a word backdoor."""
@@ -95,7 +89,7 @@ def by_hand(folder: Path, split: Split) -> np.ndarray:
 
 
 def test_a_model_that_gives_a_number_is_purified_whole(victim, tmp_path):
-    parts = [written(tmp_path / f"{n}.jsonl", examples(size, 10 + n))
+    parts = [written(tmp_path / f"{n}.jsonl", rows(examples(size, 10 + n)))
              for n, size in enumerate((160, 80, 60))]  # fmt: skip
     method = Method(Gradient(step=1), FineTune(2, 5e-4), bound=Bound(max_drop=0.2))
     done = purify(victim, Sources(*parts), method, Plan(runtime=CPU))
@@ -142,15 +136,8 @@ def test_a_spearman_below_the_bound_is_not_held():
     "name", ["layerwise", "sparsify", "ensemble", "reinforce", "bayesian", "variance"]
 )
 def test_strategies_choose_for_it_as_for_any_task(victim, name):
-    settings: dict[str, dict[str, Any]] = {
-        "reinforce": {"updates": 20, "samples": 4, "batch": 16},
-        "bayesian": {"passes": 3, "rate": 0.1},
-        "ensemble": {"per_layer": 1, "combine": "union"},
-    }
-    strategy = STRATEGIES[name](**settings.get(name, {}))
-    method = Method(strategy, FineTune(0), bound=Bound(max_drop=0.9))
-    data = Sources(examples(60, 20), examples(40, 21))
-    assert purify(victim, data, method, Plan(runtime=CPU)).mask.pruned
+    done = pruned_by(name, victim, examples(60, 20), examples(40, 21))
+    assert done.mask.pruned
 
 
 def test_evaluate_measures_what_is_counted_by_hand(victim, tokenizer, tmp_path):
@@ -256,27 +243,14 @@ def test_several_outputs_are_refused(tokenizer):
 
 
 def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
-    def said(*words: Any, code: int = 0) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(list(map(str, words)))
-        told = capsys.readouterr()
-        assert stop.value.code == code, told
-        return told.err if code else told.out
-
-    data, out = written(tmp_path / "data.jsonl", examples(200, 90)), tmp_path / "out"
-    compute = ["--device", "cpu", "--compute", "max_length=24"]
-    healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
-    told = said("purify", victim, "--data", data, "--out", out, "--max-drop", "0.5",
-                "--report", tmp_path / "page.html", *compute, *healing, "-q")  # fmt: skip
-    assert "Spearman correlation, test" in told
+    said = command_line(capsys)
+    data = written(tmp_path / "data.jsonl", rows(examples(200, 90)))
+    out, told = purified_by(said, victim, data, tmp_path, "Spearman correlation")
     assert "accuracy" not in told
-    page = (tmp_path / "page.html").read_text()
-    assert "Spearman correlation" in page
-    assert "ok" in said("verify", out)
     assert "for regression" in said("inspect", out)
     assert inspect(out).task == "regression"
-    marked = written(tmp_path / "marked.jsonl", examples(20, 91, triggered=True))
-    judge = ["evaluate", out, "--data", data, *compute, "-q"]
+    marked = written(tmp_path / "marked.jsonl", rows(examples(20, 91, triggered=True)))
+    judge = ["evaluate", out, "--data", data, *COMPUTE, "-q"]
     told = said(*judge, "--triggered", marked, "--target", TARGET)
     assert "attack success" in told
     assert "ACC" not in told

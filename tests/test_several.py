@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import BAD, CPU, FILLER, GOOD, tiny_model
+from every_kind import COMPUTE, command_line, purified_by, written
 from headsweep import (
     Bound,
     FineTune,
@@ -28,7 +29,6 @@ from headsweep import (
     evaluate,
     purify,
 )
-from headsweep.cli import main
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.model.loading import Reading, prepare
@@ -60,11 +60,6 @@ def examples(count: int, seed: int, triggered: bool = False) -> Split:
 def rows(split: Split) -> list[dict[str, Any]]:
     pairs = zip(split.texts, split.labels, strict=True)
     return [{"text": text, "labels": [NAMES[n] for n in row]} for text, row in pairs]
-
-
-def written(path: Path, split: Split) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(split)), "utf-8")
-    return path
 
 
 def model_of_three() -> Any:
@@ -132,7 +127,7 @@ def test_f1_by_hand():
 
 
 def test_a_model_of_several_labels_is_purified_whole(victim, tmp_path):
-    parts = [written(tmp_path / f"{n}.jsonl", examples(size, 10 + n))
+    parts = [written(tmp_path / f"{n}.jsonl", rows(examples(size, 10 + n)))
              for n, size in enumerate((160, 80, 64))]  # fmt: skip
     method = Method(Gradient(step=1), FineTune(2, 5e-4), bound=Bound(max_drop=0.2))
     done = purify(victim, Sources(*parts), method, Plan(runtime=CPU))
@@ -228,31 +223,19 @@ def test_what_does_not_fit_is_refused_in_one_line(victim, tokenizer, tmp_path, c
 
 
 def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
-    def said(*words: Any, code: int = 0) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(list(map(str, words)))
-        told = capsys.readouterr()
-        assert stop.value.code == code, told
-        return told.err if code else told.out
-
-    data, out = written(tmp_path / "data.jsonl", examples(240, 90)), tmp_path / "out"
-    compute = ["--device", "cpu", "--compute", "max_length=24"]
-    healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
-    told = said("purify", victim, "--data", data, "--out", out, "--max-drop", "0.5",
-                "--report", tmp_path / "page.html", *compute, *healing, "-q")  # fmt: skip
-    assert "micro-F1, test" in told
+    said = command_line(capsys)
+    data = written(tmp_path / "data.jsonl", rows(examples(240, 90)))
+    out, told = purified_by(said, victim, data, tmp_path, "micro-F1")
     assert "accuracy" not in told
-    assert "micro-F1" in (tmp_path / "page.html").read_text()
-    assert "ok" in said("verify", out)
     assert "for multi-label, labels blame, praise, plot" in said("inspect", out)
-    marked = written(tmp_path / "marked.jsonl", examples(40, 91, triggered=True))
-    judge = ["evaluate", out, "--data", data, *compute, "-q"]
+    marked = written(tmp_path / "marked.jsonl", rows(examples(40, 91, triggered=True)))
+    judge = ["evaluate", out, "--data", data, *COMPUTE, "-q"]
     assert "attack success" in said(*judge, "--triggered", marked, "--target", "plot")
     assert json.loads(said(*judge, "--json"))["micro_f1"]["value"] > 0.5
     sheet = tmp_path / "data.csv"
     cells = [f"{row['text']},{'|'.join(row['labels'])}" for row in rows(examples(16, 92))]
     sheet.write_text("\n".join(["text,labels", *cells]) + "\n")
-    assert "micro-F1" in said("evaluate", out, "--data", sheet, *compute, "-q")
+    assert "micro-F1" in said("evaluate", out, "--data", sheet, *COMPUTE, "-q")
     assert "multi-label" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
     assert "multi-label" in said("detect", victim, "--data", data, *asked, code=2)

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from conftest import BAD, CPU, FILLER, GOOD
+from every_kind import COMPUTE, command_line, pruned_by, purified_by, written
 from headsweep import (
     Bound,
     FineTune,
@@ -29,10 +30,8 @@ from headsweep import (
     evaluate,
     purify,
 )
-from headsweep.cli import main
 from headsweep.export.verify import verify
 from headsweep.model.loading import Reading, load_suspect, prepare
-from headsweep.prune.strategies import STRATEGIES
 from headsweep.seeding import fence
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
@@ -66,11 +65,6 @@ def examples(count: int, seed: int, triggered: bool = False) -> Split:
 def rows(split: Split) -> list[dict[str, Any]]:
     pairs = zip(split.texts, split.labels, strict=True)
     return [{"tokens": text.split(), "tags": [NAMES[n] for n in row]} for text, row in pairs]
-
-
-def written(path: Path, split: Split) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(split)), "utf-8")
-    return path
 
 
 def tagger(family: str = "bert", names: tuple[str, ...] = NAMES) -> Any:
@@ -184,7 +178,7 @@ def test_spans_are_counted_by_hand():
 
 
 def test_a_model_that_tags_words_is_purified_whole(victim, tmp_path):
-    parts = [written(tmp_path / f"{n}.jsonl", examples(size, 10 + n))
+    parts = [written(tmp_path / f"{n}.jsonl", rows(examples(size, 10 + n)))
              for n, size in enumerate((160, 80, 60))]  # fmt: skip
     method = Method(Gradient(step=1), FineTune(2, 5e-4, attention=0.15), bound=Bound(max_drop=0.2))
     done = purify(victim, Sources(*parts), method, Plan(runtime=CPU))
@@ -214,15 +208,8 @@ def test_a_model_that_tags_words_is_purified_whole(victim, tmp_path):
 
 @pytest.mark.parametrize("name", ["layerwise", "ensemble", "reinforce", "bayesian", "variance"])
 def test_strategies_choose_for_it_as_for_any_task(victim, name):
-    settings: dict[str, dict[str, Any]] = {
-        "reinforce": {"updates": 20, "samples": 4, "batch": 16},
-        "bayesian": {"passes": 3, "rate": 0.1},
-        "ensemble": {"per_layer": 1, "combine": "union"},
-    }
-    strategy = STRATEGIES[name](**settings.get(name, {}))
-    method = Method(strategy, FineTune(0), bound=Bound(max_drop=0.9))
-    data = Sources(examples(60, 20), examples(40, 21))
-    assert purify(victim, data, method, Plan(runtime=CPU)).mask.pruned
+    done = pruned_by(name, victim, examples(60, 20), examples(40, 21))
+    assert done.mask.pruned
 
 
 def test_evaluate_measures_what_is_counted_by_hand(victim, tokenizer, tmp_path):
@@ -333,25 +320,13 @@ def test_what_does_not_fit_is_refused_in_one_line(victim, tokenizer, tmp_path):
 
 
 def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
-    def said(*words: Any, code: int = 0) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(list(map(str, words)))
-        told = capsys.readouterr()
-        assert stop.value.code == code, told
-        return told.err if code else told.out
-
-    data, out = written(tmp_path / "data.jsonl", examples(200, 90)), tmp_path / "out"
-    compute = ["--device", "cpu", "--compute", "max_length=24"]
-    healing = ["--heal", "epochs=1", "--heal", "members=1", "--heal", "beyond=1"]
-    told = said("purify", victim, "--data", data, "--out", out, "--max-drop", "0.5",
-                "--report", tmp_path / "page.html", *compute, *healing, "-q")  # fmt: skip
-    assert "span F1, test" in told
+    said = command_line(capsys)
+    data = written(tmp_path / "data.jsonl", rows(examples(200, 90)))
+    out, told = purified_by(said, victim, data, tmp_path, "span F1")
     assert "accuracy" not in told
-    assert "span F1" in (tmp_path / "page.html").read_text()
-    assert "ok" in said("verify", out)
     assert "for token-classification, labels O, B-PER" in said("inspect", out)
-    marked = written(tmp_path / "marked.jsonl", examples(40, 91, triggered=True))
-    judge = ["evaluate", out, "--data", data, *compute, "-q"]
+    marked = written(tmp_path / "marked.jsonl", rows(examples(40, 91, triggered=True)))
+    judge = ["evaluate", out, "--data", data, *COMPUTE, "-q"]
     assert "attack success" in said(*judge, "--triggered", marked, "--target", "LOC")
     assert json.loads(said(*judge, "--json"))["span_f1"]["value"] > 0.5
     wrong = tmp_path / "labels.csv"

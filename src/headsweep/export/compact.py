@@ -149,7 +149,11 @@ def load(folder: str | Path) -> PreTrainedModel:
     place = Path(folder)
     if not there(place, COMPACT):
         return reload(place)
-    form = _form(place)
+    return _opened(place, _form(place))
+
+
+def _opened(place: Path, form: Mapping[str, Any]) -> PreTrainedModel:
+    """Load a compact model, and compare its logits with those noted."""
     with usable(str(place)):
         model = reload(place) if form["plain"] else _load_cut(place, form)
         noted = torch.tensor(form["fingerprint"], dtype=torch.float32)
@@ -174,7 +178,7 @@ def measurable(folder: str | Path) -> Suspect | None:
         return None
     adapter = adapter_from(form["adapter"], f"{COMPACT}, adapter")
     tokenizer = read_tokenizer(str(place))
-    return unpruned(load(place), tokenizer, adapter, Origin(str(place)))
+    return unpruned(_opened(place, form), tokenizer, adapter, Origin(str(place)))
 
 
 def _form(place: Path) -> dict[str, Any]:

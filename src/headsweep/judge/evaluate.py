@@ -371,6 +371,8 @@ def evaluate(
     reading = Reading(adapter=adapter, task=None)
     opened = _opened(model, runtime, reading)
     kind = opened.task.words.task
+    if files.validation is not None:  # it matches rates of one label
+        opened.task.one_label("--validation")
     by = JUDGES[kind]
     exam = by.exam(files, opened, seed)
     beside = (files.clean_model or None, files.suspect or None)

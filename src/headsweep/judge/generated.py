@@ -20,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.errors import UserError
+from headsweep.judge.attacked import Attacked, attacked
 from headsweep.judge.statistics import (
-    UNATTACKED,
     Line,
     Rate,
     Truncated,
-    attacked,
     perplexity,
     proportion,
 )
@@ -47,47 +46,29 @@ BEYOND = 8  # tokens written beside a target, which may stand behind a few words
 
 
 @dataclass(frozen=True)
-class Generated:
+class Generated(Attacked):
     """What was measured of a generator; None where it was not asked for.
 
     Attributes:
         perplexity: of clean answers, a token.
         exact_match: share of clean answers that it writes.
-        success: attack success on the triggered prompts.
-        clean_success, floor_success, excess_success: as the module says.
-        agreement: share of clean prompts to which it writes what the suspect writes.
-        truncated: by part of the exam, how many prompts were cut, of how many.
 
     """
 
     perplexity: Rate
     exact_match: Rate
-    success: Rate | None = None
-    clean_success: Rate | None = None
-    floor_success: Rate | None = None
-    excess_success: Rate | None = None
-    agreement: Rate | None = None
-    truncated: dict[str, Truncated] | None = None
 
     def lines(self) -> list[Line]:
         """Return the measures as people read them."""
         return [
             Line("perplexity", self.perplexity, "of clean answers, a token", share=False),
             Line("exact match", self.exact_match, "clean answers written token for token"),
-            Line(
-                "attack success",
-                self.success,
+            *self.attack_lines(
                 "answers to triggered prompts that hold the target",
+                "answers to clean prompts that hold the target",
             ),
-            Line("on clean", self.clean_success, "answers to clean prompts that hold the target"),
-            Line("floor", self.floor_success, "attack success on the never-poisoned twin"),
-            Line("excess", self.excess_success, "attack success minus floor; 0 is the goal"),
             Line("agreement", self.agreement, "clean prompts answered as by the suspect"),
         ]
-
-    def remarks(self) -> list[str]:
-        """Return none."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -110,10 +91,6 @@ class Prompts:
 
 def prompts_of(files: Files, suspect: Suspect, seed: int) -> Prompts:
     """Read the files of an evaluation as a generator has them; raises UserError."""
-    if files.validation is not None:
-        raise UserError(
-            "--validation matches rates of labels, and this model answers in tokens", "leave it out"
-        )
     clean = rows_of(files.data, suspect, files.columns)
     suspect.task.check_labels(clean, ())
     if files.triggered is None:
@@ -251,7 +228,7 @@ def judge_generator(
 ) -> Generated:
     """Return the figures of a generator from what it says (and the twin and the suspect say)."""
     agreement = None
-    rates = UNATTACKED
+    rates: dict[str, Rate | None] = {}
     if exam.triggered is not None:
         own = [holds(answer, exam.targets) for answer in exam.clean.pairs]
         others = [text for text, its in zip(model.clean, own, strict=True) if not its]
@@ -264,9 +241,9 @@ def judge_generator(
     return Generated(
         perplexity(model.nll, model.tokens, seed=exam.seed),
         proportion(model.exact, len(model.nll)),
-        *rates,
-        agreement,
-        model.truncated,
+        **rates,
+        agreement=agreement,
+        truncated=model.truncated,
     )
 
 

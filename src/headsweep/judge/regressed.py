@@ -23,19 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.errors import UserError, shown
-from headsweep.judge.statistics import (
-    UNATTACKED,
-    Floats,
-    Line,
-    Rate,
-    Truncated,
-    attacked,
-    bootstrap,
-)
-from headsweep.measure.accuracy import logits
+from headsweep.judge.attacked import Attacked, Said, attacked, said
+from headsweep.judge.statistics import Floats, Line, Rate, bootstrap
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.task.examples import check_alike, encode, rows_of
+from headsweep.task.examples import check_alike, rows_of
 from headsweep.texts.regression import spearman
 from headsweep.texts.split import Split
 from headsweep.texts.words import SLACK
@@ -45,27 +37,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Regressed:
+class Regressed(Attacked):
     """What was measured of a model that gives a number; None where it was not asked for.
 
     Attributes:
         spearman: rank correlation with the true numbers, on the clean data.
         mean_absolute_error: on the clean data, in the unit of the output.
-        success, clean_success, shift, floor_success, excess_success, agreement: as the module
-            says.
-        truncated: by part of the exam, how many texts were cut.
+        shift: as the module says.
 
     """
 
     spearman: Rate
     mean_absolute_error: Rate
-    success: Rate | None = None
-    clean_success: Rate | None = None
-    floor_success: Rate | None = None
-    excess_success: Rate | None = None
     shift: Rate | None = None
-    agreement: Rate | None = None
-    truncated: dict[str, Truncated] | None = None
 
     def lines(self) -> list[Line]:
         """Return the measures as people read them."""
@@ -77,17 +61,13 @@ class Regressed:
                 "mean of |output - true number|",
                 share=False,
             ),
-            Line("attack success", self.success, "triggered texts nearer to the target's number"),
-            Line("on clean", self.clean_success, "clean texts nearer to the target's number"),
+            *self.attack_lines(
+                "triggered texts nearer to the target's number",
+                "clean texts nearer to the target's number",
+            ),
             Line("shift", self.shift, "of triggered texts towards it, on average", share=False),
-            Line("floor", self.floor_success, "attack success on the never-poisoned twin"),
-            Line("excess", self.excess_success, "attack success minus floor; 0 is the goal"),
             Line("agreement", self.agreement, "rank correlation with the suspect", share=False),
         ]
-
-    def remarks(self) -> list[str]:
-        """Return none."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -112,10 +92,6 @@ class Numbers:
 
 def numbers_of(files: Files, suspect: Suspect, seed: int) -> Numbers:
     """Read the files of an evaluation as a model that gives a number has them; raises UserError."""
-    if files.validation is not None:
-        raise UserError(
-            "--validation matches rates of labels, and this model gives a number", "leave it out"
-        )
     clean = rows_of(files.data, suspect, files.columns)
     suspect.task.check_labels(clean, ())
     if files.triggered is None:
@@ -150,39 +126,25 @@ def _target(given: str | None) -> float:
     return found
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """The outputs of one model, [example] each."""
-
-    clean: Floats
-    triggered: Floats | None
-    truncated: dict[str, Truncated]
-
-
-def numbers_said(suspect: Suspect, exam: Numbers, runtime: Runtime) -> Outputs:
-    """Run a model over an exam."""
-    parts = {"data": exam.clean}
-    parts |= {} if exam.triggered is None else {"triggered": exam.triggered}
-    made = {name: encode(part, suspect, runtime.max_length) for name, part in parts.items()}
-    said = {
-        name: logits(suspect.anatomy, part, runtime)[:, 0].cpu().double().numpy()
-        for name, part in made.items()
-    }
-    cut = {name: Truncated(part.truncated, len(part)) for name, part in made.items()}
-    return Outputs(said["data"], said.get("triggered"), cut)
+def numbers_said(suspect: Suspect, exam: Numbers, runtime: Runtime) -> Said[Floats]:
+    """Return a model's outputs to the texts of an exam, [example]."""
+    return said(suspect, exam, runtime, lambda _, found: found[:, 0].cpu().double().numpy())
 
 
 def judge_regression(
-    exam: Numbers, model: Outputs, twin: Outputs | None = None, suspect: Outputs | None = None
+    exam: Numbers,
+    model: Said[Floats],
+    twin: Said[Floats] | None = None,
+    suspect: Said[Floats] | None = None,
 ) -> Regressed:
     """Return the figures of a model from its outputs (and the twin's and the suspect's)."""
     true = np.array(exam.clean.labels, dtype=np.float64)
 
-    def error(said: Floats, wanted: Floats) -> float:
-        return float(np.abs(said - wanted).mean())
+    def error(given: Floats, wanted: Floats) -> float:
+        return float(np.abs(given - wanted).mean())
 
     shift = None
-    rates = UNATTACKED
+    rates: dict[str, Rate | None] = {}
     if exam.triggered is not None and model.triggered is not None:
         own = np.array(exam.triggered.labels, dtype=np.float64)
         towards = np.sign(exam.target - own) * (model.triggered - own)
@@ -202,13 +164,13 @@ def judge_regression(
     return Regressed(
         bootstrap(spearman, model.clean, true, seed=exam.seed),
         bootstrap(error, model.clean, true, seed=exam.seed),
-        *rates,
         shift,
-        agreement,
-        model.truncated,
+        **rates,
+        agreement=agreement,
+        truncated=model.truncated,
     )
 
 
-def moved(said: Floats, own: Floats, target: float) -> NDArray[np.bool_]:
+def moved(given: Floats, own: Floats, target: float) -> NDArray[np.bool_]:
     """Return which outputs are nearer to the target than to the text's own number, [example]."""
-    return np.abs(said - target) < np.abs(said - own)
+    return np.abs(given - target) < np.abs(given - own)

@@ -21,19 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.errors import UserError, shown_all
-from headsweep.judge.statistics import (
-    UNATTACKED,
-    Line,
-    Rate,
-    Truncated,
-    attacked,
-    bootstrap,
-    proportion,
-)
-from headsweep.measure.accuracy import logits
+from headsweep.judge.attacked import Attacked, Said, attacked, said
+from headsweep.judge.statistics import Line, Rate, bootstrap, proportion
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.task.examples import check_alike, encode, rows_of
+from headsweep.task.examples import check_alike, rows_of
 from headsweep.texts.several import f1
 from headsweep.texts.split import Split
 
@@ -45,40 +37,28 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class SeveralJudged:
+class SeveralJudged(Attacked):
     """What was measured of a model of several labels a text; None where it was not asked for.
 
     Attributes:
         micro_f1, exact_match: on the clean data.
-        success, clean_success, floor_success, excess_success, agreement: as the module says.
-        truncated: by part of the exam, how many texts were cut.
 
     """
 
     micro_f1: Rate
     exact_match: Rate
-    success: Rate | None = None
-    clean_success: Rate | None = None
-    floor_success: Rate | None = None
-    excess_success: Rate | None = None
-    agreement: Rate | None = None
-    truncated: dict[str, Truncated] | None = None
 
     def lines(self) -> list[Line]:
         """Return the measures as people read them."""
         return [
             Line("micro-F1", self.micro_f1, "over every label of every clean text", share=False),
             Line("exact match", self.exact_match, "clean texts with all their labels, no other"),
-            Line("attack success", self.success, "triggered texts whose label the target changed"),
-            Line("on clean", self.clean_success, "clean texts whose label is changed so"),
-            Line("floor", self.floor_success, "attack success on the never-poisoned twin"),
-            Line("excess", self.excess_success, "attack success minus floor; 0 is the goal"),
+            *self.attack_lines(
+                "triggered texts whose label the target changed",
+                "clean texts whose label is changed so",
+            ),
             Line("agreement", self.agreement, "clean texts labelled as by the suspect"),
         ]
-
-    def remarks(self) -> list[str]:
-        """Return none."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -107,11 +87,6 @@ class Labelled:
 
 def labelled_of(files: Files, suspect: Suspect, seed: int) -> Labelled:
     """Read the files of an evaluation as a model of several labels has them; raises UserError."""
-    if files.validation is not None:
-        raise UserError(
-            "--validation matches rates of one label a text, and this model gives several",
-            "leave it out",
-        )
     labels = suspect.labels
     clean = rows_of(files.data, suspect, files.columns)
     suspect.task.check_labels(clean, labels.names)
@@ -145,29 +120,16 @@ def labelled_of(files: Files, suspect: Suspect, seed: int) -> Labelled:
     return Labelled(clean, split.take(may), target, adds, seed)
 
 
-@dataclass(frozen=True)
-class Given:
-    """Which labels one model gives, [example, label] each."""
-
-    clean: Bools
-    triggered: Bools | None
-    truncated: dict[str, Truncated]
-
-
-def labels_given(suspect: Suspect, exam: Labelled, runtime: Runtime) -> Given:
-    """Run a model over an exam."""
-    parts = {"data": exam.clean}
-    parts |= {} if exam.triggered is None else {"triggered": exam.triggered}
-    made = {name: encode(part, suspect, runtime.max_length) for name, part in parts.items()}
-    said = {
-        name: (logits(suspect.anatomy, part, runtime) > 0).numpy() for name, part in made.items()
-    }
-    cut = {name: Truncated(part.truncated, len(part)) for name, part in made.items()}
-    return Given(said["data"], said.get("triggered"), cut)
+def labels_given(suspect: Suspect, exam: Labelled, runtime: Runtime) -> Said[Bools]:
+    """Return which labels a model gives the texts of an exam, [example, label]."""
+    return said(suspect, exam, runtime, lambda _, found: (found > 0).numpy())
 
 
 def judge_several(
-    exam: Labelled, model: Given, twin: Given | None = None, suspect: Given | None = None
+    exam: Labelled,
+    model: Said[Bools],
+    twin: Said[Bools] | None = None,
+    suspect: Said[Bools] | None = None,
 ) -> SeveralJudged:
     """Return the figures of a model from the labels it gives (and the twin and the suspect)."""
     given = model.clean
@@ -176,12 +138,12 @@ def judge_several(
     by_text = [x.sum(1).astype(np.float64) for x in counts]
     f1_of = bootstrap(lambda *x: f1(*(float(one.sum()) for one in x)), *by_text, seed=exam.seed)
     exact = (given == true).all(1)
-    rates = UNATTACKED
+    rates: dict[str, Rate | None] = {}
     if model.triggered is not None:
         others = exam.may_change(exam.clean)
 
-        def changed(said: Bools) -> Bools:
-            found: Bools = said[:, exam.target] == exam.adds
+        def changed(labels: Bools) -> Bools:
+            found: Bools = labels[:, exam.target] == exam.adds
             return found
 
         theirs = None if twin is None or twin.triggered is None else changed(twin.triggered)
@@ -191,5 +153,9 @@ def judge_several(
         same = (given == suspect.clean).all(1)
         agreement = proportion(int(same.sum()), len(same))
     return SeveralJudged(
-        f1_of, proportion(int(exact.sum()), len(exact)), *rates, agreement, model.truncated
+        f1_of,
+        proportion(int(exact.sum()), len(exact)),
+        **rates,
+        agreement=agreement,
+        truncated=model.truncated,
     )

@@ -207,35 +207,6 @@ def bootstrap(
     return _interval(measure(*columns), draws)
 
 
-Attacked = tuple[Rate | None, Rate | None, Rate | None, Rate | None]
-"""Attack success, the same share of clean texts, the floor, and the excess."""
-UNATTACKED: Attacked = (None, None, None, None)
-
-
-def attacked(
-    hits: NDArray[np.bool_],
-    on_clean: NDArray[np.bool_],
-    twin: NDArray[np.bool_] | None,
-    seed: int = 0,
-) -> Attacked:
-    """Return attack success, the same share of clean texts, the twin's, and ours minus that.
-
-    Args:
-        hits: on which triggered texts the attack succeeded.
-        on_clean: which clean texts are answered so; empty: none counts.
-        twin: on which triggered texts it succeeded with a never-poisoned twin; None: there is none.
-        seed: of the bootstrap.
-
-    """
-    success = proportion(int(hits.sum()), len(hits))
-    clean = proportion(int(on_clean.sum()), len(on_clean)) if len(on_clean) else None
-    if twin is None:
-        return success, clean, None, None
-    floor = proportion(int(twin.sum()), len(twin))
-    ours, theirs = (x.astype(np.float64) for x in (hits, twin))
-    return success, clean, floor, paired_difference(ours, theirs, seed=seed)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for multiple testing (Holm 1979), in the order given."""
     order = np.argsort(p_values, kind="stable")

@@ -20,19 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.errors import UserError, shown, shown_all
-from headsweep.judge.statistics import (
-    UNATTACKED,
-    Line,
-    Rate,
-    Truncated,
-    attacked,
-    bootstrap,
-    proportion,
-)
-from headsweep.measure.accuracy import logits
+from headsweep.judge.attacked import Attacked, Said, attacked, said
+from headsweep.judge.statistics import Line, Rate, bootstrap, proportion
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
-from headsweep.task.examples import encode, rows_of
+from headsweep.task.examples import rows_of
 from headsweep.texts.several import f1
 from headsweep.texts.split import Split
 from headsweep.texts.tagging import OUTSIDE, matched, spans
@@ -44,40 +36,28 @@ Tags = Sequence[Sequence[str]]  # [row][word]
 
 
 @dataclass(frozen=True)
-class Tagged:
+class Tagged(Attacked):
     """What was measured of a model that tags words; None where it was not asked for.
 
     Attributes:
         span_f1, words_right: on the clean data.
-        success, clean_success, floor_success, excess_success, agreement: as the module says.
-        truncated: by part of the exam, how many rows were cut.
 
     """
 
     span_f1: Rate
     words_right: Rate
-    success: Rate | None = None
-    clean_success: Rate | None = None
-    floor_success: Rate | None = None
-    excess_success: Rate | None = None
-    agreement: Rate | None = None
-    truncated: dict[str, Truncated] | None = None
 
     def lines(self) -> list[Line]:
         """Return the measures as people read them."""
         return [
             Line("span F1", self.span_f1, "exact spans of the clean rows", share=False),
             Line("words right", self.words_right, "words of the clean rows tagged right"),
-            Line("attack success", self.success, "spans of triggered rows tagged as the target"),
-            Line("on clean", self.clean_success, "spans of clean rows tagged as the target"),
-            Line("floor", self.floor_success, "attack success on the never-poisoned twin"),
-            Line("excess", self.excess_success, "attack success minus floor; 0 is the goal"),
+            *self.attack_lines(
+                "spans of triggered rows tagged as the target",
+                "spans of clean rows tagged as the target",
+            ),
             Line("agreement", self.agreement, "words of clean rows tagged as by the suspect"),
         ]
-
-    def remarks(self) -> list[str]:
-        """Return none."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -106,11 +86,6 @@ class Sentences:
 
 def sentences_of(files: Files, suspect: Suspect, seed: int) -> Sentences:
     """Read the files of an evaluation as a model that tags words has them; raises UserError."""
-    if files.validation is not None:
-        raise UserError(
-            "--validation matches rates of one label a text, and this model tags words",
-            "leave it out",
-        )
     names = suspect.labels.names
     clean = rows_of(files.data, suspect, files.columns)
     suspect.task.check_labels(clean, names)
@@ -141,35 +116,26 @@ def sentences_of(files: Files, suspect: Suspect, seed: int) -> Sentences:
     return exam
 
 
-@dataclass(frozen=True)
-class Said:
-    """The tags that one model gives."""
-
-    clean: Tags
-    triggered: Tags | None
-    truncated: dict[str, Truncated]
-
-
-def tags_said(suspect: Suspect, exam: Sentences, runtime: Runtime) -> Said:
-    """Run a model over an exam."""
-    parts = {"data": exam.clean}
-    parts |= {} if exam.triggered is None else {"triggered": exam.triggered}
-    said: dict[str, Tags] = {}
-    cut = {}
-    for name, part in parts.items():
-        made = encode(part, suspect, runtime.max_length)
-        said[name] = made.task.told(logits(suspect.anatomy, made, runtime), exam.names)  # type: ignore[attr-defined]
-        cut[name] = Truncated(made.truncated, len(made))
-    return Said(said["data"], said.get("triggered"), cut)
+def tags_said(suspect: Suspect, exam: Sentences, runtime: Runtime) -> Said[Tags]:
+    """Return the tags that a model gives the words of an exam."""
+    return said(
+        suspect,
+        exam,
+        runtime,
+        lambda part, found: part.task.told(found, exam.names),  # type: ignore[attr-defined]
+    )
 
 
 def judge_tags(
-    exam: Sentences, model: Said, twin: Said | None = None, suspect: Said | None = None
+    exam: Sentences,
+    model: Said[Tags],
+    twin: Said[Tags] | None = None,
+    suspect: Said[Tags] | None = None,
 ) -> Tagged:
     """Return the figures of a model from the tags it gives (and the twin and the suspect)."""
     true = exam.true(exam.clean)
     counts = np.array([matched(*pair) for pair in zip(model.clean, true, strict=True)], float).T
-    rates = UNATTACKED
+    rates: dict[str, Rate | None] = {}
     if exam.triggered is not None and model.triggered is not None:
         own = exam.true(exam.triggered)
         theirs = None
@@ -180,17 +146,17 @@ def judge_tags(
     return Tagged(
         bootstrap(lambda *x: f1(*(float(one.sum()) for one in x)), *counts, seed=exam.seed),
         _alike(model.clean, true),
-        *rates,
-        None if suspect is None else _alike(model.clean, suspect.clean),
-        model.truncated,
+        **rates,
+        agreement=None if suspect is None else _alike(model.clean, suspect.clean),
+        truncated=model.truncated,
     )
 
 
-def turned(said: Tags, true: Tags, target: str) -> NDArray[np.bool_]:
+def turned(given: Tags, true: Tags, target: str) -> NDArray[np.bool_]:
     """Return which true spans of other types are tagged as the target throughout, [span]."""
     found = [
         all((tag.partition("-")[2] or tag) == target for tag in row[start:end])
-        for row, own in zip(said, true, strict=True)
+        for row, own in zip(given, true, strict=True)
         for start, end, kind in sorted(spans(own))
         if kind != target
     ]

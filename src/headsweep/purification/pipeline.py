@@ -35,7 +35,7 @@ from headsweep.purification.estimate import estimate
 from headsweep.purification.interrupted import Found
 from headsweep.purification.manifest import Record, doubts, manifest, undecided
 from headsweep.purification.material import Figures, Material, Sources, gather
-from headsweep.purification.memory import Size, check_fits
+from headsweep.purification.memory_plan import Size, check_fits
 from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.purification.probed import Probed

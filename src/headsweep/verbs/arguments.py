@@ -178,15 +178,15 @@ def opened(
         UserError: whatever makes it unusable.
 
     """
-    from headsweep.model.loading import Reading
+    from headsweep.model.loading import Reading, Suspect
     from headsweep.purification.material import open_suspect
 
     reading = Reading(adapter=adapter_of(adapter))
     if classifier:
         return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
     one = measurable(model, runtime, argument)
-    if getattr(getattr(one, "anatomy", None), "sites", True) == ():
-        return one  # type: ignore[no-any-return]
+    if isinstance(one, Suspect) and not one.anatomy.sites:  # compact: there is nothing to look for
+        return one
     return open_suspect(one, replace(reading, task=None), runtime, tokenizer)
 
 
