@@ -113,7 +113,8 @@ def train(
         return []
     schedule = job.schedule
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    decay = schedule.weight_decay
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=decay, fused=True)
     rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))
     loss_of, device = job.loss or mean_loss, model.device
     losses: list[float] = []
