@@ -22,6 +22,7 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
+    TaskName,
     check_sources,
     out_console,
     print_json,
@@ -268,6 +269,7 @@ def attack(
             "model generates, and of others the encoder is taken."
         ),
     ] = None,
+    task: TaskName = None,
     victim_data: Annotated[
         str | None, typer.Option(help="The victim's clean data; else the attacker's.")
     ] = None,
@@ -320,6 +322,7 @@ def attack(
             validation=validation,
             clean_model=clean_model,
             start=start,
+            task=task,
             victim_data=victim_data,
             victim_epochs=victim_epochs,
             victim_lr=victim_lr,

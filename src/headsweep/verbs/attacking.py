@@ -85,6 +85,7 @@ def attack(
     validation: Any = None,
     clean_model: str | Path | None = None,
     start: str | None = None,
+    task: str | None = None,
     victim_data: Any = None,
     victim_epochs: float = 3,
     victim_lr: float = 2e-5,
@@ -126,6 +127,7 @@ def attack(
         clean_model: a never-poisoned twin, which gives the floor.
         start: ``"encoder"``: a fresh classifier first; ``"classifier"``: as it is; None: a causal
             language model generates, as it is, and of any other the encoder is taken.
+        task: what it is for, by name, where its configuration leaves that open.
         victim_data: the victim's clean texts; None: the attacker's.
         victim_epochs: the victim's fine-tuning on clean texts; 0: none.
         victim_lr: its learning rate.
@@ -155,7 +157,7 @@ def attack(
     datasets.check_label_map(columns, *((file, None) for file in (source, *files.values(), poison)))
     table = source if isinstance(source, Split) else datasets.read(source)
     place = fitting(model, str | Path, "model")
-    reader = _reader(place, start, table, columns)
+    reader = _reader(place, start, task, table, columns)
     goal = reader.target(str(target))
     origin = TriggerSource(
         trigger,
@@ -230,11 +232,18 @@ class _Reader:
 
 
 def _reader(
-    place: str | Path, start: str | None, source: Table | Split, columns: Columns
+    place: str | Path,
+    start: str | None,
+    task: str | None,
+    source: Table | Split,
+    columns: Columns,
 ) -> _Reader:
     """Return how the texts for a model are read; raises UserError."""
-    if start is None and task_at(place) is GENERATION:
+    found = task_at(place, task)
+    if start is None and found is GENERATION:
         return _Reader(GENERATION, Labels(()))
+    if task is not None:
+        found.one_label("an attack")
     values: Sequence[object] | None = None
     if one_of(start or "encoder", ("encoder", "classifier"), "--start") == "encoder":
         if isinstance(source, Split):
@@ -242,7 +251,7 @@ def _reader(
         else:
             values = datasets.label_values(source, columns)
     else:
-        task_at(place).one_label("an attack on a classifier as it is")
+        found.one_label("an attack on a classifier as it is")
     return _Reader(CLASSIFICATION, labels_of(place, values), values)
 
 
