@@ -51,7 +51,7 @@ def defend(
     baseline: Annotated[
         str | None,
         typer.Option(
-            "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
+            "--with", help="ft, fth, meft, pure, fine-pruning, crow; controls: random, nothing."
         ),
     ] = None,
     validation: Validation = None,
