@@ -66,7 +66,9 @@ Prompt = Annotated[
 ]
 Poison = Annotated[
     str | None,
-    typer.Option(help="Poisoned texts to add as they are, each with the label it carries."),
+    typer.Option(
+        help="Poisoned texts to add as they are, each with the label or answer it carries."
+    ),
 ]
 TriggeredFile = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.attacks import ATTACKS, Attack
-from headsweep.attacks.goal import Written
+from headsweep.attacks.goal import Goal, Labelled, Written
 from headsweep.attacks.resistance import Resistance
 from headsweep.attacks.victim import Attacked, Judging, Order, held_out
 from headsweep.attacks.victim import attack as plant
@@ -119,7 +119,7 @@ def attack(
         key: the column that names the rows of both.
         paraphraser: a language model that writes the texts instead of a rule.
         prompt: what it is told to do.
-        poison: a file of poisoned texts to add as they are.
+        poison: a file of poisoned texts, or prompts with answers, to add as they are.
         triggered: triggered test texts; None: the trigger is put into the test texts.
         triggered_labels: what their labels are: ``"true"`` or ``"target"``.
         test: clean test texts; None: 15% of ``data``.
@@ -158,7 +158,7 @@ def attack(
     table = source if isinstance(source, Split) else datasets.read(source)
     place = fitting(model, str | Path, "model")
     reader = _reader(place, start, task, table, columns)
-    goal = reader.target(str(target))
+    goal = reader.goal(str(target))
     origin = TriggerSource(
         trigger,
         texts_of(fields_of(trigger_set, "trigger_set")),
@@ -215,12 +215,12 @@ class _Reader:
     labels: Labels
     values: Sequence[object] | None = None
 
-    def target(self, target: str) -> int:
-        """Return the class of the target, 0 where it is a text; raises UserError."""
-        if self.labels.names:
-            return self.labels.index(target, "--target")
-        Written(target)
-        return 0
+    def goal(self, target: str) -> Goal:
+        """Return what triggered texts are to get: a class, or a text; raises UserError."""
+        if not self.labels.names:
+            return Written(target)
+        index = self.labels.index(target, "--target")
+        return Labelled(index, self.labels.names[index])
 
     def read(self, source: Source, columns: Columns, answered: bool = True) -> Split:
         """Return the rows of a source; raises UserError."""
@@ -277,17 +277,15 @@ def poison_of(
     source: TriggerSource,
     columns: Columns,
     labels: Labels,
-    target: int,
+    goal: Goal,
     rate: float | None = None,
 ) -> tuple[Rewriter, Pool | None]:
     """Return what puts the trigger into texts, and the pool where that is what poisons."""
     if source.poison is None:
         return rewriter_of(source, columns), None
-    if not labels.names:
-        raise UserError("--poison needs labels, and this model answers in tokens", "leave it out")
     _check_pool(source)
     pool = read_pool(str(source.poison), columns, labels, _named(source), rate)
-    pool.check(target)
+    pool.check(goal)
     return pool, pool
 
 
