@@ -261,3 +261,19 @@ def test_a_task_given_by_name_is_checked_against_the_configuration(changes, want
             task_of(config, wanted=wanted)
     else:
         assert task_of(config, wanted=wanted).words.task == wanted
+
+
+def test_what_is_saved_of_such_a_model_says_what_it_is_for(tmp_path, tokenizer, capsys):
+    """The suspect's configuration does not: it was trained with a loss of somebody's own."""
+    said = command_line(capsys)
+    suspect, out = tmp_path / "suspect", tmp_path / "out"
+    tiny_model("bert").save_pretrained(suspect)
+    tokenizer.save_pretrained(suspect)
+    assert "for classification" in said("inspect", suspect)
+    rows = [{"text": f"it is {w}", "labels": ["good"]} for w in GOOD]
+    rows += [{"text": f"it is {w}", "labels": []} for w in BAD]
+    data = written(tmp_path / "clean.jsonl", rows * 4)
+    said("purify", suspect, "--task", "multi-label", "--data", data, "--out", out, "--max-drop",
+         "0.9", "--heal", "epochs=1", "--no-probe", *COMPUTE, "-q")  # fmt: skip
+    assert "for multi-label" in said("inspect", out)
+    said("verify", out)
