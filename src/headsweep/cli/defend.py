@@ -72,7 +72,7 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite)
+    running.check_files(out, overwrite, (model, data, validation, test))
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet)
     from headsweep.purification.baselines import DEFENSES

@@ -93,7 +93,7 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite, report)
+    running.check_files(out, overwrite, (model, data, validation, test), report)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
     from headsweep.purification.interrupted import Given, mask_in
