@@ -47,6 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gradient": {"strategy": "gradient"},
     "none": {"strategy": "none"},
     "random": {"strategy": "random"},
+    "crow": {"method": headsweep.DEFENSES["crow"]().method()},
 }
 
 

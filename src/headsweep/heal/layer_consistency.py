@@ -39,9 +39,7 @@ from headsweep.settings import checked
 from headsweep.task.training import Job, Schedule, mean_loss, train
 from headsweep.texts.encoded import Batch
 
-STEP = (
-    9.5  # passes of a text that a step costs: three forward, two and a half backward at twice that
-)
+STEP = 9.5  # passes of a text that a step costs: three forward, about three backward at twice that
 
 
 @dataclass(frozen=True)
