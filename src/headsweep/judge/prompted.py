@@ -149,10 +149,7 @@ def probe(
     editors = candidates(battery.families) if editors is None else editors
     made, skipped = _edited(prompts, editors, battery.seed)
     first = _Step(suspect, prompts[:FIRST], runtime)
-    with progress.task(f"probing {FIRST} prompts", len(made)) as tick:
-        for name, texts in made.items():
-            first.ask(name, texts[:FIRST])
-            tick(1, name)
+    first.ask({name: texts[:FIRST] for name, texts in made.items()}, progress)
     for name in list(made):
         usable = first.usable(name)
         if usable < FIRST / 2:
@@ -173,17 +170,14 @@ def probe(
         row.family: row.finding(drawn, None, battery) for row, drawn in zip(rows, boot, strict=True)
     }
     best = sorted(made, key=lambda name: -found[name].excess.value)
-    more = battery.max_flip / 2
-    go_on = [x for x in best if x not in controls and found[x].excess.value > more][:MOST]
-    if go_on:
+    alike = [name for name in best if found[name].excess.value > battery.max_flip / 2]
+    if alike:  # a control among them: the model is brittle
+        go_on = [*controls, *[name for name in alike if name not in controls][:MOST]]
         then = _Step(suspect, prompts[FIRST:], runtime)
         left = len(prompts) - FIRST
-        with progress.task(f"probing the other {left} prompts", len(go_on) + len(controls)) as tick:
-            for name in (*controls, *go_on):
-                then.ask(name, made[name][FIRST:])
-                tick(1, name)
+        then.ask({name: made[name][FIRST:] for name in go_on}, progress)
         rows = []
-        for name in (*controls, *go_on):
+        for name in go_on:
             row = named(then, name)
             count = int(row.row.counted.sum())
             if count < LEAST:
@@ -247,15 +241,31 @@ class _Step:
         self._made: dict[str, Texts] = {}
         self._said: dict[str, Texts] = {}
 
-    def ask(self, name: str, texts: Texts) -> None:
-        """Ask the prompts under an editor, those in which the model sees that it was there."""
-        asked = [old if new is None else new for old, new in zip(self._prompts, texts, strict=True)]
-        read, most, _ = read_of(self._suspect, asked, TOKENS, self._runtime)
-        rows = [i for i, ids in enumerate(read) if ids != self._read[i]]
-        told = written_to(self._suspect, [read[i] for i in rows], most, self._runtime)
-        by_row = dict(zip(rows, told, strict=True))
-        self._made[name] = texts
-        self._said[name] = tuple(by_row.get(i) for i in range(len(asked)))
+    def ask(self, made: Mapping[str, Texts], progress: Progress) -> None:
+        """Ask the prompts under editors, those in which the model sees that it was there.
+
+        All together, those of one length beside each other: a batch takes as many steps as
+        its lengths are apart.
+        """
+        asked: list[tuple[str, int, tuple[int, ...]]] = []
+        for name, texts in made.items():
+            whole = [b if a is None else a for a, b in zip(texts, self._prompts, strict=True)]
+            read, most, _ = read_of(self._suspect, whole, TOKENS, self._runtime)
+            seen = enumerate(zip(read, self._read, strict=True))
+            asked += [(name, row, new) for row, (new, old) in seen if new != old]
+        asked.sort(key=lambda one: len(one[2]))
+        said: dict[str, dict[int, str]] = {name: {} for name in made}
+        size = self._runtime.batch_size
+        with progress.task(f"probing {len(self._prompts)} prompts", len(asked)) as tick:
+            for start in range(0, len(asked), size):
+                part = asked[start : start + size]
+                told = written_to(self._suspect, [ids for *_, ids in part], most, self._runtime)
+                for (name, row, _), answer in zip(part, told, strict=True):
+                    said[name][row] = answer
+                tick(len(part), "")
+        rows = range(len(self._prompts))
+        self._made |= made
+        self._said |= {name: tuple(map(found.get, rows)) for name, found in said.items()}
 
     def usable(self, name: str) -> int:
         """Return of how many prompts the model saw the change."""
