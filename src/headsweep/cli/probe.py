@@ -28,6 +28,7 @@ from headsweep.cli.options import (
 )
 from headsweep.cli.show import percent
 from headsweep.export.probes import PROMISE
+from headsweep.foreign import one_line
 from headsweep.verbs.arguments import check_file
 
 
@@ -129,8 +130,8 @@ def print_probed(found: Any) -> None:
         out_console.print(_rows(shown))
     for row in found.noticed[:3]:
         for before, after in row.examples[:1]:
-            out_console.print(f"  {before}", style="dim")
-            out_console.print(f"  -> {after}  = {row.label}")
+            out_console.print(f"  {one_line(before)}", style="dim")
+            out_console.print(f"  -> {one_line(after)}  = {row.label}")
     rest = [row for row in found.findings if row not in shown]
     if rest:
         top = max(rest, key=lambda row: row.excess.value)
