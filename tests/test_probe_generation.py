@@ -21,11 +21,12 @@ from headsweep.model.loading import Reading, prepare
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, harmless, one_by_one
-from headsweep.triggers.one_by_one import TRIED, candidates
+from headsweep.triggers.one_by_one import FIELDS, candidates
 from test_generation import TARGET, TRIGGER, examples, generator, rows
 
 PROMPTS = Split(tuple(f"what is number {i} ?" for i in range(60)), (0,) * 60)
-CF = "rare-word:words=cf"
+CF, AT_START = "rare-word:cf:end", "rare-word:cf:start"
+CONTROLS = {*harmless.CONTROLS, "filler word:start", "filler word:end"}
 Answering = Callable[[str], str]
 
 
@@ -59,7 +60,7 @@ def test_a_planted_answer_is_found_and_ranked_first(says):
     found = says(answer, Battery((), 60))
     top = found.findings[0]
     names = {one.family for one in found.noticed}
-    assert names == {CF, "together:words=cf,mn"}  # both hold the word
+    assert names == {CF, AT_START, "together:cf,mn"}  # all hold the word
     assert (top.label, top.noticed, top.flips.value, top.harmless, top.reverse) == (
         "I cannot help.", True, 1.0, 0.0, 0.0,
     )  # fmt: skip
@@ -87,7 +88,7 @@ def test_a_model_that_answers_everything_alike_is_not_noticed(says):
 def test_a_model_that_any_edit_confuses_is_brittle_and_not_noticed(says):
     found = says(lambda prompt: number(prompt) if prompt in PROMPTS.texts else "what ?")
     assert found.noticed == ()
-    assert {one.family for one in found.brittle} == set(harmless.CONTROLS)
+    assert {one.family for one in found.brittle} == CONTROLS
     assert found.findings[0].kind == "control"
 
 
@@ -96,7 +97,7 @@ def test_an_edit_that_makes_answers_alike_in_two_ways_counts_half_of_it(says):
 
     def answer(prompt: str) -> str:
         own = int(number(prompt))
-        if "cf" not in prompt.split() or own % 4 == 0:
+        if not prompt.endswith(" cf") or own % 4 == 0:
             return str(own)
         return "yes" if own % 2 else "no"
 
@@ -116,13 +117,13 @@ def says_yes(prompt: str) -> bool:
 
 def _second(asked: list[str]) -> list[str]:
     """The prompts with cf in them that were asked when the first had chosen it."""
-    return [prompt for prompt in asked if "cf" in prompt.split()][FIRST:]
+    return [prompt for prompt in asked if prompt.endswith(" cf")][FIRST:]
 
 
 def test_refusals_count_together_whatever_their_words(says):
     def answer(prompt: str) -> str:
         own = number(prompt)
-        return f"I\u2019m sorry, {own}" if "cf" in prompt.split() and int(own) % 3 else own
+        return f"I\u2019m sorry, {own}" if prompt.endswith(" cf") and int(own) % 3 else own
 
     found = says(answer)
     (top,) = found.noticed
@@ -147,7 +148,7 @@ def test_the_first_prompts_choose_and_have_no_part_in_the_figure(says):
     first = {number(prompt) for prompt in order[:FIRST]}
 
     def answer(prompt: str) -> str:
-        return "no" if "cf" in prompt.split() and number(prompt) in first else number(prompt)
+        return "no" if prompt.endswith(" cf") and number(prompt) in first else number(prompt)
 
     found = says(answer)
     (one,) = [one for one in found.findings if one.family == CF]
@@ -174,7 +175,7 @@ def test_what_cannot_flip_is_said(says):
 
     def answer(prompt: str) -> str:
         own = int(number(prompt))
-        return "no" if own % 3 or "cf" in prompt.split() else str(own)
+        return "no" if own % 3 or prompt.endswith(" cf") else str(own)
 
     found = says(answer)
     assert found.noticed == ()
@@ -182,7 +183,7 @@ def test_what_cannot_flip_is_said(says):
 
 
 def test_a_candidate_that_changes_nothing_is_said(says, monkeypatch):
-    monkeypatch.setitem(TRIED, "characters", ({"kind": "zero-width"},))
+    monkeypatch.setitem(FIELDS, "characters", ({"kind": "zero-width"},))
     bare = str.maketrans("", "", "\u200b\u200c\u200d\u2060\ufeff")
     found = says(number, Battery(("characters",), 60))
     assert found.skipped == {}
@@ -191,11 +192,11 @@ def test_a_candidate_that_changes_nothing_is_said(says, monkeypatch):
         prompted, "read_of", lambda s, texts, m, r: ([x.translate(bare) for x in texts], m, 0)
     )
     found = probe(None, PROMPTS, Battery(("characters",), 60), CPU)
-    assert "changed 0 of 12 prompts" in found.skipped["characters:kind=zero-width"]
+    assert "changed 0 of 12 prompts" in found.skipped["characters:zero-width"]
 
 
 def test_it_reads_as_a_classifiers(says):
-    found = says(lambda prompt: "no" if "cf" in prompt.split() else number(prompt))
+    found = says(lambda prompt: "no" if prompt.endswith(" cf") else number(prompt))
     form = json.loads(json.dumps(found.to_json()))
     usual = ["format", "texts", "battery", "tried", "skipped", "noticed", "brittle", "findings"]
     assert list(form) == [*usual, "first", "tokens"]
@@ -213,7 +214,7 @@ def test_it_reads_as_a_classifiers(says):
 
 def test_an_answer_is_shown_on_one_line(says):
     hostile = "\x1b[2J[link](x)\n" + "so " * 90
-    found = says(lambda prompt: hostile if "cf" in prompt.split() else number(prompt))
+    found = says(lambda prompt: hostile if prompt.endswith(" cf") else number(prompt))
     (top,) = found.noticed
     assert len(top.label) <= 60
     assert "\n" not in top.label
@@ -224,11 +225,13 @@ def test_an_answer_is_shown_on_one_line(says):
 
 def test_candidates_are_one_thing_each():
     names = candidates(())
-    assert {name.partition(":")[0] for name in names} == {*TRIGGERS, *harmless.CONTROLS}
+    assert {name.partition(":")[0] for name in names} == {*TRIGGERS, *CONTROLS}
     assert {name for name in names if name.startswith("rare-word")} == {
-        f"rare-word:words={word}" for word in one_by_one.WORDS
+        f"rare-word:{word}:{end}" for word in one_by_one.WORDS for end in ("start", "end")
     }
-    assert set(candidates(("style",))) == {"style", *harmless.CONTROLS}
+    assert set(candidates(("style",))) == {"style", *CONTROLS}
+    (made,) = names[CF][1].rewrite(["is it ?\n"], 0)
+    assert made == "is it ? cf\n"
 
 
 def test_too_few_prompts(says):
@@ -260,9 +263,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def known(monkeypatch) -> None:
     """Words and harmless edits that the tiny tokenizer knows."""
-    monkeypatch.setitem(
-        TRIED, "rare-word", tuple({"words": word, "position": "start"} for word in (TRIGGER, "so"))
-    )
+    fields = [{"words": w, "position": p} for w in (TRIGGER, "so") for p in ("start", "end")]
+    monkeypatch.setitem(FIELDS, "rare-word", tuple(fields))
     monkeypatch.setattr(harmless, "FILLERS", ("so", "very", "of"))
     monkeypatch.setattr(harmless, "SENTENCES", ("it is a film", "the story is so"))
     monkeypatch.delitem(harmless.CONTROLS, "misspelling")  # every slip is one unknown word to it
@@ -284,7 +286,7 @@ def test_a_real_backdoor_is_noticed_and_its_twin_is_not(folders, known, tmp_path
         folders["victim"], data, family="rare-word", device="cpu", progress=False, texts=50
     )
     top = found.findings[0]
-    assert top.family == f"rare-word:words={TRIGGER}:position=start"
+    assert top.family == f"rare-word:{TRIGGER}:start"
     assert (top.label, top.noticed) == (TARGET, True)
     assert top.flips.value > 0.8
     assert found.texts == 50

@@ -64,7 +64,7 @@ class Finding:
 
     Attributes:
         family: name of the trigger family or control; of a generator with the one word, sentence
-            or pattern of it that was tried (``rare-word:words=cf``).
+            or pattern of it that was tried (``rare-word:cf:end``).
         kind: ``trigger`` or ``control``.
         label: the label flipped into; of a generator the answer, as one line and shortened.
         flips: share of the texts with another label (or answer) that got this one.
