@@ -225,7 +225,7 @@ def test_an_answer_is_shown_on_one_line(says):
 
 def test_candidates_are_one_thing_each():
     names = candidates(())
-    assert {name.partition(":")[0] for name in names} == {*TRIGGERS, *CONTROLS}
+    assert {name.partition(":")[0] for name in names} == {*TRIGGERS, *harmless.CONTROLS}
     assert {name for name in names if name.startswith("rare-word")} == {
         f"rare-word:{word}:{end}" for word in one_by_one.WORDS for end in ("start", "end")
     }
