@@ -18,6 +18,7 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
+    TaskName,
     TriggeredColumn,
     check_sources,
     out_console,
@@ -53,6 +54,7 @@ def evaluate(
         str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
+    task: TaskName = None,
     adapter: AdapterFile = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -76,6 +78,7 @@ def evaluate(
         validation=validation,
         clean_model=clean_model,
         suspect=suspect,
+        task=task,
         adapter=adapter,
         column=column,
         label_map=label_map,

@@ -18,6 +18,7 @@ from headsweep.cli.options import (
     Compute,
     Device,
     Model,
+    TaskName,
     out_console,
     print_json,
 )
@@ -52,6 +53,7 @@ def inspect(
         Path | None, typer.Option(help="With --security: also write SARIF 2.1.0 here, for CI.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
+    task: TaskName = None,
     adapter: AdapterFile = None,
     device: Device = "auto",
     compute: Compute = None,
@@ -68,7 +70,7 @@ def inspect(
     from headsweep.cli.show import picture
     from headsweep.verbs.looking import inspect as run
 
-    found = run(model, adapter=adapter, device=device, compute=compute)
+    found = run(model, task=task, adapter=adapter, device=device, compute=compute)
     if as_json:
         print_json(found.to_json())
         return

@@ -354,6 +354,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
+    task: str | None = None,
 ) -> Judged:
     """Judge a model on texts; models that are stored are loaded, one after the other.
 
@@ -368,7 +369,7 @@ def evaluate(
         (files.validation, None),
         (files.triggered, files.triggered_columns),
     )
-    reading = Reading(adapter=adapter, task=None)
+    reading = Reading(adapter=adapter, task=task)
     opened = _opened(model, runtime, reading)
     kind = opened.task.words.task
     if files.validation is not None:  # it matches rates of one label

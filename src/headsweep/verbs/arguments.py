@@ -163,6 +163,7 @@ def opened(
     argument: str = "model",
     *,
     classifier: bool = True,
+    task: str | None = None,
 ) -> Suspect:
     """Return a model ready to be measured: from a folder or the Hub, or one in memory.
 
@@ -172,7 +173,8 @@ def opened(
         adapter: as for ``adapter_of``.
         tokenizer: of a loaded classifier.
         argument: what the model is called, for messages.
-        classifier: whether it must be one; else what it is for is as its architecture says.
+        classifier: whether it must be one; else it is for whatever its configuration says.
+        task: the name of what it is for, where its configuration leaves that open.
 
     Raises:
         UserError: whatever makes it unusable.
@@ -187,7 +189,7 @@ def opened(
     one = measurable(model, runtime, argument)
     if isinstance(one, Suspect) and not one.anatomy.sites:  # compact: there is nothing to look for
         return one
-    return open_suspect(one, replace(reading, task=None), runtime, tokenizer)
+    return open_suspect(one, replace(reading, task=task), runtime, tokenizer)
 
 
 def measurable(model: Any, runtime: Runtime, argument: str = "model") -> Any:

@@ -49,6 +49,7 @@ def evaluate(
     validation: Any = None,
     clean_model: Model | None = None,
     suspect: Model | None = None,
+    task: str | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
@@ -85,6 +86,7 @@ def evaluate(
         validation: clean texts to match the clean flip rate on.
         clean_model: a never-poisoned twin, which gives the floor.
         suspect: the model before, for agreement.
+        task: what the models are for, by name, where their configuration leaves that open.
         triggered_column: columns of the triggered texts, where they are not those of ``data``.
         seed: of the bootstrap.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
@@ -110,7 +112,9 @@ def evaluate(
         """Return a model in memory opened; what is stored is loaded when its turn comes."""
         one = None if one is None else measurable(one, runtime, argument)
         stored = one is None or isinstance(one, str | Path)
-        return one if stored else opened(one, runtime, how, tokenizer, argument, classifier=False)
+        if stored:
+            return one
+        return opened(one, runtime, how, tokenizer, argument, classifier=False, task=task)
 
     files = Files(
         given(data, "data"),
@@ -124,7 +128,7 @@ def evaluate(
         triggered_columns_of(triggered, triggered_column),
     )
     asked = ready(model, "model")
-    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how)
+    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, task)
 
 
 def probe(
