@@ -110,7 +110,7 @@ def Fields(  # noqa: N802 - stands where typer.Option does
 # tests/test_options.py compares.
 HEALING = (
     "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
-    "beyond=2.0 base=None mix=0.5"
+    "beyond=2.0 base=None mix=0.5 lora=0"
 )
 Heal = Annotated[
     list[str] | None,

@@ -180,13 +180,14 @@ def task_at(source: str | Path) -> Task:
         return task_of(read_config(str(source), files))
 
 
-def measured(source: str | Path) -> tuple[int, Any]:
-    """Return how many numbers the weights of a stored model are, and its configuration.
+def measured(source: str | Path) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """Return the shapes of a stored model's weights, by name, and its configuration.
 
     Nothing but headers is read.
     """
     with vetted(source) as files:
-        return files.elements, read_config(str(source), files)
+        shapes = {name: shape for one in files.shards for name, shape in one.shapes.items()}
+        return shapes, read_config(str(source), files)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def manifest(
     The keys are documented in docs/guide.md; a test holds the two together.
     """
     suspect, layout, choice, healed = material.suspect, view.layout, record.choice, record.healed
+    packages = ("peft",) if "adapters" in healed.record else ()
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
@@ -140,7 +141,7 @@ def manifest(
         "notes": list(record.notes),
         "seconds": record.seconds,
         "peak_memory_mib": peak_memory_mib(),
-        "environment": environment() | {"device": str(suspect.model.device)},
+        "environment": environment(*packages) | {"device": str(suspect.model.device)},
     }
 
 

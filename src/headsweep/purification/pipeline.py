@@ -106,9 +106,9 @@ def say_memory(suspect: object, method: Method, plan: Plan, progress: Progress) 
     """Say how much memory a stored model takes where it is much; raises UserError: too much."""
     if not isinstance(suspect, str | Path):
         return
-    weights, config = measured(suspect)
+    shapes, config = measured(suspect)
     generates = (plan.task or task_of(config)) is GENERATION
-    line = check_fits(Size.of(weights, config, generates), method, plan.runtime)
+    line = check_fits(Size.of(shapes, config, generates), method, plan.runtime)
     if line:
         progress.say(line)
 
