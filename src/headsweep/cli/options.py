@@ -116,7 +116,8 @@ Heal = Annotated[
     list[str] | None,
     Fields(
         "--heal",
-        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned.",
+        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned; lora=RANK "
+        "trains adapters, lr ten times as high.",
         HEALING,
     ),
 ]

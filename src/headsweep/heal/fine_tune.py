@@ -128,7 +128,7 @@ class FineTune:
         mix: how far towards the base, as a fraction.
         lora: the rank of adapters that are trained beside the layers' weights and added to them
             in the end (``lora``), for models too large to be trained whole; 0: the weights are
-            trained. Adapters want about ten times the learning rate.
+            trained. Adapters want ten times the learning rate, which ``--heal lora`` sets unasked.
         compact: leave out the work of pruned heads where the architecture allows.
 
     """
