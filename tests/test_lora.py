@@ -6,27 +6,31 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from conftest import CPU, Way, cleanse, sentences
-from headsweep import Bound, FineTune, Gradient, Method, UserError
+from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
 from headsweep.errors import MissingExtra
 from headsweep.heal import lora, members
 from headsweep.heal.lora import adapters
 from headsweep.measure.accuracy import logits
-from headsweep.model.loading import Reading, prepare
+from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.mask import HEADS, QUERIES, Units
 from headsweep.model.removal import pieces, remove
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.material import Sources
+from headsweep.purification.memory_plan import Size, needs
 from headsweep.purification.method import ALONE, HOT, usual_healing
 from headsweep.purification.recipe import Asked
-from headsweep.task.examples import encode
-from headsweep.task.training import copied
+from headsweep.seeding import derive
+from headsweep.task.examples import encode, forward
+from headsweep.task.training import Job, Schedule, copied, train
 from headsweep.texts.generation import GENERATION
-from test_generation import examples, generator, words  # noqa: F401 - a fixture
+from test_generation import examples, generator, victim, words  # noqa: F401 - fixtures
 from test_healing import pruned_view
 from tiny_families import ALL
 
@@ -48,7 +52,7 @@ def in_the_layers(model):
     return {
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and any(p.isdigit() for p in name.split("."))
+        if type(module) in (nn.Linear, Conv1D) and any(p.isdigit() for p in name.split("."))
     }
 
 
@@ -59,21 +63,20 @@ def test_what_was_trained_is_what_is_merged(tiny, family):
     layout = suspect.anatomy.layout
     mask = layout.mask(part.start for part in layout.slices if part.stop - part.start > 1)
     remove(suspect.anatomy, mask)
-    train = encode(sentences(8), suspect, 24)
-    view = DefenderView(suspect.anatomy, train, train, 0.0, 3, CPU)
+    texts = encode(sentences(8), suspect, 24)
+    view = DefenderView(suspect.anatomy, texts, texts, 0.0, 3, CPU)
     model = suspect.model
     before, attributes = copied(model), {*vars(model)}
     said, wants = model.config.to_dict(), [p.requires_grad for p in model.parameters()]
     plain = answers(view)
-    with adapters(suspect.anatomy, mask, 3, 0) as put_in:
-        with torch.no_grad():
-            assert torch.equal(answers(view), plain)  # B begins with zeros
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(0, 0.1)
-            for piece in put_in.pinned:
-                piece.zero_()
-            with_them = answers(view)
+    with adapters(suspect.anatomy, mask, 3, 0) as put_in, torch.no_grad():
+        assert torch.allclose(answers(view), plain, atol=1e-6)  # B begins with zeros
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+        for piece in put_in.pinned:
+            piece.zero_()
+        with_them = answers(view)
     assert put_in.layers > 0
     assert torch.allclose(answers(view), with_them, atol=2e-5)
     assert not torch.allclose(with_them, plain, atol=1e-3)
@@ -112,21 +115,17 @@ def test_only_projections_and_the_classifier_move(tiny, family, gone, units):
     assert thin["rank"] == 4
     assert thin["layers"] == len(shapes)
     assert thin["trained"] == sum(4 * sum(s) for s in shapes) + sum(before[n].numel() for n in head)
-    assert record["losses"][-1] < record["losses"][0]
 
 
-def test_the_loss_while_training_is_that_of_the_merged_model(tiny):
-    """Weights of one step, from losses after it: nothing that is trained is lost in the merge."""
+def test_answers_at_the_end_of_training_are_those_of_the_merged_model(tiny):
+    """Also where pruned query heads share keys that stay, and get gradients at every step."""
     view, mask = pruned_view(tiny, "llama", (0, 4, 5), units=QUERIES)
-    seen = []
     with adapters(view.anatomy, mask, 4, 0) as put_in:
-        from headsweep.task.training import Job, Schedule, train
-
         job = Job(Schedule(3, 1e-2), 0, pinned=put_in.pinned)
         train(view.anatomy.model, view.train, job, CPU)
-        seen.append(logits(view.anatomy, view.train, CPU))
-    again = logits(view.anatomy, view.train, CPU)
-    assert torch.allclose(seen[0], again, atol=1e-5)
+        before = logits(view.anatomy, view.train, CPU)
+    assert torch.allclose(logits(view.anatomy, view.train, CPU), before, atol=1e-5)
+    assert not any(piece.any() for piece in pieces(view.anatomy, mask))
 
 
 def test_one_seed_gives_the_same_bytes_and_another_others(tiny):
@@ -141,8 +140,6 @@ def test_one_seed_gives_the_same_bytes_and_another_others(tiny):
 
 @pytest.mark.parametrize("beyond", [1.0, 1.5])
 def test_a_soup_is_that_of_merged_weights(tiny, beyond):
-    from test_soup import derive
-
     view, mask = pruned_view(tiny)
     model = view.anatomy.model
     start, made = copied(model), []
@@ -177,8 +174,6 @@ def test_a_greedy_soup_and_one_that_was_interrupted(tiny, tmp_path, monkeypatch)
     monkeypatch.setattr(members, "make", stopping)
     with pytest.raises(KeyboardInterrupt):
         healing.heal(kept, Choice(mask))
-    from safetensors import safe_open
-
     with safe_open(next(tmp_path.iterdir()), "pt") as file:  # what may move, and no more
         assert {*file.keys()} == ONCE.moves(view.anatomy)
     made.clear()
@@ -215,7 +210,7 @@ def test_a_training_that_fails_leaves_the_model_as_it_was(tiny):
     assert [*own] == [*before]
 
 
-def test_with_the_attention_penalty_and_probes_from_the_command_line_on(trained_folder, tmp_path):
+def test_whole_of_it_with_the_attention_penalty(trained_folder, tmp_path):
     """The whole of it: halvings, soup, checks, saving and plain loading."""
     data = Sources(sentences(60), sentences(40, seed=5))
     healing = FineTune(2, 2e-2, attention=0.15, halvings=1, members=2, beyond=1.5, lora=2)
@@ -228,8 +223,6 @@ def test_with_the_attention_penalty_and_probes_from_the_command_line_on(trained_
     assert done.manifest["environment"]["peft"] == peft.__version__
     out = done.save(tmp_path / "out")
     assert not list(out.glob("adapter*"))
-    from transformers import AutoModelForSequenceClassification
-
     loaded = AutoModelForSequenceClassification.from_pretrained(out)
     own, read = done.model.state_dict(), loaded.state_dict()
     assert all(torch.equal(own[n].cpu(), read[n].float()) for n in own)
@@ -238,13 +231,32 @@ def test_with_the_attention_penalty_and_probes_from_the_command_line_on(trained_
 def test_it_begins_again_from_the_same_weights(trained_folder):
     """What was not kept apart, since adapters leave it alone, is as it was."""
     data = Sources(sentences(60), sentences(40, seed=5))
-    tries = FineTune(2, 0.9, halvings=1, lora=2)  # far too hot
+    tries = FineTune(2, 0.4, halvings=1, lora=2)  # far too hot
     hot = cleanse(trained_folder, data, None, Way(0.0, heal=tries, runtime=CPU))
-    cool = FineTune(2, 0.45, lora=2)
-    once = cleanse(trained_folder, data, None, Way(heal=cool, runtime=CPU, bounded=False))
-    tried = hot.manifest["heal"].get("tried", ())
-    assert [one["lr"] for one in tried] == [0.9, 0.45]
-    assert tried[-1]["accuracy"] == once.manifest["after"]["validation"]["accuracy"]
+    assert [one["lr"] for one in hot.manifest["heal"]["tried"]] == [0.4, 0.2]
+    alone = Way(heal=FineTune(2, 0.2, lora=2), runtime=CPU, bounded=False)
+    once = cleanse(trained_folder, data, None, alone)
+    one, other = hot.model.state_dict(), once.model.state_dict()
+    assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_a_word_backdoor_goes_down(victim):  # noqa: F811
+    """At ten times the rate at which whole weights forget it (test_generation.py)."""
+    suspect = load_suspect(victim, CPU, Reading(task=None))
+    triggered = encode(examples(40, 40, triggered=True), suspect, 24)
+
+    def liked(anatomy):  # of 40 targets, those that have a likelihood of a half a token, and more
+        with torch.no_grad():
+            batch = triggered.batch(range(40))
+            return int((batch.task.losses(forward(anatomy.model.eval(), batch), batch.labels)
+                        < 0.7).sum())  # fmt: skip
+
+    assert liked(suspect.anatomy) >= 32
+    data = Sources(examples(200, 41), examples(100, 42))
+    method = Method(Gradient(step=1), FineTune(10, 5e-2, lora=4), bound=Bound(max_drop=0.5))
+    done = purify(victim, data, method, Plan(runtime=CPU))
+    assert done.verified
+    assert liked(done.suspect.anatomy) < 16
 
 
 def test_a_generator_keeps_its_embeddings(words):  # noqa: F811
@@ -252,8 +264,8 @@ def test_a_generator_keeps_its_embeddings(words):  # noqa: F811
     assert suspect.task is GENERATION
     mask = suspect.anatomy.layout.mask([0])
     remove(suspect.anatomy, mask)
-    train = encode(examples(32, 1), suspect, 24)
-    view = DefenderView(suspect.anatomy, train, train, 0.0, 3, CPU)
+    texts = encode(examples(32, 1), suspect, 24)
+    view = DefenderView(suspect.anatomy, texts, texts, 0.0, 3, CPU)
     before = copied(suspect.model)
     ONCE.heal(view, Choice(mask))
     own = suspect.model.state_dict()
@@ -281,8 +293,6 @@ def test_the_rate_of_healing_alone_is_raised_as_well():
 
 
 def test_it_holds_a_fraction_of_what_whole_weights_take():
-    from headsweep.purification.memory_plan import Size, needs
-
     size = Size(10**9, 10, 100, 0, 8 * 10**8, 10**6)
     whole = needs(size, Method(healing=FineTune()), CPU).healing
     thin = needs(size, Method(healing=FineTune(lora=8), bound=Bound()), CPU).healing
@@ -301,5 +311,3 @@ def test_without_peft_it_says_what_to_install(monkeypatch):
         FineTune(lora=8)
     assert "pip install 'headsweep[lora]'" in one.value.fix
     assert FineTune(lora=0).moves(None) is None
-
-

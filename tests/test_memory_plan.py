@@ -88,7 +88,9 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     free(monkeypatch, 64 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)  # 7e9 and 4 * 8 * 2.5e6 numbers of four bytes, and a GiB
-    assert one.value.fix.startswith(f"one healing of adapters (--heal lora=8 {ONCE}) takes 27.4 GiB")
+    assert one.value.fix.startswith(
+        f"one healing of adapters (--heal lora=8 {ONCE}) takes 27.4 GiB"
+    )
     free(monkeypatch, 27.2 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)

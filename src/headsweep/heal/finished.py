@@ -77,7 +77,5 @@ def taken(
     return told
 
 
-def _parameters(
-    model: PreTrainedModel, names: Collection[str] | None
-) -> dict[str, nn.Parameter]:
+def _parameters(model: PreTrainedModel, names: Collection[str] | None) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if names is None or n in names}

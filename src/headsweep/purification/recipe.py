@@ -33,7 +33,7 @@ from typing import Any
 
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
-from headsweep.heal.fine_tune import Healing
+from headsweep.heal.fine_tune import FineTune, Healing
 from headsweep.heal.lora import FASTER
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
@@ -109,8 +109,8 @@ class Asked:
         if "lr" in own and "halvings" in offered(type(usual)):
             own = {"halvings": "0"} | own
         heal = changed(usual, own, "--heal")
-        if getattr(heal, "lora", 0) and "lr" not in own:
-            heal = changed(heal, {"lr": FASTER * usual.lr})
+        if isinstance(heal, FineTune) and heal.lora and "lr" not in own:
+            heal = replace(heal, lr=FASTER * heal.lr)
         if not (prunes or heal.trains):
             raise UserError("nothing to do: no strategy and no healing", "leave out epochs=0")
         beside = [name for name in dict(map(pair, self.heal)) if name != "epochs"]
