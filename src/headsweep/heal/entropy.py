@@ -59,7 +59,7 @@ class EntropyFirst:
         return Copies(3 if self.trains else 0)
 
     def moves(self, anatomy: Anatomy) -> None:
-        """It may change any weight."""
+        """Return None: it may change any weight."""
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text both phases cost, about."""
