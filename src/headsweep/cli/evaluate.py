@@ -11,6 +11,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     Column,
     Compute,
     Device,
@@ -53,6 +54,7 @@ def evaluate(
         str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -76,6 +78,7 @@ def evaluate(
         validation=validation,
         clean_model=clean_model,
         suspect=suspect,
+        base_model=base_model,
         adapter=adapter,
         column=column,
         label_map=label_map,

@@ -15,6 +15,7 @@ from headsweep.cli.listing import print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     Compute,
     Device,
     Model,
@@ -52,6 +53,7 @@ def inspect(
         Path | None, typer.Option(help="With --security: also write SARIF 2.1.0 here, for CI.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     device: Device = "auto",
     compute: Compute = None,
@@ -68,7 +70,7 @@ def inspect(
     from headsweep.cli.show import picture
     from headsweep.verbs.looking import inspect as run
 
-    found = run(model, adapter=adapter, device=device, compute=compute)
+    found = run(model, base_model=base_model, adapter=adapter, device=device, compute=compute)
     if as_json:
         print_json(found.to_json())
         return

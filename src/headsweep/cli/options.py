@@ -80,6 +80,10 @@ Seed = Annotated[int, typer.Option(callback=_seed, metavar="N", help="Decides ev
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Where MODEL is an adapter (LoRA): what it was trained on."),
+]
 AdapterFile = Annotated[
     Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
 ]

@@ -12,6 +12,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     CleanData,
     Column,
     Device,
@@ -84,6 +85,7 @@ def purify(
     seed: Seed = 0,
     device: Device = "auto",
     compute: SearchCompute = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -101,7 +103,7 @@ def purify(
     fields, healing = tuple(settings or ()), tuple(heal or ())
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy")
-    plan = plan_of(asked.seed, device, compute, adapter)
+    plan = plan_of(asked.seed, device, compute, adapter, base_model)
     given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
     ready = planned(asked, plan, given)
     running.run(job, ready.run, ready.method, ready.plan)

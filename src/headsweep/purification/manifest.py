@@ -115,6 +115,7 @@ def manifest(
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
+        "base_model": None if suspect.base_model is None else dict(suspect.base_model),
         "task": suspect.task.words.task,
         "command": command_line(),
         "start": record.start,

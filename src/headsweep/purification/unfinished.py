@@ -95,6 +95,7 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
         plan.seed,
         asdict(plan.runtime),
         plan.adapter,
+        plan.base_model,
         None if plan.prober is None else plan.prober.described(),
         more,
     ]

@@ -24,6 +24,7 @@ from headsweep.texts.reading import Columns
 from headsweep.verbs.arguments import (
     Fields,
     adapter_of,
+    base_of,
     columns_of,
     measurable,
     names_of,
@@ -48,6 +49,7 @@ def evaluate(
     validation: Any = None,
     clean_model: Model | None = None,
     suspect: Model | None = None,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
@@ -86,6 +88,7 @@ def evaluate(
         suspect: the model before, for agreement.
         triggered_column: columns of the triggered texts, where they are not those of ``data``.
         seed: of the bootstrap.
+        base_model: the model that ``model`` or one beside it is an adapter of.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
         label_map: labels of the data and the labels that they mean.
@@ -123,7 +126,8 @@ def evaluate(
         triggered_columns_of(triggered, triggered_column),
     )
     asked = ready(model, "model")
-    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how)
+    base = base_of(base_model)
+    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, base)
 
 
 def probe(
@@ -133,6 +137,7 @@ def probe(
     family: Any = None,
     texts: int = 150,
     max_flip: float = 0.2,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
@@ -150,6 +155,7 @@ def probe(
         family: names of trigger families; None: all.
         texts: texts drawn of each label, at most.
         max_flip: share of flips into one label above the controls' to notice, a fraction.
+        base_model: the model that it is an adapter of: a folder, or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
         label_map: labels of the data and the labels that they mean.
@@ -170,6 +176,6 @@ def probe(
     runtime, columns = runtime_of(device, compute), columns_of(column, label_map)
     source = given(data, "data")
     datasets.check_label_map(columns, (source, None))
-    suspect = opened(model, runtime, adapter, tokenizer)
+    suspect = opened(model, runtime, adapter, tokenizer, base_model=base_model)
     clean = datasets.load(source, columns, suspect.labels)
     return run_battery(suspect, clean, battery, runtime, reporting(progress))
