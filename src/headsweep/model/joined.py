@@ -28,6 +28,7 @@ from headsweep.model.files import Shard, inside, shard, there
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ASKED_FOR = "base_model_name_or_path"
+CODE = "auto_mapping"
 PREFIX = "base_model.model."  # of the names of tensors
 HARMLESS = frozenset((
     "task_type", "peft_type", "peft_version", "revision", "inference_mode", "lora_dropout",
@@ -102,7 +103,8 @@ def read_adapter_folder(name: str) -> Adapter:
     kind = form.get("peft_type")
     if kind != "LORA":
         raise UserError(f"{path}: an adapter of the type {shown(kind)}; LORA is read", MERGE)
-    other = next((key for key, one in form.items() if one and key not in HARMLESS), None)
+    known = HARMLESS | ({CODE} if _of_transformers(form.get(CODE)) else set())
+    other = next((key for key, one in form.items() if one and key not in known), None)
     if other is not None:
         raise UserError(f"{path}: {shortened(other)} is asked for, which is not read here", MERGE)
     begins, bias = form.get("init_lora_weights", True), form.get("bias", "none")
@@ -124,6 +126,12 @@ def read_adapter_folder(name: str) -> Adapter:
         _names(path, form, "modules_to_save"),
         shard(inside(folder, WEIGHTS)),
     )
+
+
+def _of_transformers(code: object) -> bool:
+    """Tell whether what names a class names one of transformers, as peft does of its own accord."""
+    library = code.get("parent_library") if isinstance(code, dict) else None
+    return isinstance(library, str) and library.startswith("transformers.models.")
 
 
 def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
