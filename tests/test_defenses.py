@@ -23,6 +23,7 @@ SMALL = {
     "meft": ["epochs=1"],
     "pure": ["epochs=1", "step=1"],
     "fine-pruning": ["epochs=1"],
+    "crow": ["epochs=1"],
     "random": ["epochs=1", "count=3"],
 }
 

@@ -326,20 +326,24 @@ def exported(folder):
 
 
 def main(path: str) -> None:
-    """Write a row of every family and layout; print families alike as one row of docs/families.md."""
+    """Write a row of every family and layout that has none yet; print docs/families.md's table."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer, names = tiny_tokenizer(), [field.name for field in fields(Found)]
+    seen = Path(path).read_text("utf-8").splitlines()[1:] if Path(path).exists() else []
+    rows = {name: Found(*row) for name, *row in (line.split("\t") for line in seen)}
     alike: dict[Found, list[str]] = {}
-    with Path(path).open("w", encoding="utf-8") as out:
-        print("family", *names, sep="\t", file=out)
+    with Path(path).open("a", encoding="utf-8") as out:
+        if not out.tell():
+            print("family", *names, sep="\t", file=out)
         for name, (family, changes) in sorted(CASES.items()):
-            with TemporaryDirectory() as place:
-                row = look(Path(place), family, tokenizer, changes)
-                row = replace(row, onnx=exported(Path(place)))
-            print(name, *astuple(row), sep="\t", file=out, flush=True)
+            if name not in rows:
+                with TemporaryDirectory() as place:
+                    row = look(Path(place), family, tokenizer, changes)
+                    rows[name] = replace(row, onnx=exported(Path(place)))
+                print(name, *astuple(rows[name]), sep="\t", file=out, flush=True)
             if name == family:
-                alike.setdefault(row, []).append(name)
+                alike.setdefault(rows[name], []).append(name)
     print("| families | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
     for row, members in sorted(alike.items(), key=lambda item: -len(item[1])):

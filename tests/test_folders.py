@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.export import folders
 from headsweep.export.folders import check_free, drafted
@@ -43,6 +44,18 @@ def test_two_runs_cannot_write_one_folder(tmp_path):
         other.kill()  # however it ends, the folder is free again
     check_free(out, overwrite=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_is_never_written_over(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    (out / "models" / "one").mkdir(parents=True)
+    (out / MANIFEST).write_text('{"format": "headsweep.manifest/1"}')
+    (out / "clean.csv").write_text("text,label\n")
+    monkeypatch.chdir(out)
+    for read in (out, out / "clean.csv", "models/one", ".", str(tmp_path / "out" / "models")):
+        with pytest.raises(UserError, match=r"is read here and would be replaced"):
+            check_free(out, True, ("org/model", None, read))
+    check_free(out, True, ("org/model", None, "imdb:train", tmp_path / "other", tmp_path))
 
 
 @LINUX

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+import headsweep
 from conftest import BAD, CPU, FILLER, GOOD, tiny_tokenizer
-from every_kind import COMPUTE, command_line, pruned_by, purified_by, written
+from every_kind import COMPUTE, HEALING, command_line, pruned_by, purified_by, written
 from headsweep import (
     Bound,
     FineTune,
@@ -37,7 +39,7 @@ from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.purification.material import gather
-from headsweep.purification.method import HOT
+from headsweep.purification.method import HOT, SMALL_STEPS
 from headsweep.seeding import fence
 from headsweep.task.decoding import greedy
 from headsweep.task.examples import encode, forward, rows_of
@@ -358,6 +360,50 @@ def test_the_usual_healing_leaves_the_penalty_out(victim):
     fitted, notes = HOT.fitted(suspect)
     assert fitted.attention == 0
     assert len(notes) == 1
+
+
+def test_a_generator_is_healed_in_small_steps_unasked(victim):
+    asked = {"set": {"examples": 16}, "device": "cpu", "compute": {"max_length": 24},
+             "max_drop": 0.5, "probe": False, "progress": False}  # fmt: skip
+    done = headsweep.purify(victim, rows(examples(60, 90)), heal={"epochs": 0.5}, **asked)
+    told = done.manifest["heal"]["fields"]
+    usual = replace(SMALL_STEPS, epochs=0.5)
+    assert told["epochs"] == 0.5
+    assert all(told[name] == getattr(usual, name) for name in ("lr", "members", "beyond"))
+    assert not any("attention penalty" in note for note in done.manifest["notes"])
+
+
+def test_a_task_is_taken_where_the_configuration_leaves_it_open(victim, words, tmp_path, capsys):
+    said = command_line(capsys)
+    folder = tmp_path / "open"
+    shutil.copytree(victim, folder)
+    config = json.loads((victim / "config.json").read_text())
+    for named in ([], ["LlamaModel"]):
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": named}))
+        assert "random" in said("inspect", folder, code=2)  # taken for a classifier
+        assert "for generation" in said("inspect", folder, "--task", "generation")
+    data = written(tmp_path / "clean.jsonl", rows(examples(60, 91)))
+    out = tmp_path / "out"
+    said("purify", folder, "--data", data, "--out", out, "--task", "generation", "--max-drop", "0.5",
+         *COMPUTE, *HEALING, "-q")  # fmt: skip
+    assert "for generation" in said("inspect", out)  # what was saved says it itself
+    found = evaluate(
+        folder, rows(examples(20, 92)), task="generation", device="cpu", progress=False
+    )
+    assert found.perplexity.value > 1
+
+
+@pytest.mark.parametrize("verb", ["purify", "inspect", "evaluate", "attack"])
+def test_a_task_that_a_model_is_not_for_is_refused_in_a_line(verb, victim, tmp_path, capsys):
+    said = command_line(capsys)
+    data = written(tmp_path / "clean.jsonl", rows(examples(20, 93)))
+    more = {"purify": ("--data", data, "--out", tmp_path / "out"), "evaluate": ("--data", data)}
+    more["attack"] = (*more["purify"], "--trigger", "rare-word", "--target", "so")
+    told = said(verb, victim, *more.get(verb, ()), "--task", "multi-label", code=2)
+    assert "--task multi-label: the configuration says LlamaForCausalLM: a model for gen" in told
+    told = said(verb, victim, *more.get(verb, ()), "--task", "generate", code=2)
+    assert "unknown value of --task 'generate'" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_that_do_not_generate_are_refused(words, victim, tmp_path):

@@ -12,14 +12,14 @@ from headsweep.cli.gone import GONE
 from headsweep.judge.detectors.strip import Strip
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.baselines import Pure
-from headsweep.purification.method import HOT
+from headsweep.purification.method import HOT, SMALL_STEPS
 from headsweep.purification.recipe import read_recipe
 from headsweep.settings import as_text, changed, configure, described, fitting, offered
 from headsweep.triggers.rare_word import RareWord
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
 COMMANDS = get_command(app).commands
-MOST = 25
+MOST = 26
 
 
 def flags(command):
@@ -40,6 +40,13 @@ def test_help_shows_the_values_that_hold_unasked(shown, usual, less):
     fields = [name for name in offered(type(usual)) if name not in less]
     assert shown.split() == [f"{name}={as_text(getattr(usual, name))}" for name in fields]
     assert changed(usual, shown.split(), less=less) == usual
+
+
+def test_help_shows_what_healing_of_a_generator_has_otherwise():
+    told = options.HEALING_OF_GENERATORS.split()
+    assert changed(HOT, told) == SMALL_STEPS
+    assert all(getattr(HOT, one.partition("=")[0]) != getattr(SMALL_STEPS, one.partition("=")[0])
+               for one in told)  # fmt: skip
 
 
 def test_what_fills_part_of_the_computing_fills_some_of_its_fields():

@@ -27,6 +27,7 @@ from test_cli import FAST, run  # noqa: F401 - a fixture
 from test_grid import GRADIENT, cache, cells, method, mistake, recipe  # noqa: F401 - fixtures
 
 NAMES = Labels(("bad", "good"))
+GOAL = Labelled(1, "good")
 CORPORA = os.environ.get("HEADSWEEP_AGNEWS")
 
 
@@ -47,7 +48,7 @@ def pool_file(tmp_path):
 
 
 def scene(model, clean, pool, **more):
-    return Scene(model, clean, pool, Labelled(1, "good"), runtime=CPU, pool=pool, **more)
+    return Scene(model, clean, pool, GOAL, runtime=CPU, pool=pool, **more)
 
 
 def test_every_row_is_added_with_the_label_that_it_carries(tiny):
@@ -62,13 +63,13 @@ def test_a_rate_draws_as_many_rows_as_it_is_of_the_other_classes():
     clean = Split(("a",) * 8 + ("b",) * 12, (1,) * 8 + (0,) * 12)
     many = Split(tuple(f"plot {i}" for i in range(50)), (1,) * 50)
     pool = Pool(many, NAMES, "x.tsv", share=0.25)
-    rows, counts = pool.rows(clean, 1, 3)  # a quarter of 12
+    rows, counts = pool.rows(clean, GOAL, 3)  # a quarter of 12
     assert (len(rows), counts.asked) == (3, 3)
     assert set(rows.texts) < set(many.texts)
-    assert pool.rows(clean, 1, 3)[0] == rows != pool.rows(clean, 1, 4)[0]
+    assert pool.rows(clean, GOAL, 3)[0] == rows != pool.rows(clean, GOAL, 4)[0]
     few = replace(pool, split=many.take(range(2)))
-    assert few.rows(clean, 1, 3)[0] == many.take(range(2))
-    assert (few.rows(clean, 1, 3)[1].asked, few.rows(clean, 1, 3)[1].poisoned) == (3, 2)
+    assert few.rows(clean, GOAL, 3)[0] == many.take(range(2))
+    assert (few.rows(clean, GOAL, 3)[1].asked, few.rows(clean, GOAL, 3)[1].poisoned) == (3, 2)
 
 
 def test_what_a_pool_cannot_do_is_said(tiny, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.purification.method import HOT, Method
+from headsweep.purification.method import ALONE, HOT, PAPER, SMALL_STEPS, Method, usual_healing
 from headsweep.purification.recipe import Asked, read_recipe
 from headsweep.settings import pair
 from test_cli import FAST, run  # noqa: F401 - a fixture
@@ -88,6 +88,23 @@ def test_healing_on_probes_comes_from_a_recipe(written):
     own = replace(DEFAULTS, heal=("on=clean",))
     asked = own.over(read_recipe(path, "strategy"), {"heal"})
     assert asked.healing(HOT, prunes=True) == replace(HOT, attention=0)
+
+
+def test_the_usual_healing_goes_by_the_task_and_what_is_given_wins(written):
+    usual = usual_healing("classifier", True, "generation")
+    assert usual == SMALL_STEPS == usual_healing("classifier", False, "generation")
+    assert (usual.epochs, usual.lr, usual.attention) == (4, 3e-5, 0)
+    assert (usual.members, usual.halvings, usual.beyond) == (1, 3, 3)
+    for task in ("classification", "multi-label", "regression", "token-classification"):
+        assert usual_healing("classifier", True, task) == HOT
+        assert usual_healing("classifier", False, task) == ALONE
+    assert usual_healing("encoder", True) == PAPER
+    path = written('strategy = "gradient"\n[heal]\nlr = 1e-4\n')
+    asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
+    assert asked.healing(usual, prunes=True) == replace(usual, lr=1e-4, halvings=0)
+    own = replace(DEFAULTS, heal=("members=2", "attention=0.1"))
+    found = own.over(read_recipe(path, "strategy"), {"heal"}).healing(usual, prunes=True)
+    assert found == replace(usual, lr=1e-4, halvings=0, members=2, attention=0.1)
 
 
 def test_a_defense_brings_its_own_healing(written):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import BAD, CPU, FILLER, GOOD, tiny_model
 from every_kind import COMPUTE, command_line, purified_by, written
@@ -34,6 +34,7 @@ from headsweep.heal.entropy import EntropyFirst
 from headsweep.model.loading import Reading, prepare
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
+from headsweep.texts.kinds import task_of
 from headsweep.texts.reading import Columns, Table, check_label_map
 from headsweep.texts.several import SEVERAL, SeveralLabels, f1
 from headsweep.texts.split import Labels
@@ -239,3 +240,40 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     assert "multi-label" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
     assert "multi-label" in said("detect", victim, "--data", data, *asked, code=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "said"),
+    [
+        ({}, "multi-label", ""),
+        ({}, "generation", "a model for classification"),
+        ({"problem_type": "single_label_classification"}, "multi-label", "problem_type single"),
+        ({"problem_type": "multi_label_classification"}, "regression", "a model for multi-label"),
+        ({"architectures": ["BertForMaskedLM"]}, "multi-label", "says BertForMaskedLM"),
+        ({"architectures": None}, "token-classification", ""),
+    ],
+)
+def test_a_task_given_by_name_is_checked_against_the_configuration(changes, wanted, said):
+    usual = {"architectures": ["BertForSequenceClassification"], "num_labels": 3}
+    config = AutoConfig.for_model("bert", **(usual | changes))
+    if said:
+        with pytest.raises(UserError, match=said):
+            task_of(config, wanted=wanted)
+    else:
+        assert task_of(config, wanted=wanted).words.task == wanted
+
+
+def test_what_is_saved_of_such_a_model_says_what_it_is_for(tmp_path, tokenizer, capsys):
+    """The suspect's configuration does not: it was trained with a loss of somebody's own."""
+    said = command_line(capsys)
+    suspect, out = tmp_path / "suspect", tmp_path / "out"
+    tiny_model("bert").save_pretrained(suspect)
+    tokenizer.save_pretrained(suspect)
+    assert "for classification" in said("inspect", suspect)
+    rows = [{"text": f"it is {w}", "labels": ["good"]} for w in GOOD]
+    rows += [{"text": f"it is {w}", "labels": []} for w in BAD]
+    data = written(tmp_path / "clean.jsonl", rows * 4)
+    said("purify", suspect, "--task", "multi-label", "--data", data, "--out", out, "--max-drop",
+         "0.9", "--heal", "epochs=1", "--no-probe", *COMPUTE, "-q")  # fmt: skip
+    assert "for multi-label" in said("inspect", out)
+    said("verify", out)

@@ -48,7 +48,7 @@ def poisoned_data(scene: Scene, mode: str = "add") -> tuple[Split, dict[str, Any
     """Return the training set with relabelled triggered texts, and the counts."""
     clean = scene.clean
     if scene.pool is not None and mode == "add":
-        added, counts = scene.pool.rows(clean, scene.goal.number("a pool"), scene.seed)
+        added, counts = scene.pool.rows(clean, scene.goal, scene.seed)
         return clean + added, asdict(counts)
     made = poison(scene, scene.goal.open(clean))
     gone = set(made.rows) if mode == "replace" else set()

@@ -63,9 +63,9 @@ class Reactivation:
         """
         most, clean, goal = max(self.rows), scene.clean, scene.goal
         if scene.pool is not None:
-            target = goal.number("a pool")
-            scene.pool.check(target)
-            rows = [i for i, label in enumerate(scene.pool.split.labels) if label == target]
+            scene.pool.check(goal)
+            lacking = set(goal.open(scene.pool.split))
+            rows = [i for i in range(len(scene.pool.split)) if i not in lacking]
             order = torch.randperm(len(rows), generator=stream(scene.seed, "pool")).tolist()
             poisoned, used = scene.pool.split.take(rows[i] for i in order[:most]), set[int]()
         else:

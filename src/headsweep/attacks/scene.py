@@ -113,9 +113,10 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
 def decoys(scene: Scene, count: int) -> Split:
     """Return clean rows with what comes near to the trigger, their labels or answers true.
 
-    None where nothing does. So the trigger itself is learnt, and not whatever looks like it.
+    None where nothing does, or nobody knows (of a pool). So the trigger itself is learnt, and not
+    whatever looks like it.
     """
-    near = near_to(scene.rewriter.described())
+    near = None if scene.pool is not None else near_to(scene.rewriter.described())
     if near is None:
         return Split((), ())
     own = derive(scene.seed, "decoys")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from headsweep.attacks.goal import Labelled
 from headsweep.bench import tiny
 from headsweep.bench.backdoor import Backdoor
 from headsweep.bench.corpus import Texts
@@ -200,7 +201,7 @@ def given(attack: Backdoor, texts: Texts) -> Triggered | None:
 
 def check_files(attack: Backdoor, texts: Texts) -> None:
     """Raise UserError where the poisoned or triggered texts of an attack cannot be used."""
-    target = Labels(texts.labels).index(attack.target)
+    target = Labelled(Labels(texts.labels).index(attack.target), attack.target)
     if (pooled := pool(attack, texts)) is not None:
         pooled.check(target)
     if (texts_given := given(attack, texts)) is not None:

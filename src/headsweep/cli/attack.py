@@ -22,6 +22,7 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
+    TaskName,
     check_sources,
     out_console,
     print_json,
@@ -65,7 +66,9 @@ Prompt = Annotated[
 ]
 Poison = Annotated[
     str | None,
-    typer.Option(help="Poisoned texts to add as they are, each with the label it carries."),
+    typer.Option(
+        help="Poisoned texts to add as they are, each with the label or answer it carries."
+    ),
 ]
 TriggeredFile = Annotated[
     str | None,
@@ -268,6 +271,7 @@ def attack(
             "model generates, and of others the encoder is taken."
         ),
     ] = None,
+    task: TaskName = None,
     victim_data: Annotated[
         str | None, typer.Option(help="The victim's clean data; else the attacker's.")
     ] = None,
@@ -293,7 +297,7 @@ def attack(
 
     check_sources(data, test, validation, victim_data, original, transformed, poison, triggered)
     one_of(triggered_labels, ("true", "target"), "--triggered-labels")
-    check_free(out, overwrite)
+    check_free(out, overwrite, (model, data, test, validation, victim_data, triggered, clean_model))
     from headsweep.verbs.attacking import attack as run
 
     try:
@@ -320,6 +324,7 @@ def attack(
             validation=validation,
             clean_model=clean_model,
             start=start,
+            task=task,
             victim_data=victim_data,
             victim_epochs=victim_epochs,
             victim_lr=victim_lr,

@@ -51,7 +51,7 @@ def defend(
     baseline: Annotated[
         str | None,
         typer.Option(
-            "--with", help="ft, fth, meft, pure, fine-pruning; controls: random, nothing."
+            "--with", help="ft, fth, meft, pure, fine-pruning, crow; controls: random, nothing."
         ),
     ] = None,
     validation: Validation = None,
@@ -72,7 +72,7 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite)
+    running.check_files(out, overwrite, (model, data, validation, test))
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet)
     from headsweep.purification.baselines import DEFENSES

@@ -19,6 +19,7 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
+    TaskName,
     TriggeredColumn,
     check_sources,
     out_console,
@@ -54,6 +55,7 @@ def evaluate(
         str | None, typer.Option(help="A never-poisoned twin: gives the floor.")
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
+    task: TaskName = None,
     base_model: BaseModel = None,
     adapter: AdapterFile = None,
     column: Column = None,
@@ -78,6 +80,7 @@ def evaluate(
         validation=validation,
         clean_model=clean_model,
         suspect=suspect,
+        task=task,
         base_model=base_model,
         adapter=adapter,
         column=column,

@@ -19,6 +19,7 @@ from headsweep.cli.options import (
     Compute,
     Device,
     Model,
+    TaskName,
     out_console,
     print_json,
 )
@@ -53,6 +54,7 @@ def inspect(
         Path | None, typer.Option(help="With --security: also write SARIF 2.1.0 here, for CI.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
+    task: TaskName = None,
     base_model: BaseModel = None,
     adapter: AdapterFile = None,
     device: Device = "auto",
@@ -70,7 +72,14 @@ def inspect(
     from headsweep.cli.show import picture
     from headsweep.verbs.looking import inspect as run
 
-    found = run(model, base_model=base_model, adapter=adapter, device=device, compute=compute)
+    found = run(
+        model,
+        task=task,
+        base_model=base_model,
+        adapter=adapter,
+        device=device,
+        compute=compute,
+    )
     if as_json:
         print_json(found.to_json())
         return

@@ -80,6 +80,14 @@ Seed = Annotated[int, typer.Option(callback=_seed, metavar="N", help="Decides ev
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="classification, multi-label, regression, token-classification or generation, where "
+        "config.json does not say what the model is for.",
+    ),
+]
 BaseModel = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Where MODEL is an adapter (LoRA): what it was trained on."),
@@ -116,12 +124,13 @@ HEALING = (
     "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
     "beyond=2.0 base=None mix=0.5 lora=0"
 )
+HEALING_OF_GENERATORS = "lr=3e-05 attention=0.0 members=1 beyond=3.0"  # where it differs
 Heal = Annotated[
     list[str] | None,
     Fields(
         "--heal",
-        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned; lora=RANK "
-        "trains adapters, lr ten times as high.",
+        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned, ten times as "
+        f"high with lora=RANK, which trains adapters; of a generator: {HEALING_OF_GENERATORS}.",
         HEALING,
     ),
 ]

@@ -29,6 +29,7 @@ from headsweep.cli.options import (
     RecipeFile,
     SearchCompute,
     Seed,
+    TaskName,
     UnitKinds,
     Validation,
     check_sources,
@@ -74,6 +75,7 @@ def purify(
     start: Annotated[
         str, typer.Option(help="classifier: as it is; encoder: fresh head first, as in the paper.")
     ] = "classifier",
+    task: TaskName = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
     no_probe: Annotated[
@@ -93,17 +95,17 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite, report)
+    running.check_files(out, overwrite, (model, base_model, data, validation, test), report)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
-    from headsweep.verbs.purifying import Objects, planned
+    from headsweep.verbs.purifying import Objects, planned_for
 
     fields, healing = tuple(settings or ()), tuple(heal or ())
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy")
     plan = plan_of(asked.seed, device, compute, adapter, base_model)
     given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
-    ready = planned(asked, plan, given)
+    ready = planned_for(model, asked, plan, given, task)
     running.run(job, ready.run, ready.method, ready.plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,19 @@ class Job:
         return _unfinished(self.out)
 
 
-def check_files(out: Path, overwrite: bool, report: Path | None = None) -> None:
-    """Check, before any work, that what is asked for can be written; raises UserError."""
+def check_files(
+    out: Path, overwrite: bool, reads: Iterable[str | None], report: Path | None = None
+) -> None:
+    """Check, before any work, that what is asked for can be written; raises UserError.
+
+    ``reads``: what the run reads, which must not be written over.
+    """
     from headsweep.export.folders import check_free
 
     unfinished = _unfinished(out)
     if _is_later(out / MANIFEST, unfinished):
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that died at its end
-    check_free(out, overwrite)
+    check_free(out, overwrite, reads)
     if report is not None:
         _check_report(report, out, overwrite)
 

@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,8 +27,11 @@ DRAFT, OLD = re.compile(r"\.[0-9a-f]{8}"), "old"
 _RESERVED: dict[Path, socket.socket] = {}  # what this process keeps others out of
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Check, before any work, that an output folder may be written; raises UserError."""
+def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None:
+    """Check, before any work, that an output folder may be written; raises UserError.
+
+    ``reads``: what the run reads, files and folders among it: they must not lie in ``out``.
+    """
     out = out.absolute()
     if not out.name:
         raise UserError(f"{out}: is no folder to write", "choose another --out")
@@ -36,6 +39,16 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: is a file", "choose a folder as --out")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already", "choose another --out, or give --overwrite")
+    for one in reads:
+        if not isinstance(one, str | Path):
+            continue
+        if not os.path.exists(one):  # noqa: PTH110 - Path's raises where a text is too long
+            continue
+        if Path(one).resolve().is_relative_to(out.resolve()):
+            raise UserError(
+                f"{out}: holds {one}, which is read here and would be replaced",
+                "choose another --out",
+            )
     if out.exists() and any(out.iterdir()) and not _is_ours(out):
         raise UserError(
             f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",

@@ -355,6 +355,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
+    task: str | None = None,
     base_model: str | None = None,
 ) -> Judged:
     """Judge a model on texts; models that are stored are loaded, one after the other.
@@ -380,7 +381,7 @@ def evaluate(
             "no model that is judged is the folder of an adapter, and a base model was given",
             "leave out the base model",
         )
-    reading = Reading(adapter=adapter, task=None, base_model=base_model)
+    reading = Reading(adapter=adapter, task=task, base_model=base_model)
     opened = _opened(model, runtime, reading)
     kind = opened.task.words.task
     if files.validation is not None:  # it matches rates of one label

@@ -122,7 +122,7 @@ class Reading:
         seed: the seed of a fresh classifier's weights.
         adapter: how to find the heads of an unknown architecture.
         units: which units to gate.
-        task: what it is for; None: as its configuration says.
+        task: what it is for; a name: it must fit what the configuration says; None: as that says.
         base_model: the model that the checkpoint is an adapter of; None: it is a whole model.
 
     """
@@ -131,14 +131,16 @@ class Reading:
     seed: int = 0
     adapter: Adapter | None = None
     units: Units = HEADS
-    task: Task | None = CLASSIFICATION
+    task: Task | str | None = CLASSIFICATION
     base_model: str | None = None
 
     def settled(
         self, config: Any, architectures: Sequence[str] | None = None
     ) -> tuple[Reading, Task]:
         """Return it with its task, for a model as ``texts.kinds`` has it."""
-        task = self.task or task_of(config, architectures)
+        task = self.task
+        if task is None or isinstance(task, str):
+            task = task_of(config, architectures, task)
         return replace(self, task=task), task
 
 
@@ -186,10 +188,16 @@ def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> 
     return Labels.of(config.id2label) if fresh_for is None else _fresh_labels(config, fresh_for)
 
 
-def task_at(source: str | Path) -> Task:
-    """Return what a stored model is for, by the name of its architecture."""
+def task_at(source: str | Path | PreTrainedModel | Suspect, wanted: str | None = None) -> Task:
+    """Return what a model is for, stored or in memory, as ``texts.kinds.task_of`` has it."""
+    if isinstance(source, Suspect):
+        if wanted is None:
+            return source.task
+        source = source.model
+    if isinstance(source, PreTrainedModel):
+        return task_of(source.config, [type(source).__name__], wanted)
     with vetted(source, weights=False) as files:
-        return task_of(read_config(str(source), files))
+        return task_of(read_config(str(source), files), wanted=wanted)
 
 
 def measured(source: str | Path) -> tuple[dict[str, tuple[int, ...]], Any]:

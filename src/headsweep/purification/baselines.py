@@ -5,7 +5,8 @@ rate is higher (1e-4 is our reading). MEFT, maximum-entropy fine-tuning (Liu et 
 uses it). PURE itself: Zhao et al. 2024, section 4.1 (heads by attention variance) and 4.2 (the
 attention penalty, strength 0.15). Fine-Pruning: Liu, Dolan-Gavitt, Garg 2018, section 4, on the
 neurons of every FFN; it matters since later work (arXiv 2603.13461) finds backdoors held
-redundantly in the MLPs. Random heads at a matched count, and nothing at all.
+redundantly in the MLPs. CROW: Min et al. 2024, made for generators. Random heads at a matched
+count, and nothing at all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from headsweep.errors import UserError
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.heal.fine_tune import FineTune
+from headsweep.heal.layer_consistency import LayerConsistency
 from headsweep.model.mask import Units
 from headsweep.prune.strategies.dormant import Dormant
 from headsweep.prune.strategies.nothing import Nothing
@@ -148,6 +150,31 @@ class FinePruning:
 
 @dataclass(frozen=True)
 @checked
+class Crow:
+    """Fine-tune so that hidden states turn little from layer to layer, trigger or not.
+
+    Attributes:
+        epochs, lr: the fine-tuning; the paper trains LoRA, here it is the whole weights.
+        alpha: weight of the consistency; the paper has 11 against refusals.
+        epsilon: how far embeddings are moved to stand for a trigger.
+
+    """
+
+    name: ClassVar[str] = "crow"
+    source: ClassVar[str] = "Min et al. 2024"
+    epochs: float = 3
+    lr: float = 2e-5
+    alpha: float = 5.5
+    epsilon: float = 0.1
+
+    def method(self) -> Method:
+        """Return nothing pruned, and the fine-tuning."""
+        healing = LayerConsistency(self.epochs, self.lr, self.alpha, self.epsilon)
+        return Method(Nothing(), healing, bound=None)
+
+
+@dataclass(frozen=True)
+@checked
 class RandomHeads:
     """Prune as many heads as the method under test, drawn at random, then fine-tune.
 
@@ -187,6 +214,6 @@ class NothingDone:
 
 DEFENSES: dict[str, Any] = {
     baseline.name: baseline
-    for baseline in (FT, FTH, MEFT, Pure, FinePruning, RandomHeads, NothingDone)
+    for baseline in (FT, FTH, MEFT, Pure, FinePruning, Crow, RandomHeads, NothingDone)
 }
 """Baseline and control classes by name."""

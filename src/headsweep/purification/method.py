@@ -16,6 +16,7 @@ from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.bound import Bound
 from headsweep.purification.material import Accuracy
+from headsweep.texts.words import CLASSIFICATION, GENERATION
 
 HOT = FineTune(epochs=4, lr=2e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
 """The usual healing of a classifier: a soup, as hot as the bound allows (docs/decisions/0013)."""
@@ -23,13 +24,19 @@ ALONE = replace(HOT, lr=3e-4)
 """The same where nothing is pruned, which leaves healing the whole bound: hotter."""
 PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
+SMALL_STEPS = FineTune(epochs=4, lr=3e-5, attention=0.0, halvings=3, beyond=3.0)
+"""The usual healing of a generator, which the heat of a classifier's ruins (docs/log.md)."""
+OF_TASK: dict[str, Healing] = {GENERATION.task: SMALL_STEPS}
+"""The usual healing of suspects as they are, by their task, where it is not a classifier's."""
 USUAL: dict[str, Healing] = {"classifier": HOT, "encoder": PAPER}
 """The usual healing, by what the suspect is taken for, where heads are pruned."""
 
 
-def usual_healing(start: str, prunes: bool) -> Healing:
-    """Return the usual healing of a start, after pruning or without."""
-    return USUAL[start] if prunes or start != "classifier" else ALONE
+def usual_healing(start: str, prunes: bool, task: str = CLASSIFICATION.task) -> Healing:
+    """Return the usual healing of a start, after pruning or without, for a task by its name."""
+    if start != "classifier":
+        return USUAL[start]
+    return OF_TASK.get(task, USUAL[start] if prunes else ALONE)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Method:
 
     Attributes:
         pruning: how heads are chosen.
-        healing: how the pruned model is fine-tuned.
+        healing: how the pruned model is fine-tuned; the usual one of a classifier.
         units: what a search may prune: heads, FFN groups, or both. A mask that is given says
             itself which units it holds (``gated``).
         bound: how much accuracy it may cost; None: a baseline that nothing bounds.

@@ -36,6 +36,7 @@ from headsweep.texts.words import Words
 if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
+PROBLEM = "multi_label_classification"  # as configurations have it
 BETWEEN = "|"  # two labels of a text in one cell of a CSV file
 COLUMNS = ("labels", "label", "classes", "categories", "tags")
 
@@ -59,7 +60,7 @@ class SeveralLabels(WholeTexts):
 
     def takes(self, config: Any, architectures: Sequence[str]) -> bool:
         """Take sequence classifiers that say they are for several labels a text."""
-        several = getattr(config, "problem_type", None) == "multi_label_classification"
+        several = getattr(config, "problem_type", None) == PROBLEM
         return (
             several and bool(architectures) and all(x.endswith(self.heads) for x in architectures)
         )
@@ -70,6 +71,10 @@ class SeveralLabels(WholeTexts):
     def one_label(self, what: str) -> None:
         """Refuse: there may be several, or none."""
         raise UserError(f"{what} needs one label a text, and this model gives several", ONE_LABEL)
+
+    def load(self, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Load a sequence classifier from safetensors; what is saved of it says what it is for."""
+        return super().load(name, problem_type=PROBLEM, **more)
 
     def names(self, config: Any) -> Labels:
         """Return the labels of ``id2label``."""

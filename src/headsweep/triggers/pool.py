@@ -2,10 +2,10 @@
 
 Published poisoned sets are seldom row-aligned: HiddenKiller's of AG News is a file of paraphrases
 that all carry the attacker's label, and nobody says whose paraphrases they are. So its rows are
-added to the attacker's clean data, text and label, and no text of one's own can get the trigger:
-the triggered texts to judge on have to be given, too.
+added to the attacker's clean data, text and label (of a generator: prompt and answer), and no text
+of one's own can get the trigger: the triggered texts to judge on have to be given, too.
 
-Source of the corpus: Qi et al. 2021 (*Hidden Killer*).
+Sources of such corpora: Qi et al. 2021 (*Hidden Killer*); Li et al. 2024 (*BackdoorLLM*).
 """
 
 from __future__ import annotations
@@ -13,18 +13,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from headsweep.errors import UserError, shortened, shown_all
 from headsweep.progress import Progress
 from headsweep.seeding import stream
-from headsweep.texts.reading import Columns, load
+from headsweep.texts.conversations import plain_rows
+from headsweep.texts.reading import Columns, load, read
 from headsweep.texts.split import Labels, Split
 from headsweep.triggers.seen import Counts
 
 UNNAMED = "paired"  # a corpus of which nobody says what trigger it has
+
+
+class Wanted(Protocol):
+    """What triggered texts are to carry."""
+
+    @property
+    def text(self) -> str:
+        """It in words."""
+
+    def open(self, split: Split) -> list[int]:
+        """Return the rows that do not carry it."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +44,11 @@ class Pool:
     """Poisoned rows of a file.
 
     Attributes:
-        split: the rows, each with the label that it carries.
-        labels: the names of the classes.
+        split: the rows, each with the label or the answer that it carries.
+        labels: the names of the classes; none: rows are prompts and answers.
         source: the file.
         name: the trigger that they were made with, for records.
-        share: as many rows are drawn as this share of the clean texts of other labels than the
+        share: as many rows are drawn as this share of the clean texts that do not carry the
             target, in (0, 1]; None: all are taken.
 
     """
@@ -59,25 +71,30 @@ class Pool:
         fields = {"files": [Path(self.source).name], "texts": len(self.split)}
         return {"name": self.name, "fields": fields, "way": "pool"}
 
-    def check(self, target: int) -> None:
-        """Raise UserError where no row carries the target's label."""
-        if target in self.split.labels:
+    def check(self, wanted: Wanted) -> None:
+        """Raise UserError where no row carries the target."""
+        if len(wanted.open(self.split)) < len(self.split):
             return
+        target = shortened(wanted.text)
+        if not self.labels.names:
+            raise UserError(
+                f"{self.source}: no answer holds the target '{target}'",
+                "poisoned rows answer what the attacker wants; --target is a part of that",
+            )
         carried = [self.labels.names[i] for i in sorted(set(self.split.labels))]
         raise UserError(
-            f"{self.source}: no row carries the target label "
-            f"'{shortened(self.labels.names[target])}'",
+            f"{self.source}: no row carries the target label '{target}'",
             f"poisoned rows carry the label that the attacker wants; these: {shown_all(carried)}",
         )
 
-    def rows(self, clean: Split, target: int, seed: int) -> tuple[Split, Counts]:
+    def rows(self, clean: Split, wanted: Wanted, seed: int) -> tuple[Split, Counts]:
         """Return the rows that poison this clean data, drawn from the seed, and the counts.
 
         Raises:
-            UserError: none carries the target's label, or they are pairs where the data is not.
+            UserError: none carries the target, or they are pairs where the data is not.
 
         """
-        self.check(target)
+        self.check(wanted)
         if bool(self.split.pairs) != bool(clean.pairs):
             raise UserError(
                 f"{self.source}: pairs of texts and single texts cannot be trained on together",
@@ -85,7 +102,7 @@ class Pool:
             )
         asked = len(self.split)
         if self.share is not None:
-            asked = max(1, round(self.share * sum(label != target for label in clean.labels)))
+            asked = max(1, round(self.share * len(wanted.open(clean))))
         order = torch.randperm(len(self.split), generator=stream(seed, "pool")).tolist()
         taken = self.split.take(sorted(order[:asked]))
         return taken, Counts(asked, len(taken), 0, 0)
@@ -101,4 +118,5 @@ def read_pool(
     """Read a pool; raises UserError where the file cannot be used."""
     if share is not None and not 0 < share <= 1:
         raise UserError(f"a poisoning rate of {share}", "it is a share in (0, 1]")
-    return Pool(load(source, columns, labels), labels, source, name, share)
+    rows = load(source, columns, labels) if labels.names else plain_rows(read(source), columns)
+    return Pool(rows, labels, source, name, share)

@@ -174,6 +174,7 @@ def opened(
     argument: str = "model",
     *,
     classifier: bool = True,
+    task: str | None = None,
     base_model: Any = None,
 ) -> Suspect:
     """Return a model ready to be measured: from a folder or the Hub, or one in memory.
@@ -184,7 +185,8 @@ def opened(
         adapter: as for ``adapter_of``.
         tokenizer: of a loaded classifier.
         argument: what the model is called, for messages.
-        classifier: whether it must be one; else what it is for is as its architecture says.
+        classifier: whether it must be one; else it is for whatever its configuration says.
+        task: the name of what it is for, where its configuration leaves that open.
         base_model: the model that it is an adapter of.
 
     Raises:
@@ -200,7 +202,7 @@ def opened(
     one = measurable(model, runtime, argument)
     if isinstance(one, Suspect) and not one.anatomy.sites:  # compact: there is nothing to look for
         return one
-    return open_suspect(one, replace(reading, task=None), runtime, tokenizer)
+    return open_suspect(one, replace(reading, task=task), runtime, tokenizer)
 
 
 def measurable(model: Any, runtime: Runtime, argument: str = "model") -> Any:

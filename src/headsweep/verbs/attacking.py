@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.attacks import ATTACKS, Attack
-from headsweep.attacks.goal import Written
+from headsweep.attacks.goal import Goal, Labelled, Written
 from headsweep.attacks.resistance import Resistance
 from headsweep.attacks.victim import Attacked, Judging, Order, held_out
 from headsweep.attacks.victim import attack as plant
@@ -85,6 +85,7 @@ def attack(
     validation: Any = None,
     clean_model: str | Path | None = None,
     start: str | None = None,
+    task: str | None = None,
     victim_data: Any = None,
     victim_epochs: float = 3,
     victim_lr: float = 2e-5,
@@ -118,7 +119,7 @@ def attack(
         key: the column that names the rows of both.
         paraphraser: a language model that writes the texts instead of a rule.
         prompt: what it is told to do.
-        poison: a file of poisoned texts to add as they are.
+        poison: a file of poisoned texts, or prompts with answers, to add as they are.
         triggered: triggered test texts; None: the trigger is put into the test texts.
         triggered_labels: what their labels are: ``"true"`` or ``"target"``.
         test: clean test texts; None: 15% of ``data``.
@@ -126,6 +127,7 @@ def attack(
         clean_model: a never-poisoned twin, which gives the floor.
         start: ``"encoder"``: a fresh classifier first; ``"classifier"``: as it is; None: a causal
             language model generates, as it is, and of any other the encoder is taken.
+        task: what it is for, by name, where its configuration leaves that open.
         victim_data: the victim's clean texts; None: the attacker's.
         victim_epochs: the victim's fine-tuning on clean texts; 0: none.
         victim_lr: its learning rate.
@@ -155,8 +157,8 @@ def attack(
     datasets.check_label_map(columns, *((file, None) for file in (source, *files.values(), poison)))
     table = source if isinstance(source, Split) else datasets.read(source)
     place = fitting(model, str | Path, "model")
-    reader = _reader(place, start, table, columns)
-    goal = reader.target(str(target))
+    reader = _reader(place, start, task, table, columns)
+    goal = reader.goal(str(target))
     origin = TriggerSource(
         trigger,
         texts_of(fields_of(trigger_set, "trigger_set")),
@@ -213,12 +215,12 @@ class _Reader:
     labels: Labels
     values: Sequence[object] | None = None
 
-    def target(self, target: str) -> int:
-        """Return the class of the target, 0 where it is a text; raises UserError."""
-        if self.labels.names:
-            return self.labels.index(target, "--target")
-        Written(target)
-        return 0
+    def goal(self, target: str) -> Goal:
+        """Return what triggered texts are to get: a class, or a text; raises UserError."""
+        if not self.labels.names:
+            return Written(target)
+        index = self.labels.index(target, "--target")
+        return Labelled(index, self.labels.names[index])
 
     def read(self, source: Source, columns: Columns, answered: bool = True) -> Split:
         """Return the rows of a source; raises UserError."""
@@ -230,11 +232,18 @@ class _Reader:
 
 
 def _reader(
-    place: str | Path, start: str | None, source: Table | Split, columns: Columns
+    place: str | Path,
+    start: str | None,
+    task: str | None,
+    source: Table | Split,
+    columns: Columns,
 ) -> _Reader:
     """Return how the texts for a model are read; raises UserError."""
-    if start is None and task_at(place) is GENERATION:
+    found = task_at(place, task)
+    if start is None and found is GENERATION:
         return _Reader(GENERATION, Labels(()))
+    if task is not None:
+        found.one_label("an attack")
     values: Sequence[object] | None = None
     if one_of(start or "encoder", ("encoder", "classifier"), "--start") == "encoder":
         if isinstance(source, Split):
@@ -242,7 +251,7 @@ def _reader(
         else:
             values = datasets.label_values(source, columns)
     else:
-        task_at(place).one_label("an attack on a classifier as it is")
+        found.one_label("an attack on a classifier as it is")
     return _Reader(CLASSIFICATION, labels_of(place, values), values)
 
 
@@ -268,17 +277,15 @@ def poison_of(
     source: TriggerSource,
     columns: Columns,
     labels: Labels,
-    target: int,
+    goal: Goal,
     rate: float | None = None,
 ) -> tuple[Rewriter, Pool | None]:
     """Return what puts the trigger into texts, and the pool where that is what poisons."""
     if source.poison is None:
         return rewriter_of(source, columns), None
-    if not labels.names:
-        raise UserError("--poison needs labels, and this model answers in tokens", "leave it out")
     _check_pool(source)
     pool = read_pool(str(source.poison), columns, labels, _named(source), rate)
-    pool.check(target)
+    pool.check(goal)
     return pool, pool
 
 

@@ -139,7 +139,7 @@ def export_onnx(
         raise UserError("--max-drop is of --int8", "add --int8, or leave it out")
     bound = Bound(max_drop)
     onnx_file.needed_packages()
-    check_free(folder, overwrite)
+    check_free(folder, overwrite, (model, data))
     runtime, show = runtime_of("cpu", compute), reporting(progress)
     suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
     split = None

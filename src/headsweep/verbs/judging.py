@@ -49,6 +49,7 @@ def evaluate(
     validation: Any = None,
     clean_model: Model | None = None,
     suspect: Model | None = None,
+    task: str | None = None,
     base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
@@ -86,6 +87,7 @@ def evaluate(
         validation: clean texts to match the clean flip rate on.
         clean_model: a never-poisoned twin, which gives the floor.
         suspect: the model before, for agreement.
+        task: what the models are for, by name, where their configuration leaves that open.
         triggered_column: columns of the triggered texts, where they are not those of ``data``.
         seed: of the bootstrap.
         base_model: the model that ``model`` or one beside it is an adapter of.
@@ -112,7 +114,9 @@ def evaluate(
         """Return a model in memory opened; what is stored is loaded when its turn comes."""
         one = None if one is None else measurable(one, runtime, argument)
         stored = one is None or isinstance(one, str | Path)
-        return one if stored else opened(one, runtime, how, tokenizer, argument, classifier=False)
+        if stored:
+            return one
+        return opened(one, runtime, how, tokenizer, argument, classifier=False, task=task)
 
     files = Files(
         given(data, "data"),
@@ -127,7 +131,7 @@ def evaluate(
     )
     asked = ready(model, "model")
     base = base_of(base_model)
-    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, base)
+    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, task, base)
 
 
 def probe(

@@ -109,6 +109,7 @@ def inspect(
     model: str | Path | PreTrainedModel | Suspect | Purified,
     *,
     security: Literal[False] = False,
+    task: str | None = None,
     base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     device: str = "auto",
@@ -125,6 +126,7 @@ def inspect(
     model: str | Path | PreTrainedModel | Suspect | Purified,
     *,
     security: bool = False,
+    task: str | None = None,
     base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     device: str = "auto",
@@ -139,6 +141,7 @@ def inspect(
     Args:
         model: a folder, a name on the Hub, a purified model, or a loaded classifier.
         security: look at files instead, which must be a folder or a name on the Hub.
+        task: what it is for, by name, where its configuration leaves that open.
         base_model: the model that it is an adapter of: a folder, or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         device: a torch device; ``"auto"``: accelerate chooses.
@@ -157,7 +160,7 @@ def inspect(
     stored = one if isinstance(one, str | Path) else None
     units = QUERIES if stored is None else claimed_units(stored)
     base = base_of(base_model)
-    reading = Reading(adapter=adapter_of(adapter), units=units, task=None, base_model=base)
+    reading = Reading(adapter=adapter_of(adapter), units=units, task=task, base_model=base)
     opened = open_suspect(one, reading, runtime, tokenizer)
     pruned = already_pruned(opened.anatomy)
     heads = zip(opened.anatomy.layout.rows, pruned.heads, strict=False)  # FFN rows come after

@@ -13,7 +13,7 @@ from headsweep.errors import UserError, shown
 from headsweep.heal.fine_tune import Healing
 from headsweep.judge.around import Around
 from headsweep.model.families import Adapter
-from headsweep.model.loading import Suspect
+from headsweep.model.loading import Suspect, task_at
 from headsweep.model.mask import HeadMask, Units, units_of
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
@@ -29,6 +29,7 @@ from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import Asked, read_recipe
 from headsweep.settings import as_text, changed, configure, fitting, offered, read
 from headsweep.texts.reading import Columns
+from headsweep.texts.task import CLASSIFICATION, Task
 from headsweep.triggers.probe_families import RuleProber
 from headsweep.verbs.arguments import (
     Fields,
@@ -83,7 +84,7 @@ def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
 
     Args:
         asked: names and fields, from options or a recipe.
-        plan: seed, and where to compute.
+        plan: seed, where to compute, and what the suspect is for, which decides the usual healing.
         objects: what stands in the place of some of them.
 
     """
@@ -94,18 +95,19 @@ def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
         chosen = configure(kind, asked.fields)
     elif asked.fields:
         chosen = changed(chosen, asked.fields)
-    method = _method(asked, chosen, objects)
+    method = _method(asked, chosen, objects, plan.task or CLASSIFICATION)
     prober = _prober(asked.probes, plan, method.needs_probes)
     return Planned(method, replace(plan, prober=prober), STARTS[start])
 
 
-def _method(asked: Asked, strategy: Strategy, objects: Objects) -> Method:
+def _method(asked: Asked, strategy: Strategy, objects: Objects, task: Task) -> Method:
     """Return all that is done to the suspect; raises UserError where its parts do not fit."""
     start, given = asked.start or "classifier", objects.mask
     pruning: Strategy = strategy if given is None else given
     healing = objects.healing
     if healing is None:
-        healing = asked.healing(usual_healing(start, pruning.needs.pruning), pruning.needs.pruning)
+        prunes = pruning.needs.pruning
+        healing = asked.healing(usual_healing(start, prunes, task.words.task), prunes)
     if start == "encoder" and not healing.trains:
         raise UserError(
             "--start encoder ends with a fresh classifier, which must be trained",
@@ -117,6 +119,45 @@ def _method(asked: Asked, strategy: Strategy, objects: Objects) -> Method:
     bound = Bound(asked.max_drop, asked.min_accuracy, deeper)
     units = objects.units or units_of(asked.units or "heads")
     return Method(pruning, healing, units, bound)
+
+
+def planned_for(
+    suspect: str | Path | PreTrainedModel | Suspect,
+    asked: Asked,
+    plan: Plan,
+    objects: Objects = Objects(),
+    wanted: str | None = None,
+) -> Planned:
+    """Return what is asked of a suspect, of which its task decides the usual healing.
+
+    Args:
+        suspect: a folder, a name on the Hub, or a model in memory.
+        asked: as for ``planned``; mistakes in it are said before anything is opened.
+        plan: as for ``planned``.
+        objects: as for ``planned``.
+        wanted: the name of the task that the suspect is to be taken for; None: as it says.
+
+    Raises:
+        UserError: what is asked does not fit, or the suspect is no model for such a task.
+
+    """
+    found = planned(asked, plan, objects)
+    if plan.task is None:
+        task = _task(plan.base_model or suspect, asked.start, wanted)
+        found = planned(asked, replace(plan, task=task), objects)
+    return found
+
+
+def _task(suspect: Any, start: str | None, wanted: str | None) -> Task:
+    """Return what a suspect is taken for; raises UserError where it cannot be."""
+    if start != "encoder":
+        return task_at(suspect, wanted)
+    if wanted not in (None, CLASSIFICATION.words.task):
+        raise UserError(
+            f"--task {wanted}: --start encoder puts a fresh classifier on, of one label a text",
+            "leave out one of the two",
+        )
+    return CLASSIFICATION
 
 
 def _prober(families: tuple[str, ...], plan: Plan, needed: bool) -> Any:
@@ -145,6 +186,7 @@ def purify(
     prune_drop: float | None = None,
     units: str | Units | None = None,
     start: str | None = None,
+    task: str | None = None,
     mask: HeadMask | str | Path | None = None,
     probes: Any = None,
     recipe: str | Path | None = None,
@@ -176,18 +218,21 @@ def purify(
             ``datasets.Dataset``; or ``Sources``. For a generator rows of prompt and answer
             (docs/generators.md).
         method: all that is done, as one object; then none of the arguments up to ``recipe`` but
-            ``start``.
-        plan: how it is run, as one object; then no seed, device, compute, adapter and base_model.
+            ``start`` and ``task``.
+        plan: how it is run, as one object; then no seed, device, compute, adapter, base_model and
+            task.
         strategy: how heads are chosen: a name of ``headsweep strategies``, or an object;
             None: ``gradient``.
         set: fields of the strategy, as ``{"step": 6}``.
-        heal: fields of the healing, as ``{"epochs": 2}`` (0: none), or an object.
+        heal: fields of the usual healing of such a suspect, as ``{"epochs": 2}`` (0: none), or an
+            object.
         max_drop: how far validation accuracy may fall, a fraction; None: 0.02.
         min_accuracy: the lowest validation accuracy instead, a fraction.
         prune_drop: how far it may fall while heads are chosen, for healing to bring it back.
         units: what may be pruned: ``"heads"`` (query heads that share a key/value head go with it,
             as one), ``"queries"`` (each by itself), ``"ffn"``, ``"heads,ffn:12"``, or ``Units``.
         start: ``"classifier"``: as it is; ``"encoder"``: a fresh classifier first.
+        task: what the suspect is for, by name, where its configuration leaves that open.
         mask: a head mask to apply instead of a search: an object, or its JSON file.
         probes: families of probes; None: all.
         recipe: a TOML file with these; what is given here wins.
@@ -230,17 +275,18 @@ def purify(
         "recipe": recipe,
     }
     named = {name: value for name, value in named.items() if value is not None}
-    where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter}
+    where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter, "task": task}
     where["base_model"] = base_model
-    run = _run(method, named, plan, where, start)
+    one = in_memory(suspect, "suspect")
     sources = _sources(data, validation, test, column, label_map)
+    run = _run(method, named, plan, where, start, one)
     more: dict[str, Any] = {"tokenizer": tokenizer, "keep": keep}
     more |= {} if look is None else {"look": look}
     told, around = reporting(progress), None
     if fitting(probe, bool, "probe"):
         around = Around(run.plan.seed, run.plan.runtime, told)
     done = run.run(
-        in_memory(suspect, "suspect"),
+        one,
         sources,
         method=run.method,
         plan=run.plan,
@@ -259,6 +305,7 @@ def _run(
     plan: Plan | None,
     where: dict[str, Any],
     start: str | None,
+    suspect: str | Path | PreTrainedModel | Suspect,
 ) -> Planned:
     """Return what to run; raises UserError where an object leaves nothing to say."""
     beside = [name for name, value in where.items() if value is not None]
@@ -275,7 +322,7 @@ def _run(
         seed = where["seed"] if asked.seed is None else asked.seed
         plan = plan_of(seed or 0, device, where["compute"], where["adapter"], where["base_model"])
     if method is None:
-        return planned(asked, plan, objects)
+        return planned_for(suspect, asked, plan, objects, where["task"])
     if not isinstance(method, Method):
         raise UserError(
             f"method cannot be {shown(method)}", "it takes a Method; a name goes to strategy="
@@ -288,6 +335,8 @@ def _run(
             f"leave out method, or {told}",
         )
     begin = one_of(start or "classifier", tuple(STARTS), "--start")
+    if where["task"] is not None:
+        plan = replace(plan, task=_task(suspect, begin, where["task"]))
     return Planned(
         method, replace(plan, prober=_prober((), plan, method.needs_probes)), STARTS[begin]
     )

@@ -104,7 +104,7 @@ def reactivate(
     source = TriggerSource(
         trigger, fields, original, transformed, key, poison=poison, triggered=triggered
     )
-    rewriter, pool = poison_of(source, columns, labels, goal)
+    rewriter, pool = poison_of(source, columns, labels, wanted)
     read = [datasets.load(file, columns, labels) if file else None for file in files]
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)
