@@ -110,7 +110,7 @@ class Asked:
             own = {"halvings": "0"} | own
         heal = changed(usual, own, "--heal")
         if isinstance(heal, FineTune) and heal.lora and "lr" not in own:
-            heal = replace(heal, lr=FASTER * heal.lr)
+            heal = replace(heal, lr=round(FASTER * heal.lr, 12))
         if not (prunes or heal.trains):
             raise UserError("nothing to do: no strategy and no healing", "leave out epochs=0")
         beside = [name for name in dict(map(pair, self.heal)) if name != "epochs"]
