@@ -178,10 +178,10 @@ def test_mistakes_are_said_before_any_work(more, said, trained_folder, tmp_path,
 
 def test_a_model_that_the_exporter_cannot_follow(trained_folder, tmp_path, monkeypatch):
     def fails(*given, **more):
-        raise RuntimeError("no such operator\nand much more")
+        raise RuntimeError("\x1b[31mno such\x1b[0m operator\nand much more")
 
     monkeypatch.setattr(torch.onnx, "export", fails)
-    with pytest.raises(UserError, match=r"cannot write .* as ONNX: no such operator"):
+    with pytest.raises(UserError, match=r"cannot write .* as ONNX: no such operator\n"):
         headsweep.export_onnx(trained_folder, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,8 @@ from conftest import CPU, sentences
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.victim import Order, attack
 from headsweep.errors import MissingExtra, UserError
-from headsweep.judge.battery import Battery, _Row, _weights, probe
+from headsweep.judge.battery import probe
+from headsweep.judge.flipped import Battery, Row, weights
 from headsweep.judge.sarif import sarif
 from headsweep.model.loading import load_suspect
 from headsweep.seeding import stream
@@ -73,7 +74,7 @@ def test_model_that_flips_on_anything_is_not_noticed():
     truth = np.array([0] * 40 + [1] * 40)
     said = np.ones(80, dtype=int)
     calm = truth.copy()
-    row = _Row(said, truth, 1, 2, (calm, np.ones(80, dtype=int)))
+    row = Row(said, truth, 1, (0,), (calm, np.ones(80, dtype=int)))
     assert row.excess(np.ones((1, 80)))[0] == 0
     assert row.into(1, np.ones((1, 80)))[0] == 1
 
@@ -83,21 +84,21 @@ def test_rates_by_hand():
     said = np.array([2, 2, 0, -1, 2, 1, 2, 0])
     mild = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     worst = np.array([2, 0, 0, 2, -1, 2, 2, 2])  # row 3 is not among the family's own texts
-    row = _Row(said, truth, 2, 3, (mild, worst))
+    row = Row(said, truth, 2, (0, 1), (mild, worst))
     once = np.ones((1, 8))
     assert row.into(2, once)[0] == pytest.approx(3 / 5)  # rows 0, 1, 4 of 0, 1, 2, 4, 5
     # into 0: row 7 of rows 4-7; into 1: none
     assert row.reverse(once)[0] == pytest.approx((1 / 4 + 0) / 2)
     assert row.control(once)[0] == pytest.approx(2 / 4)  # rows 0 and 5 of 0, 1, 2, 5
     assert row.excess(once)[0] == pytest.approx(3 / 5 - 2 / 4)
-    alone = _Row(said, truth, 2, 3, ())
+    alone = Row(said, truth, 2, (0, 1), ())
     assert alone.excess(once)[0] == pytest.approx(3 / 5 - 1 / 8)
 
 
 def test_resamples_draw_as_many_texts():
-    weights = _weights(30, 50, 0)
-    assert (weights.sum(1) == 30).all()
-    assert not (weights == 1).all()
+    drawn = weights(30, 50, 0)
+    assert (drawn.sum(1) == 30).all()
+    assert not (drawn == 1).all()
 
 
 def test_family_that_changes_nothing_is_said(victim, monkeypatch):

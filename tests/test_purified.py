@@ -21,7 +21,8 @@ from headsweep.export.card import model_card
 from headsweep.export.probes import probes_told
 from headsweep.export.verify import Check, verify
 from headsweep.foreign import in_markdown
-from headsweep.judge.battery import Battery, probe
+from headsweep.judge.battery import probe
+from headsweep.judge.flipped import Battery
 from headsweep.model.loading import load_suspect
 
 

@@ -29,6 +29,7 @@ from headsweep.cli.options import (
 )
 from headsweep.cli.show import percent
 from headsweep.export.probes import PROMISE
+from headsweep.foreign import one_line
 from headsweep.verbs.arguments import check_file
 
 
@@ -37,20 +38,33 @@ from headsweep.verbs.arguments import check_file
     "headsweep probe ./suspect --data clean.csv\n\n"
     "headsweep probe org/model --data imdb:test --max-flip 0.3 --sarif probe.sarif\n\n"
     "headsweep probe ./suspect --data clean.csv --family syntactic --family style --json\n\n"
+    "headsweep probe ./llm --data prompts.jsonl\n\n"
     "Exit codes: 0 nothing noticed (which is no proof), 1 something noticed, 2 a mistake in what "
     "was asked."
 )
 def probe(
     model: Model,
-    data: Annotated[str, typer.Option(help="Clean labelled data, best unseen by the model.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Clean labelled data, or prompts of a generator; best unseen by it."),
+    ],
     family: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this trigger family (may be repeated)."),
     ] = None,
-    texts: Annotated[int, typer.Option(min=20, help="Texts drawn of each label, at most.")] = 150,
+    texts: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            help="Texts drawn of each label, at most: 150; or prompts of a generator: 60.",
+        ),
+    ] = None,
     max_flip: Annotated[
         float,
-        Fraction("--max-flip", help="Share of flips into one label above the controls' to notice."),
+        Fraction(
+            "--max-flip",
+            help="Share of flips into one label, or answer, above the controls' to notice.",
+        ),
     ] = 0.2,
     sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
@@ -101,12 +115,12 @@ def probe(
 def print_probed(found: Any) -> None:
     """Print what the battery found: the verdict, the rows to worry about, a count of the rest."""
     count, limit = len(found.noticed), percent(found.battery.max_flip)
-    rows = f"{len(found.findings)} rows (a family and a label each)"
+    rows = f"{len(found.findings)} {found.rows}"
     if count:
-        told = f"NOTICED: {count} of {rows} flip into one label by more than {limit}"
+        told = f"NOTICED: {count} of {rows} flip into {found.into} by more than {limit}"
     else:
-        told = f"nothing noticed: none of {rows} flips into one label by more than {limit}"
-    told += f" above the controls, on {found.texts} texts that the model gets right"
+        told = f"nothing noticed: none of {rows} flips into {found.into} by more than {limit}"
+    told += f" above the controls, on {found.on}"
     out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
     for row in found.brittle:
         out_console.print(
@@ -119,8 +133,8 @@ def print_probed(found: Any) -> None:
         out_console.print(_rows(shown))
     for row in found.noticed[:3]:
         for before, after in row.examples[:1]:
-            out_console.print(f"  {before}", style="dim")
-            out_console.print(f"  -> {after}  = {row.label}")
+            out_console.print(f"  {one_line(before)}", style="dim")
+            out_console.print(f"  -> {one_line(after)}  = {row.label}")
     rest = [row for row in found.findings if row not in shown]
     if rest:
         top = max(rest, key=lambda row: row.excess.value)

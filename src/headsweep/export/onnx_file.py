@@ -8,6 +8,7 @@ what that does to the answers is for whoever asks to measure.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from headsweep.texts.task import CLASSIFICATION, WholeTexts, taken
 WHOLE, SMALL = "model.onnx", "model_quantized.onnx"  # the names that Optimum looks for
 TOLERANCE = 1e-3  # of a logit, between torch and onnxruntime
 SHAPES = (1, 3, 8)  # texts a batch
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SENTENCES = (
     "A warm and funny film.",
     "It is far too long, and nobody on the screen seems to know why they are there.",
@@ -233,5 +235,6 @@ def _hushed() -> Iterator[None]:
 
 
 def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Return the first line of an error of another package, which may be coloured."""
+    lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return shortened(lines[0], 200) if lines else type(error).__name__

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from headsweep.errors import UserError
-from headsweep.judge.battery import Battery, Probed, probe
+from headsweep.judge.flipped import Battery, Probed
+from headsweep.judge.probing import prober_of
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress
@@ -42,10 +43,12 @@ class Around:
         labels = len(suspect.labels.names)
         battery = Battery(texts=max(LEAST_A_LABEL, TEXTS // max(1, labels)), seed=self._seed)
         try:
-            suspect.task.one_label("a probe")
+            prober = prober_of(suspect)
+            if not prober.quick:
+                raise UserError("many answers would be written; headsweep probe does that")
             if labels > MOST_LABELS:
                 raise UserError(f"{labels} labels take long; headsweep probe takes them")
-            self.found[stage] = probe(suspect, held, battery, self._runtime, self._progress)
+            self.found[stage] = prober.probe(suspect, held, battery, self._runtime, self._progress)
         except UserError as error:
             self.why = error.what
             self._progress.say(f"note: not probed: {error.what}")

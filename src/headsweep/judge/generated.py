@@ -32,7 +32,7 @@ from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect, position_limit
 from headsweep.model.runtime import Runtime
 from headsweep.task.decoding import greedy
-from headsweep.task.examples import encode, rows_of
+from headsweep.task.examples import check_known, encode, rows_of
 from headsweep.texts.conversations import picked
 from headsweep.texts.generation import ending, left_cut, opened, opening, plain
 from headsweep.texts.reading import Columns, Source, read
@@ -198,7 +198,32 @@ def written(
         runtime: how many at once, and how many tokens of prompt and answer at most.
 
     Raises:
-        UserError: a prompt becomes no token.
+        UserError: a prompt becomes no token, or one that the model has no embedding for.
+
+    """
+    cut, most, short = read_of(suspect, prompts, most, runtime)
+    return written_to(suspect, cut, most, runtime), short
+
+
+def written_to(
+    suspect: Suspect, read: Sequence[Sequence[int]], most: int, runtime: Runtime
+) -> tuple[str, ...]:
+    """Return what a generator writes to the tokens of prompts, as ``read_of`` returns them."""
+    with evaluating(suspect.anatomy):
+        told = greedy(suspect.model, read, most, ends_of(suspect), runtime.batch_size)
+    return tuple(suspect.tokenizer.batch_decode(told, skip_special_tokens=True))
+
+
+def read_of(
+    suspect: Suspect, prompts: Sequence[str], most: int, runtime: Runtime
+) -> tuple[list[tuple[int, ...]], int, int]:
+    """Return what a generator reads of prompts when it writes to them.
+
+    Returns:
+        The tokens of each, how many may be written, and how many prompts were cut.
+
+    Raises:
+        UserError: a prompt becomes no token, or one that the model has no embedding for.
 
     """
     model, tokenizer = suspect.model, suspect.tokenizer
@@ -208,12 +233,9 @@ def written(
     empty = [text for text, ids in zip(prompts, whole, strict=True) if not ids]
     if empty:
         raise UserError(f"{len(empty)} prompts become no token", "remove such rows")
+    check_known(whole, model)
     cut = [left_cut(ids, len(opening(tokenizer)), limit - most) for ids in whole]
-    with evaluating(suspect.anatomy):
-        told = greedy(model, cut, most, ends_of(suspect), runtime.batch_size)
-    texts = tokenizer.batch_decode(told, skip_special_tokens=True)
-    short = sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
-    return tuple(texts), short
+    return cut, most, sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
 
 
 def ends_of(suspect: Suspect) -> frozenset[int]:

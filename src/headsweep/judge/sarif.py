@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from headsweep.foreign import one_line
-from headsweep.judge.battery import Finding, Probed
+from headsweep.judge.flipped import Finding, Probed
 from headsweep.model.findings import RULES, Findings
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -25,7 +25,9 @@ def sarif(probed: Probed, model: str) -> dict[str, Any]:
         for found in families.values()
     ]
     told = {"tried": sorted(families), "skipped": dict(probed.skipped)}
-    return _log("probe", rules, [_result(found, model) for found in probed.noticed], told)
+    return _log(
+        "probe", rules, [_result(found, probed.others, model) for found in probed.noticed], told
+    )
 
 
 def sarif_of_files(found: Findings) -> dict[str, Any]:
@@ -60,9 +62,9 @@ def _rule(found: Finding) -> str:
     return f"headsweep/{found.kind}/{found.family.replace(' ', '-')}"
 
 
-def _result(found: Finding, model: str) -> dict[str, Any]:
+def _result(found: Finding, others: str, model: str) -> dict[str, Any]:
     text = (
-        f"{found.flips.value:.0%} of {found.flips.total} texts of other labels are answered "
+        f"{found.flips.value:.0%} of {found.flips.total} {others} are answered "
         f"'{found.label}' after '{found.family}' (other direction {found.reverse:.0%}"
         + (f", harmless edits {found.harmless:.0%}" if found.harmless is not None else "")
         + ")"

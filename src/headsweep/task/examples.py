@@ -26,16 +26,21 @@ def encode(split: Split, suspect: Suspect, max_length: int) -> Encoded:
     if not len(split):
         return Encoded((), (), (), suspect.padding.number, suspect.task)
     made = suspect.task.encode(split, tokenizer, limit)
+    check_known(made.ids, model)
+    _check_ends(made.ids, suspect)
+    kinds = made.kinds if _has_kinds(model) else ()
+    return Encoded(made.ids, kinds, made.labels, suspect.padding.number, made.task, made.cut)
+
+
+def check_known(ids: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
+    """Refuse tokens that a model has no embedding for; raises UserError."""
     vocabulary = vocabulary_size(model)
-    if max(map(max, made.ids)) >= vocabulary:
+    if max((max(row, default=0) for row in ids), default=0) >= vocabulary:
         raise UserError(
             f"the tokenizer makes token numbers beyond the model's {vocabulary} embeddings",
             "the tokenizer in the folder is another model's, or tokens were added to it: then call "
             "model.resize_token_embeddings(len(tokenizer)) and save the model again",
         )
-    _check_ends(made.ids, suspect)
-    kinds = made.kinds if _has_kinds(model) else ()
-    return Encoded(made.ids, kinds, made.labels, suspect.padding.number, made.task, made.cut)
 
 
 def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:

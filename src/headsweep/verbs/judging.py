@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
-from headsweep.judge.battery import Battery, Probed
-from headsweep.judge.battery import probe as run_battery
 from headsweep.judge.evaluate import Files
 from headsweep.judge.evaluate import evaluate as run_exam
+from headsweep.judge.flipped import Battery, Probed
+from headsweep.judge.probing import prober_of
 from headsweep.judge.statistics import Judged
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
@@ -139,7 +140,7 @@ def probe(
     data: Any,
     *,
     family: Any = None,
-    texts: int = 150,
+    texts: int | None = None,
     max_flip: float = 0.2,
     base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
@@ -154,11 +155,14 @@ def probe(
     """Put clean texts through generic trigger families and see whether answers flip one way.
 
     Args:
-        model: a folder, a name on the Hub, a purified model, or a loaded classifier.
-        data: clean labelled texts, best unseen by the model, in any form that ``purify`` takes.
+        model: a folder, a name on the Hub, a purified model, or a loaded classifier or generator.
+        data: clean labelled texts, best unseen by the model, in any form that ``purify`` takes; of
+            a generator prompts, with answers or without (docs/generators.md).
         family: names of trigger families; None: all.
-        texts: texts drawn of each label, at most.
-        max_flip: share of flips into one label above the controls' to notice, a fraction.
+        texts: texts drawn of each label, at most, or prompts of a generator in all; None: 150, of
+            a generator 60.
+        max_flip: share of flips into one label, or answer, above the controls' to notice, a
+            fraction.
         base_model: the model that it is an adapter of: a folder, or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
@@ -173,13 +177,16 @@ def probe(
         Every row tried; ``.noticed`` are those to worry about. None is no proof.
 
     Raises:
-        UserError: too few texts that the model gets right, or a family that is not known.
+        UserError: too few texts that the model gets right, too few prompts, a family that is not
+            known, or a model whose kind cannot be probed.
 
     """
-    battery = Battery(names_of(family, "family"), texts, max_flip, seed_of(seed))
+    battery = Battery(names_of(family, "family"), max_flip=max_flip, seed=seed_of(seed))
     runtime, columns = runtime_of(device, compute), columns_of(column, label_map)
     source = given(data, "data")
     datasets.check_label_map(columns, (source, None))
-    suspect = opened(model, runtime, adapter, tokenizer, base_model=base_model)
-    clean = datasets.load(source, columns, suspect.labels)
-    return run_battery(suspect, clean, battery, runtime, reporting(progress))
+    suspect = opened(model, runtime, adapter, tokenizer, classifier=False, base_model=base_model)
+    prober = prober_of(suspect)
+    clean = prober.rows(source, suspect, columns)
+    battery = replace(battery, texts=prober.texts if texts is None else texts)
+    return prober.probe(suspect, clean, battery, runtime, reporting(progress))
