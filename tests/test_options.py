@@ -19,7 +19,7 @@ from headsweep.triggers.rare_word import RareWord
 from test_cli import FAST, run  # noqa: F401 - a fixture
 
 COMMANDS = get_command(app).commands
-MOST = 25
+MOST = 26
 
 
 def flags(command):

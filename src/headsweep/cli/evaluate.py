@@ -11,6 +11,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     Column,
     Compute,
     Device,
@@ -55,6 +56,7 @@ def evaluate(
     ] = None,
     suspect: Annotated[str | None, typer.Option(help="The model before: for agreement.")] = None,
     task: TaskName = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -79,6 +81,7 @@ def evaluate(
         clean_model=clean_model,
         suspect=suspect,
         task=task,
+        base_model=base_model,
         adapter=adapter,
         column=column,
         label_map=label_map,

@@ -15,6 +15,7 @@ from headsweep.cli.listing import print_methods
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     Compute,
     Device,
     Model,
@@ -54,6 +55,7 @@ def inspect(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
     task: TaskName = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     device: Device = "auto",
     compute: Compute = None,
@@ -70,7 +72,14 @@ def inspect(
     from headsweep.cli.show import picture
     from headsweep.verbs.looking import inspect as run
 
-    found = run(model, task=task, adapter=adapter, device=device, compute=compute)
+    found = run(
+        model,
+        task=task,
+        base_model=base_model,
+        adapter=adapter,
+        device=device,
+        compute=compute,
+    )
     if as_json:
         print_json(found.to_json())
         return

@@ -88,6 +88,10 @@ TaskName = Annotated[
         "config.json does not say what the model is for.",
     ),
 ]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Where MODEL is an adapter (LoRA): what it was trained on."),
+]
 AdapterFile = Annotated[
     Path | None, typer.Option(help="TOML file that describes an unknown architecture.")
 ]
@@ -118,15 +122,15 @@ def Fields(  # noqa: N802 - stands where typer.Option does
 # tests/test_options.py compares.
 HEALING = (
     "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
-    "beyond=2.0 base=None mix=0.5"
+    "beyond=2.0 base=None mix=0.5 lora=0"
 )
 HEALING_OF_GENERATORS = "lr=3e-05 attention=0.0 members=1 beyond=3.0"  # where it differs
 Heal = Annotated[
     list[str] | None,
     Fields(
         "--heal",
-        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned; of a generator: "
-        f"{HEALING_OF_GENERATORS}.",
+        "Field of the healing; epochs=0: none; lr is 3e-4 where nothing is pruned, ten times as "
+        f"high with lora=RANK, which trains adapters; of a generator: {HEALING_OF_GENERATORS}.",
         HEALING,
     ),
 ]

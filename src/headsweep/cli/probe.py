@@ -13,6 +13,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     Column,
     Compute,
     Device,
@@ -67,6 +68,7 @@ def probe(
     ] = 0.2,
     sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -90,6 +92,7 @@ def probe(
         family=family,
         texts=texts,
         max_flip=max_flip,
+        base_model=base_model,
         adapter=adapter,
         column=column,
         label_map=label_map,

@@ -12,6 +12,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     CleanData,
     Column,
     Device,
@@ -86,6 +87,7 @@ def purify(
     seed: Seed = 0,
     device: Device = "auto",
     compute: SearchCompute = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -93,7 +95,7 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite, (model, data, validation, test), report)
+    running.check_files(out, overwrite, (model, base_model, data, validation, test), report)
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
     from headsweep.purification.interrupted import Given, mask_in
@@ -103,7 +105,7 @@ def purify(
     fields, healing = tuple(settings or ()), tuple(heal or ())
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy")
-    plan = plan_of(asked.seed, device, compute, adapter)
+    plan = plan_of(asked.seed, device, compute, adapter, base_model)
     given = Objects() if mask is None else Objects(mask=Given(*mask_in(mask)))
     ready = planned_for(model, asked, plan, given, task)
     running.run(job, ready.run, ready.method, ready.plan)

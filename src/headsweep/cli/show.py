@@ -103,6 +103,7 @@ def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[s
     words = ["headsweep", "evaluate", str(out), "--data", str(sources.test or sources.data)]
     if manifest["start"] == "classifier":
         words += ["--suspect", manifest["suspect"]]
+        words += ["--base-model", base["name"]] if (base := manifest.get("base_model")) else []
     for field in ("text", "pair", "label"):
         name = getattr(sources.columns, field)
         words += ["--column", f"{field}={name}"] if name is not None else []

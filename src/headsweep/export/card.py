@@ -70,7 +70,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "",
         f"{len(units)} of {total} {HeadMask.from_json(manifest['mask']).names} of {name} "
         f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
-        f"{_healed(manifest)}.",
+        f"{_healed(manifest)}.{_joined(manifest)}",
         "",
         "| clean data | before | after |",
         "|---|---|---|",
@@ -141,6 +141,15 @@ def _probed(manifest: Mapping[str, Any]) -> list[str]:
     told = [f"- {in_markdown(line)}" for line in probes_told(manifest)]
     head = ["## What probes found", "", "Clean texts were put through generic triggers:", ""]
     return [*head, *told, "", PROMISE, ""] if told else []
+
+
+def _joined(manifest: Mapping[str, Any]) -> str:
+    """Return of an adapter what it was added to."""
+    base = manifest.get("base_model")
+    if not base:
+        return ""
+    told = in_markdown(one_line(str(base["name"])))
+    return f" It is an adapter that was added to {told} first: this is the whole model."
 
 
 def _healed(manifest: Mapping[str, Any]) -> str:

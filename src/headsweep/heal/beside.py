@@ -30,6 +30,7 @@ from headsweep.orphans import end_with
 from headsweep.progress import Silent, Tick
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
+from headsweep.task.training import copied, put_back
 
 WORTH = 2e12  # multiplications of a member from which on a process of its own pays: half a minute
 SCALING = 0.68  # two threads do 1.6 times as much as one (MiniLM, sentences of 25 tokens)
@@ -183,9 +184,8 @@ def main() -> None:
     work, threads = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(threads)
     view = replace(work.view, progress=_Told())
-    start = {n: p.detach().clone() for n, p in view.anatomy.model.named_parameters()}
+    model = view.anatomy.model
+    start = copied(model, work.one.moves(view.anatomy))
     for number in json.loads(sys.argv[1]):
-        with torch.no_grad():
-            for name, parameter in view.anatomy.model.named_parameters():
-                parameter.copy_(start[name])
+        put_back(model, start)
         make(view, work.choice, work.one, number, work.files[number])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.heal.fine_tune import FineTune
+from headsweep.heal.fine_tune import Copies, FineTune
+from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Suspect
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
@@ -53,9 +54,12 @@ class EntropyFirst:
         return 0
 
     @property
-    def copies(self) -> int:
+    def copies(self) -> Copies:
         """Gradients, and the two averages of AdamW."""
-        return 3 if self.trains else 0
+        return Copies(3 if self.trains else 0)
+
+    def moves(self, anatomy: Anatomy) -> None:
+        """Return None: it may change any weight."""
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text both phases cost, about."""

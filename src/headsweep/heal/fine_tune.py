@@ -10,7 +10,7 @@ Where the architecture allows, the pruned heads are cut out of the Linear layers
 weights are zero and so are their gradients (query, key and value have no way to the loss past
 the zero output columns, and these see nothing but zeros), so the gradient norm that is clipped,
 weight decay and every other step are the same. Dropout draws other random numbers, since
-there are fewer heads to draw for.
+there are fewer heads to draw for. Adapters (``lora``) are trained beside whole Linear layers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ import torch
 
 from headsweep.errors import UserError
 from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
+from headsweep.heal.lora import adapters, check_installed, moved
 from headsweep.heal.members import made_members
 from headsweep.heal.soup import MOST_BEYOND, How, simmer
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
+from headsweep.model.anatomy import Anatomy
 from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
 from headsweep.model.base import base_weights, mix_in
 from headsweep.model.borrowing import evaluating
@@ -43,6 +45,22 @@ from headsweep.task.training import Job, Loss, Schedule, copied, mean_loss, trai
 from headsweep.texts.encoded import Encoded
 
 On = Literal["clean", "probes"]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How many numbers a healing holds beside the weights, at most.
+
+    Attributes:
+        trained: for every number that is trained: its gradient, and the averages of AdamW.
+        kept: for every weight that may change: the weights that it begins from, their sum.
+        rank: of the adapters that are trained; 0: the weights themselves.
+
+    """
+
+    trained: int = 0
+    kept: int = 0
+    rank: int = 0
 
 
 class Healing(Protocol):
@@ -63,8 +81,11 @@ class Healing(Protocol):
         """How often it may begin anew, cooler, at most."""
 
     @property
-    def copies(self) -> int:
-        """How many times the weights it holds beside them at most, gradients among them."""
+    def copies(self) -> Copies:
+        """What it holds beside the weights."""
+
+    def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
+        """Return the names of the parameters that it may change; None: any."""
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about."""
@@ -105,6 +126,9 @@ class FineTune:
         base: the public encoder that the suspect was fine-tuned from, a folder or a name on the
             Hub: its weights are mixed in first (``model.base``); None: nobody knows one.
         mix: how far towards the base, as a fraction.
+        lora: the rank of adapters that are trained beside the layers' weights and added to them
+            in the end (``lora``), for models too large to be trained whole; 0: the weights are
+            trained. Adapters want ten times the learning rate, which ``--heal lora`` sets unasked.
         compact: leave out the work of pruned heads where the architecture allows.
 
     """
@@ -122,6 +146,7 @@ class FineTune:
     beyond: float = 1.0
     base: str | None = None
     mix: float = 0.5
+    lora: int = 0
     compact: bool = hidden(True)
 
     def __post_init__(self) -> None:
@@ -140,6 +165,10 @@ class FineTune:
             raise UserError(
                 f"{self.beyond} times as far as the mean", f"give 1 to {MOST_BEYOND:g} as beyond"
             )
+        if self.lora < 0:
+            raise UserError(f"adapters of rank {self.lora}", "give lora as 1 or more, or 0: none")
+        if self.lora:
+            check_installed()
 
     @property
     def trains(self) -> bool:
@@ -157,13 +186,18 @@ class FineTune:
         return self.halvings if self.trains else 0
 
     @property
-    def copies(self) -> int:
+    def copies(self) -> Copies:
         """Gradients and two averages of AdamW; what a soup begins from, and its sum."""
         if not self.trains:
-            return 0
+            return Copies()
         soup = self.members > 1 or self.beyond > 1
         apart = self.members if self.how == "greedy" else 0
-        return 3 + (2 + apart) * soup + 2 * (self.tries > 0)  # the first weights, the best try
+        tries = 2 * (self.tries > 0)  # the first weights, the best try
+        return Copies(3, (2 + apart) * soup + tries, self.lora)
+
+    def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
+        """Return the names of the parameters that adapters change; None: any may change."""
+        return moved(anatomy) if self.lora and self.base is None else None
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about: a step costs 3.5."""
@@ -214,7 +248,7 @@ class FineTune:
         if not self.trains or (self.members == 1 and self.beyond == 1):
             return self._once(view, choice)
         one = replace(self, members=1, beyond=1.0, halvings=0, base=None)
-        start = copied(view.anatomy.model)
+        start = copied(view.anatomy.model, one.moves(view.anatomy))
         made = made_members(view, choice, one, self.members, start)
         soup = simmer(view, made, self.members, self.how, self.beyond, need, start)
         return soup.to_json() | {"lr": self.lr}
@@ -230,10 +264,17 @@ class FineTune:
             record["probes_seen"] = round(self.share * len(texts))
         anatomy, mask = view.anatomy, choice.mask
         penalised = self.attention > 0 and self.trains
-        can_cut = self.compact and self.trains and not (penalised and not beside_kernels(anatomy))
+        thin = self.lora > 0 and self.trains
+        can_cut = self.compact and self.trains and not thin
+        can_cut = can_cut and not (penalised and not beside_kernels(anatomy))
         made = cuttable(view, mask) if can_cut else []
         held_at_zero = [] if made else pieces(anatomy, mask)
         with ExitStack() as stack:
+            if thin:
+                seed = view.subseed("adapters")
+                put_in = stack.enter_context(adapters(anatomy, mask, self.lora, seed))
+                record["adapters"] = put_in.to_json()
+                held_at_zero = [*put_in.pinned]
             if penalised:
                 weights = weights_of(view, mask)
                 record["layer_weights"] = weights.tolist()

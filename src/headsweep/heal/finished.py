@@ -6,13 +6,14 @@ So an interrupted run goes on after it, to the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 from transformers import PreTrainedModel
 
 from headsweep.drafts import write_bytes
@@ -21,7 +22,10 @@ TOLD = "told"
 
 
 def once(
-    file: Path | None, model: PreTrainedModel, work: Callable[[], dict[str, Any]]
+    file: Path | None,
+    model: PreTrainedModel,
+    work: Callable[[], dict[str, Any]],
+    names: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Return what some work on a model wrote down; the model has the weights that it left.
 
@@ -29,30 +33,38 @@ def once(
         file: where they are kept; taken from there where they are. None: nowhere.
         model: it is changed in place.
         work: changes it, and returns JSON values.
+        names: of the parameters that it may change; None: all.
 
     Raises:
         OSError: the file cannot be written.
 
     """
-    told = taken(file, model)
+    told = taken(file, model, names)
     if told is None:
         told = work()
-        put(file, model, told)
+        put(file, model, told, names)
     return told
 
 
-def put(file: Path | None, model: PreTrainedModel, told: dict[str, Any]) -> None:
+def put(
+    file: Path | None,
+    model: PreTrainedModel,
+    told: dict[str, Any],
+    names: Collection[str] | None = None,
+) -> None:
     """Write the parameters, each once though several names may share it, and what is told."""
     if file is not None:
-        own = {n: p.detach().contiguous() for n, p in model.named_parameters()}
+        own = {n: p.detach().contiguous() for n, p in _parameters(model, names).items()}
         write_bytes(file, save(own, {TOLD: json.dumps(told)}))
 
 
-def taken(file: Path | None, model: PreTrainedModel) -> dict[str, Any] | None:
+def taken(
+    file: Path | None, model: PreTrainedModel, names: Collection[str] | None = None
+) -> dict[str, Any] | None:
     """Give a model the weights in a file, and return what is told; None: there are none."""
     if file is None:
         return None
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model, names)
     try:
         with safe_open(file, "pt") as kept, torch.no_grad():
             if {*kept.keys()} != {*parameters}:
@@ -63,3 +75,7 @@ def taken(file: Path | None, model: PreTrainedModel) -> dict[str, Any] | None:
     except (OSError, SafetensorError):
         return None  # none, or one broken off: it is made again
     return told
+
+
+def _parameters(model: PreTrainedModel, names: Collection[str] | None) -> dict[str, nn.Parameter]:
+    return {n: p for n, p in model.named_parameters() if names is None or n in names}

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
+from headsweep.heal.fine_tune import Copies
+from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import uncached
 from headsweep.model.loading import Suspect
 from headsweep.model.removal import pieces
@@ -83,9 +85,12 @@ class LayerConsistency:
         return 0
 
     @property
-    def copies(self) -> int:
+    def copies(self) -> Copies:
         """Gradients, and the two averages of AdamW."""
-        return 3 if self.trains else 0
+        return Copies(3 if self.trains else 0)
+
+    def moves(self, anatomy: Anatomy) -> None:
+        """Return None: it may change any weight."""
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about."""

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from headsweep.heal.beside import Work, jobs_for, side_by_side
 from headsweep.heal.finished import put, taken
+from headsweep.model.anatomy import Anatomy
 from headsweep.model.content import content_hash
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
 from headsweep.settings import describe
-from headsweep.task.training import DivergedError
+from headsweep.task.training import DivergedError, put_back
 
 
 class One(Protocol):
@@ -37,6 +38,9 @@ class One(Protocol):
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about."""
+
+    def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
+        """Return the names of the parameters that it may change; None: any."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ def made_members(
 ) -> Iterator[Made]:
     """Yield members, each made from the weights ``start``, which the model has at the first call.
 
+    ``start`` holds all that a member may change.
+
     The model has a member's weights until the next is asked for.
     """
     model = view.anatomy.model
@@ -71,8 +77,8 @@ def made_members(
             missing = {n: file for n, file in enumerate(files) if file and not file.exists()}
             side_by_side(Work(view, choice, one, missing), jobs, threads)
         for number, file in enumerate(files):
-            model.load_state_dict(start)
-            done = taken(file, model)
+            put_back(model, start)
+            done = taken(file, model, one.moves(view.anatomy))
             yield make(view, choice, one, number, file) if done is None else Made(**done)
 
 
@@ -83,7 +89,7 @@ def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path |
         made = Made(one.heal(replace(view, seed=seed), choice))
     except DivergedError:
         made = Made({}, finite=False)
-    put(file, view.anatomy.model, vars(made))
+    put(file, view.anatomy.model, vars(made), one.moves(view.anatomy))
     return made
 
 

@@ -24,7 +24,7 @@ from headsweep.errors import UserError
 from headsweep.heal.members import Made
 from headsweep.model.runtime import free_bytes
 from headsweep.prune.view import DefenderView
-from headsweep.task.training import DivergedError, copied, round_weights
+from headsweep.task.training import DivergedError, copied, put_back, round_weights
 
 How = Literal["uniform", "greedy"]
 STEP = 0.1  # between the places that are tried beyond the mean
@@ -94,7 +94,7 @@ def simmer(
         beyond: how far at most; 1: to the mean. Of places ``STEP`` apart the farthest that keeps
             ``need`` answers right is taken, found by halving; where none does, the mean.
         need: how many validation answers must be right; 0: nothing bounds it.
-        start: the weights that every member began from.
+        start: the weights that every member began from: all that a member may change.
 
     Raises:
         DivergedError: no member is better than guessing.
@@ -115,12 +115,12 @@ def simmer(
             told = "diverged" if right is None else "ended no better than guessing"
             view.progress.say(f"note: healing {number + 1} of {count} {told}: left out")
         elif how == "greedy":
-            apart[number] = copied(view.anatomy.model)
+            apart[number] = copied(view.anatomy.model, start)
         else:
             apart[number] = {}
             pot.add(view.anatomy.model.state_dict())
     if not apart:
-        view.anatomy.model.load_state_dict(pot.start)
+        put_back(view.anatomy.model, start)
         raise guessed(count)
     joined = _greedily(pot, apart, rights) if how == "greedy" else set(apart)
     places = _farthest(pot, beyond, need)
@@ -148,7 +148,8 @@ class _Pot:
     def add(self, weights: Mapping[str, Tensor], sign: int = 1) -> None:
         """Add a copy, or take it out again."""
         self.count += sign
-        for name, tensor in weights.items():
+        for name in self.start:
+            tensor = weights[name]
             if not tensor.is_floating_point():
                 continue
             if name in self.sum:

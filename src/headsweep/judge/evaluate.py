@@ -39,6 +39,7 @@ from headsweep.judge.statistics import (
 from headsweep.judge.tagged import judge_tags, sentences_of, tags_said
 from headsweep.measure.accuracy import logits
 from headsweep.model.families import Adapter
+from headsweep.model.joined import is_adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
@@ -355,8 +356,11 @@ def evaluate(
     progress: Progress | None = None,
     adapter: Adapter | None = None,
     task: str | None = None,
+    base_model: str | None = None,
 ) -> Judged:
     """Judge a model on texts; models that are stored are loaded, one after the other.
+
+    ``base_model`` is what those of them that are an adapter are added to.
 
     Raises:
         UserError: a file or model cannot be used, or a denominator is empty.
@@ -369,7 +373,15 @@ def evaluate(
         (files.validation, None),
         (files.triggered, files.triggered_columns),
     )
-    reading = Reading(adapter=adapter, task=task)
+    stored = [
+        one for one in (model, files.clean_model, files.suspect) if isinstance(one, str | Path)
+    ]
+    if base_model is not None and not any(map(is_adapter, stored)):
+        raise UserError(
+            "no model that is judged is the folder of an adapter, and a base model was given",
+            "leave out the base model",
+        )
+    reading = Reading(adapter=adapter, task=task, base_model=base_model)
     opened = _opened(model, runtime, reading)
     kind = opened.task.words.task
     if files.validation is not None:  # it matches rates of one label
@@ -395,7 +407,10 @@ def evaluate(
 
 
 def _opened(model: str | Path | Suspect, runtime: Runtime, reading: Reading) -> Suspect:
-    return model if isinstance(model, Suspect) else load_suspect(model, runtime, reading)
+    if isinstance(model, Suspect):
+        return model
+    whole = replace(reading, base_model=None)
+    return load_suspect(model, runtime, reading if is_adapter(model) else whole)
 
 
 def _name(model: str | Path | Suspect) -> str | int:

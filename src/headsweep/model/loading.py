@@ -33,6 +33,7 @@ from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import Adapter, adapter_for, adapter_from
 from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
+from headsweep.model.joined import described, join, read_adapter_folder
 from headsweep.model.mask import HEADS, QUERIES, HeadMask, Units
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
@@ -80,6 +81,7 @@ class Suspect:
         fresh_head: True when its classifier is a new one.
         notes: what was added to make it usable.
         task: what it is for.
+        base_model: of an adapter, what it was added to, with hashes, as a manifest has it.
 
     """
 
@@ -92,6 +94,7 @@ class Suspect:
     fresh_head: bool = False
     notes: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
+    base_model: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> PreTrainedModel:
@@ -120,6 +123,7 @@ class Reading:
         adapter: how to find the heads of an unknown architecture.
         units: which units to gate.
         task: what it is for; a name: it must fit what the configuration says; None: as that says.
+        base_model: the model that the checkpoint is an adapter of; None: it is a whole model.
 
     """
 
@@ -128,6 +132,7 @@ class Reading:
     adapter: Adapter | None = None
     units: Units = HEADS
     task: Task | str | None = CLASSIFICATION
+    base_model: str | None = None
 
     def settled(
         self, config: Any, architectures: Sequence[str] | None = None
@@ -145,7 +150,8 @@ def load_suspect(
     """Load a model, find its heads and check that gates reach it.
 
     Args:
-        source: a folder in Hugging Face format, or the name of a model on the Hub.
+        source: a folder in Hugging Face format, or the name of a model on the Hub; where the
+            reading names a base model, the folder of its adapter.
         runtime: where to put it.
         reading: what to make of it.
 
@@ -153,7 +159,8 @@ def load_suspect(
         UserError: whatever makes the checkpoint unusable.
 
     """
-    name = str(source)
+    adapter = None if reading.base_model is None else read_adapter_folder(str(source))
+    name = str(source) if reading.base_model is None else str(reading.base_model)
     _check_noted(name)
     with vetted(name) as files:
         config = read_config(name, files)
@@ -162,11 +169,16 @@ def load_suspect(
         reading, _ = reading.settled(config)
         model, fresh = _model(name, config, reading, files)
         tokenizer = tokenizer_in(name, files)
-    precision = model.dtype
-    notes = files.notes
+    origin = Origin(str(source), model.dtype, fresh, files.notes)
     with usable(name):
-        model = model.float().to(runtime.torch_device).eval()
-        return prepare(model, tokenizer, reading, Origin(name, precision, fresh, notes))
+        model = model.float()
+        if adapter is not None:
+            join(model, adapter, name, fresh)
+            told = f"{source} is an adapter, added to {name}: what is saved is a whole model"
+            joined = described(adapter, name, files.shards)
+            origin = replace(origin, notes=(*origin.notes, told), base_model=joined)
+        model = model.to(runtime.torch_device).eval()
+        return prepare(model, tokenizer, reading, origin)
 
 
 def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> Labels:
@@ -188,13 +200,14 @@ def task_at(source: str | Path | PreTrainedModel | Suspect, wanted: str | None =
         return task_of(read_config(str(source), files), wanted=wanted)
 
 
-def measured(source: str | Path) -> tuple[int, Any]:
-    """Return how many numbers the weights of a stored model are, and its configuration.
+def measured(source: str | Path) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """Return the shapes of a stored model's weights, by name, and its configuration.
 
     Nothing but headers is read.
     """
     with vetted(source) as files:
-        return files.elements, read_config(str(source), files)
+        shapes = {name: shape for one in files.shards for name, shape in one.shapes.items()}
+        return shapes, read_config(str(source), files)
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,7 @@ class Origin:
     precision: torch.dtype | None = None
     fresh_head: bool = False
     notes: tuple[str, ...] = ()
+    base_model: Mapping[str, Any] | None = None
 
 
 def prepare(
@@ -231,6 +245,7 @@ def prepare(
         origin.fresh_head,
         origin.notes + notes + seen + anatomy.notes,
         task,
+        origin.base_model,
     )
 
 

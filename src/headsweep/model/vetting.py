@@ -26,6 +26,8 @@ from headsweep.bounded import LARGE, SMALL, size_of, table_of
 from headsweep.errors import UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
 from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
+from headsweep.model.joined import CONFIG as ADAPTER
+from headsweep.model.joined import needs_base
 from headsweep.model.tokenizer_files import TOKENIZERS, check_tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -186,11 +188,8 @@ def home_of(name: str, weights: bool) -> Path:
 def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
     """Return a model's configuration within bounds, and what it names as its weights."""
     if not there(home, CONFIG):
-        if there(home, "adapter_config.json"):
-            raise UserError(
-                f"{home}: holds only an adapter, not a model",
-                "merge it into its base model first: peft's merge_and_unload(), save_pretrained()",
-            )
+        if there(home, ADAPTER):
+            raise needs_base(home)
         raise UserError(f"{home}: no config.json", "give a folder made by save_pretrained()")
     path = inside(home, CONFIG)
     form = table_of(path, fix="give a folder made by save_pretrained()")

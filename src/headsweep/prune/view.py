@@ -26,7 +26,7 @@ from headsweep.progress import Progress, Silent
 from headsweep.prune.scores import ScoreCache
 from headsweep.seeding import derive, stream
 from headsweep.task.probes import Probes
-from headsweep.task.training import copied
+from headsweep.task.training import copied, put_back
 from headsweep.texts.encoded import Encoded
 
 
@@ -124,6 +124,4 @@ class DefenderView:
         try:
             yield self.anatomy
         finally:
-            with torch.no_grad():
-                for name, tensor in model.state_dict().items():
-                    tensor.copy_(before[name])
+            put_back(model, before)

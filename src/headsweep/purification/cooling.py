@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
 from headsweep.purification.material import Accuracy, Figures, Material
-from headsweep.task.training import DivergedError, copied, round_weights
+from headsweep.task.training import DivergedError, copied, put_back, round_weights
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def heal_within(
 
     tried: list[dict[str, float]] = []
     may_cool = allowance is not None and healing.tries > 0
-    first = copied(model) if may_cool else {}
+    moved = healing.moves(view.anatomy)
+    first = copied(model, moved) if may_cool else {}
     need = 0 if allowance is None else allowance.need
     best: _Try | None = None
     left: Healing | None = healing
@@ -97,26 +99,26 @@ def heal_within(
             if left is None:
                 raise
             note(f"{failed.what}: again at half of it")
-            model.load_state_dict(first)
+            put_back(model, first)
             continue
         got = now.after.validation
         held = allowance is None or allowance.held_by(got)
         if may_cool:
             tried.append({"lr": now.record["lr"], got.words.key: got.value} | dict(got.beside))
         if best is None or held or got.right > best.after.validation.right:
-            best = now if held or not may_cool else replace(now, weights=copied(model))
+            best = now if held or not may_cool else replace(now, weights=copied(model, moved))
         left = left.cooler() if may_cool and not held else None
         if left is not None and allowance is not None:
             again = allowance.worth_healing_again(got.right) or not allowance.left(got)
             note(_cooled(now, got) if again else _by_chance(allowance.need - got.right))
             left = left if again else None
             if again:
-                model.load_state_dict(first)
+                put_back(model, first)
     assert best is not None
     if healing.trains and best.after.validation.right <= view.guessing < need:
         raise guessed()
     if may_cool and best.record is not now.record:
-        model.load_state_dict(best.weights)
+        put_back(model, best.weights)
         note(
             "no healing held the bound: the weights are of the best of them, at a learning rate of "
             f"{best.record['lr']:g}"
@@ -139,7 +141,8 @@ def _healed_once(
         file = view.kept / f"healed-{healing.tries}.safetensors"
     with clock("heal"):
         at_work = replace(view, kept=parts)
-        record = once(file, model, lambda: healing.heal(at_work, choice, need))
+        work, moved = partial(healing.heal, at_work, choice, need), healing.moves(view.anatomy)
+        record = once(file, model, work, moved)
         if parts is not None:
             shutil.rmtree(parts, ignore_errors=True)  # the whole is kept now
     round_weights(model, material.suspect.precision)

@@ -48,7 +48,12 @@ def purify_from_encoder(
     progress = progress or Silent()
     say_memory(suspect, method, plan, progress)
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.gated)
+    reading = Reading(
+        seed=plan.seed,
+        adapter=plan.adapter,
+        units=method.gated,
+        base_model=plan.base_model,
+    )
     if plan.task is not None:
         reading = replace(reading, task=plan.task)
     material = gather(suspect, sources, reading, plan.runtime, fresh=True, tokenizer=tokenizer)

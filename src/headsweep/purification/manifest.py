@@ -111,9 +111,11 @@ def manifest(
     The keys are documented in docs/guide.md; a test holds the two together.
     """
     suspect, layout, choice, healed = material.suspect, view.layout, record.choice, record.healed
+    packages = ("peft",) if "adapters" in healed.record else ()
     return {
         "format": MANIFEST_FORMAT,
         "suspect": suspect.source,
+        "base_model": None if suspect.base_model is None else dict(suspect.base_model),
         "task": suspect.task.words.task,
         "command": command_line(),
         "start": record.start,
@@ -140,7 +142,7 @@ def manifest(
         "notes": list(record.notes),
         "seconds": record.seconds,
         "peak_memory_mib": peak_memory_mib(),
-        "environment": environment() | {"device": str(suspect.model.device)},
+        "environment": environment(*packages) | {"device": str(suspect.model.device)},
     }
 
 

@@ -260,8 +260,13 @@ def open_suspect(
         UserError: a loaded model without its tokenizer, or whatever makes it unusable.
 
     """
+    if reading.base_model is not None and not isinstance(suspect, str | Path):
+        raise UserError(
+            "a base model goes with the folder of its adapter, not with a loaded model",
+            "give the folder, or leave the base model out",
+        )
     if isinstance(suspect, Suspect):
-        origin = Origin(suspect.source, suspect.precision)
+        origin = Origin(suspect.source, suspect.precision, base_model=suspect.base_model)
         reading = replace(reading, task=reading.task or suspect.task)
         opened = prepare(suspect.model, suspect.tokenizer, reading, origin)
     elif isinstance(suspect, PreTrainedModel):

@@ -3,8 +3,9 @@
 Counted in numbers of four bytes, since weights are widened to float32:
 
 - the weights;
-- while healing: their gradients and AdamW's two averages, and what the healing keeps beside
-  (``Healing.copies``: the weights it begins from, the sum of a soup, the best try so far);
+- while healing: gradients and AdamW's two averages of what is trained, and what the healing keeps
+  beside of what may change (``Healing.copies``: the weights it begins from, the sum of a soup, the
+  best try so far). Adapters train thin matrices, and change the projections of the layers alone;
 - what one batch of the longest texts keeps for the backward pass, about 17 numbers a token, layer
   and width (Korthikanti et al. 2022, *Reducing Activation Recomputation in Large Transformer
   Models*, section 4.1, without the attention map, which fused kernels do not keep), and logits.
@@ -14,10 +15,14 @@ What cannot be made smaller by halving batches is refused: weights, gradients an
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from headsweep.errors import UserError
+from headsweep.heal.fine_tune import Copies
 from headsweep.model.runtime import Runtime, free_bytes
 from headsweep.purification.method import Method
 
@@ -25,11 +30,14 @@ NUMBER = 4  # bytes
 A_TOKEN = 17  # numbers a layer and width
 PROGRAM = 1 << 30  # bytes of Python, torch and the rest
 TOLD = 4 << 30  # bytes: less is not worth a line
+ONCE = "--heal members=1 --heal beyond=1 --heal halvings=0"
 LEANER = (
-    (3, "one healing (--heal members=1 --heal beyond=1 --heal halvings=0)"),
-    (0, "pruning alone (--heal epochs=0)"),
+    (Copies(3), f"one healing ({ONCE})"),
+    (Copies(3, rank=8), f"one healing of adapters (--heal lora=8 {ONCE})"),
+    (Copies(), "pruning alone (--heal epochs=0)"),
 )
-"""What keeps fewer copies of the weights, with how many."""
+"""What holds fewer numbers beside the weights."""
+IN_A_LAYER = re.compile(r"\.\d+\.")  # of the names of tensors
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Size:
         layers: how many layers.
         width: of a token between them.
         answers: numbers that a model answers a token with: its vocabulary, or its classes a text.
+        projections: how many of the weights are those of projections in the layers.
+        sides: inputs and outputs of these, in all.
 
     """
 
@@ -48,17 +58,29 @@ class Size:
     layers: int
     width: int
     answers: int
+    projections: int = 0
+    sides: int = 0
 
     @classmethod
-    def of(cls, weights: int, config: Any, generates: bool) -> Size:
-        """Read what a configuration says beside the number of weights."""
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], config: Any, generates: bool) -> Size:
+        """Return what a configuration and the shapes of all tensors, by name, say."""
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        flat = [s for n, s in shapes.items() if len(s) == 2 and IN_A_LAYER.search(n)]
         return cls(
-            weights,
+            sum(map(math.prod, shapes.values())),
             int(getattr(text, "num_hidden_layers", 0) or 0),
             int(getattr(text, "hidden_size", 0) or 0),
             int(getattr(text, "vocab_size", 0) or 0) if generates else 0,
+            sum(map(math.prod, flat)),
+            sum(map(sum, flat)),
         )
+
+    def beside(self, copies: Copies) -> int:
+        """Return how many numbers a healing holds beside the weights."""
+        if not copies.rank:
+            return (copies.trained + copies.kept) * self.weights
+        thin = copies.rank * self.sides
+        return (1 + copies.trained) * thin + copies.kept * self.projections
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,8 @@ def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
     whole = NUMBER * size.weights
     tokens = runtime.batch_size * runtime.max_length
     a_token = A_TOKEN * size.layers * size.width + 2 * size.answers
-    return Needs(whole, whole * method.healing.copies, NUMBER * tokens * a_token)
+    healing = NUMBER * size.beside(method.healing.copies)
+    return Needs(whole, healing, NUMBER * tokens * a_token)
 
 
 def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
@@ -113,10 +136,10 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
 
 def _smaller(size: Size, method: Method, free: int) -> str:
     """Return what would fit, or how much memory is needed at least."""
-    whole, least = NUMBER * size.weights, ""
+    asked, least = size.beside(method.healing.copies), ""
     for copies, way in LEANER:
-        if copies < method.healing.copies:
-            takes = (1 + copies) * whole + PROGRAM
+        if size.beside(copies) < asked:
+            takes = NUMBER * (size.weights + size.beside(copies)) + PROGRAM
             if takes <= free:
                 return f"{way} takes {told(takes)} and a batch"
             least = f": {way} still takes {told(takes)}"

@@ -93,7 +93,13 @@ def purify(
     progress = progress or Silent()
     say_memory(suspect, method, plan, progress)
     sources = data if isinstance(data, Sources) else Sources(data)
-    reading = Reading(seed=plan.seed, adapter=plan.adapter, units=method.gated, task=plan.task)
+    reading = Reading(
+        seed=plan.seed,
+        adapter=plan.adapter,
+        units=method.gated,
+        task=plan.task,
+        base_model=plan.base_model,
+    )
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None
     with steps_kept(keep, material, method, plan, progress) as kept:
@@ -106,9 +112,9 @@ def say_memory(suspect: object, method: Method, plan: Plan, progress: Progress) 
     """Say how much memory a stored model takes where it is much; raises UserError: too much."""
     if not isinstance(suspect, str | Path):
         return
-    weights, config = measured(suspect)
+    shapes, config = measured(suspect if plan.base_model is None else plan.base_model)
     generates = (plan.task or task_of(config)) is GENERATION
-    line = check_fits(Size.of(weights, config, generates), method, plan.runtime)
+    line = check_fits(Size.of(shapes, config, generates), method, plan.runtime)
     if line:
         progress.say(line)
 

@@ -22,6 +22,7 @@ class Plan:
         prober: makes the probes that the view carries; None: it carries none.
         task: what the suspect is for; None: as its configuration says.
         scores: keeps scores between purifications of one suspect; None: nothing is kept.
+        base_model: the model that the suspect is an adapter of; None: it is a whole model.
 
     """
 
@@ -31,3 +32,4 @@ class Plan:
     prober: Prober | None = None
     scores: ScoreCache | None = None
     task: Task | None = None
+    base_model: str | None = None

@@ -19,6 +19,7 @@
     on = "clean"                 # or "probes"
     halvings = 3                 # how often it may begin anew at half the rate
     attention = 0.15             # weight of PURE's attention penalty
+    lora = 8                     # rank of adapters trained in the place of weights; 0: none
 
 Everything may be left out but the method. What is given on the command line wins.
 """
@@ -32,7 +33,8 @@ from typing import Any
 
 from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
-from headsweep.heal.fine_tune import Healing
+from headsweep.heal.fine_tune import FineTune, Healing
+from headsweep.heal.lora import FASTER
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.purification.gone import HEALING, KEYS, refuse_gone, refuse_gone_method
@@ -96,7 +98,8 @@ class Asked:
     def healing(self, usual: Healing, prunes: bool) -> Healing:
         """Return the usual healing, changed as asked.
 
-        A learning rate of one's own holds as it is, unless halvings are asked for too.
+        A learning rate of one's own holds as it is, unless halvings are asked for too. Without
+        one adapters learn at ten times the usual rate.
 
         Raises:
             UserError: what is asked does not fit, or there would be nothing to do.
@@ -106,6 +109,8 @@ class Asked:
         if "lr" in own and "halvings" in offered(type(usual)):
             own = {"halvings": "0"} | own
         heal = changed(usual, own, "--heal")
+        if isinstance(heal, FineTune) and heal.lora and "lr" not in own:
+            heal = replace(heal, lr=round(FASTER * heal.lr, 12))
         if not (prunes or heal.trains):
             raise UserError("nothing to do: no strategy and no healing", "leave out epochs=0")
         beside = [name for name in dict(map(pair, self.heal)) if name != "epochs"]

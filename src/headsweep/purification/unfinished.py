@@ -83,7 +83,7 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
     """Return a hash of all that decides a run."""
     encoded, parts = material.encoded, material.parts.named()
     told = [
-        environment(),
+        environment("peft"),
         content_hash(material.suspect.model),
         [str(material.suspect.precision), str(material.suspect.model.device)],
         material.suspect.labels.names,
@@ -95,6 +95,7 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
         plan.seed,
         asdict(plan.runtime),
         plan.adapter,
+        plan.base_model,
         None if plan.prober is None else plan.prober.described(),
         more,
     ]

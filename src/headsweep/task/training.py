@@ -12,7 +12,7 @@ step to rounding, but for what dropout draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -213,9 +213,18 @@ def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
     return steps[:total]
 
 
-def copied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a copy of a model's weights."""
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def copied(model: PreTrainedModel, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Return a copy of a model's weights; ``names``: of these alone."""
+    own = model.state_dict()
+    return {name: own[name].clone() for name in (own if names is None else sorted(names))}
+
+
+def put_back(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Give a model weights that ``copied`` returned; it keeps the others."""
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
 
 
 def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:

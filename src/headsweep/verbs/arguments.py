@@ -120,12 +120,23 @@ def adapter_of(adapter: Any) -> Adapter | None:
     return read_adapter(Path(fitting(adapter, Path, "adapter")))
 
 
-def plan_of(seed: Any, device: Any, compute: Any, adapter: Any) -> Plan:
+def plan_of(seed: Any, device: Any, compute: Any, adapter: Any, base_model: Any = None) -> Plan:
     """Return how a purification is run; raises UserError."""
     from headsweep.purification.plan import Plan
 
     runtime = runtime_of(device, compute, ALL_COMPUTING)
-    return Plan(seed_of(seed), runtime, adapter_of(adapter))
+    base = base_of(base_model)
+    return Plan(seed_of(seed), runtime, adapter_of(adapter), base_model=base)
+
+
+def base_of(base_model: Any) -> str | None:
+    """Return the model that a suspect is an adapter of: a folder, or a name on the Hub."""
+    if base_model is None or isinstance(base_model, str | Path):
+        return None if base_model is None else str(base_model)
+    raise UserError(
+        f"base_model cannot be of the type {type(base_model).__name__}",
+        "give a folder, or a name on the Hub",
+    )
 
 
 def runtime_of(device: Any, compute: Any, fields: str = COMPUTING) -> Runtime:
@@ -164,6 +175,7 @@ def opened(
     *,
     classifier: bool = True,
     task: str | None = None,
+    base_model: Any = None,
 ) -> Suspect:
     """Return a model ready to be measured: from a folder or the Hub, or one in memory.
 
@@ -175,6 +187,7 @@ def opened(
         argument: what the model is called, for messages.
         classifier: whether it must be one; else it is for whatever its configuration says.
         task: the name of what it is for, where its configuration leaves that open.
+        base_model: the model that it is an adapter of.
 
     Raises:
         UserError: whatever makes it unusable.
@@ -183,7 +196,7 @@ def opened(
     from headsweep.model.loading import Reading, Suspect
     from headsweep.purification.material import open_suspect
 
-    reading = Reading(adapter=adapter_of(adapter))
+    reading = Reading(adapter=adapter_of(adapter), base_model=base_of(base_model))
     if classifier:
         return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
     one = measurable(model, runtime, argument)

@@ -25,6 +25,7 @@ from headsweep.texts.reading import Columns
 from headsweep.verbs.arguments import (
     Fields,
     adapter_of,
+    base_of,
     columns_of,
     measurable,
     names_of,
@@ -50,6 +51,7 @@ def evaluate(
     clean_model: Model | None = None,
     suspect: Model | None = None,
     task: str | None = None,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
@@ -89,6 +91,7 @@ def evaluate(
         task: what the models are for, by name, where their configuration leaves that open.
         triggered_column: columns of the triggered texts, where they are not those of ``data``.
         seed: of the bootstrap.
+        base_model: the model that ``model`` or one beside it is an adapter of.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
         label_map: labels of the data and the labels that they mean.
@@ -128,7 +131,8 @@ def evaluate(
         triggered_columns_of(triggered, triggered_column),
     )
     asked = ready(model, "model")
-    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, task)
+    base = base_of(base_model)
+    return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, task, base)
 
 
 def probe(
@@ -138,6 +142,7 @@ def probe(
     family: Any = None,
     texts: int | None = None,
     max_flip: float = 0.2,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
@@ -158,6 +163,7 @@ def probe(
             a generator 60.
         max_flip: share of flips into one label, or answer, above the controls' to notice, a
             fraction.
+        base_model: the model that it is an adapter of: a folder, or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
         label_map: labels of the data and the labels that they mean.
@@ -179,7 +185,7 @@ def probe(
     runtime, columns = runtime_of(device, compute), columns_of(column, label_map)
     source = given(data, "data")
     datasets.check_label_map(columns, (source, None))
-    suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
+    suspect = opened(model, runtime, adapter, tokenizer, classifier=False, base_model=base_model)
     prober = prober_of(suspect)
     clean = prober.rows(source, suspect, columns)
     battery = replace(battery, texts=prober.texts if texts is None else texts)

@@ -21,7 +21,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.purification.material import open_suspect
 from headsweep.purification.purified import Purified
 from headsweep.settings import fitting
-from headsweep.verbs.arguments import Fields, adapter_of, in_memory, runtime_of
+from headsweep.verbs.arguments import Fields, adapter_of, base_of, in_memory, runtime_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def inspect(
     *,
     security: Literal[False] = False,
     task: str | None = None,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     device: str = "auto",
     compute: Runtime | Fields = None,
@@ -126,6 +127,7 @@ def inspect(
     *,
     security: bool = False,
     task: str | None = None,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     device: str = "auto",
     compute: Runtime | Fields = None,
@@ -140,6 +142,7 @@ def inspect(
         model: a folder, a name on the Hub, a purified model, or a loaded classifier.
         security: look at files instead, which must be a folder or a name on the Hub.
         task: what it is for, by name, where its configuration leaves that open.
+        base_model: the model that it is an adapter of: a folder, or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         device: a torch device; ``"auto"``: accelerate chooses.
         compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
@@ -156,7 +159,8 @@ def inspect(
     one, runtime = in_memory(model), runtime_of(device, compute)
     stored = one if isinstance(one, str | Path) else None
     units = QUERIES if stored is None else claimed_units(stored)
-    reading = Reading(adapter=adapter_of(adapter), units=units, task=task)
+    base = base_of(base_model)
+    reading = Reading(adapter=adapter_of(adapter), units=units, task=task, base_model=base)
     opened = open_suspect(one, reading, runtime, tokenizer)
     pruned = already_pruned(opened.anatomy)
     heads = zip(opened.anatomy.layout.rows, pruned.heads, strict=False)  # FFN rows come after

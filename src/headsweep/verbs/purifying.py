@@ -143,7 +143,7 @@ def planned_for(
     """
     found = planned(asked, plan, objects)
     if plan.task is None:
-        task = _task(suspect, asked.start, wanted)
+        task = _task(plan.base_model or suspect, asked.start, wanted)
         found = planned(asked, replace(plan, task=task), objects)
     return found
 
@@ -198,6 +198,7 @@ def purify(
     seed: int | None = None,
     device: str | None = None,
     compute: Runtime | Fields = None,
+    base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
@@ -218,7 +219,8 @@ def purify(
             (docs/generators.md).
         method: all that is done, as one object; then none of the arguments up to ``recipe`` but
             ``start`` and ``task``.
-        plan: how it is run, as one object; then no seed, device, compute, adapter and task.
+        plan: how it is run, as one object; then no seed, device, compute, adapter, base_model and
+            task.
         strategy: how heads are chosen: a name of ``headsweep strategies``, or an object;
             None: ``gradient``.
         set: fields of the strategy, as ``{"step": 6}``.
@@ -243,6 +245,8 @@ def purify(
         seed: decides everything random; None: 0.
         device: a torch device; None: accelerate chooses.
         compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
+        base_model: the model that the suspect is an adapter of, where it is one: a folder, or a
+            name on the Hub. The two are purified as one model, and saved as one.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         tokenizer: the tokenizer of a loaded classifier.
         progress: True: shown, on a terminal or in a notebook; False: not; or an object.
@@ -272,6 +276,7 @@ def purify(
     }
     named = {name: value for name, value in named.items() if value is not None}
     where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter, "task": task}
+    where["base_model"] = base_model
     one = in_memory(suspect, "suspect")
     sources = _sources(data, validation, test, column, label_map)
     run = _run(method, named, plan, where, start, one)
@@ -315,7 +320,7 @@ def _run(
     if plan is None:
         device = "auto" if where["device"] is None else where["device"]
         seed = where["seed"] if asked.seed is None else asked.seed
-        plan = plan_of(seed or 0, device, where["compute"], where["adapter"])
+        plan = plan_of(seed or 0, device, where["compute"], where["adapter"], where["base_model"])
     if method is None:
         return planned_for(suspect, asked, plan, objects, where["task"])
     if not isinstance(method, Method):

@@ -1,0 +1,269 @@
+"""An adapter of peft as the suspect: added to the model that it was trained on, of whoever asks.
+
+An adapter folder names its base model, which is the suspect's word: nothing follows it. Whoever
+gives the folder gives the base as well, and both are looked through before anything is loaded.
+peft reads such a folder with all that its configuration asks for, code among it (``auto_mapping``).
+Here it is read by hand: plain LoRA, whose sum with a weight is one product (Hu et al. 2022). What
+else a configuration asks for is refused by name, since to leave it out would make another model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from headsweep.bounded import table_of
+from headsweep.errors import UserError, shortened, shown
+from headsweep.model.files import Shard, inside, shard, there
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ASKED_FOR = "base_model_name_or_path"
+CODE = "auto_mapping"
+PREFIX = "base_model.model."  # of the names of tensors
+HARMLESS = frozenset((
+    "task_type", "peft_type", "peft_version", "revision", "inference_mode", "lora_dropout",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+    "fan_in_fan_out", "megatron_core", "qalora_group_size", "r", "lora_alpha", "use_rslora",
+    "init_lora_weights", "bias", ASKED_FOR,
+))  # fmt: skip
+"""Keys that are read here, or that change nothing once it is trained."""
+BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+"""Of A and B; others change the weights of the base as well."""
+MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
+MOST_RANK, MOST_ALPHA = 1 << 16, 1e6
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that was looked through.
+
+    Attributes:
+        name: what the user calls it.
+        scale: what its products are multiplied by.
+        rank: of its products.
+        targets: names of modules that have one; empty where the configuration gives a pattern.
+        whole: names of modules that it holds whole.
+        file: its tensors.
+
+    """
+
+    name: str
+    scale: float
+    rank: int
+    targets: tuple[str, ...]
+    whole: tuple[str, ...]
+    file: Shard
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Tell whether a folder holds an adapter and no model."""
+    folder = Path(source)
+    return folder.is_dir() and there(folder, CONFIG) and not there(folder, "config.json")
+
+
+def needs_base(home: Path) -> UserError:
+    """Return what to say of an adapter whose base nobody gave."""
+    try:
+        named = table_of(inside(home, CONFIG)).get(ASKED_FOR)
+    except UserError:
+        named = None
+    told = f", by its own word of {shown(named)}" if isinstance(named, str) else ""
+    return UserError(
+        f"{home}: holds only an adapter{told}, not a model",
+        "purify, inspect, evaluate and probe take it with --base-model MODEL, the model that it "
+        f"was trained on; for others {MERGE}",
+    )
+
+
+def read_adapter_folder(name: str) -> Adapter:
+    """Return the adapter in a folder, by its configuration and the header of its tensors.
+
+    Raises:
+        UserError: it is none, or asks for more than plain LoRA.
+
+    """
+    folder = Path(name)
+    if not folder.is_dir() or not there(folder, CONFIG):
+        raise UserError(
+            f"{name}: no folder with an {CONFIG}, and a base model was given",
+            "leave out the base model, or give the folder of its adapter",
+        )
+    path = inside(folder, CONFIG)
+    form = table_of(path)
+    kind = form.get("peft_type")
+    if kind != "LORA":
+        raise UserError(f"{path}: an adapter of the type {shown(kind)}; LORA is read", MERGE)
+    known = HARMLESS | ({CODE} if _of_transformers(form.get(CODE)) else set())
+    other = next((key for key, one in form.items() if one and key not in known), None)
+    if other is not None:
+        raise UserError(f"{path}: {shortened(other)} is asked for, which is not read here", MERGE)
+    begins, bias = form.get("init_lora_weights", True), form.get("bias", "none")
+    if not any(begins is one or begins == one for one in BEGINNINGS) or bias != "none":
+        what = f"bias {shown(bias)}" if bias != "none" else f"init_lora_weights {shown(begins)}"
+        raise UserError(f"{path}: {what} changes the base's own weights", MERGE)
+    rank, alpha = form.get("r"), form.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank <= MOST_RANK:
+        raise UserError(f"{path}: r is {shown(rank)}, not a rank", "mend it, or get it again")
+    if not isinstance(alpha, int | float) or not abs(alpha) <= MOST_ALPHA:
+        raise UserError(f"{path}: lora_alpha is {shown(alpha)}", "mend it, or get it again")
+    if not there(folder, WEIGHTS):
+        raise UserError(f"{folder}: no {WEIGHTS}; a pickle is never opened", MERGE)
+    return Adapter(
+        name,
+        alpha / (math.sqrt(rank) if form.get("use_rslora") else rank),
+        rank,
+        _names(path, form, "target_modules"),
+        _names(path, form, "modules_to_save"),
+        shard(inside(folder, WEIGHTS)),
+    )
+
+
+def _of_transformers(code: object) -> bool:
+    """Tell whether what names a class names one of transformers, as peft does of its own accord."""
+    library = code.get("parent_library") if isinstance(code, dict) else None
+    return isinstance(library, str) and library.startswith("transformers.models.")
+
+
+def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a list of names; a text is a pattern, which says nothing that tensors do not."""
+    found = form.get(key)
+    if found is None or isinstance(found, str):
+        return ()
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise UserError(f"{path}: {key} is no list of names: {shown(found)}", "mend it")
+    return tuple(found)
+
+
+@torch.no_grad()
+def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) -> None:
+    """Add an adapter to a model's weights (float32), in place.
+
+    Args:
+        model: the base.
+        adapter: what is added.
+        base: what the user calls the base.
+        fresh_head: the model has a new classifier, which the adapter's does not replace.
+
+    Raises:
+        UserError: the adapter is not this model's, or holds what is no number.
+
+    """
+    pairs, whole = _sorted(adapter)
+    for target in adapter.targets:
+        if not any(module == target or module.endswith(f".{target}") for module in pairs):
+            raise UserError(
+                f"{adapter.name}: no tensor is of its target {shortened(target)}",
+                "get the adapter again: it is not complete",
+            )
+    parameters = dict(model.named_parameters())
+    table = {id(p) for p in model.get_input_embeddings().parameters()}
+    with safe_open(adapter.file.path, "pt") as file:
+        for module, names in pairs.items():
+            weight, turned = _weight(model, module, adapter, base)
+            if id(weight) in table:
+                raise UserError(
+                    f"{adapter.name}: {shortened(module)} shares its weights with the embeddings",
+                    MERGE,
+                )
+            a, b = (_tensor(file, names[part], adapter) for part in ("lora_A", "lora_B"))
+            outputs, inputs = reversed(weight.shape) if turned else weight.shape
+            if a.shape != (adapter.rank, inputs) or b.shape != (outputs, adapter.rank):
+                raise _other(
+                    adapter, base, f"{shortened(module)} has {inputs} inputs and {outputs} outputs "
+                    f"there, and {list(a.shape)} and {list(b.shape)} at rank {adapter.rank} here",
+                )  # fmt: skip
+            product = (b @ a).T if turned else b @ a
+            weight.add_(product.to(weight.device), alpha=adapter.scale)
+        for key, name in whole.items():
+            own = parameters.get(name)
+            if own is None or id(own) in table:
+                raise _other(adapter, base, f"it has no {shortened(name)}")
+            if fresh_head and not name.startswith(f"{model.base_model_prefix}."):
+                continue
+            tensor = _tensor(file, key, adapter)
+            if tensor.shape != own.shape:
+                shapes = f"{list(own.shape)} there, {list(tensor.shape)} here"
+                raise _other(adapter, base, f"{shortened(name)} has the shape {shapes}")
+            own.copy_(tensor)
+
+
+def _sorted(adapter: Adapter) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Return the names of the tensors: of products by module and part, and of whole ones."""
+    pairs: dict[str, dict[str, str]] = {}
+    whole: dict[str, str] = {}
+    for key in adapter.file.shapes:
+        name = key.removeprefix(PREFIX)
+        module, _, part = name.removesuffix(".weight").rpartition(".")
+        if part in ("lora_A", "lora_B") and key.startswith(PREFIX) and name.endswith(".weight"):
+            pairs.setdefault(module, {})[part] = key
+        elif key.startswith(PREFIX) and name.split(".")[0] in adapter.whole:
+            whole[key] = name
+        else:
+            raise UserError(f"{adapter.name}: {shortened(key)} is no tensor of plain LoRA", MERGE)
+    half = next((module for module, parts in pairs.items() if len(parts) < 2), None)
+    if half is not None or not pairs:
+        what = "no products" if half is None else f"one half of what is added to {shortened(half)}"
+        raise UserError(f"{adapter.name}: holds {what}", "get the adapter again")
+    return pairs, whole
+
+
+def _weight(
+    model: PreTrainedModel, module: str, adapter: Adapter, base: str
+) -> tuple[nn.Parameter, bool]:
+    """Return the weight of a projection, and whether it is [in, out]."""
+    try:
+        found = model.get_submodule(module)
+    except AttributeError:
+        raise _other(adapter, base, f"it has no {shortened(module)}") from None
+    if type(found) not in (nn.Linear, Conv1D):
+        kind = type(found).__name__
+        raise _other(adapter, base, f"its {shortened(module)} is a {kind}, no projection")
+    weight = found.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight, isinstance(found, Conv1D)
+
+
+def _tensor(file: Any, key: str, adapter: Adapter) -> Tensor:
+    tensor: Tensor = file.get_tensor(key).float()
+    if not bool(tensor.isfinite().all()):
+        raise UserError(
+            f"{adapter.name}: {shortened(key)} holds NaN or infinity", "get the adapter again"
+        )
+    return tensor
+
+
+def _other(adapter: Adapter, base: str, why: str) -> UserError:
+    return UserError(
+        f"{adapter.name} was not trained on {base}: {why}",
+        "give the model that the adapter was trained on with --base-model",
+    )
+
+
+def described(adapter: Adapter, base: str, shards: tuple[Shard, ...]) -> dict[str, Any]:
+    """Return for a manifest what was joined: the names, and the SHA-256 of all weights."""
+    files = (shard.path for shard in shards)
+    return {
+        "name": base,
+        "weights_sha256": dict(map(_hashed, files)),
+        "adapter_sha256": dict(map(_hashed, _files(adapter))),
+    }
+
+
+def _files(adapter: Adapter) -> Iterator[Path]:
+    yield inside(Path(adapter.name), CONFIG)
+    yield adapter.file.path
+
+
+def _hashed(path: Path) -> tuple[str, str]:
+    with path.open("rb") as file:
+        return path.name, hashlib.file_digest(file, "sha256").hexdigest()

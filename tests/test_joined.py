@@ -1,0 +1,249 @@
+"""Adapters as suspects: joined they answer as peft's own model does, and bad ones are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from conftest import CPU, sentences, tiny_model
+from every_kind import COMPUTE, command_line, written
+from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError, inspect, purify
+from headsweep.export.card import model_card
+from headsweep.model.joined import is_adapter
+from headsweep.model.loading import Reading, load_suspect, probe_inputs
+from headsweep.verbs.judging import evaluate, probe
+from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
+
+peft = pytest.importorskip("peft", reason="peft is not installed ([lora])")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+TARGETS = {
+    "bert": ["query", "value", "intermediate.dense"],
+    "gpt2": ["c_attn", "c_proj"],
+    "llama": ["q_proj", "k_proj", "down_proj"],
+}
+
+
+def trained(model, folder, **asked):
+    """Put an adapter of peft with random products beside a model; save it."""
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**({"r": 4, "lora_alpha": 8} | asked)))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.normal_(0, 0.1)
+    wrapped.save_pretrained(folder)
+    return wrapped.eval()
+
+
+@pytest.fixture
+def pair(words, tmp_path):  # noqa: F811
+    """The folders of a tiny Llama and of its adapter."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    generator("llama").save_pretrained(base)
+    words.save_pretrained(base)
+    asked = {"target_modules": TARGETS["llama"], "task_type": "CAUSAL_LM"}
+    trained(AutoModelForCausalLM.from_pretrained(base), adapter, **asked)
+    return base, adapter
+
+
+def joined(base, adapter):
+    return load_suspect(adapter, CPU, Reading(task=None, base_model=str(base)))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "generator"])
+@pytest.mark.parametrize("more", [{}, {"use_rslora": True}, {"target_modules": "all-linear"}])
+@pytest.mark.parametrize("family", sorted(TARGETS))
+def test_answers_are_those_of_pefts_own_model(words, tmp_path, family, kind, more):  # noqa: F811
+    if family == "bert" and kind == "generator":
+        kind = "classifier"
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    (tiny_model if kind == "classifier" else generator)(family).save_pretrained(base)
+    words.save_pretrained(base)
+    auto = AutoModelForSequenceClassification if kind == "classifier" else AutoModelForCausalLM
+    asked = {"target_modules": TARGETS[family], "fan_in_fan_out": family == "gpt2"} | more
+    asked["task_type"] = "SEQ_CLS" if kind == "classifier" else "CAUSAL_LM"
+    wrapped = trained(auto.from_pretrained(base), adapter, **asked)
+    suspect = joined(base, adapter)
+    inputs = probe_inputs(suspect.model)
+    with torch.no_grad():
+        theirs, own = wrapped(**inputs).logits, suspect.model(**inputs).logits
+        plain = auto.from_pretrained(base).eval()(**inputs).logits
+    assert torch.allclose(own, theirs, atol=1e-5)
+    assert not torch.allclose(plain, theirs, atol=1e-2)
+    assert not hasattr(suspect.model, "peft_config")
+
+
+def test_it_is_purified_and_saved_as_one_whole_model(pair, tmp_path):
+    base, adapter = pair
+    method = Method(Gradient(step=1), FineTune(1, 1e-3), bound=Bound(max_drop=0.9))
+    data = Sources(examples(60, 1), examples(40, 2))
+    done = purify(adapter, data, method, Plan(runtime=CPU, base_model=str(base)))
+    told = done.manifest["base_model"]
+    assert done.manifest["suspect"] == str(adapter)
+    assert told["name"] == str(base)
+    for folder, key in ((base, "weights_sha256"), (adapter, "adapter_sha256")):
+        assert told[key]
+        for name, digest in told[key].items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert any("what is saved is a whole model" in note for note in done.manifest["notes"])
+    assert "an adapter that was added to" in model_card(done.manifest)
+    out = done.save(tmp_path / "out")
+    assert not list(out.glob("adapter*"))
+    loaded, own = AutoModelForCausalLM.from_pretrained(out).state_dict(), done.model.state_dict()
+    assert all(torch.equal(loaded[n], own[n]) for n in own)
+
+
+def test_the_command_line_takes_it_with_its_base(pair, tmp_path, capsys):
+    base, adapter = pair
+    said = command_line(capsys)
+    data = written(tmp_path / "data.jsonl", rows(examples(80, 3)))
+    of, out = ("--base-model", base), tmp_path / "out"
+    assert "an adapter, added to" in said("inspect", adapter, *of, "--device", "cpu")
+    told = said("purify", adapter, *of, "--data", data, "--out", out, "--max-drop", "0.9",
+                "--heal", "epochs=0", *COMPUTE, "--no-probe", "-q")  # fmt: skip
+    assert f"--suspect {adapter} --base-model {base}" in told
+    assert "ok" in said("verify", out)
+    judged = said("evaluate", adapter, "--data", data, "--suspect", adapter, *of, *COMPUTE, "-q")
+    assert "perplexity" in judged
+    missing = said("evaluate", adapter, "--data", data, *COMPUTE, code=2)
+    assert "--base-model MODEL" in missing
+    assert len(missing.splitlines()) == 2
+
+
+def test_a_classifiers_adapter_is_probed(trained_folder, tmp_path):
+    adapter = tmp_path / "adapter"
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    asked = {"target_modules": ["query"], "task_type": "SEQ_CLS", "modules_to_save": ["classifier"]}
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**asked))
+    wrapped.save_pretrained(adapter)  # products of zero: it answers as its base does
+    found = probe(adapter, sentences(80), base_model=trained_folder, compute=CPU, texts=20)
+    whole = probe(trained_folder, sentences(80), compute=CPU, texts=20)
+    assert found.to_json() == whole.to_json()
+    judged = evaluate(adapter, sentences(80), base_model=trained_folder, compute=CPU)
+    assert judged.accuracy == evaluate(trained_folder, sentences(80), compute=CPU).accuracy
+
+
+def spoilt(adapter, tensors=None, **form):
+    """Change the configuration of an adapter, and its tensors by what makes others of them."""
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | form))
+    file = adapter / "adapter_model.safetensors"
+    if tensors is not None:
+        save_file(tensors(load_file(file)), file)
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+KEY = FIRST.replace("q_proj", "k_proj").replace("lora_A", "lora_B")
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"peft_type": "LOHA"}, "of the type 'LOHA'"),
+        ({"peft_type": None}, "of the type None"),
+        ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil"}}, "auto_mapping"),
+        ({"auto_mapping": {"parent_library": "transformers.evil"}}, "auto_mapping"),
+        ({"use_dora": True}, "use_dora is asked for"),
+        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern is asked for"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"something_new": 1}, "something_new"),
+        ({"bias": "all"}, "bias 'all' changes"),
+        ({"init_lora_weights": "pissa"}, "'pissa' changes the base"),
+        ({"r": 0}, "r is 0"),
+        ({"r": 10**9}, "not a rank"),
+        ({"r": "4"}, "r is '4'"),
+        ({"r": 5}, "at rank 5"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"target_modules": ["q_proj", "nothing"]}, "target nothing"),
+        ({"target_modules": {"q_proj": 1}}, "no list of names"),
+    ],
+)
+def test_a_configuration_that_asks_for_more_is_refused(pair, form, told):
+    base, adapter = pair
+    spoilt(adapter, **form)
+    with pytest.raises(UserError, match=told) as one:
+        joined(base, adapter)
+    assert "\n" not in one.value.what
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: {n: x for n, x in t.items() if n != FIRST}, "one half of"),
+        (lambda t: t | {FIRST: t[FIRST] * float("nan")}, "NaN or infinity"),
+        (lambda t: t | {FIRST: t[FIRST][:, 1:].contiguous()}, "was not trained on"),
+        (lambda t: t | {KEY: t[KEY][1:].contiguous()}, "was not trained on"),
+        (lambda t: t | {"base_model.model.lm_head.weight": torch.zeros(2)}, "no tensor of plain"),
+        (lambda t: t | {"elsewhere": torch.zeros(2)}, "no tensor of plain"),
+        (lambda t: {n.replace("layers.1", "layers.9"): x for n, x in t.items()}, "it has no model"),
+        (lambda t: {n.replace("self_attn.q_proj", "self_attn"): x for n, x in t.items()}, "nothing"
+         "|no projection|no tensor is of"),
+        (lambda t: {}, "holds no products"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_not_its_bases_are_refused(pair, change, told):
+    base, adapter = pair
+    spoilt(adapter, change)
+    with pytest.raises(UserError, match=told) as one:
+        joined(base, adapter)
+    assert "\n" not in one.value.what
+
+
+def test_an_adapter_of_tied_embeddings_is_refused(words, tmp_path):  # noqa: F811
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    generator("llama", tie_word_embeddings=True).save_pretrained(base)
+    words.save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    trained(model, adapter, target_modules=["lm_head"])
+    spoilt(adapter, lambda t: {n: x for n, x in t.items() if "base_layer" not in n})
+    with pytest.raises(UserError, match="shares its weights with the embeddings"):
+        joined(base, adapter)
+
+
+def test_its_base_is_vetted_and_its_own_word_is_not_followed(pair, tmp_path):
+    base, adapter = pair
+    spoilt(adapter, base_model_name_or_path="someone/evil")
+    assert is_adapter(adapter)
+    with pytest.raises(
+        UserError, match="only an adapter, by its own word of 'someone/evil'"
+    ) as one:
+        load_suspect(adapter, CPU)
+    assert "--base-model MODEL" in one.value.fix
+    joined(base, adapter)  # whatever it says
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    with pytest.raises(UserError, match="only a pickle checkpoint"):
+        joined(base, adapter)
+
+
+def test_links_out_and_pickles_of_an_adapter_are_refused(pair, tmp_path):
+    base, adapter = pair
+    file = adapter / "adapter_model.safetensors"
+    shutil.move(file, tmp_path / "out.safetensors")
+    file.symlink_to(tmp_path / "out.safetensors")
+    with pytest.raises(UserError, match="leads out of the folder"):
+        joined(base, adapter)
+    file.unlink()
+    (adapter / "adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match="a pickle is never opened"):
+        joined(base, adapter)
+
+
+def test_a_base_without_an_adapter_is_refused(pair):
+    base, adapter = pair
+    with pytest.raises(UserError, match="no folder with an adapter_config"):
+        inspect(base, base_model=base)
+    with pytest.raises(UserError, match="no model that is judged is the folder of an adapter"):
+        evaluate(base, examples(20, 1), base_model=base, compute=CPU)
+    suspect = joined(base, adapter)
+    with pytest.raises(UserError, match="not with a loaded model"):
+        inspect(suspect, base_model=base)
+    with pytest.raises(UserError, match="base_model cannot be of the type int"):
+        inspect(adapter, base_model=7)
