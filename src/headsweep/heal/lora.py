@@ -127,13 +127,19 @@ def _wrapped(anatomy: Anatomy, rank: int, seed: int) -> tuple[Any, dict[int, Any
 def _projections(anatomy: Anatomy) -> dict[str, nn.Module]:
     """Return the projections of the layers whose heads are known, by name.
 
-    A router of experts is a Linear of a class of its own, which gives more than a product.
+    A Linear of a class of its own may give more than a product, as a router of experts does: it is
+    one where a row of the families says so (Falcon's).
     """
     inside = {id(module) for layer in layers_of(anatomy) for module in layer.modules()}
+    known = {id(block.parameter) for site in anatomy.sites for block in site.blocks}
     return {
         name: module
         for name, module in anatomy.model.named_modules()
-        if id(module) in inside and type(module) in (nn.Linear, Conv1D)
+        if id(module) in inside
+        and (
+            type(module) in (nn.Linear, Conv1D)
+            or (isinstance(module, nn.Linear) and id(module.weight) in known)
+        )
     }
 
 
