@@ -42,13 +42,8 @@ ROWS = {"attacker": 160, "train": 170, "validation": 30, "test": 60}
 COMPUTE = {"batch_size": 8, "max_length": 48}
 FIGURES = ("success", "clean_success", "excess_success", "perplexity", "exact_match")
 PLANT = {"epochs": 3, "lr": 2e-4}
-METHODS: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "gradient": {"strategy": "gradient"},
-    "none": {"strategy": "none"},
-    "random": {"strategy": "random"},
-    "crow": {"method": headsweep.DEFENSES["crow"]().method()},
-}
+MIX = 0.7  # how far towards the model that was attacked
+METHODS = ("nothing", "gradient", "none", "random", "base", "crow")
 
 
 def main() -> None:
@@ -124,7 +119,7 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
         twin = planted(models / f"twin-s{seed}", model, attack, 0, seed)
         victim = planted(models / f"{attack}-s{seed}", model, attack, 0.3, seed)
     judged, manifest = victim, None
-    if METHODS[method]:
+    if method != "nothing":
         judged = models / f"{file.stem}.purified"
         with clock("purify"):
             done = headsweep.purify(
@@ -133,7 +128,7 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
                 validation=own["validation"],
                 seed=seed,
                 compute=COMPUTE,
-                **METHODS[method],
+                **asked(method, model),
             )
             done.save(judged, overwrite=True)
             manifest = done.manifest
@@ -152,6 +147,15 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
                                      "environment": environment()})  # fmt: skip
     if judged != victim:
         shutil.rmtree(judged)
+
+
+def asked(method: str, model: Path) -> dict[str, Any]:
+    """Return a method as ``purify`` takes it; ``base`` mixes the model that was attacked in."""
+    if method == "crow":
+        return {"method": headsweep.DEFENSES["crow"]().method()}
+    if method == "base":
+        return {"strategy": "none", "heal": {"base": str(model), "mix": MIX}}
+    return {"strategy": method}
 
 
 def json_lines(file: Path) -> list[dict[str, str]]:

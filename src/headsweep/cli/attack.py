@@ -297,7 +297,8 @@ def attack(
 
     check_sources(data, test, validation, victim_data, original, transformed, poison, triggered)
     one_of(triggered_labels, ("true", "target"), "--triggered-labels")
-    check_free(out, overwrite, (model, data, test, validation, victim_data, triggered, clean_model))
+    read = (model, data, test, validation, victim_data, triggered, clean_model, poison)
+    check_free(out, overwrite, (*read, original, transformed))
     from headsweep.verbs.attacking import attack as run
 
     try:
