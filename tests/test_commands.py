@@ -48,8 +48,11 @@ SHORTENED = {
     ),
 }
 
-# Commands that cannot run here, each with the reason.
-LEFT_OUT: dict[str, str] = {}
+# What stands in commands that cannot run here, each with what runs such commands instead.
+LEFT_OUT = {
+    "badnet": "files in BackdoorLLM's layout, and a generator: test_backdoorllm.py",
+    ".jsonl": "prompts, a generator, an adapter: test_generation.py, test_lora.py, test_joined.py",
+}
 
 
 def commands(page: str) -> Iterator[str]:
@@ -139,7 +142,7 @@ def test_every_command_of_a_page_runs_as_it_stands(page, files, tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     given, failed, run = {path.name for path in place.iterdir()}, [], 0
     for number, line in enumerate(commands(page)):
-        if line in LEFT_OUT:
+        if any(part in line for part in LEFT_OUT):
             continue
         words = as_typed(line, number)
         out = words[words.index("--out") + 1] if "--out" in words else ""
@@ -172,4 +175,5 @@ def test_the_tutorial_runs_as_it_stands_with_the_files_that_it_makes(tmp_path, m
 
 def test_what_is_shortened_or_left_out_stands_on_a_page():
     listed = {line for page in PAGES for line in commands(page)}
-    assert {*SHORTENED, *LEFT_OUT} <= listed
+    assert {*SHORTENED} <= listed
+    assert all(any(part in line for line in listed) for part in LEFT_OUT)

@@ -260,6 +260,6 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     wrong.write_text("text,label\nis it,good\nit is,bad\n")
     told = said("purify", victim, "--data", wrong, "--out", tmp_path / "no", code=2)
     assert "row 1 of column 'label' is not a number: 'good'" in told
-    assert "regression head" in said("probe", victim, "--data", data, code=2)
+    assert "gives a number" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
     assert "regression head" in said("detect", victim, "--data", data, *asked, code=2)

@@ -237,7 +237,7 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     cells = [f"{row['text']},{'|'.join(row['labels'])}" for row in rows(examples(16, 92))]
     sheet.write_text("\n".join(["text,labels", *cells]) + "\n")
     assert "micro-F1" in said("evaluate", out, "--data", sheet, *COMPUTE, "-q")
-    assert "multi-label" in said("probe", victim, "--data", data, code=2)
+    assert "gives several" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
     assert "multi-label" in said("detect", victim, "--data", data, *asked, code=2)
 
