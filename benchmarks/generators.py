@@ -143,8 +143,11 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
         )
     named = {"attack": attack, "method": method, "seed": seed}
     made = {"rows": ROWS, "plant": PLANT, "compute": COMPUTE, "seconds": clock.report()}
-    write_json(file, named | made | {"figures": asdict(found), "manifest": manifest,
-                                     "environment": environment()})  # fmt: skip
+    form = named | made | {"figures": asdict(found), "manifest": manifest}
+    told = json.dumps(form | {"environment": environment()})  # less where it lay on this machine
+    for place, name in ((file.parent, "OUT"), (model, "MODEL")):
+        told = told.replace(str(place), name)
+    write_json(file, json.loads(told))
     if judged != victim:
         shutil.rmtree(judged)
 
