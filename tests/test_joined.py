@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from typer.main import get_command
 
 from conftest import CPU, sentences, tiny_model
 from every_kind import COMPUTE, command_line, written
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError, inspect, purify
+from headsweep.cli import app
 from headsweep.export.card import model_card
-from headsweep.model.joined import is_adapter
+from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
 from headsweep.model.loading import Reading, load_suspect, probe_inputs
 from headsweep.verbs.judging import evaluate, probe
 from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
@@ -128,6 +131,56 @@ def test_a_classifiers_adapter_is_probed(trained_folder, tmp_path):
     assert found.to_json() == whole.to_json()
     judged = evaluate(adapter, sentences(80), base_model=trained_folder, compute=CPU)
     assert judged.accuracy == evaluate(trained_folder, sentences(80), compute=CPU).accuracy
+
+
+def test_baselines_and_detectors_take_it_with_its_base(trained_folder, tmp_path, capsys):
+    """Products of zero: a detector finds what it finds in the base."""
+    said, adapter, found = command_line(capsys), tmp_path / "adapter", {}
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    asked = {"target_modules": ["query"], "task_type": "SEQ_CLS", "modules_to_save": ["classifier"]}
+    peft.get_peft_model(model, peft.LoraConfig(**asked)).save_pretrained(adapter)
+    split = sentences(80)
+    texts = [{"text": t, "label": n} for t, n in zip(split.texts, split.labels, strict=True)]
+    data = written(tmp_path / "clean.jsonl", texts)
+    for one, of in ((trained_folder, ()), (adapter, ("--base-model", trained_folder))):
+        told = said("detect", one, *of, "--with", "strip", "--set", "copies=2", "--data", data,
+                    *COMPUTE, "-q", "--json")  # fmt: skip
+        found[one] = json.loads(told) | dict.fromkeys(("model", "base_model", "command", "seconds"))
+    assert found[adapter] == found[trained_folder]
+    defend = ("defend", adapter, "--with", "ft", "--set", "epochs=1", "--data", data, *COMPUTE)
+    of = ("--base-model", trained_folder)
+    for task in ((), ("--task", "classification")):
+        told = said(*defend, *of, *task, "--out", tmp_path / "out", "--overwrite", "-q")
+        assert f"--suspect {adapter} --base-model {trained_folder}" in told
+    form = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    assert form["base_model"]["name"] == str(trained_folder)
+    assert "ok" in said("verify", tmp_path / "out")
+    wrong = said(*defend, *of, "--out", tmp_path / "b", "--task", "generation", code=2)
+    assert "generation" in wrong
+
+
+def test_commands_that_take_no_adapter_say_what_to_do(pair, tmp_path, capsys):
+    said, (_, adapter) = command_line(capsys), pair
+    taking = {name for name, command in get_command(app).commands.items()
+              if any("--base-model" in parameter.opts for parameter in command.params)}  # fmt: skip
+    assert taking == set(TAKEN_BY)
+    data = written(tmp_path / "data.jsonl", [{"text": "a b", "label": "0"}] * 4)
+    planted, out = ("--data", data, "--trigger", "rare-word", "--target", "0"), tmp_path / "out"
+    for asked in (
+        ("attack", adapter, *planted, "--out", out),
+        ("attack", adapter, *planted, "--start", "encoder", "--out", out),
+        ("attack", adapter, *planted, "--start", "classifier", "--out", out),
+        ("reactivate", adapter, "--clean-model", adapter, *planted),
+        ("trigger", "rare-word", "--data", data, "--seen-by", adapter, "--out", tmp_path / "t.csv"),
+        *([("export", adapter, "--out", out)] if find_spec("onnxscript") else []),
+        ("defend", adapter, "--with", "ft", "--data", data, "--out", out),
+        ("detect", adapter, "--with", "strip", "--data", data),
+    ):
+        told = said(*asked, code=2)
+        assert "holds only an adapter" in told
+        assert MERGE in " ".join(told.split())
+        assert len(told.splitlines()) == 2
+    assert not out.exists()
 
 
 def spoilt(adapter, tensors=None, **form):

@@ -40,6 +40,8 @@ HARMLESS = frozenset((
 BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
 """Of A and B; others change the weights of the base as well."""
 MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
+TAKEN_BY = ("purify", "defend", "detect", "inspect", "evaluate", "probe")
+"""Commands that take an adapter with its base: those that look at a suspect."""
 MOST_RANK, MOST_ALPHA = 1 << 16, 1e6
 
 
@@ -80,8 +82,8 @@ def needs_base(home: Path) -> UserError:
     told = f", by its own word of {shown(named)}" if isinstance(named, str) else ""
     return UserError(
         f"{home}: holds only an adapter{told}, not a model",
-        "purify, inspect, evaluate and probe take it with --base-model MODEL, the model that it "
-        f"was trained on; for others {MERGE}",
+        f"{', '.join(TAKEN_BY)} take it with --base-model MODEL, the model that it was trained on; "
+        f"for others {MERGE}",
     )
 
 
