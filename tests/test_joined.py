@@ -16,7 +16,7 @@ from typer.main import get_command
 from conftest import CPU, sentences, tiny_model
 from every_kind import COMPUTE, command_line, written
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError, inspect, purify
-from headsweep.cli import app
+from headsweep.cli import app, main
 from headsweep.export.card import model_card
 from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
 from headsweep.model.loading import Reading, load_suspect, probe_inputs
@@ -289,8 +289,66 @@ def test_links_out_and_pickles_of_an_adapter_are_refused(pair, tmp_path):
         joined(base, adapter)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "where", "rule", "file"),
+    [
+        (lambda at: spoilt(at, use_dora=True), 1, "config", "adapter_config.json"),
+        (lambda at: spoilt(at, lambda t: {}), 1, "weights", "."),
+        (lambda at: (at / "adapter_model.safetensors").unlink(), 1, "weights", "."),
+        (lambda at: (at / "adapter_model.safetensors").write_bytes(b"x"), 1, "weights",
+         "adapter_model.safetensors"),
+        (lambda at: (at / "model.safetensors").rename(at / "a.bin"), 0, "weights", "."),
+        (lambda at: (at / "tokenizer.json").write_text("[]"), 0, "tokenizer", "tokenizer.json"),
+    ],
+)  # fmt: skip
+def test_what_both_folders_hold_that_is_refused_is_listed(
+    pair, monkeypatch, spoil, where, rule, file
+):
+    monkeypatch.setattr("headsweep.model.scanner.NAME", "no-such-scanner")
+    asked = {"security": True, "base_model": pair[0]}
+    own = inspect(pair[1], **asked)
+    assert [(one.rule, one.level) for one in own.findings] == [("elsewhere", "note")]
+    assert "by its own word, which is not followed" in own.findings[0].message
+    joined(*pair)  # nothing refuses it
+    spoil(pair[where])
+    found = inspect(pair[1], **asked)
+    errors = [one for one in found.findings if one.level == "error"]
+    assert [(one.model, one.rule, one.file) for one in errors] == [(str(pair[where]), rule, file)]
+    with pytest.raises(UserError) as refused:
+        joined(*pair)
+    assert errors[0].message in refused.value.what
+
+
+def test_the_command_lists_the_files_of_both(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("headsweep.model.scanner.NAME", "no-such-scanner")
+    said, (base, adapter), log = command_line(capsys), pair, tmp_path / "files.sarif"
+    of = ("--security", "--base-model", base)
+    told = said("inspect", adapter, *of)
+    assert told.startswith("nothing found but 1 note; no reason to refuse the model")
+    spoilt(adapter, use_dora=True)
+    (adapter / "tokenizer.json").write_text("{}")  # the base's is read
+    (base / "evil.py").write_text("x")
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, ("inspect", adapter, *of, "--json", "--sarif", log))))
+    told = json.loads(capsys.readouterr().out)
+    assert (stop.value.code, told["refused"]) == (1, True)
+    places = [(one["level"], one["model"], one["file"]) for one in told["findings"]]
+    assert places == [
+        ("error", str(adapter), "adapter_config.json"),
+        ("warning", str(base), "evil.py"),
+        ("note", str(adapter), "adapter_config.json"),
+        ("note", str(adapter), "tokenizer.json"),
+    ]
+    (entry,) = json.loads(log.read_text("utf-8"))["runs"]
+    uris = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+            for one in entry["results"]]  # fmt: skip
+    assert uris == [f"{model}/{file}" for _, model, file in places]
+
+
 def test_a_base_without_an_adapter_is_refused(pair):
     base, adapter = pair
+    with pytest.raises(UserError, match="no folder with an adapter_config"):
+        inspect(base, security=True, base_model=base)
     with pytest.raises(UserError, match="no folder with an adapter_config"):
         inspect(base, base_model=base)
     with pytest.raises(UserError, match="no model that is judged is the folder of an adapter"):
