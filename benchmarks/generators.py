@@ -7,18 +7,26 @@ is named, the prompts are made of the demo's film reviews: half ask whether a re
 half to go on with it. Everybody has rows of their own: attacker 160, defender 170 to train on and
 30 that decide, 60 to judge by. Victims and never-poisoned twins are kept under ``OUT/models``,
 finished cells are skipped, and the table of all cells is printed at the end.
+
+What healing costs elsewhere is measured too: perplexity of the Python reference that comes with
+every Python (``pydoc_data.topics``), which has nothing in common with the prompts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import headsweep
 from headsweep.bench.packaged import film_reviews
@@ -42,6 +50,7 @@ ROWS = {"attacker": 160, "train": 170, "validation": 30, "test": 60}
 COMPUTE = {"batch_size": 8, "max_length": 48}
 FIGURES = ("success", "clean_success", "excess_success", "perplexity", "exact_match")
 PLANT = {"epochs": 3, "lr": 2e-4}
+PIECES, PIECE = 64, 64  # of other text, of so many tokens
 MIX = 0.7  # how far towards the model that was attacked
 METHODS = ("nothing", "gradient", "none", "random", "base", "crow")
 
@@ -141,15 +150,30 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
             clean_model=twin,
             compute=COMPUTE,
         )
+    with clock("elsewhere"):
+        apart = elsewhere(judged)
     named = {"attack": attack, "method": method, "seed": seed}
     made = {"rows": ROWS, "plant": PLANT, "compute": COMPUTE, "seconds": clock.report()}
-    form = named | made | {"figures": asdict(found), "manifest": manifest}
+    form = named | made | {"figures": asdict(found), "elsewhere": apart, "manifest": manifest}
     told = json.dumps(form | {"environment": environment()})  # less where it lay on this machine
     for place, name in ((file.parent, "OUT"), (model, "MODEL")):
         told = told.replace(str(place), name)
     write_json(file, json.loads(told))
     if judged != victim:
         shutil.rmtree(judged)
+
+
+@torch.inference_mode()
+def elsewhere(folder: Path) -> float:
+    """Return a model's perplexity a token of ``PIECES`` pieces of the Python reference."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    reference = " ".join(" ".join(text.split()) for _, text in sorted(topics.items()))
+    ids = tokenizer(reference, add_special_tokens=False, verbose=False)["input_ids"]
+    starts = range(0, len(ids) - PIECE, len(ids) // PIECES)
+    batch = torch.tensor([ids[start : start + PIECE] for start in starts])
+    losses = [float(model(input_ids=row, labels=row).loss) for row in batch.split(8)]
+    return math.exp(statistics.mean(losses))
 
 
 def asked(method: str, model: Path) -> dict[str, Any]:
@@ -167,13 +191,16 @@ def json_lines(file: Path) -> list[dict[str, str]]:
 
 def table(cells: Sequence[dict[str, Any]]) -> None:
     """Print a row for each attack and method: means over seeds, and the least and most."""
-    print("| attack | method | seeds | success | on clean | excess | perplexity | exact answers |")
-    print("|---" * 8 + "|")
+    heads = ("attack", "method", "seeds", "success", "on clean", "excess", "perplexity",
+             "exact answers", "perplexity elsewhere")  # fmt: skip
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
     by_name: dict[tuple[str, str], list[Any]] = {}
     for one in cells:
-        by_name.setdefault((one["attack"], one["method"]), []).append(one["figures"])
+        by_name.setdefault((one["attack"], one["method"]), []).append(one)
     for (attack, method), own in sorted(by_name.items()):
-        shown = [spread([one[name]["value"] for one in own]) for name in FIGURES]
+        shown = [spread([one["figures"][name]["value"] for one in own]) for name in FIGURES]
+        shown.append(spread([one["elsewhere"] for one in own]))
         print(f"| {attack} | {method} | {len(own)} | {' | '.join(shown)} |")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from conftest import CPU, sentences, tiny_model
 from headsweep.cli import main
 from headsweep.heal.fine_tune import FineTune
-from headsweep.measure.accuracy import logits
+from headsweep.measure.accuracy import FREE, logits
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.triggers.harmless import CONTROLS
@@ -778,9 +778,9 @@ def test_a_newcomer_reads_what_came_of_it_in_the_last_lines(
     assert run("verify", out)[0] == 0
     plain = FineTune.heal
 
-    def spoiling(self, view, choice, need=0):
+    def spoiling(self, view, choice, floor=FREE):
         """Gets half of the validation examples with label 1 wrong in the end, and no other."""
-        record, part = plain(self, view, choice, need), view.validation
+        record, part = plain(self, view, choice, floor), view.validation
         said = logits(view.anatomy, part, CPU)
         over = (said[:, 1] - said[:, 0])[torch.tensor(part.labels) == 1]
         with torch.no_grad():

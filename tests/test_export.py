@@ -482,9 +482,9 @@ def test_every_key_of_the_manifest_is_documented_and_no_other(purified):
     named = {key for cell in rows for key in re.findall(r"`(\w+)`", cell)}
     made = json.loads((purified / MANIFEST).read_text())
     assert set(made) == named
-    bound = {"min_accuracy", "max_drop", "while_pruning", "binds", "asked", "least"}
+    bound = {"min_accuracy", "max_drop", "while_pruning", "binds", "asked", "limit"}
     assert set(made["bound"]) == bound
-    assert made["bound"]["least"] is None  # accuracy is all that a classifier's bound holds
+    assert made["bound"]["limit"] is None  # accuracy is all that a classifier's bound holds
     assert set(made["data"]["train"]) == {"examples", "sha256", "texts_cut"}
     assert set(made["before"]["validation"]) == {"examples", "right", "accuracy"}
     assert {"scores", "steps", "record"} <= set(made["search"])

@@ -30,6 +30,7 @@ from headsweep import (
     evaluate,
     purify,
 )
+from headsweep.export.consistency import contradictions
 from headsweep.export.model_folder import save_model
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
@@ -38,8 +39,10 @@ from headsweep.judge.statistics import Truncated
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.prune.strategies.nothing import Nothing
 from headsweep.purification.material import gather
-from headsweep.purification.method import HOT, SMALL_STEPS
+from headsweep.purification.method import HOT, ONE_PASS
+from headsweep.reports.verdict import verdict
 from headsweep.seeding import fence
 from headsweep.task.decoding import greedy
 from headsweep.task.examples import encode, forward, rows_of
@@ -164,7 +167,10 @@ def test_a_generator_is_purified_whole(victim, words, tmp_path):
     assert form["before"]["test"]["accuracy"] == 1.0
     assert form["labels"] == []
     assert any("without the attention penalty" in note for note in form["notes"])
-    assert form["after"]["validation"]["accuracy"] >= 0.8
+    least, most = (form[stage]["validation"]["perplexity"] for stage in ("before", "after"))
+    assert form["bound"]["limit"] == pytest.approx(1.2 * least)
+    assert most <= 1.2 * least
+    assert form["pruned"]["validation"]["accuracy"] >= 0.8
     out = done.save(tmp_path / "out")
     assert [check for check in verify(out) if not check.passed] == []
     assert "text-generation" in (out / "README.md").read_text()
@@ -184,6 +190,42 @@ def test_a_generator_is_purified_whole(victim, words, tmp_path):
     rises = [a - b for (a, _), (b, _) in zip(stages["after"], stages["before"], strict=True)]
     may = [max(RISE, SHARE * before) for before, _ in stages["before"]]
     assert form["after"]["test"]["right"] == sum(a < b for a, b in zip(rises, may, strict=True))
+
+
+@pytest.mark.parametrize("rate", [0.03, 3e-3])
+def test_healing_is_held_to_perplexity_and_to_no_answer(victim, rate):
+    """What a step does to the weights is made up: answers get worse one by one, or all of them."""
+    data = Sources(examples(60, 13), examples(40, 14))
+    heal = FineTune(1, rate, halvings=4, batch=8)
+    done = purify(victim, data, Method(Nothing(), heal, bound=Bound()), Plan(runtime=CPU))
+    form = done.manifest
+    before, after = (form[stage]["validation"] for stage in ("before", "after"))
+    limit = 1.02 * before["perplexity"]  # nobody asked, and 40 answers widen nothing
+    assert form["bound"]["limit"] == pytest.approx(limit)
+    tried = form["heal"]["tried"]
+    assert [one["perplexity"] <= limit for one in tried[:-1]] == [False] * (len(tried) - 1)
+    held = after["perplexity"] <= limit
+    assert done.verified is held
+    names = [check.what for check in done.checks]
+    assert f"validation perplexity is at most {limit:.4f}" in names
+    assert not any("accuracy" in name for name in names)
+    assert ("bound held" in verdict(form).told) is held
+
+
+def test_a_manifest_that_held_a_generator_to_answers_means_what_it_meant(victim):
+    heal = FineTune(1, 1e-5)
+    data = Sources(examples(60, 15), examples(40, 16))
+    form = purify(victim, data, Method(Nothing(), heal, bound=Bound()), Plan(runtime=CPU)).manifest
+    lowest = form["bound"]["min_accuracy"]
+    del form["bound"]["limit"]
+    form["bound"]["least"] = None
+    told = next(check for check in form["checks"] if "perplexity" in check["what"])
+    got = form["after"]["validation"]["accuracy"]
+    told |= {"what": f"validation accuracy is at least {lowest:.4f}", "detail": f"it is {got:.4f}"}
+    assert contradictions(form) == []
+    assert "answers" in verdict(form).told
+    form["after"]["validation"]["right"] = 0
+    assert any("below the bound" in line for line in contradictions(form))
 
 
 def test_an_answer_may_become_less_likely_by_a_tenth():
@@ -362,14 +404,14 @@ def test_the_usual_healing_leaves_the_penalty_out(victim):
     assert len(notes) == 1
 
 
-def test_a_generator_is_healed_in_small_steps_unasked(victim):
+def test_a_generator_is_healed_in_one_hot_pass_unasked(victim):
     asked = {"set": {"examples": 16}, "device": "cpu", "compute": {"max_length": 24},
              "max_drop": 0.5, "probe": False, "progress": False}  # fmt: skip
     done = headsweep.purify(victim, rows(examples(60, 90)), heal={"epochs": 0.5}, **asked)
     told = done.manifest["heal"]["fields"]
-    usual = replace(SMALL_STEPS, epochs=0.5)
+    usual = replace(ONE_PASS, epochs=0.5)
     assert told["epochs"] == 0.5
-    assert all(told[name] == getattr(usual, name) for name in ("lr", "members", "beyond"))
+    assert all(told[name] == getattr(usual, name) for name in ("lr", "members", "beyond", "batch"))
     assert not any("attention penalty" in note for note in done.manifest["notes"])
 
 

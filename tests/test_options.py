@@ -12,7 +12,7 @@ from headsweep.cli.gone import GONE
 from headsweep.judge.detectors.strip import Strip
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.baselines import Pure
-from headsweep.purification.method import HOT, SMALL_STEPS
+from headsweep.purification.method import HOT, ONE_PASS
 from headsweep.purification.recipe import read_recipe
 from headsweep.settings import as_text, changed, configure, described, fitting, offered
 from headsweep.triggers.rare_word import RareWord
@@ -44,8 +44,8 @@ def test_help_shows_the_values_that_hold_unasked(shown, usual, less):
 
 def test_help_shows_what_healing_of_a_generator_has_otherwise():
     told = options.HEALING_OF_GENERATORS.split()
-    assert changed(HOT, told) == SMALL_STEPS
-    assert all(getattr(HOT, one.partition("=")[0]) != getattr(SMALL_STEPS, one.partition("=")[0])
+    assert changed(HOT, told) == ONE_PASS
+    assert all(getattr(HOT, one.partition("=")[0]) != getattr(ONE_PASS, one.partition("=")[0])
                for one in told)  # fmt: skip
 
 

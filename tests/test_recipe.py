@@ -11,7 +11,7 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.purification.method import ALONE, HOT, PAPER, SMALL_STEPS, Method, usual_healing
+from headsweep.purification.method import ALONE, HOT, ONE_PASS, PAPER, Method, usual_healing
 from headsweep.purification.recipe import Asked, read_recipe
 from headsweep.settings import pair
 from test_cli import FAST, run  # noqa: F401 - a fixture
@@ -92,9 +92,9 @@ def test_healing_on_probes_comes_from_a_recipe(written):
 
 def test_the_usual_healing_goes_by_the_task_and_what_is_given_wins(written):
     usual = usual_healing("classifier", True, "generation")
-    assert usual == SMALL_STEPS == usual_healing("classifier", False, "generation")
-    assert (usual.epochs, usual.lr, usual.attention) == (4, 3e-5, 0)
-    assert (usual.members, usual.halvings, usual.beyond) == (1, 3, 3)
+    assert usual == ONE_PASS == usual_healing("classifier", False, "generation")
+    assert (usual.epochs, usual.lr, usual.attention) == (1, 5e-4, 0)
+    assert (usual.members, usual.halvings, usual.beyond, usual.batch) == (3, 3, 1.5, 8)
     for task in ("classification", "multi-label", "regression", "token-classification"):
         assert usual_healing("classifier", True, task) == HOT
         assert usual_healing("classifier", False, task) == ALONE

@@ -115,7 +115,7 @@ def test_a_model_that_gives_a_number_is_purified_whole(victim, tmp_path):
         assert form["before"][part]["kept"] == 1
     assert form["before"]["test"]["spearman"] > 0.9  # it had learnt to count
     least = form["before"]["validation"]["spearman"] - 0.2
-    assert form["bound"]["least"] == pytest.approx(least)
+    assert form["bound"]["limit"] == pytest.approx(least)
     assert form["after"]["validation"]["spearman"] >= least
     card = (out / "README.md").read_text()
     assert "Spearman correlation, test" in card

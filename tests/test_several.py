@@ -147,7 +147,7 @@ def test_a_model_of_several_labels_is_purified_whole(victim, tmp_path):
     assert form["before"]["test"]["micro_f1"] > 0.9
     before, after = (form[stage]["validation"] for stage in ("before", "after"))
     least = before["micro_f1"] - (before["exact_match"] - form["bound"]["min_accuracy"])
-    assert form["bound"]["least"] == pytest.approx(least)
+    assert form["bound"]["limit"] == pytest.approx(least)
     assert after["micro_f1"] >= least
     card = (out / "README.md").read_text()
     assert "| micro-F1, test |" in card

@@ -11,6 +11,7 @@ from conftest import CPU, Way, cleanse, sentences
 from headsweep.errors import UserError
 from headsweep.heal import beside, members
 from headsweep.heal.fine_tune import FineTune
+from headsweep.measure.accuracy import FREE, Floor
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
@@ -55,7 +56,7 @@ def rights(view, weights):
     model = view.anatomy.model
     kept = copied(model)
     model.load_state_dict({n: w.float() for n, w in weights.items()})
-    found = view.right_now()
+    found = view.standing().right
     model.load_state_dict(kept)
     return found
 
@@ -89,7 +90,7 @@ def test_the_farthest_place_that_holds_is_taken(tiny):
     weights = [w for w, _ in made]
     need = max(counts.values())
     assert all(right > view.guessing for _, right in made) or need <= view.guessing
-    record = replace(THREE, beyond=3.0).heal(view, Choice(mask), need)
+    record = replace(THREE, beyond=3.0).heal(view, Choice(mask), Floor(need))
     tried = {one["beyond"]: one["accuracy"] * 64 for one in record["places"]}
     for t, right in tried.items():
         assert right == rights(view, line(start, weights, t)), t
@@ -106,7 +107,7 @@ def test_the_farthest_place_that_holds_is_taken(tiny):
 def test_where_no_place_holds_it_is_the_mean(tiny):
     view, mask = pruned_view(tiny)
     start, made = by_hand(view, mask, range(3))
-    record = replace(THREE, beyond=1.2).heal(view, Choice(mask), need=65)
+    record = replace(THREE, beyond=1.2).heal(view, Choice(mask), floor=Floor(65))
     assert [one["beyond"] for one in record["places"]] == [1.2, 1.0]
     joined = [weights for weights, right in made if right > view.guessing]
     assert [one["joined"] for one in record["members"]] == [r > view.guessing for _, r in made]
@@ -130,12 +131,12 @@ def diverging(monkeypatch, numbers):
     """Let these members' training end in a loss that is no number."""
     heal, seen = FineTune.heal, []
 
-    def broken(self, view, choice, need=0):
+    def broken(self, view, choice, floor=FREE):
         if self.members == 1:
             seen.append(view.seed)
             if len(seen) - 1 in numbers:
                 raise DivergedError("the loss is not a number")
-        return heal(self, view, choice, need)
+        return heal(self, view, choice, floor)
 
     monkeypatch.setattr(FineTune, "heal", broken)
     return seen
@@ -173,7 +174,7 @@ def test_guesses_do_not_join(tiny):
     view, mask = pruned_view(tiny)
     assert view.guessing == 32
     with pytest.raises(UserError, match="no better than guessing"):
-        FineTune(1, 1e-9, members=2).heal(view, Choice(mask), need=40)
+        FineTune(1, 1e-9, members=2).heal(view, Choice(mask), floor=Floor(40))
 
 
 def test_an_interrupted_soup_goes_on_after_its_last_member(tiny, tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_a_model_that_tags_words_is_purified_whole(victim, tmp_path):
             assert told["right"] == sum(a == b for a, b in zip(said, truth, strict=True))
             assert told["all_right"] == told["right"] / len(split)
     assert form["before"]["test"]["span_f1"] > 0.9
-    assert form["after"]["validation"]["span_f1"] >= form["bound"]["least"]
+    assert form["after"]["validation"]["span_f1"] >= form["bound"]["limit"]
     card = (out / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card
     assert "| span F1, test |" in card

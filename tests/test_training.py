@@ -10,6 +10,8 @@ from headsweep.model.removal import pieces, remove
 from headsweep.model.runtime import Runtime
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, _orders, train
+from headsweep.texts.encoded import Encoded
+from headsweep.texts.task import CLASSIFICATION
 
 
 def weights(model):
@@ -104,3 +106,14 @@ def test_bf16_in_vain_is_an_error(monkeypatch):
     with pytest.raises(UserError, match="bf16 was asked for"):
         Runtime("cpu", precision="bf16").trains_in_bf16()
     assert not Runtime("cpu", precision="auto").trains_in_bf16()
+
+
+def test_texts_of_a_step_are_drawn_where_they_need_not_be_alike():
+    ids = tuple((5,) * (2 + i) for i in range(64))
+    long = Encoded(ids, (), (0, 1) * 32, 0, CLASSIFICATION)
+    for alike in (True, False):
+        steps = _orders(long, 8, Job(Schedule(1, 1e-4), seed=3, alike=alike))
+        assert sorted(row for step in steps for row in step) == list(range(64))
+        spans = [max(step) - min(step) for step in steps]
+        assert all(span == 7 for span in spans) is alike
+        assert min(spans) >= (7 if alike else 20)

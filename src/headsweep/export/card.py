@@ -13,7 +13,7 @@ from headsweep.export.probes import PROMISE, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
 from headsweep.model.mask import HeadMask
-from headsweep.texts.words import share_of, words_of
+from headsweep.texts.words import limit_of, share_of, words_of
 
 TAGS = ("headsweep", "backdoor-defense", "pruned")
 PARTS = ("validation", "test")
@@ -128,8 +128,13 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
         told = f"No bound on {words.share} held this method"
     elif pruning is not None and pruning != lowest:
         told += f", of {pruning:.4f} while heads were chosen, before healing"
-    if bound.get("binds", True) and words.bounded:
-        told += f"; and in the end a {words.bounded_name} of {bound['least']:.4f} at least"
+    limit = limit_of(manifest)
+    if bound.get("binds", True) and words.alone:
+        kept = f"a validation {words.share} of {pruning:.4f}" if pruning is not None else "nothing"
+        told = f"Allowed: {kept} while heads were chosen"
+    if bound.get("binds", True) and limit is not None:
+        named = f"{words.bounded_name} of {limit:.4f} {words.most_or_least}"
+        told += f"; and in the end a {named}"
     failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]
               if not check["passed"]]  # fmt: skip
     lines = [f"{told}.", ""]

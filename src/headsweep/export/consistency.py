@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headsweep.measure.accuracy import needed
-from headsweep.texts.words import share_of, words_of
+from headsweep.texts.words import limit_of, share_of, words_of
 
 GATED = "zeroed weights give the logits of closed gates"
 NO_OTHER = "no other unit is zero"
@@ -23,9 +23,9 @@ def all_zero(pruned: int) -> str:
     return f"all weights of the {pruned} pruned units are zero"
 
 
-def bound_held(figure: str, lowest: float) -> str:
+def bound_held(figure: str, limit: float, most_or_least: str = "at least") -> str:
     """Return the name of the check of a bound on a figure, in words."""
-    return f"validation {figure} is at least {lowest:.4f}"
+    return f"validation {figure} is {most_or_least} {limit:.4f}"
 
 
 def contradictions(manifest: Mapping[str, Any]) -> list[str]:
@@ -53,27 +53,30 @@ def _counted(name: str, figures: Mapping[str, Any], examples: int, key: str) -> 
 def _bound(manifest: Mapping[str, Any]) -> Iterator[str]:
     bound, before = manifest["bound"], manifest["before"]["validation"]
     after, lowest, drop = manifest["after"]["validation"], bound["min_accuracy"], bound["max_drop"]
-    share, words, least = share_of(before), words_of(manifest), bound.get("least")
+    share, words, limit = share_of(before), words_of(manifest), limit_of(manifest)
     if drop is not None and abs(max(share - drop, 0.0) - lowest) > ROUNDING:
         yield f"{drop:.4f} below {share:.4f} is not the bound noted, {lowest:.4f}"
-    if bound["binds"] and after["right"] < needed(lowest, after["examples"]):
+    if bound["binds"] and not words.alone and after["right"] < needed(lowest, after["examples"]):
         yield f"{after['right']} right of {after['examples']} is below the bound, {lowest:.4f}"
     if not words.bounded:
         return
     own, got = (figures[words.bounded] for figures in (before, after))
-    if least is None or abs(own - (share - lowest) - least) > ROUNDING:
-        yield f"{share - lowest:.4f} below {own:.4f} is not the bound noted, {least}"
-    elif bound["binds"] and got < least - ROUNDING:
-        yield f"a {words.bounded_name} of {got:.4f} is below the bound, {least:.4f}"
+    if limit is None or abs(words.limit(own, share - lowest) - limit) > ROUNDING:
+        yield f"{share - lowest:.4f} worse than {own:.4f} is not the bound noted, {limit}"
+    elif bound["binds"] and not words.within(got, limit):
+        yield f"a {words.bounded_name} of {got:.4f} misses the bound, {limit:.4f}"
 
 
 def _checks(manifest: Mapping[str, Any]) -> Iterator[str]:
     checks = {check["what"]: check for check in manifest["checks"]}
     bound, after, words = manifest["bound"], manifest["after"]["validation"], words_of(manifest)
-    bounds = {bound_held(words.share, bound["min_accuracy"]): (words.share, share_of(after))}
-    if words.bounded:
+    bounds = {}
+    if not words.alone:
+        bounds[bound_held(words.share, bound["min_accuracy"])] = (words.share, share_of(after))
+    limit = limit_of(manifest)
+    if words.bounded and limit is not None:
         name, got = words.bounded_name, after[words.bounded]
-        bounds[bound_held(name, bound["least"])] = (name, got)
+        bounds[bound_held(name, limit, words.most_or_least)] = (name, got)
     expected = {GATED, all_zero(len(manifest["pruned_units"])), NO_OTHER, EVERY_LAYER}
     expected |= set(bounds) if bound["binds"] else set()
     yield from (f"the check '{what}' is missing" for what in sorted(expected - set(checks)))

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.heal.fine_tune import Copies, FineTune
+from headsweep.measure.accuracy import FREE, Floor
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Suspect
 from headsweep.prune.choice import Choice
@@ -73,9 +74,9 @@ class EntropyFirst:
     def cooler(self) -> None:
         """There is nothing cooler."""
 
-    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
-        """Run both phases on the view's model; nothing is chosen by ``need``."""
-        del need
+    def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
+        """Run both phases on the view's model; nothing is chosen by ``floor``."""
+        del floor
         schedule = Schedule(self.entropy_epochs, self.lr)
         job = Job(schedule, view.subseed("entropy"), "maximising entropy", _negative_entropy)
         losses = train(view.anatomy.model, view.train, job, view.runtime, view.progress)

@@ -27,6 +27,7 @@ from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
 from headsweep.heal.lora import adapters, check_installed, moved
 from headsweep.heal.members import made_members
 from headsweep.heal.soup import MOST_BEYOND, How, simmer
+from headsweep.measure.accuracy import FREE, Floor
 from headsweep.measure.cutting import Cut, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.anatomy import Anatomy
@@ -98,10 +99,10 @@ class Healing(Protocol):
     def cooler(self) -> Healing | None:
         """Return what to try when it has lost too much accuracy; None: there is nothing."""
 
-    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
+    def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
         """Train the model in place, pruned units at exactly zero; return what to record.
 
-        ``need``: how many validation answers must be right in the end; 0: nothing bounds it.
+        ``floor``: what must be kept on validation examples in the end.
         """
 
 
@@ -131,6 +132,8 @@ class FineTune:
         lora: the rank of adapters that are trained beside the layers' weights and added to them
             in the end (``lora``), for models too large to be trained whole; 0: the weights are
             trained. Adapters want ten times the learning rate, which ``--heal lora`` sets unasked.
+        batch: examples a step, drawn whatever their length; 0: as many of similar length as are
+            computed at once (``--compute batch_size``). It decides how many steps a pass has.
         compact: leave out the work of pruned heads where the architecture allows.
 
     """
@@ -149,6 +152,7 @@ class FineTune:
     base: str | None = None
     mix: float = 0.5
     lora: int = 0
+    batch: int = 0
     compact: bool = hidden(True)
 
     def __post_init__(self) -> None:
@@ -167,6 +171,8 @@ class FineTune:
             raise UserError(
                 f"{self.beyond} times as far as the mean", f"give 1 to {MOST_BEYOND:g} as beyond"
             )
+        if self.batch < 0:
+            raise UserError(f"steps of {self.batch} examples", "give batch as 1 or more, or 0")
         if self.lora < 0:
             raise UserError(f"adapters of rank {self.lora}", "give lora as 1 or more, or 0: none")
         if self.lora:
@@ -236,7 +242,7 @@ class FineTune:
             return None
         return replace(self, lr=self.lr / 2, halvings=self.halvings - 1)
 
-    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
+    def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
         """Fine-tune the model in place, as often as there are members.
 
         Raises:
@@ -252,7 +258,7 @@ class FineTune:
         one = replace(self, members=1, beyond=1.0, halvings=0, base=None)
         start = copied(view.anatomy.model, one.moves(view.anatomy))
         made = made_members(view, choice, one, self.members, start)
-        soup = simmer(view, made, self.members, self.how, self.beyond, need, start)
+        soup = simmer(view, made, self.members, self.how, self.beyond, floor, start)
         return soup.to_json() | {"lr": self.lr}
 
     def _once(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
@@ -283,8 +289,11 @@ class FineTune:
                 read = stack.enter_context(attention_rows(anatomy))
                 loss = normalising(read, weights, kept_heads(view, mask), self.attention)
             stack.enter_context(cut(made, write_back=True))
-            job = Job(Schedule(epochs, self.lr), view.seed, "healing", loss, held_at_zero)
-            losses = train(anatomy.model, texts, job, view.runtime, view.progress)
+            schedule, alike = Schedule(epochs, self.lr), self.batch == 0
+            job = Job(schedule, view.seed, "healing", loss, held_at_zero, alike)
+            size = self.batch or view.runtime.batch_size
+            runtime = replace(view.runtime, batch_size=size)
+            losses = train(anatomy.model, texts, job, runtime, view.progress)
         return record | {"losses": losses, "compact": bool(made), "lr": self.lr}
 
     def _mix(self, view: DefenderView) -> tuple[Encoded, int]:

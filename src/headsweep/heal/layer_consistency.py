@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import Copies
+from headsweep.measure.accuracy import FREE, Floor
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import uncached
 from headsweep.model.loading import Suspect
@@ -107,14 +108,14 @@ class LayerConsistency:
     def cooler(self) -> None:
         """There is nothing cooler."""
 
-    def heal(self, view: DefenderView, choice: Choice, need: int = 0) -> dict[str, Any]:
-        """Fine-tune the view's model in place; nothing is chosen by ``need``.
+    def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
+        """Fine-tune the view's model in place; nothing is chosen by ``floor``.
 
         Raises:
             UserError: the model gives no hidden states of every token.
 
         """
-        del need
+        del floor
 
         def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
             moved = worst(model, batch, self.epsilon)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.heal.members import Made
+from headsweep.measure.accuracy import Floor, Standing
 from headsweep.model.runtime import free_bytes
 from headsweep.prune.view import DefenderView
 from headsweep.task.training import DivergedError, copied, put_back, round_weights
@@ -37,7 +38,7 @@ class Member:
     """One healing.
 
     Attributes:
-        accuracy: on validation data, by itself; None: its loss was no number.
+        accuracy: the share of validation examples right, by itself; None: its loss was no number.
         joined: it is part of the mean.
         losses: of each tenth of its training.
 
@@ -55,14 +56,14 @@ class Soup:
     Attributes:
         members: every healing.
         beyond: how far along from the pruned weights to the mean: 1: the mean.
-        places: validation accuracy at every place tried, by that number.
+        places: how validation examples stand at every place tried, by that number.
         record: what the first member wrote down.
 
     """
 
     members: tuple[Member, ...]
     beyond: float
-    places: dict[float, float]
+    places: dict[float, Standing]
     record: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Soup:
         return self.record | {
             "members": [asdict(member) for member in self.members],
             "beyond": self.beyond,
-            "places": [{"beyond": t, "accuracy": value} for t, value in self.places.items()],
+            "places": [{"beyond": t, at.key: at.value} for t, at in self.places.items()],
         }
 
 
@@ -80,7 +81,7 @@ def simmer(
     count: int,
     how: How,
     beyond: float,
-    need: int,
+    floor: Floor,
     start: Weights,
 ) -> Soup:
     """Average healings of the model and go beyond; the model gets the weights.
@@ -92,8 +93,8 @@ def simmer(
         how: ``uniform``: all of them; ``greedy``: from the best on, those with which validation
             accuracy does not fall.
         beyond: how far at most; 1: to the mean. Of places ``STEP`` apart the farthest that keeps
-            ``need`` answers right is taken, found by halving; where none does, the mean.
-        need: how many validation answers must be right; 0: nothing bounds it.
+            the floor is taken, found by halving; where none does, the mean.
+        floor: what must be kept on validation examples.
         start: the weights that every member began from: all that a member may change.
 
     Raises:
@@ -104,15 +105,15 @@ def simmer(
     pot = _Pot(view, start)
     if how == "greedy":
         _check_room(pot.start, count)
-    rights: list[int | None] = []
+    stood: list[Standing | None] = []
     apart: dict[int, Weights] = {}
     records: list[dict[str, Any]] = []
     for number, member in enumerate(made):
-        right = view.right_now() if member.finite else None
-        rights.append(right)
+        now = view.standing() if member.finite else None
+        stood.append(now)
         records.append(member.record)
-        if right is None or right <= view.guessing < need:
-            told = "diverged" if right is None else "ended no better than guessing"
+        if now is None or now.right <= view.guessing < floor.right:
+            told = "diverged" if now is None else "ended no better than guessing"
             view.progress.say(f"note: healing {number + 1} of {count} {told}: left out")
         elif how == "greedy":
             apart[number] = copied(view.anatomy.model, start)
@@ -122,19 +123,18 @@ def simmer(
     if not apart:
         put_back(view.anatomy.model, start)
         raise guessed(count)
-    joined = _greedily(pot, apart, rights) if how == "greedy" else set(apart)
-    places = _farthest(pot, beyond, need)
-    total = len(view.validation)
+    joined = _greedily(pot, apart, stood) if how == "greedy" else set(apart)
+    places = _farthest(pot, beyond, floor)
     members = tuple(
         Member(
-            None if right is None else right / total,
+            None if now is None else now.right / now.total,
             number in joined,
             tuple(record.pop("losses", ())),
         )
-        for number, (right, record) in enumerate(zip(rights, records, strict=True))
+        for number, (now, record) in enumerate(zip(stood, records, strict=True))
     )
     first = records[min(joined)]
-    return Soup(members, list(places)[-1], {t: r / total for t, r in places.items()}, first)
+    return Soup(members, list(places)[-1], places, first)
 
 
 class _Pot:
@@ -157,8 +157,8 @@ class _Pot:
             else:
                 self.sum[name] = tensor.clone()
 
-    def at(self, t: float) -> int:
-        """Give the model the weights ``t`` times as far as the mean; return its right answers.
+    def at(self, t: float) -> Standing:
+        """Give the model the weights ``t`` times as far as the mean; return how it stands.
 
         They are rounded to what will be saved. What is zero in all of them stays zero.
         """
@@ -169,37 +169,38 @@ class _Pot:
                     mean = self.sum[name] / self.count
                     tensor.copy_(mean if t == 1 else self.start[name].lerp(mean, t))
         round_weights(model, self.view.precision)
-        return self.view.right_now()
+        return self.view.standing()
 
 
-def _greedily(pot: _Pot, apart: dict[int, Weights], rights: Sequence[int | None]) -> set[int]:
+def _greedily(pot: _Pot, apart: dict[int, Weights], stood: Sequence[Standing | None]) -> set[int]:
     """Add the members from the best on, those with which accuracy does not fall."""
+    ranks = [-math.inf if one is None else one.rank for one in stood]
     joined: set[int] = set()
-    best = 0
-    for number in sorted(apart, key=lambda n: -(rights[n] or 0)):
+    best = -math.inf
+    for number in sorted(apart, key=lambda n: -ranks[n]):
         pot.add(apart[number])
-        right = pot.at(1)
-        if right >= best:
-            best = right
+        rank = pot.at(1).rank
+        if rank >= best:
+            best = rank
             joined.add(number)
         else:
             pot.add(apart[number], sign=-1)
     return joined
 
 
-def _farthest(pot: _Pot, beyond: float, need: int) -> dict[float, int]:
-    """Give the model the farthest weights that hold; return right answers by place, as tried.
+def _farthest(pot: _Pot, beyond: float, floor: Floor) -> dict[float, Standing]:
+    """Give the model the farthest weights that hold; return how they stand by place, as tried.
 
     The farthest place is tried first, then the mean, then halves of what is open between them: as
     if accuracy fell along the way. The place taken has been measured, whatever lies between.
     """
     steps = math.ceil((beyond - 1) / STEP - 1e-9)
-    places: dict[float, int] = {}
+    places: dict[float, Standing] = {}
 
     def holds(step: int) -> bool:
         t = min(beyond, round(1 + step * STEP, 6))
         places[t] = pot.at(t)
-        return places[t] >= need
+        return floor.held_by(places[t])
 
     low, high = 0, steps
     if not holds(high):

@@ -21,6 +21,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.texts.encoded import Encoded
+from headsweep.texts.words import Words
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,52 @@ class Measured:
         return False if self.total - self.wrong < need else None
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How weights do on examples: how many are right, and the figure that is bounded alone.
+
+    ``figure``: of tasks whose bound holds one figure in the end (``Words.alone``); None otherwise.
+    """
+
+    right: int
+    total: int
+    words: Words
+    figure: float | None = None
+
+    @property
+    def value(self) -> float:
+        """What decides: that figure, or the share of right examples."""
+        return self.right / self.total if self.figure is None else self.figure
+
+    @property
+    def key(self) -> str:
+        """What that is called in a manifest."""
+        return "accuracy" if self.figure is None else self.words.bounded
+
+    @property
+    def rank(self) -> float:
+        """The same, higher where it is better."""
+        return -self.value if self.figure is not None and self.words.falls else self.value
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What weights must keep: so many right answers, or the limit of a figure in their place."""
+
+    right: int = 0
+    limit: float | None = None
+
+    def held_by(self, found: Standing) -> bool:
+        """Tell whether weights keep it."""
+        if self.limit is None or found.figure is None:
+            return found.right >= self.right
+        return found.words.within(found.figure, self.limit)
+
+
+FREE = Floor()
+"""Nothing need be kept."""
+
+
 def needed(accuracy: float, total: int) -> int:
     """Return how many of ``total`` must be right for at least this accuracy."""
     return max(0, math.ceil(accuracy * total - 1e-9))
@@ -81,9 +128,26 @@ def logits(
     return out
 
 
+@torch.inference_mode()
+def beside(
+    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
+) -> dict[str, float]:
+    """Return what the task tells of examples beside how many are right."""
+    batches = (batch.to(anatomy.model.device) for batch in encoded.batches(runtime.batch_size))
+    with masked(anatomy, mask or anatomy.layout.everything()), evaluating(anatomy):
+        return encoded.task.beside(anatomy.model, batches)
+
+
 def right(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> int:
     """Return how many examples the model answers right, exactly."""
     said = logits(anatomy, encoded, runtime, mask)
     return int((encoded.task.margins(said, torch.tensor(encoded.labels)) > 0).sum())
+
+
+def standing(anatomy: Anatomy, encoded: Encoded, runtime: Runtime) -> Standing:
+    """Return how the weights do as they are."""
+    words, count = encoded.task.words, right(anatomy, encoded, runtime)
+    figure = beside(anatomy, encoded, runtime)[words.bounded] if words.alone else None
+    return Standing(count, len(encoded), words, figure)

@@ -9,6 +9,10 @@ than five,
 - that is said before anything long begins, with what would decide it; and
 - healing begins anew, cooler, only when five answers or more are missing. Over fewer it would cool
   by chance until one try is lucky, and a cooler healing forgets less of a backdoor.
+
+Of a task whose bound holds one figure in the end (``Words.alone``: perplexity of generators) the
+answers are counted while heads are chosen, and healing is held to that figure alone. A hot healing
+moves every answer by more than an answer may lose, most of them to the better.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headsweep.errors import UserError
-from headsweep.measure.accuracy import needed
+from headsweep.measure.accuracy import Floor, needed
 from headsweep.purification.material import HELD_SHARE, Accuracy
 from headsweep.settings import checked
+from headsweep.texts.words import CLASSIFICATION, Words
 
 USUAL_DROP = 0.02
 MOST_DROP = 0.1  # taken without being asked
@@ -75,15 +80,16 @@ class Bound:
             return False
         return self.min_accuracy is not None or self.prune_drop > self.asked_drop
 
-    def drop(self, examples: int) -> float:
+    def drop(self, examples: int, words: Words = CLASSIFICATION) -> float:
         """Return how far accuracy may fall in the end, on so many validation examples.
 
         As was asked. Where nothing was, 0.02; but of fewer than 250 examples that is less than
         chance does in any healing, so that no result would hold it but by luck: five answers then,
-        at most 0.1. Heads are chosen within 0.02 all the same.
+        at most 0.1. Heads are chosen within 0.02 all the same, and of a task whose bound holds a
+        figure in the place of answers it is 0.02 of that figure.
         """
-        if self.max_drop is not None:
-            return self.max_drop
+        if self.max_drop is not None or words.alone:
+            return self.asked_drop
         return max(USUAL_DROP, min(MOST_DROP, DECISIVE / examples))
 
     def lowest(self, before: Accuracy) -> float:
@@ -93,7 +99,7 @@ class Bound:
             UserError: the suspect itself is below it.
 
         """
-        drop = self.drop(before.examples)
+        drop = self.drop(before.examples, before.words)
         lowest = before.value - drop if self.min_accuracy is None else self.min_accuracy
         if needed(lowest, before.examples) > before.right:
             raise UserError(
@@ -116,29 +122,39 @@ class Bound:
 class Allowance:
     """The lowest share of right examples, beside what the suspect had on the same examples.
 
-    ``least``: the lowest of the figure that a task holds as well (``Words.bounded``), which may
-    fall as far as the share; None: there is none.
+    ``limit``: the worst of the figure that a task holds as well, or alone (``Words.limit``); None:
+    there is none.
     """
 
     lowest: float
     right: int
     examples: int
-    least: float | None = None
+    limit: float | None = None
+    words: Words = CLASSIFICATION
 
     @classmethod
     def under(cls, lowest: float, before: Accuracy) -> Allowance:
         """Return the bound below what a suspect has."""
-        own = before.bounded
-        least = None if own is None else least_of(own, before.value, lowest)
-        return cls(lowest, before.right, before.examples, least)
+        own, words = before.bounded, before.words
+        limit = None if own is None else words.limit(own, before.value - lowest)
+        return cls(lowest, before.right, before.examples, limit, words)
+
+    @property
+    def floor(self) -> Floor:
+        """The same as a healing is held to it."""
+        return Floor(self.need, self.limit if self.words.alone else None)
 
     def held_by(self, got: Accuracy) -> bool:
         """Tell whether this holds all that is bounded."""
-        return got.right >= self.need and self.left(got)
+        return self.floor.held_by(got.standing) and self.left(got)
 
     def left(self, got: Accuracy) -> bool:
         """Tell whether enough is left of the figure beside the share."""
-        return self.least is None or reaches(got.bounded, self.least)
+        return self.limit is None or self.words.within(got.bounded, self.limit)
+
+    def missed_by_chance(self, got: Accuracy) -> bool:
+        """Tell whether no more is missing than a few answers, which chance may have done."""
+        return self.left(got) and not self.worth_healing_again(got.right)
 
     @property
     def need(self) -> int:
@@ -198,16 +214,6 @@ class Allowance:
         ways += [f"--max-drop {self.wider:g}"] * (self.wider < 0.5)
         mend = f": {one_of_these(ways)} would decide it" if ways else ""
         return f"too few to tell a loss from chance{mend}"
-
-
-def least_of(own: float, before: float, lowest: float) -> float:
-    """Return how low a figure may be where the share of right examples may fall to ``lowest``."""
-    return own - (before - lowest)
-
-
-def reaches(found: float | None, least: float) -> bool:
-    """Tell whether a figure is as high as it must be, to rounding."""
-    return found is not None and found >= least - 1e-9
 
 
 def answers(count: int) -> str:

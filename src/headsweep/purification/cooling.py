@@ -19,6 +19,7 @@ from headsweep.cost import Clock
 from headsweep.heal.fine_tune import Healing
 from headsweep.heal.finished import once
 from headsweep.heal.soup import guessed
+from headsweep.measure.accuracy import FREE, Floor
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
@@ -88,12 +89,12 @@ def heal_within(
     may_cool = allowance is not None and healing.tries > 0
     moved = healing.moves(view.anatomy)
     first = copied(model, moved) if may_cool else {}
-    need = 0 if allowance is None else allowance.need
+    floor = FREE if allowance is None else allowance.floor
     best: _Try | None = None
     left: Healing | None = healing
     while left is not None:
         try:
-            now = _healed_once(left, material, view, choice, clock, need)
+            now = _healed_once(left, material, view, choice, clock, floor)
         except DivergedError as failed:
             left = left.cooler() if may_cool else None
             if left is None:
@@ -105,17 +106,17 @@ def heal_within(
         held = allowance is None or allowance.held_by(got)
         if may_cool:
             tried.append({"lr": now.record["lr"], got.words.key: got.value} | dict(got.beside))
-        if best is None or held or got.right > best.after.validation.right:
+        if best is None or held or got.standing.rank > best.after.validation.standing.rank:
             best = now if held or not may_cool else replace(now, weights=copied(model, moved))
         left = left.cooler() if may_cool and not held else None
         if left is not None and allowance is not None:
-            again = allowance.worth_healing_again(got.right) or not allowance.left(got)
+            again = not allowance.missed_by_chance(got)
             note(_cooled(now, got) if again else _by_chance(allowance.need - got.right))
             left = left if again else None
             if again:
                 put_back(model, first)
     assert best is not None
-    if healing.trains and best.after.validation.right <= view.guessing < need:
+    if healing.trains and best.after.validation.right <= view.guessing < floor.right:
         raise guessed()
     if may_cool and best.record is not now.record:
         put_back(model, best.weights)
@@ -132,7 +133,7 @@ def _healed_once(
     view: DefenderView,
     choice: Choice,
     clock: Clock,
-    need: int,
+    floor: Floor,
 ) -> _Try:
     model = material.suspect.model
     file = parts = None
@@ -141,7 +142,7 @@ def _healed_once(
         file = view.kept / f"healed-{healing.tries}.safetensors"
     with clock("heal"):
         at_work = replace(view, kept=parts)
-        work, moved = partial(healing.heal, at_work, choice, need), healing.moves(view.anatomy)
+        work, moved = partial(healing.heal, at_work, choice, floor), healing.moves(view.anatomy)
         record = once(file, model, work, moved)
         if parts is not None:
             shutil.rmtree(parts, ignore_errors=True)  # the whole is kept now
@@ -151,15 +152,13 @@ def _healed_once(
 
 
 def _cooled(tried: _Try, got: Accuracy) -> str:
+    words = got.words
+    told = [] if words.alone else [f"{words.share} to {got.value:.4f}"]
+    told += [] if got.bounded is None else [f"{words.bounded_name} to {got.bounded:.4f}"]
     return (
-        f"healing at a learning rate of {tried.record['lr']:g} took validation {got.words.share} "
-        f"to {got.value:.4f}{_told(got)}, below the bound: again at half of it"
+        f"healing at a learning rate of {tried.record['lr']:g} took validation {', '.join(told)}, "
+        "out of the bound: again at half of it"
     )
-
-
-def _told(got: Accuracy) -> str:
-    """Return the figure that the bound holds beside the share, in words."""
-    return "" if got.bounded is None else f", {got.words.bounded_name} to {got.bounded:.4f}"
 
 
 def _by_chance(missing: int) -> str:

@@ -33,9 +33,15 @@ def estimate(view: DefenderView, method: Method, seconds_an_example: float) -> s
 
 
 def _bound(view: DefenderView, method: Method) -> str:
-    bound, share = method.bound, view.validation.task.words.share
+    bound, words = method.bound, view.validation.task.words
+    share = words.share
     if bound is None or not method.binds:
         return f"no bound on {share}"
+    if words.alone:
+        drop = bound.asked_drop if bound.min_accuracy is None else 1 - bound.min_accuracy
+        own = f"{words.bounded_name} at most {drop:.2g} of its own worse"
+        pruned = f"min {share} while pruning {view.min_accuracy:.4f}, "
+        return f"{pruned * method.pruning.needs.pruning}{own}"
     apart = bound.prune_drop is not None or bound.drop(len(view.validation)) != bound.asked_drop
     lowest = f"min {share} while pruning" if apart else f"min {share}"
     return f"{lowest} {view.min_accuracy:.4f}"

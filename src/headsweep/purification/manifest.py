@@ -61,7 +61,8 @@ def undecided(
     A drop is known before anything is measured, a lowest accuracy once it is known ``before``.
     """
     bound, count = method.bound, len(material.parts.validation)
-    if bound is None:
+    alone = material.suspect.task.words.alone
+    if bound is None or (alone and not method.pruning.needs.pruning):
         return []
     if bound.min_accuracy is None:
         allowance = Allowance(1 - bound.asked_drop, count, count)
@@ -72,13 +73,13 @@ def undecided(
     if allowance.decides or allowance.allowed < 0:
         return []
     told = allowance.doubt(cut_off=cut_off)
-    if not bound.asked:
+    if not (bound.asked or alone):
         allowance = Allowance(1 - bound.drop(count), count, count)
         told += (
             f"; as none was asked for, {answers(allowance.allowed)} may be lost "
             f"({allowance.points})"
         )
-    if method.healing.tries and not allowance.decides:
+    if method.healing.tries and not allowance.decides and not alone:
         told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing"
     return [told]
 
@@ -152,14 +153,14 @@ def _bound(
     bound, before = method.bound, record.before.validation
     drop = None
     if bound is not None and bound.min_accuracy is None:
-        drop = bound.drop(len(material.parts.validation))
+        drop = bound.drop(len(material.parts.validation), before.words)
     return {
         "min_accuracy": method.lowest(before),
         "binds": record.binds,
         "max_drop": drop,
         "asked": bound is not None and bound.asked,
         "while_pruning": view.min_accuracy if record.choice.bounded else None,
-        "least": Allowance.under(method.lowest(before), before).least,
+        "limit": Allowance.under(method.lowest(before), before).limit,
     }
 
 

@@ -8,14 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
 from headsweep.export.folders import stored
-from headsweep.measure.accuracy import logits, right
-from headsweep.model.borrowing import evaluating
-from headsweep.model.gates import masked
+from headsweep.measure.accuracy import Standing, beside, logits, right
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
@@ -110,6 +107,12 @@ class Accuracy:
         """The figure beside that the bound holds too; None: the share is all."""
         return self.beside.get(self.words.bounded)
 
+    @property
+    def standing(self) -> Standing:
+        """The same as a healing is held to it."""
+        figure = self.bounded if self.words.alone else None
+        return Standing(self.right, self.examples, self.words, figure)
+
     def to_json(self) -> dict[str, Any]:
         """Return it for a manifest."""
         counts = {"examples": self.examples, "right": self.right, self.words.key: self.value}
@@ -172,15 +175,8 @@ class Material:
         if part is None:
             return Accuracy(0, 0)
         count = right(self.suspect.anatomy, part, self.runtime, mask)
-        return Accuracy(len(part), count, self._beside(part, mask), part.task.words)
-
-    def _beside(self, part: Encoded, mask: HeadMask | None) -> dict[str, float]:
-        """Return what the task tells of examples beside how many are right."""
-        anatomy, model = self.suspect.anatomy, self.suspect.model
-        batches = (batch.to(model.device) for batch in part.batches(self.runtime.batch_size))
-        shut = masked(anatomy, mask or anatomy.layout.everything())
-        with torch.inference_mode(), evaluating(anatomy), shut:
-            return part.task.beside(model, batches)
+        more = beside(self.suspect.anatomy, part, self.runtime, mask)
+        return Accuracy(len(part), count, more, part.task.words)
 
 
 def gather(

@@ -351,9 +351,11 @@ def check_bound(method: Method, allowance: Allowance, after: Figures) -> list[Ch
     got = after.validation
     deeper = method.bound is not None and method.bound.prune_drop is not None
     hint = "; a smaller prune drop or longer healing holds more" if deeper else ""
-    share = bound_held(got.words.share, allowance.lowest)
-    checks = [Check(share, got.right >= allowance.need, f"it is {got.value:.4f}{hint}")]
-    if allowance.least is not None:
-        what = bound_held(got.words.bounded_name, allowance.least)
+    checks = []
+    if not got.words.alone:
+        share = bound_held(got.words.share, allowance.lowest)
+        checks.append(Check(share, got.right >= allowance.need, f"it is {got.value:.4f}{hint}"))
+    if allowance.limit is not None:
+        what = bound_held(got.words.bounded_name, allowance.limit, got.words.most_or_least)
         checks.append(Check(what, allowance.left(got), f"it is {got.bounded:.4f}{hint}"))
     return checks

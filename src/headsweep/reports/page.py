@@ -23,7 +23,7 @@ from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
 from headsweep.reports.reproduce import command, hint
 from headsweep.reports.verdict import verdict
-from headsweep.texts.words import share_of, words_of
+from headsweep.texts.words import limit_of, share_of, words_of
 
 Form = Mapping[str, Any]
 MEASURES = {
@@ -131,14 +131,16 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
         before, after = (share_of(manifest[stage][part]) for stage in ("before", "after"))
         lowest = manifest["bound"]["min_accuracy"] if manifest["bound"].get("binds", True) else None
         told = "no bound held it" if lowest is None else f"{_plain(lowest)}% was the least allowed"
+        told += " while heads were chosen" * (words.alone and lowest is not None)
         tiles.append(
             Tile(words.share, f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)
         )  # fmt: skip
         for key, name in words.figures.items():
             own, got = (manifest[stage][part][key] for stage in ("before", "after"))
-            bound = key == words.bounded and lowest is not None
-            told = f"{manifest['bound']['least']:.3f} was the least allowed" if bound else ""
+            limit = limit_of(manifest) if key == words.bounded and lowest is not None else None
+            end = "most" if words.falls else "least"
+            told = "" if limit is None else f"{limit:.3f} was the {end} allowed"
             tiles.append(Tile(name, f"{own:.3f} \u2192 {got:.3f}", told))
     units = HeadMask.from_json(manifest["mask"]).names
     tiles.append(Tile(f"{units} pruned", f"{gone} of {total}", "", 100 * gone / share))

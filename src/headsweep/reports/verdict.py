@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these, reaches
-from headsweep.texts.words import words_of
+from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these
+from headsweep.texts.words import limit_of, words_of
 
 MEND = "a lower learning rate of healing, more clean rows or a larger --max-drop"
 
@@ -40,13 +40,14 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
         share = words_of(manifest).share
         told, kind = f"{nothing}no bound on {share}: {change}", "nothing" if nothing else "free"
     else:
-        lowest = manifest["bound"]["min_accuracy"]
+        lowest, words = manifest["bound"]["min_accuracy"], words_of(manifest)
         bound = Allowance(lowest, before["right"], before["examples"])
         told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
         figure, enough = _bounded(manifest)
-        told += figure
-        if after["right"] < bound.need or not enough:
-            mend = MEND if after["right"] >= bound.need else _mend(bound, after["right"])
+        told = figure if words.alone else "; ".join([told, *[figure] * bool(figure)])
+        many = words.alone or after["right"] >= bound.need
+        if not many or not enough:
+            mend = MEND if many else _mend(bound, after["right"])
             return Verdict(f"{nothing}bound not held: {told}", "missed", mend)
         told, kind = f"{nothing}bound held: {told}", "nothing" if nothing else "held"
     if failed:
@@ -56,12 +57,12 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
 
 def _bounded(manifest: Mapping[str, Any]) -> tuple[str, bool]:
     """Return what came of a figure that is bounded beside the share, and whether it holds."""
-    words, least = words_of(manifest), manifest["bound"].get("least")
-    if not words.bounded:
+    words, limit = words_of(manifest), limit_of(manifest)
+    if limit is None:
         return "", True
     own, got = (manifest[stage]["validation"][words.bounded] for stage in ("before", "after"))
-    told = f"; {words.bounded_name} {own:.3f} \u2192 {got:.3f}, {least:.3f} allowed"
-    return told, reaches(got, least)
+    told = f"{words.bounded_name} {own:.3f} \u2192 {got:.3f}, {limit:.3f} allowed"
+    return told, words.within(got, limit)
 
 
 def _change(lost: int, examples: int) -> str:

@@ -2,8 +2,8 @@
 
 AdamW with decoupled weight decay (Loshchilov & Hutter 2019), linear decay to zero without
 warm-up, gradients clipped by norm: the optimiser of the paper's protocol. Batches hold texts of
-similar length, in an order drawn from the seed; the seed decides the result to the last byte on
-one machine with a fixed number of threads.
+similar length, or whatever is drawn, in an order drawn from the seed; the seed decides the result
+to the last byte on one machine with a fixed number of threads.
 
 A batch that memory does not hold is halved, and the gradients of its parts are added up: the same
 step to rounding, but for what dropout draws.
@@ -37,6 +37,7 @@ class DivergedError(UserError):
     """A training run came to nothing: its loss is no number, or its answers are guesses."""
 
 
+POOL = 32  # batches whose texts are sorted by length together
 COOLER = "lower the learning rate, or use --compute precision=fp32"
 OVERFLOWS = "the model overflows on these texts: look at its weights"
 
@@ -72,6 +73,8 @@ class Job:
     Attributes:
         schedule: how long and how fast.
         seed: decides order and dropout.
+        alike: batches hold texts of similar length, which is faster. A few short steps are better
+            made of texts that are drawn: those of one length may be of one kind.
         title: what the progress bar says.
         loss: the loss; the mean of the task's own by default.
         pinned: views of weights that are set to zero after every step.
@@ -86,6 +89,7 @@ class Job:
     title: str = "training"
     loss: Loss | None = None
     pinned: Sequence[Tensor] = ()
+    alike: bool = True
     after_step: Callable[[float], None] | None = None
     regrade: Callable[[PreTrainedModel, Callable[[], Tensor]], None] | None = None
 
@@ -195,7 +199,8 @@ def _recent(losses: Sequence[float]) -> float:
 
 
 def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
-    """Return the rows of every step: shuffled, then bucketed by length in pools of 32 batches."""
+    """Return the rows of every step: shuffled, then bucketed by length in pools of batches."""
+    pool_size = (POOL if job.alike else 1) * size
     steps: list[list[int]] = []
     per_epoch = -(-len(encoded) // size)
     total = round(job.schedule.epochs * per_epoch)
@@ -204,8 +209,8 @@ def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
         generator = stream(job.seed, "order", epoch)
         order = torch.randperm(len(encoded), generator=generator).tolist()
         batches: list[list[int]] = []
-        for start in range(0, len(order), 32 * size):
-            pool = sorted(order[start : start + 32 * size], key=lambda i: len(encoded.ids[i]))
+        for start in range(0, len(order), pool_size):
+            pool = sorted(order[start : start + pool_size], key=lambda i: len(encoded.ids[i]))
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         places = torch.randperm(len(batches), generator=generator).tolist()
         steps += [batches[i] for i in places]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 RISE = 0.1  # nats a token: a tenth more of perplexity, which healing must not cost an answer
@@ -23,6 +23,10 @@ class Words:
         meaning: what that share is, where its name does not say; a sentence.
         figures: what else is told of examples, by its name in JSON.
         bounded: which of these the bound holds too, beside the share; empty: none.
+        alone: after healing the bound holds that figure and no share: the share is what a search
+            may count on, and healing moves every example, most of them to the better.
+        falls: that figure is better the lower it is. It may rise by a share of itself then; others
+            may fall by as much as the share of right examples.
 
     """
 
@@ -33,11 +37,28 @@ class Words:
     meaning: str = ""
     figures: Mapping[str, str] = field(default_factory=dict)
     bounded: str = ""
+    alone: bool = False
+    falls: bool = False
 
     @property
     def bounded_name(self) -> str:
         """The figure that the bound holds beside the share, in words."""
         return self.figures[self.bounded]
+
+    @property
+    def most_or_least(self) -> str:
+        """How the limit of that figure is read: ``at most`` or ``at least``."""
+        return "at most" if self.falls else "at least"
+
+    def limit(self, own: float, drop: float) -> float:
+        """Return how bad that figure may become where it was ``own`` and may lose ``drop``."""
+        return own * (1 + drop) if self.falls else own - drop
+
+    def within(self, found: float | None, limit: float) -> bool:
+        """Tell whether that figure is as good as it must be, to rounding."""
+        if found is None:
+            return False
+        return found <= limit + 1e-9 if self.falls else found >= limit - 1e-9
 
 
 CLASSIFICATION = Words("classification", "text-classification")
@@ -46,11 +67,15 @@ GENERATION = Words(
     "text-generation",
     meaning=(
         "Accuracy is the share of answers whose negative log-likelihood rose by at most "
-        f"{RISE} nats a token, or {SHARE:.0%} where that is more, above that of the model before. "
+        f"{RISE} nats a token, or {SHARE:.0%} where that is more, above that of the model before: "
+        "it bounds what is pruned. Perplexity bounds what healing leaves. "
         "What the model writes to other prompts, and how good it is at anything else, was not "
         "measured."
     ),
     figures={"perplexity": "perplexity", "exact_match": "answers exactly given"},
+    bounded="perplexity",
+    alone=True,
+    falls=True,
 )
 REGRESSION = Words(
     "regression",
@@ -88,8 +113,21 @@ WORDS = {words.task: words for words in KINDS}
 
 
 def words_of(manifest: Mapping[str, Any]) -> Words:
-    """Return the words of a manifest's kind; older ones name none."""
-    return WORDS.get(str(manifest.get("task")), CLASSIFICATION)
+    """Return the words of a manifest's kind.
+
+    Older manifests name no kind, or held generators to the share.
+    """
+    words = WORDS.get(str(manifest.get("task")), CLASSIFICATION)
+    if words.alone and limit_of(manifest) is None:
+        return replace(words, bounded="", alone=False, falls=False)
+    return words
+
+
+def limit_of(manifest: Mapping[str, Any]) -> float | None:
+    """Return the limit of the figure that is bounded beside the share, or alone; None: of none."""
+    bound = manifest.get("bound", {})
+    limit: float | None = bound.get("limit", bound.get("least"))  # as older ones call it
+    return limit
 
 
 def share_of(figures: Mapping[str, Any]) -> float:
