@@ -17,6 +17,7 @@ from headsweep import FineTune, Gradient, HeadMask, UserError, purify
 from headsweep.export.model_folder import fingerprint
 from headsweep.model.mask import HEADS, Units
 from test_groups import attention
+from tiny_families import OLD_FALCON
 
 NO_HEALING = FineTune(0)
 
@@ -217,9 +218,16 @@ def test_the_bias_of_positions_is_that_of_the_heads_left(tokenizer, tmp_path):
         assert not torch.allclose(logits(model, ids), wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["bloom", "big_bird"])
-def test_what_cannot_be_cut_is_refused(family, tokenizer, tmp_path):
-    done = purified(family, tokenizer, HeadMask(((True, False, True, True),) * 2))
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bloom", {}),
+        ("big_bird", {}),
+        ("falcon", OLD_FALCON | {"alibi": True, "multi_query": False}),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(family, changes, tokenizer, tmp_path):
+    done = purified(family, tokenizer, HeadMask(((True, False, True, True),) * 2), **changes)
     with pytest.raises(UserError, match="cannot be made compact"):
         done.compact(tmp_path / "out")
     assert not (tmp_path / "out").exists()

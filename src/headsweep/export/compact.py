@@ -51,7 +51,7 @@ from headsweep.model.loading import (
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import left_of
 from headsweep.model.runtime import Runtime
-from headsweep.model.vetting import CONFIG, Vetted, vetted
+from headsweep.model.vetting import Vetted, vetted
 from headsweep.texts.kinds import task_of
 
 FORMAT = "headsweep.compact/1"
@@ -124,8 +124,9 @@ def compact_model(suspect: Suspect, mask: HeadMask, out: Path, overwrite: bool) 
             raise _uncuttable(model) from error
         if not gap <= LOGIT_TOLERANCE:
             raise _uncuttable(model)
-        save_model(suspect, draft)
-        plain = _loads_plainly(suspect, anatomy, mask, draft)
+        plain = _saved_plainly(suspect, anatomy, mask, draft)
+        if not plain:
+            save_model(suspect, draft, "model")
         write_json(draft / COMPACT, form | {"plain": plain, "fingerprint": whole.tolist()})
         gap = _gap(fingerprint(load(draft)), whole)
         if not gap <= LOGIT_TOLERANCE:
@@ -257,23 +258,24 @@ def _uncuttable(model: PreTrainedModel) -> UserError:
     )
 
 
-def _loads_plainly(suspect: Suspect, anatomy: Anatomy, mask: HeadMask, draft: Path) -> bool:
-    """Write a configuration with the numbers that are left; take it back where it does not do."""
+def _saved_plainly(suspect: Suspect, anatomy: Anatomy, mask: HeadMask, draft: Path) -> bool:
+    """Write the model with a configuration of the numbers that are left, and tell if that does."""
     model, numbers = suspect.model, _numbers(anatomy, mask)
     if numbers is None:
         return False
+    save_model(suspect, draft)
     smaller = copy.deepcopy(model.config)
-    for name, number in numbers.items():
-        setattr(smaller, name, number)
-    smaller.dtype = suspect.precision
-    written = (draft / CONFIG).read_bytes()
-    with suppress(Exception):  # whatever plain loading raises: then it does not load plainly
+    with suppress(
+        Exception
+    ):  # whatever the configuration or plain loading raises: then it does not
+        for name, number in numbers.items():
+            setattr(smaller, name, number)
+        smaller.dtype = suspect.precision
         smaller.save_pretrained(draft)
         with quiet():
             loaded = fingerprint(reload(draft, suspect.task))
         if _gap(loaded, fingerprint(model)) <= LOGIT_TOLERANCE:
             return True
-    (draft / CONFIG).write_bytes(written)
     return False
 
 
