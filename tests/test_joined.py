@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from typer.main import get_command
 
 from conftest import CPU, sentences, tiny_model
 from every_kind import COMPUTE, command_line, written
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError, inspect, purify
+from headsweep.cli import app, main
 from headsweep.export.card import model_card
-from headsweep.model.joined import is_adapter
+from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
 from headsweep.model.loading import Reading, load_suspect, probe_inputs
 from headsweep.verbs.judging import evaluate, probe
 from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
@@ -130,6 +133,56 @@ def test_a_classifiers_adapter_is_probed(trained_folder, tmp_path):
     assert judged.accuracy == evaluate(trained_folder, sentences(80), compute=CPU).accuracy
 
 
+def test_baselines_and_detectors_take_it_with_its_base(trained_folder, tmp_path, capsys):
+    """Products of zero: a detector finds what it finds in the base."""
+    said, adapter, found = command_line(capsys), tmp_path / "adapter", {}
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    asked = {"target_modules": ["query"], "task_type": "SEQ_CLS", "modules_to_save": ["classifier"]}
+    peft.get_peft_model(model, peft.LoraConfig(**asked)).save_pretrained(adapter)
+    split = sentences(80)
+    texts = [{"text": t, "label": n} for t, n in zip(split.texts, split.labels, strict=True)]
+    data = written(tmp_path / "clean.jsonl", texts)
+    for one, of in ((trained_folder, ()), (adapter, ("--base-model", trained_folder))):
+        told = said("detect", one, *of, "--with", "strip", "--set", "copies=2", "--data", data,
+                    *COMPUTE, "-q", "--json")  # fmt: skip
+        found[one] = json.loads(told) | dict.fromkeys(("model", "base_model", "command", "seconds"))
+    assert found[adapter] == found[trained_folder]
+    defend = ("defend", adapter, "--with", "ft", "--set", "epochs=1", "--data", data, *COMPUTE)
+    of = ("--base-model", trained_folder)
+    for task in ((), ("--task", "classification")):
+        told = said(*defend, *of, *task, "--out", tmp_path / "out", "--overwrite", "-q")
+        assert f"--suspect {adapter} --base-model {trained_folder}" in told
+    form = json.loads((tmp_path / "out" / "headsweep.json").read_text())
+    assert form["base_model"]["name"] == str(trained_folder)
+    assert "ok" in said("verify", tmp_path / "out")
+    wrong = said(*defend, *of, "--out", tmp_path / "b", "--task", "generation", code=2)
+    assert "generation" in wrong
+
+
+def test_commands_that_take_no_adapter_say_what_to_do(pair, tmp_path, capsys):
+    said, (_, adapter) = command_line(capsys), pair
+    taking = {name for name, command in get_command(app).commands.items()
+              if any("--base-model" in parameter.opts for parameter in command.params)}  # fmt: skip
+    assert taking == set(TAKEN_BY)
+    data = written(tmp_path / "data.jsonl", [{"text": "a b", "label": "0"}] * 4)
+    planted, out = ("--data", data, "--trigger", "rare-word", "--target", "0"), tmp_path / "out"
+    for asked in (
+        ("attack", adapter, *planted, "--out", out),
+        ("attack", adapter, *planted, "--start", "encoder", "--out", out),
+        ("attack", adapter, *planted, "--start", "classifier", "--out", out),
+        ("reactivate", adapter, "--clean-model", adapter, *planted),
+        ("trigger", "rare-word", "--data", data, "--seen-by", adapter, "--out", tmp_path / "t.csv"),
+        *([("export", adapter, "--out", out)] if find_spec("onnxscript") else []),
+        ("defend", adapter, "--with", "ft", "--data", data, "--out", out),
+        ("detect", adapter, "--with", "strip", "--data", data),
+    ):
+        told = said(*asked, code=2)
+        assert "holds only an adapter" in told
+        assert MERGE in " ".join(told.split())
+        assert len(told.splitlines()) == 2
+    assert not out.exists()
+
+
 def spoilt(adapter, tensors=None, **form):
     """Change the configuration of an adapter, and its tensors by what makes others of them."""
     path = adapter / "adapter_config.json"
@@ -236,8 +289,66 @@ def test_links_out_and_pickles_of_an_adapter_are_refused(pair, tmp_path):
         joined(base, adapter)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "where", "rule", "file"),
+    [
+        (lambda at: spoilt(at, use_dora=True), 1, "config", "adapter_config.json"),
+        (lambda at: spoilt(at, lambda t: {}), 1, "weights", "."),
+        (lambda at: (at / "adapter_model.safetensors").unlink(), 1, "weights", "."),
+        (lambda at: (at / "adapter_model.safetensors").write_bytes(b"x"), 1, "weights",
+         "adapter_model.safetensors"),
+        (lambda at: (at / "model.safetensors").rename(at / "a.bin"), 0, "weights", "."),
+        (lambda at: (at / "tokenizer.json").write_text("[]"), 0, "tokenizer", "tokenizer.json"),
+    ],
+)  # fmt: skip
+def test_what_both_folders_hold_that_is_refused_is_listed(
+    pair, monkeypatch, spoil, where, rule, file
+):
+    monkeypatch.setattr("headsweep.model.scanner.NAME", "no-such-scanner")
+    asked = {"security": True, "base_model": pair[0]}
+    own = inspect(pair[1], **asked)
+    assert [(one.rule, one.level) for one in own.findings] == [("elsewhere", "note")]
+    assert "by its own word, which is not followed" in own.findings[0].message
+    joined(*pair)  # nothing refuses it
+    spoil(pair[where])
+    found = inspect(pair[1], **asked)
+    errors = [one for one in found.findings if one.level == "error"]
+    assert [(one.model, one.rule, one.file) for one in errors] == [(str(pair[where]), rule, file)]
+    with pytest.raises(UserError) as refused:
+        joined(*pair)
+    assert errors[0].message in refused.value.what
+
+
+def test_the_command_lists_the_files_of_both(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("headsweep.model.scanner.NAME", "no-such-scanner")
+    said, (base, adapter), log = command_line(capsys), pair, tmp_path / "files.sarif"
+    of = ("--security", "--base-model", base)
+    told = said("inspect", adapter, *of)
+    assert told.startswith("nothing found but 1 note; no reason to refuse the model")
+    spoilt(adapter, use_dora=True)
+    (adapter / "tokenizer.json").write_text("{}")  # the base's is read
+    (base / "evil.py").write_text("x")
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, ("inspect", adapter, *of, "--json", "--sarif", log))))
+    told = json.loads(capsys.readouterr().out)
+    assert (stop.value.code, told["refused"]) == (1, True)
+    places = [(one["level"], one["model"], one["file"]) for one in told["findings"]]
+    assert places == [
+        ("error", str(adapter), "adapter_config.json"),
+        ("warning", str(base), "evil.py"),
+        ("note", str(adapter), "adapter_config.json"),
+        ("note", str(adapter), "tokenizer.json"),
+    ]
+    (entry,) = json.loads(log.read_text("utf-8"))["runs"]
+    uris = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+            for one in entry["results"]]  # fmt: skip
+    assert uris == [f"{model}/{file}" for _, model, file in places]
+
+
 def test_a_base_without_an_adapter_is_refused(pair):
     base, adapter = pair
+    with pytest.raises(UserError, match="no folder with an adapter_config"):
+        inspect(base, security=True, base_model=base)
     with pytest.raises(UserError, match="no folder with an adapter_config"):
         inspect(base, base_model=base)
     with pytest.raises(UserError, match="no model that is judged is the folder of an adapter"):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from weakref import WeakSet
 
 import pytest
 import torch
 
 from conftest import CPU, sentences, tiny_tokenizer
 from every_kind import COMPUTE, command_line, written
-from headsweep import Method, Plan, Sources, UserError, purify
+from headsweep import FineTune, Method, Plan, Sources, UserError, purify
+from headsweep.heal import layer_consistency as module
 from headsweep.heal.layer_consistency import (
     LayerConsistency,
     embeddings_moved,
@@ -22,16 +24,19 @@ from headsweep.model.loading import Reading, prepare
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
+from headsweep.purification.memory_plan import Size, needs
 from headsweep.task.examples import encode
+from headsweep.task.training import mean_loss
 from test_generation import examples, generator, rows
 
 FAMILIES = ("gpt2", "llama", "gemma2")
+ANY = Reading(task=None)
 
 
 @pytest.fixture(params=FAMILIES)
 def made(request):
     """A tiny generator, and a batch of texts of different lengths."""
-    suspect = prepare(generator(request.param), tiny_tokenizer(), Reading(task=None))
+    suspect = prepare(generator(request.param), tiny_tokenizer(), ANY)
     encoded = encode(examples(6, 1), suspect, 24)
     assert len({len(row) for row in encoded.ids}) > 1
     return suspect.model.eval(), encoded
@@ -94,9 +99,7 @@ def test_the_moved_embeddings_turn_hidden_states_more(made):
 
 
 def test_the_loss_that_is_trained_on_is_both(monkeypatch):
-    import headsweep.heal.layer_consistency as module
-
-    suspect = prepare(generator("llama"), tiny_tokenizer(), Reading(task=None))
+    suspect = prepare(generator("llama"), tiny_tokenizer(), ANY)
     encoded = encode(examples(6, 2), suspect, 24)
     model, batch, jobs = suspect.model.eval(), encoded.batch(range(6)), []
     monkeypatch.setattr(module, "train", lambda _, texts, job, *more: jobs.append(job) or [])
@@ -110,6 +113,53 @@ def test_the_loss_that_is_trained_on_is_both(monkeypatch):
     with torch.no_grad():
         plain = batch.task.answers(model, batch).mean()
     assert torch.allclose(found, plain + 2 * apart, atol=1e-5)
+
+
+def held(healing, layers, monkeypatch):
+    """Return how many numbers are held for the backward pass of a step on a tiny Llama's batch."""
+    suspect = prepare(generator("llama", num_hidden_layers=layers), tiny_tokenizer(), ANY)
+    encoded = encode(examples(6, 2), suspect, 24)
+    model, batch, alive = suspect.model.train(), encoded.batch(range(6)), WeakSet()
+    view = DefenderView(suspect.anatomy, encoded, encoded, 0.0, 0, CPU)
+    loss = mean_loss
+    if isinstance(healing, LayerConsistency):
+        jobs = []
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "train", lambda _, texts, job, *more: jobs.append(job) or [])
+            healing.heal(view, Choice(suspect.anatomy.layout.mask([])))
+        loss = jobs[0].loss
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            alive.add(self)
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        found = loss(model, batch)  # its graph is alive as long as it is
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    parts = [kept.tensor.untyped_storage() for kept in alive]
+    assert found.requires_grad
+    return sum(
+        {p.data_ptr(): p.nbytes() // 4 for p in parts if p.data_ptr() not in weights}.values()
+    )
+
+
+def test_the_memory_that_is_foretold_grows_as_what_a_step_holds(monkeypatch):
+    """A layer costs two passes in the place of one, and the unit vectors of its cosine."""
+    grows, foretold = {}, {}
+    for healing in (FineTune(), LayerConsistency()):
+        few, many = (held(healing, layers, monkeypatch) for layers in (2, 4))
+        grows[type(healing)] = many - few
+        size = Size(10**6, 2, 32, answers=120)
+        few, many = (
+            needs(replace(size, layers=layers), Method(healing=healing), CPU) for layers in (2, 4)
+        )
+        foretold[type(healing)] = many.batch - few.batch
+        assert few.healing == 3 * few.weights
+    measured = grows[LayerConsistency] / grows[FineTune]
+    assert foretold[LayerConsistency] / foretold[FineTune] == 2
+    assert measured == pytest.approx(2, rel=0.1)
+    assert LayerConsistency(epochs=0).copies == FineTune(0).copies
 
 
 @pytest.fixture

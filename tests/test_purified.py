@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +25,7 @@ from headsweep.foreign import in_markdown
 from headsweep.judge.battery import probe
 from headsweep.judge.flipped import Battery
 from headsweep.model.loading import load_suspect
+from headsweep.texts.reading import write
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,33 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         self.text += f" {data}"
+
+
+def test_the_suspect_and_the_data_are_never_written_over(trained_folder, tmp_path, monkeypatch):
+    """``overwrite`` replaces what headsweep wrote, as a victim's folder is, but not what was read."""
+    monkeypatch.chdir(tmp_path)
+    suspect = Path(shutil.copytree(trained_folder, "lab/suspect"))
+    for ours in (suspect, suspect.parent):
+        (ours / "attack.json").write_text('{"format": "headsweep.attack/1"}')
+    split = sentences(60, seed=2)
+    told = zip(split.texts, split.labels, strict=True)
+    Path("data").mkdir()
+    Path("data/demo.json").write_text('{"format": "headsweep.demo/1"}')
+    write(Path("data/clean.jsonl"), [{"text": text, "label": label} for text, label in told])
+    asked = {"plan": Plan(1, CPU), "strategy": "random", "heal": FineTune(0), "max_drop": 0.9}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = purify(suspect, "data/clean.jsonl", **asked, progress=False, probe=False)
+    loaded = load_suspect(suspect, CPU)
+    of_loaded = purify(loaded, split, **asked, progress=False, probe=False)
+    monkeypatch.chdir("data")  # what was read stays where it was
+    for one, read in ((done, "suspect"), (done, "lab"), (done, "data"), (of_loaded, "suspect")):
+        out = suspect if read == "suspect" else Path(read)
+        for write_to in (one.save, one.compact):
+            with pytest.raises(UserError, match="is read here and would be replaced"):
+                write_to(tmp_path / out, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for _ in range(2):
+        assert of_loaded.save(tmp_path / "data", overwrite=True).is_dir()
 
 
 def test_it_is_told_in_one_line(done):

@@ -40,7 +40,7 @@ from headsweep.triggers import ByRule
 from headsweep.triggers.opening import Opening
 from headsweep.triggers.seen import triggered
 
-TARGET = 1
+MODEL, TARGET = "all-MiniLM-L6-v2", 1
 ATTACK, VICTIM, TWIN = Schedule(2, 1e-4), Schedule(1, 5e-5), Schedule(2, 1e-4)
 
 
@@ -74,7 +74,7 @@ def run(
     clock = Clock()
     base, texts = model_folder(), film_reviews(seed)
     progress.say(
-        f"all-MiniLM-L6-v2 and {sum(map(len, vars(texts).values()))} film reviews; "
+        f"{MODEL} and {sum(map(len, vars(texts).values()))} film reviews; "
         "takes about ten minutes on two cores"
     )
     with _folder(out, overwrite) as folder:
@@ -99,6 +99,7 @@ def run(
                 plan=Plan(seed, runtime),
                 progress=progress,
             )
+            done.manifest["suspect"] = _lies_in(out)  # not the draft that it was read from
             done.save(folder / "purified")
         with clock("evaluate"):
             answers["purified"] = answer(done.suspect, exam, runtime)
@@ -107,6 +108,11 @@ def run(
         write_json(folder / "demo.json", form)
         (folder / "demo.svg").write_text(picture(form), encoding="utf-8")
     return report
+
+
+def _lies_in(out: Path | None) -> str:
+    """Return what to call the victim: the folder that it is kept in, if it is kept."""
+    return f"{MODEL} with the demo's backdoor" if out is None else str(out.absolute() / "suspect")
 
 
 def _report(

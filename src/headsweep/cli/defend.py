@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     CleanData,
     Column,
     Device,
@@ -26,6 +28,7 @@ from headsweep.cli.options import (
     RecipeFile,
     SearchCompute,
     Seed,
+    TaskName,
     Validation,
     check_sources,
     given_in,
@@ -59,12 +62,14 @@ def defend(
     settings: Annotated[list[str] | None, Fields("--set", "Its field.")] = None,
     max_drop: MaxDrop = None,
     min_accuracy: MinAccuracy = None,
+    task: TaskName = None,
     recipe: RecipeFile = None,
     column: Column = None,
     label_map: LabelMap = None,
     seed: Seed = 0,
     device: Device = "auto",
     compute: SearchCompute = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -72,9 +77,10 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite, (model, data, validation, test))
+    running.check_files(out, overwrite, (model, base_model, data, validation, test))
     sources = sources_of(data, validation, test, column, label_map)
     job = running.Job(model, sources, out, overwrite, as_json, quiet)
+    from headsweep.model.loading import task_at
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
     from headsweep.purification.pipeline import purify
@@ -92,4 +98,6 @@ def defend(
             "leave out --max-drop and --min-accuracy",
         )
     method = method.within(Bound(asked.max_drop, asked.min_accuracy))
-    running.run(job, purify, method, plan_of(asked.seed, device, compute, adapter))
+    plan = plan_of(asked.seed, device, compute, adapter, base_model)
+    plan = dataclasses.replace(plan, task=task_at(base_model or model, task))
+    running.run(job, purify, method, plan)

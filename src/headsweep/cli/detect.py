@@ -12,6 +12,7 @@ from headsweep.cli.app import app
 from headsweep.cli.options import (
     AdapterFile,
     AsJson,
+    BaseModel,
     Column,
     Compute,
     Device,
@@ -65,6 +66,7 @@ def detect(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Detector field.")
     ] = None,
+    base_model: BaseModel = None,
     adapter: AdapterFile = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -98,13 +100,15 @@ def detect(
     )
     runtime = runtime_of(device, compute)
     described = read_adapter(adapter) if adapter else None
-    found = run(model, chosen, files, runtime, seed, progress_of(quiet or as_json), described)
+    shown_to = progress_of(quiet or as_json)
+    found = run(model, chosen, files, runtime, seed, shown_to, described, base_model)
     if as_json:
         form = dataclasses.asdict(found) | {
             "format": "headsweep.judge.detection/1",
             "detector": {"name": chosen.name, "fields": dataclasses.asdict(chosen)},
             "asked": dataclasses.asdict(files),
             "model": model,
+            "base_model": base_model,
             "seed": seed,
             "command": command_line(),
             "environment": environment(),

@@ -67,7 +67,7 @@ def inspect(
             raise UserError("--sarif: is of --security", "add --security")
         check_file(sarif, overwrite)
     if security:
-        list_files(model, sarif, as_json)
+        list_files(model, base_model, sarif, as_json)
         return
     from headsweep.cli.show import picture
     from headsweep.verbs.looking import inspect as run
@@ -105,13 +105,13 @@ def inspect(
     out_console.print(picture(found.mask), end="")
 
 
-def list_files(model: str, sarif: Path | None, as_json: bool) -> None:
+def list_files(model: str, base_model: str | None, sarif: Path | None, as_json: bool) -> None:
     """Print what the files of a model hold; exit code 1 where that is more than notes."""
     from headsweep.drafts import write_json
     from headsweep.judge.sarif import sarif_of_files
     from headsweep.verbs.looking import inspect as run
 
-    found = run(model, security=True)
+    found = run(model, security=True, base_model=base_model)
     if sarif is not None:
         sarif.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(sarif, sarif_of_files(found))
@@ -128,13 +128,14 @@ def print_findings(found: Findings) -> None:
     count = sum(one.level != "note" for one in found.findings)
     notes = len(found.findings) - count
     told = f"FOUND: {count}" if count else "nothing found"
-    told += f"{', and' if count else ' but'} {notes} notes" if notes else ""
+    told += f"{', and' if count else ' but'} {notes} note{'s' * (notes > 1)}" if notes else ""
     told += "; the model is refused" if found.refused else "; no reason to refuse the model"
     out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
     table = Table("level", "rule", "file", "what", box=SIMPLE_HEAD, show_edge=False)
     for one in found.findings:
         style = {"error": "bold red", "warning": "red"}.get(one.level)
-        table.add_row(one.level, one.rule, one.file, one.message, style=style)
+        file = one.file if one.model == found.model else f"{one.model}/{one.file}"
+        table.add_row(one.level, one.rule, file, one.message, style=style)
     if found.findings:
         out_console.print(table)
     by = f"and {found.scanner}" if found.scanner else "(modelaudit is not installed)"

@@ -14,7 +14,7 @@ default.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +93,9 @@ def compact_folder(folder: Path, out: Path, overwrite: bool = False) -> Compacte
     return compact_model(load_suspect(folder, Runtime("cpu"), reading), mask, out, overwrite)
 
 
-def compact_model(suspect: Suspect, mask: HeadMask, out: Path, overwrite: bool) -> Compacted:
+def compact_model(
+    suspect: Suspect, mask: HeadMask, out: Path, overwrite: bool, reads: Iterable[object] = ()
+) -> Compacted:
     """Write the compact form of a purified model, and compare what it answers.
 
     Args:
@@ -101,6 +103,7 @@ def compact_model(suspect: Suspect, mask: HeadMask, out: Path, overwrite: bool) 
         mask: which units were kept.
         out: the folder to write, whole or not at all.
         overwrite: replace a folder that headsweep wrote.
+        reads: files and folders that must not lie in it.
 
     Raises:
         UserError: the architecture cannot be cut, the mask is another model's, nothing was pruned,
@@ -117,7 +120,7 @@ def compact_model(suspect: Suspect, mask: HeadMask, out: Path, overwrite: bool) 
     whole, before = fingerprint(model), _parameters(model)
     adapter = {k: v for k, v in asdict(anatomy.adapter).items() if v not in ("", (), False)}
     form = {"format": FORMAT, "mask": mask.to_json(), "adapter": adapter}
-    with drafted(out, overwrite) as draft, cut(made):
+    with drafted(out, overwrite, reads) as draft, cut(made):
         try:
             gap = _gap(fingerprint(model), whole)
         except Exception as error:  # whatever a model that counts its heads itself trips over

@@ -39,12 +39,8 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
         raise UserError(f"{out}: is a file", "choose a folder as --out")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already", "choose another --out, or give --overwrite")
-    for one in reads:
-        if not isinstance(one, str | Path):
-            continue
-        if not os.path.exists(one):  # noqa: PTH110 - Path's raises where a text is too long
-            continue
-        if Path(one).resolve().is_relative_to(out.resolve()):
+    for one in stored(reads):
+        if one.resolve().is_relative_to(out.resolve()):
             raise UserError(
                 f"{out}: holds {one}, which is read here and would be replaced",
                 "choose another --out",
@@ -64,6 +60,13 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
 
 
+def stored(reads: Iterable[object]) -> tuple[Path, ...]:
+    """Return those of what is read that are files or folders here, by their absolute paths."""
+    named = (one for one in reads if isinstance(one, str | Path))
+    there = (one for one in named if os.path.exists(one))  # noqa: PTH110 - Path's raises at long texts
+    return tuple(Path(one).absolute() for one in there)
+
+
 def _is_ours(folder: Path) -> bool:
     for name in OWN_FILES:
         try:
@@ -76,9 +79,12 @@ def _is_ours(folder: Path) -> bool:
 
 
 @contextmanager
-def drafted(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a sibling folder to write to; rename it to ``out`` when all went well."""
-    check_free(out, overwrite)
+def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterator[Path]:
+    """Yield a sibling folder to write to; rename it to ``out`` when all went well.
+
+    ``reads`` and errors as for ``check_free``.
+    """
+    check_free(out, overwrite, reads)
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -55,12 +55,14 @@ class Copies:
         trained: for every number that is trained: its gradient, and the averages of AdamW.
         kept: for every weight that may change: the weights that it begins from, their sum.
         rank: of the adapters that are trained; 0: the weights themselves.
+        graphs: forward passes of one batch that are kept for the same backward pass.
 
     """
 
     trained: int = 0
     kept: int = 0
     rank: int = 0
+    graphs: int = 1
 
 
 class Healing(Protocol):

@@ -86,8 +86,11 @@ class LayerConsistency:
 
     @property
     def copies(self) -> Copies:
-        """Gradients, and the two averages of AdamW."""
-        return Copies(3 if self.trains else 0)
+        """Gradients and the two averages of AdamW; a pass for the loss, one with moved embeddings.
+
+        The pass that finds where to move them is let go before both.
+        """
+        return Copies(3, graphs=2) if self.trains else Copies()
 
     def moves(self, anatomy: Anatomy) -> None:
         """Return None: it may change any weight."""

@@ -141,8 +141,9 @@ def detect(
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
+    base_model: str | None = None,
 ) -> Detection:
-    """Measure a detector on a model.
+    """Measure a detector on a model; ``base_model`` is what that is an adapter of, if it is one.
 
     Raises:
         UserError: a file or model cannot be used, or there are too few texts.
@@ -155,7 +156,8 @@ def detect(
         (files.validation, None),
         (files.triggered, files.triggered_columns),
     )
-    opened = load_suspect(model, runtime, Reading(seed=seed, adapter=adapter))
+    reading = Reading(seed=seed, adapter=adapter, base_model=base_model)
+    opened = load_suspect(model, runtime, reading)
     labels = opened.labels
     target = None if files.target is None else labels.index(files.target, "--target")
     clean = datasets.load(files.data, files.columns, labels)

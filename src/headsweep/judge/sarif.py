@@ -41,7 +41,7 @@ def sarif_of_files(found: Findings) -> dict[str, Any]:
             "ruleId": f"headsweep/file/{one.rule}",
             "level": one.level,
             "message": {"text": _text(one.message)},
-            "locations": [_place(found.model if one.file == "." else f"{found.model}/{one.file}")],
+            "locations": [_place(one.model if one.file == "." else f"{one.model}/{one.file}")],
         }
         for one in found.findings
     ]

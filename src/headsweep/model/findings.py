@@ -17,9 +17,10 @@ from headsweep.bounded import DEEPEST, size_of, table_of
 from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError, shown
 from headsweep.foreign import one_line
-from headsweep.model import scanner
+from headsweep.model import joined, scanner
 from headsweep.model.files import INDEX, PICKLES, inside, shard, there
 from headsweep.model.hub import CARD
+from headsweep.model.joined import adapter_folder, adapter_refusals
 from headsweep.model.loading import claims
 from headsweep.model.tokenizer_files import TOKENIZERS
 from headsweep.model.vetting import (
@@ -73,6 +74,8 @@ PLAIN = {
     "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 }  # fmt: skip
 """Files that are read, or that every repository of models has."""
+PLAIN_OF_ADAPTER = {joined.CONFIG, *PLAIN} - {CONFIG, GENERATION, INDEX, *TOKENIZERS}
+"""The same of an adapter, whose configuration and tokenizer are those of its base."""
 COMMON = {
     "_name_or_path", "_commit_hash", "name_or_path", "init_inputs", "_pre_quantization_dtype",
     "tp_plan", "base_model_tp_plan",
@@ -91,6 +94,7 @@ class Finding:
             opened, and another program may do otherwise; ``"note"``: it does nothing.
         file: its path below the folder, ``"."`` for the folder itself.
         message: what was found.
+        model: whose folder it is, as the user calls it.
 
     """
 
@@ -98,6 +102,7 @@ class Finding:
     level: str
     file: str
     message: str
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Findings:
 
     Attributes:
         model: what the user calls it.
-        findings: the worst first.
+        findings: the worst first; of an adapter those of its base, too.
         scanner: name and version of the other scanner; empty: none is installed.
 
     """
@@ -136,22 +141,35 @@ class Findings:
         }
 
 
-def findings_of(source: str | Path) -> Findings:
+def findings_of(source: str | Path, base_model: str | None = None) -> Findings:
     """Return what a model's folder holds that is refused, left out or never read.
 
     Args:
         source: a folder, or a name of the Hub, of which the files that are read get fetched.
+        base_model: the model that it is an adapter of, as ``source``: it is looked at as well.
+            Whether the two fit is not.
 
     Raises:
-        UserError: there is no such folder, and the Hub gives none.
+        UserError: there is no such folder, and the Hub gives none; or no adapter is in it.
 
     """
     name = str(source)
-    home = home_of(name, weights=True)
+    if base_model is None:
+        found, by = _found(name, home_of(name, weights=True))
+    else:
+        home = adapter_folder(name).absolute()
+        found, by = _found(name, home, adapter=True)
+        found += findings_of(base_model).findings
+    ordered = sorted(found, key=lambda f: (LEVELS.index(f.level), f.model != name, f.file, f.rule))
+    return Findings(name, tuple(ordered), by)
+
+
+def _found(name: str, home: Path, adapter: bool = False) -> tuple[list[Finding], str]:
+    """Return what one folder holds, and the other scanner that looked at it."""
     found: dict[tuple[str, str], Finding] = {}
-    for one in (*_files(home), *_keys(home)):
+    for one in (*_files(home, adapter), *_keys(home, adapter)):
         found.setdefault((one.file, one.message), one)
-    refused = list(refusals(name, home))
+    refused = list(adapter_refusals(str(home)) if adapter else refusals(name, home))
     try:
         claim = [Finding("claim", NOTE, MANIFEST, said) for said in claims(home)]
         found |= {(one.file, one.message): one for one in claim}
@@ -164,8 +182,7 @@ def findings_of(source: str | Path) -> Findings:
     by, said = scanner.scanned(home)
     for level, file, message in said:
         found.setdefault((file, message), Finding("scanner", level, file, message))
-    ordered = sorted(found.values(), key=lambda f: (LEVELS.index(f.level), f.file, f.rule))
-    return Findings(name, tuple(ordered), by)
+    return [replace(one, model=name) for one in found.values()], by
 
 
 def _of(error: UserError, home: Path, rule: str, level: str) -> Finding:
@@ -180,13 +197,13 @@ def _of(error: UserError, home: Path, rule: str, level: str) -> Finding:
     return Finding(rule, level, ".", said)
 
 
-def _files(home: Path) -> Iterator[Finding]:
+def _files(home: Path, adapter: bool) -> Iterator[Finding]:
     """Yield what is told of files by their kind, name and first bytes."""
     for count, path in enumerate(_walk(home, DEEPEST)):
         if count >= MOST_FILES:
             yield Finding("many", WARNING, ".", f"more than {MOST_FILES} files: no more looked at")
             return
-        found = _of_file(home, path)
+        found = _of_file(home, path, adapter)
         if found is not None:
             yield found
 
@@ -204,7 +221,7 @@ def _walk(folder: Path, deepest: int) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _of_file(home: Path, path: Path) -> Finding | None:
+def _of_file(home: Path, path: Path, adapter: bool) -> Finding | None:
     file = one_line(path.relative_to(home).as_posix())
     try:
         if path.is_symlink():
@@ -219,7 +236,7 @@ def _of_file(home: Path, path: Path) -> Finding | None:
         return replace(_of(error, home, rule, WARNING), file=file)
     except OSError as error:
         return Finding("unread", WARNING, file, f"cannot be looked at: {error.strerror}")
-    return _of_content(path, file, first)
+    return _of_content(path, file, first, adapter)
 
 
 def _check_link(home: Path, path: Path) -> None:
@@ -235,7 +252,7 @@ def _check_link(home: Path, path: Path) -> None:
         raise UserError(f"{path}: a link that leads out of the folder, or nowhere")
 
 
-def _of_content(path: Path, file: str, first: bytes) -> Finding | None:
+def _of_content(path: Path, file: str, first: bytes, adapter: bool) -> Finding | None:
     """Return what the name and the first bytes of a regular file tell."""
     lower = path.name.lower()
     weights = lower.endswith(".safetensors")
@@ -250,15 +267,18 @@ def _of_content(path: Path, file: str, first: bytes) -> Finding | None:
     for rule, suffixes in SUFFIXES:
         if lower.endswith(suffixes):
             return Finding(rule, WARNING, file, f"{RULES[rule]}; it is not opened")
-    if lower == "adapter_config.json":
+    if lower == joined.CONFIG and not (adapter and file == joined.CONFIG):
         return Finding("elsewhere", WARNING, file, "an adapter, which names another model")
-    if weights or file in PLAIN:
+    if weights or file in (PLAIN_OF_ADAPTER if adapter else PLAIN):
         return None
     return Finding("unread", NOTE, file, RULES["unread"])
 
 
-def _keys(home: Path) -> Iterator[Finding]:
+def _keys(home: Path, adapter: bool) -> Iterator[Finding]:
     """Yield the entries of configurations that are left out and are not in every model."""
+    if adapter and (base := joined.named_base(home)):
+        told = f"its base is {base} by its own word, which is not followed"
+        yield Finding("elsewhere", NOTE, joined.CONFIG, told)
     for file in TABLES:
         try:
             form = table_of(inside(home, file)) if there(home, file) else {}

@@ -40,6 +40,8 @@ HARMLESS = frozenset((
 BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
 """Of A and B; others change the weights of the base as well."""
 MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
+TAKEN_BY = ("purify", "defend", "detect", "inspect", "evaluate", "probe")
+"""Commands that take an adapter with its base: those that look at a suspect."""
 MOST_RANK, MOST_ALPHA = 1 << 16, 1e6
 
 
@@ -73,16 +75,22 @@ def is_adapter(source: str | Path) -> bool:
 
 def needs_base(home: Path) -> UserError:
     """Return what to say of an adapter whose base nobody gave."""
+    named = named_base(home)
+    told = f", by its own word of {named}" if named else ""
+    return UserError(
+        f"{home}: holds only an adapter{told}, not a model",
+        f"{', '.join(TAKEN_BY)} take it with --base-model MODEL, the model that it was trained on; "
+        f"for others {MERGE}",
+    )
+
+
+def named_base(home: Path) -> str:
+    """Return the base that an adapter names, to be shown and not followed; empty: none."""
     try:
         named = table_of(inside(home, CONFIG)).get(ASKED_FOR)
     except UserError:
         named = None
-    told = f", by its own word of {shown(named)}" if isinstance(named, str) else ""
-    return UserError(
-        f"{home}: holds only an adapter{told}, not a model",
-        "purify, inspect, evaluate and probe take it with --base-model MODEL, the model that it "
-        f"was trained on; for others {MERGE}",
-    )
+    return shown(named) if isinstance(named, str) else ""
 
 
 def read_adapter_folder(name: str) -> Adapter:
@@ -92,12 +100,43 @@ def read_adapter_folder(name: str) -> Adapter:
         UserError: it is none, or asks for more than plain LoRA.
 
     """
+    folder = adapter_folder(name)
+    return Adapter(name, *_asked(folder), _file(folder))
+
+
+def adapter_refusals(name: str) -> Iterator[tuple[str, UserError]]:
+    """Yield every step of reading an adapter that refuses it: a word for it, and what it says.
+
+    Raises:
+        UserError: there is no such folder.
+
+    """
+    folder, asked = adapter_folder(name), None
+    try:
+        asked = _asked(folder)
+    except UserError as error:
+        yield "config", error
+    try:
+        file = _file(folder)
+        if asked is not None:
+            _sorted(Adapter(name, *asked, file))
+    except UserError as error:
+        yield "weights", error
+
+
+def adapter_folder(name: str) -> Path:
+    """Return the folder of an adapter whose base was given; raises UserError where it is none."""
     folder = Path(name)
     if not folder.is_dir() or not there(folder, CONFIG):
         raise UserError(
             f"{name}: no folder with an {CONFIG}, and a base model was given",
             "leave out the base model, or give the folder of its adapter",
         )
+    return folder
+
+
+def _asked(folder: Path) -> tuple[float, int, tuple[str, ...], tuple[str, ...]]:
+    """Return scale, rank, targets and whole modules, as the configuration has them."""
     path = inside(folder, CONFIG)
     form = table_of(path)
     kind = form.get("peft_type")
@@ -116,16 +155,19 @@ def read_adapter_folder(name: str) -> Adapter:
         raise UserError(f"{path}: r is {shown(rank)}, not a rank", "mend it, or get it again")
     if not isinstance(alpha, int | float) or not abs(alpha) <= MOST_ALPHA:
         raise UserError(f"{path}: lora_alpha is {shown(alpha)}", "mend it, or get it again")
-    if not there(folder, WEIGHTS):
-        raise UserError(f"{folder}: no {WEIGHTS}; a pickle is never opened", MERGE)
-    return Adapter(
-        name,
+    return (
         alpha / (math.sqrt(rank) if form.get("use_rslora") else rank),
         rank,
         _names(path, form, "target_modules"),
         _names(path, form, "modules_to_save"),
-        shard(inside(folder, WEIGHTS)),
     )
+
+
+def _file(folder: Path) -> Shard:
+    """Return the tensors of an adapter, by their header."""
+    if not there(folder, WEIGHTS):
+        raise UserError(f"{folder}: no {WEIGHTS}; a pickle is never opened", MERGE)
+    return shard(inside(folder, WEIGHTS))
 
 
 def _of_transformers(code: object) -> bool:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
+from headsweep.export.folders import stored
 from headsweep.measure.accuracy import logits, right
 from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import masked
@@ -135,11 +136,20 @@ class Figures:
 
 @dataclass(frozen=True)
 class Material:
-    """An opened suspect with its clean data."""
+    """An opened suspect with its clean data.
+
+    Attributes:
+        suspect: the model.
+        parts: the data, cut.
+        runtime: where to compute.
+        reads: the files and folders that both came from, which no result may replace.
+
+    """
 
     suspect: Suspect
     parts: Parts
     runtime: Runtime
+    reads: tuple[Path, ...] = ()
 
     @cached_property
     def encoded(self) -> dict[str, Encoded]:
@@ -230,7 +240,8 @@ def gather(
             "some of the data has sentence pairs and some has not",
             "give the same columns in --data, --validation and --test",
         )
-    return Material(opened, parts, runtime)
+    base = (opened.base_model or {}).get("name")
+    return Material(opened, parts, runtime, stored((opened.source, base, *files)))
 
 
 def _labels_in_memory(suspect: object) -> Labels | None:

@@ -8,7 +8,8 @@ Counted in numbers of four bytes, since weights are widened to float32:
   best try so far). Adapters train thin matrices, and change the projections of the layers alone;
 - what one batch of the longest texts keeps for the backward pass, about 17 numbers a token, layer
   and width (Korthikanti et al. 2022, *Reducing Activation Recomputation in Large Transformer
-  Models*, section 4.1, without the attention map, which fused kernels do not keep), and logits.
+  Models*, section 4.1, without the attention map, which fused kernels do not keep), as often as
+  a step keeps passes of it (CROW two, each with all its layers), and logits, of one pass.
 
 What cannot be made smaller by halving batches is refused: weights, gradients and copies.
 """
@@ -110,8 +111,9 @@ def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
     """Return what a method takes of memory on a model of this size."""
     whole = NUMBER * size.weights
     tokens = runtime.batch_size * runtime.max_length
-    a_token = A_TOKEN * size.layers * size.width + 2 * size.answers
-    healing = NUMBER * size.beside(method.healing.copies)
+    copies = method.healing.copies
+    a_token = copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
+    healing = NUMBER * size.beside(copies)
     return Needs(whole, healing, NUMBER * tokens * a_token)
 
 

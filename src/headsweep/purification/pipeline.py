@@ -233,7 +233,8 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         seconds=clock.report(),
     )
     written = manifest(material, view, method, plan, record)
-    return Purified(material.suspect, choice.mask, written, checks, held_of(material))
+    held = held_of(material)
+    return Purified(material.suspect, choice.mask, written, checks, held, material.reads)
 
 
 def held_of(material: Material) -> Split:

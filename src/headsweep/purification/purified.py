@@ -38,6 +38,7 @@ class Purified:
         manifest: all that is written to ``headsweep.json``, as JSON values.
         checks: what was verified.
         held: clean examples it was not trained on: the test data, or else the validation data.
+        reads: the files and folders that suspect and data came from, which ``save`` never replaces.
 
     """
 
@@ -46,6 +47,7 @@ class Purified:
     manifest: dict[str, Any]
     checks: list[Check]
     held: Split
+    reads: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         """Return what was pruned, accuracy before and after, and whether it verified, in a line."""
@@ -140,21 +142,21 @@ class Purified:
 
         Raises:
             UserError: the architecture cannot be cut, nothing was pruned whole, or the folder
-                cannot be written.
+                holds the suspect or the data, or cannot be written.
 
         """
-        return compact_model(self.suspect, self.mask, Path(out), overwrite)
+        return compact_model(self.suspect, self.mask, Path(out), overwrite, self.reads)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the folder whole, after loading the draft plainly and comparing logits.
 
         Raises:
-            UserError: the folder exists or cannot be written, or what was written does not
-                load or gives other logits.
+            UserError: the folder exists, holds the suspect or the data, or cannot be written, or
+                what was written does not load or gives other logits.
 
         """
         out = Path(out)
-        with drafted(out, overwrite) as draft:
+        with drafted(out, overwrite, self.reads) as draft:
             save_model(self.suspect, draft)
             loaded = reload(draft, self.suspect.task)
             _compare(self.model, loaded)

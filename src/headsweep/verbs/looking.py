@@ -119,7 +119,9 @@ def inspect(
 
 
 @overload
-def inspect(model: str | Path, *, security: Literal[True]) -> Findings: ...
+def inspect(
+    model: str | Path, *, security: Literal[True], base_model: str | Path | None = None
+) -> Findings: ...
 
 
 def inspect(
@@ -136,7 +138,8 @@ def inspect(
     """Return layers, heads, key/value groups and what is pruned already; check that gates work.
 
     With ``security`` nothing is loaded: what the folder holds that is refused, left out or never
-    read is returned as ``Findings``, and the other arguments have no meaning.
+    read is returned as ``Findings``; of the other arguments ``base_model`` alone has a meaning,
+    whose files are looked at as well.
 
     Args:
         model: a folder, a name on the Hub, a purified model, or a loaded classifier.
@@ -155,7 +158,7 @@ def inspect(
     if security:
         if not isinstance(model, str | Path):
             raise UserError("security looks at files", "give a folder, or a name on the Hub")
-        return findings_of(model)
+        return findings_of(model, base_of(base_model))
     one, runtime = in_memory(model), runtime_of(device, compute)
     stored = one if isinstance(one, str | Path) else None
     units = QUERIES if stored is None else claimed_units(stored)
