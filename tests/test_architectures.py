@@ -326,7 +326,7 @@ def test_a_whole_key_value_group_may_go(family, units, tokenizer):
     suspect = prepare(model, tokenizer, Reading(adapter=adapter, units=units))
     encoded = encode(sentences(20), suspect, 24)
     passes = FastPass(suspect.anatomy, encoded, CPU)
-    assert passes.short.pruned is (family in CONFIGS)
+    assert passes.short.pruned is (family != "gpt_oss")  # a number of each head lies beside
     rows = torch.arange(20)
     for gone in ([0, 1], [2, 3, 4, 5], [0, 1, 2, 7]) if units is QUERIES else ([0], [1, 2], [3]):
         mask = suspect.anatomy.layout.mask(gone)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from headsweep import FineTune, Gradient, HeadMask, UserError, purify
 from headsweep.export.model_folder import fingerprint
 from headsweep.model.mask import HEADS, Units
 from test_groups import attention
+from tiny_families import OLD_FALCON
 
 NO_HEALING = FineTune(0)
 
@@ -125,31 +128,106 @@ def test_neurons_go_too(tokenizer, tmp_path):
     assert made.parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_a_generator_writes_the_same(tokenizer, tmp_path):
-    """Tied embeddings, a cache of keys and values of other sizes in other layers."""
+@pytest.mark.parametrize(("family", "gone"), [("llama", [1]), ("gpt2", [1, 4, 5, 7])])
+def test_a_generator_writes_the_same(family, gone, tokenizer, tmp_path):
+    """Tied embeddings, a cache of keys and values of other sizes in other layers, and none."""
     from headsweep.export.compact import compact_model
     from headsweep.model.loading import Reading, prepare
     from headsweep.model.removal import remove
     from test_generation import generator
 
     suspect = prepare(
-        generator("llama", tie_word_embeddings=True), tokenizer, Reading(units=HEADS, task=None)
+        generator(family, tie_word_embeddings=True), tokenizer, Reading(units=HEADS, task=None)
     )
-    mask = suspect.anatomy.layout.mask([1])
+    mask = suspect.anatomy.layout.mask(gone)
     remove(suspect.anatomy, mask)
     compact_model(suspect, mask, tmp_path / "out", overwrite=False)
     model = headsweep.load(tmp_path / "out")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ids = IDS[:1, :5]
     asked = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-    assert torch.equal(model.generate(ids, **asked), suspect.model.generate(ids, **asked))
+    wanted = suspect.model.generate(ids, **asked)
+    assert torch.equal(model.generate(ids, **asked), wanted)
+    assert torch.equal(model.generate(ids, **asked, use_cache=False), wanted)
     with pytest.raises(RuntimeError):
         AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "mpnet"])
-def test_what_cannot_be_cut_is_refused(family, tokenizer, tmp_path):
-    done = purified(family, tokenizer, HeadMask(((True, False, True, True),) * 2))
+UNEVEN = HeadMask(((True, False, True, True), (False, False, True, False)))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gpt2", {}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("openai-gpt", {}),
+        ("mpnet", {}),
+        ("deberta-v2", {}),
+        ("deberta-v2", {"share_att_key": True, "position_buckets": 4}),
+        ("deberta", {}),
+        ("modernbert", {}),
+        ("rembert", {}),
+        ("luke", {}),
+        ("persimmon", {}),
+        ("xlm", {}),
+    ],
+)
+def test_projections_in_one_and_heads_that_are_counted(family, changes, tokenizer, tmp_path):
+    """Alone and in padded batches; fewer numbers by the rows and columns of the pruned heads."""
+    done = purified(family, tokenizer, UNEVEN, **changes)
+    whole, made = done.save(tmp_path / "whole"), done.compact(tmp_path / "out")
+    model, plain = headsweep.load(tmp_path / "out"), headsweep.load(whole)
+    real = torch.ones_like(IDS)
+    real[1, 4:] = real[2, 7:] = 0
+    ids = IDS.masked_fill(real == 0, model.config.pad_token_id)
+    with torch.inference_mode():
+        for rows in (slice(3), slice(1), slice(1, 2)):
+            found, wanted = (
+                one(input_ids=ids[rows], attention_mask=real[rows]).logits for one in (model, plain)
+            )
+            assert torch.allclose(found, wanted, atol=1e-5)
+    assert not made.plain
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (plain, model)]
+    assert sizes == [made.parameters_before, made.parameters]
+    names, pruned = dict(model.named_parameters()), 0
+    for name, parameter in plain.named_parameters():
+        pruned += parameter.numel() - names[name].numel()
+        cut_out = parameter.numel() / names[name].numel()
+        assert cut_out in (1, 4 / 3, 4), name  # three heads of four, one of four, or all
+    assert pruned == sizes[0] - sizes[1] >= 4 * 4 * 8 * 32
+    files = [(place / "model.safetensors").stat().st_size for place in (whole, tmp_path / "out")]
+    assert files[1] < files[0]
+    with pytest.raises(RuntimeError):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+
+
+def test_the_bias_of_positions_is_that_of_the_heads_left(tokenizer, tmp_path):
+    """MPNet computes one for all layers: each layer reads its own heads of it, also when copied."""
+    done = purified("mpnet", tokenizer, UNEVEN, max_position_embeddings=400)
+    done.compact(tmp_path / "out")
+    ids = torch.randint(5, 100, (2, 300), generator=torch.Generator().manual_seed(2))
+    wanted, model = logits(done.model, ids), headsweep.load(tmp_path / "out")
+    assert torch.allclose(logits(model, ids), wanted, atol=1e-5)
+    assert torch.allclose(logits(copy.deepcopy(model), ids), wanted, atol=1e-5)
+    assert torch.allclose(logits(pickle.loads(pickle.dumps(model)), ids), wanted, atol=1e-5)
+    with torch.no_grad():  # of the first layer the heads 0, 2 and 3 are left, of the second 2
+        model.base_model.encoder.relative_attention_bias.weight[:, 1] += 9.0
+        assert torch.allclose(logits(model, ids), wanted, atol=1e-5)
+        model.base_model.encoder.relative_attention_bias.weight[:9, 3] += 9.0
+        assert not torch.allclose(logits(model, ids), wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bloom", {}),
+        ("big_bird", {}),
+        ("falcon", OLD_FALCON | {"alibi": True, "multi_query": False}),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(family, changes, tokenizer, tmp_path):
+    done = purified(family, tokenizer, HeadMask(((True, False, True, True),) * 2), **changes)
     with pytest.raises(UserError, match="cannot be made compact"):
         done.compact(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -159,6 +237,44 @@ def test_single_heads_of_groups_that_stay_cannot_go(tokenizer, tmp_path):
     done = purified("llama", tokenizer, HeadMask(((True, False, True, True),) * 2))
     with pytest.raises(UserError, match="nothing to cut out"):
         done.compact(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("gpt2", "transformer.h.0.attn.c_attn.weight"),
+        ("mpnet", "mpnet.encoder.layer.0.attention.attn.o.weight"),
+    ],
+)
+def test_what_a_folder_says_of_the_layers_is_checked(family, name, tokenizer, tmp_path):
+    """Edited by hand: another mask, other numbers, other weights."""
+    purified(family, tokenizer, UNEVEN).compact(tmp_path / "out")
+    record, weights = (
+        tmp_path / "out" / "headsweep-compact.json",
+        tmp_path / "out/model.safetensors",
+    )
+    form, tensors = json.loads(record.read_text()), load_file(weights)
+
+    def told(**changes):
+        record.write_text(json.dumps(form | changes))
+        with pytest.raises(UserError) as said:
+            headsweep.load(tmp_path / "out")
+        return said.value.what
+
+    swapped = HeadMask(UNEVEN.heads[::-1])
+    assert "not as its mask says" in told(mask=swapped.to_json())
+    for counts in ([], ["attn.head_dim"], ["attention.attn.attention_head_size", "training"]):
+        assert told(adapter=form["adapter"] | {"counts": counts})
+    assert "counts must be a list" in told(adapter=form["adapter"] | {"counts": "attn.num_heads"})
+    if family == "mpnet":  # its bias of positions would be another head's
+        other = HeadMask(((False, True, True, True), UNEVEN.heads[1]))
+        assert "logits are not those noted" in told(mask=other.to_json())
+        assert told(adapter=form["adapter"] | {"biases": []})
+        assert told(adapter=form["adapter"] | {"biases": ["attention.attn.hidden_states"]})
+    save_file(tensors | {name: tensors[name] * 1.5}, weights, {"format": "pt"})
+    assert "logits are not those noted" in told()
+    save_file(tensors | {name: tensors[name][:5]}, weights, {"format": "pt"})
+    assert name in told()
 
 
 def test_damaged_folders_are_a_line(tokenizer, tmp_path):

@@ -152,6 +152,7 @@ def test_an_adapter_file_describes_an_architecture(tmp_path):
         'layers = "encoder.layer"\nquery = "attention.self.query"\nkey = "attention.self.key"\n'
         'value = "attention.self.value"\noutput = "attention.output.dense"\n'
         'up = ["intermediate.dense"]\ndown = "output.dense"\n'
+        'counts = ["attention.self.num_attention_heads", "attention.self.all_head_size"]\n'
     )
     assert read_adapter(path) == FAMILIES["bert"]
     path.write_text('layer = "encoder.layer"\n')

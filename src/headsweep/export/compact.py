@@ -5,9 +5,10 @@ width of a head, the width of the FFN), the folder loads in plain ``from_pretrai
 layers differ, which no configuration of transformers says: ``load`` makes the model of the
 configuration and cuts it as the mask that lies beside says, without any code from the folder.
 
-Whether a model works with fewer heads than its configuration says is not looked up but tried: a
-folder is written only where the smaller model gives the logits of the whole one. Projections of
-query, key and value in one (GPT-2) cannot be cut. Decision 0002 says why this is no default.
+What a layer has to be told when it has fewer heads than the configuration says stands in the
+adapter. Whether the model works that way is not looked up but tried: a folder is written only
+where the smaller model gives the logits of the whole one. Decision 0002 says why this is no
+default.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from headsweep.errors import UserError
 from headsweep.export.folders import check_free, drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.verify import read_manifest
-from headsweep.measure.cutting import Cut, cut, cuts, shares_kept
+from headsweep.measure.cutting import Change, Cut, cut, cuts, shares_kept
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.families import adapter_from
 from headsweep.model.files import inside, there
@@ -50,7 +51,7 @@ from headsweep.model.loading import (
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import left_of
 from headsweep.model.runtime import Runtime
-from headsweep.model.vetting import CONFIG, Vetted, vetted
+from headsweep.model.vetting import Vetted, vetted
 from headsweep.texts.kinds import task_of
 
 FORMAT = "headsweep.compact/1"
@@ -126,8 +127,9 @@ def compact_model(
             raise _uncuttable(model) from error
         if not gap <= LOGIT_TOLERANCE:
             raise _uncuttable(model)
-        save_model(suspect, draft)
-        plain = _loads_plainly(suspect, anatomy, mask, draft)
+        plain = _saved_plainly(suspect, anatomy, mask, draft)
+        if not plain:
+            save_model(suspect, draft, "model")
         write_json(draft / COMPACT, form | {"plain": plain, "fingerprint": whole.tolist()})
         gap = _gap(fingerprint(load(draft)), whole)
         if not gap <= LOGIT_TOLERANCE:
@@ -212,10 +214,12 @@ def _load_cut(place: Path, form: Mapping[str, Any]) -> PreTrainedModel:
             model, found = task.load(str(files.folder), ignore_mismatched_sizes=True)
         model = model.float().eval()
         made = _cuts(locate(model, adapter, mask.units), mask)
-        _shrink(made)
+        for one in made:
+            one.make()  # for good
         wrong = {name for name, *_ in found["mismatched_keys"]}
         names = {id(p): name for name, p in model.named_parameters()}
-        missing = sorted({*found["missing_keys"]} | wrong - {names[id(c.parameter)] for c in made})
+        smaller = {names[id(one.parameter)] for one in made if isinstance(one, Cut)}
+        missing = sorted({*found["missing_keys"]} | wrong - smaller)
         if missing:
             raise UserError(f"{place}: {missing[0]} is missing or misshapen", AGAIN)
         _fill(place, files, {name: p for name, p in model.named_parameters() if name in wrong})
@@ -237,22 +241,10 @@ def _fill(place: Path, files: Vetted, parameters: Mapping[str, nn.Parameter]) ->
         raise UserError(f"{place}: {min(left)} is missing", AGAIN)
 
 
-def _shrink(made: list[Cut]) -> None:
-    """Give the modules their smaller parameters for good, and say so in their own numbers."""
-    for one in made:
-        whole = one.parameter
-        part = whole.detach().index_select(one.axis, one.places)
-        setattr(one.module, one.name, nn.Parameter(part, requires_grad=whole.requires_grad))
-        if isinstance(one.module, nn.Linear):
-            one.module.out_features, one.module.in_features = one.module.weight.shape
-
-
-def _cuts(anatomy: Anatomy, mask: HeadMask) -> list[Cut]:
+def _cuts(anatomy: Anatomy, mask: HeadMask) -> list[Change]:
     if not mask.fits(anatomy.layout):
         raise UserError("the mask is another model's", AGAIN)
     made = cuts(anatomy, mask)
-    if made is None:
-        raise _uncuttable(anatomy.model)
     if not made:
         raise UserError(
             "there is nothing to cut out: no unit was pruned whole",
@@ -263,29 +255,30 @@ def _cuts(anatomy: Anatomy, mask: HeadMask) -> list[Cut]:
 
 def _uncuttable(model: PreTrainedModel) -> UserError:
     return UserError(
-        f"{type(model).__name__} cannot be made compact: its projections are in one, or it counts "
-        "its heads itself",
+        f"{type(model).__name__} cannot be made compact: it does not work with other numbers of "
+        "heads or neurons than its configuration says",
         "use the folder with its shapes whole",
     )
 
 
-def _loads_plainly(suspect: Suspect, anatomy: Anatomy, mask: HeadMask, draft: Path) -> bool:
-    """Write a configuration with the numbers that are left; take it back where it does not do."""
+def _saved_plainly(suspect: Suspect, anatomy: Anatomy, mask: HeadMask, draft: Path) -> bool:
+    """Write the model with a configuration of the numbers that are left, and tell if that does."""
     model, numbers = suspect.model, _numbers(anatomy, mask)
     if numbers is None:
         return False
+    save_model(suspect, draft)
     smaller = copy.deepcopy(model.config)
-    for name, number in numbers.items():
-        setattr(smaller, name, number)
-    smaller.dtype = suspect.precision
-    written = (draft / CONFIG).read_bytes()
-    with suppress(Exception):  # whatever plain loading raises: then it does not load plainly
+    with suppress(
+        Exception
+    ):  # whatever the configuration or plain loading raises: then it does not
+        for name, number in numbers.items():
+            setattr(smaller, name, number)
+        smaller.dtype = suspect.precision
         smaller.save_pretrained(draft)
         with quiet():
             loaded = fingerprint(reload(draft, suspect.task))
         if _gap(loaded, fingerprint(model)) <= LOGIT_TOLERANCE:
             return True
-    (draft / CONFIG).write_bytes(written)
     return False
 
 

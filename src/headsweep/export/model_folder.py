@@ -8,6 +8,7 @@ with which figures, versions and seeds. It is written to a sibling and renamed w
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +29,12 @@ MANIFEST_FORMAT = "headsweep.manifest/1"
 LOGIT_TOLERANCE = 1e-4
 
 
-def save_model(suspect: Suspect, folder: Path) -> None:
-    """Write weights in the checkpoint's own precision, config and tokenizer."""
+def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] = "file") -> None:
+    """Write weights in the checkpoint's own precision, config and tokenizer.
+
+    ``names``: tensors are called, and split, as in files of the architecture that others read, or
+    as in the model (of most architectures that is the same).
+    """
     model = suspect.model
     floats = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     lasting = {t.data_ptr() for t in model.state_dict().values()}
@@ -39,7 +44,7 @@ def save_model(suspect: Suspect, folder: Path) -> None:
         for tensor in saved:
             tensor.data = tensor.data.to(suspect.precision)
         with quiet():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, save_original_format=names == "file")
     finally:
         for tensor, data in zip(saved, wide, strict=True):
             tensor.data = data

@@ -28,7 +28,7 @@ from headsweep.heal.lora import adapters, check_installed, moved
 from headsweep.heal.members import made_members
 from headsweep.heal.soup import MOST_BEYOND, How, simmer
 from headsweep.measure.accuracy import FREE, Floor
-from headsweep.measure.cutting import Cut, cut, cuts, gates_left
+from headsweep.measure.cutting import Change, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
@@ -306,7 +306,7 @@ class FineTune:
         return joined(made), copies
 
 
-def cuttable(view: DefenderView, mask: HeadMask) -> list[Cut]:
+def cuttable(view: DefenderView, mask: HeadMask) -> list[Change]:
     """Return what to cut of a pruned model; nothing where it cannot be trained that way.
 
     Checked on two examples: the cut model gives the logits of the whole one.

@@ -1,27 +1,38 @@
 """Leave out the work of pruned units: slices of the weights, lent to the model for a while.
 
 A pruned unit's rows of query, key and value and its columns of the output projection (a neuron
-group's rows of the up and columns of the down projections) are cut out of the Linear layers, so
-that the same ``forward`` computes the rest with smaller matrices. No module is copied or
-replaced: the parameter of a Linear is exchanged inside a context and put back.
+group's rows of the up and columns of the down projections) are cut out of the projections, so
+that the same ``forward`` computes the rest with smaller matrices. No module is copied or replaced:
+a parameter is exchanged inside a context and put back. One projection of all three (GPT-2) loses
+the places of a pruned head in each of its parts.
+
+Where a layer counts its heads itself, the numbers that its family names are lowered with them; of
+an argument that holds something for every head (MPNet's position bias) the layer reads its own.
+What a family does not name is not guessed: whoever uses a cut model compares outputs before
+relying on it (``fastpass``, ``healing``, ``compact``).
 
 Grouped queries: a key/value group goes only as a whole; single pruned heads of a group that stays
-are closed by their gate. Fused projections (GPT-2) and models that count their heads themselves
-(DeBERTa, MPNet) cannot be cut this way: ``cuts`` refuses the first, and whoever uses the others
-compares outputs before relying on it (``fastpass``, ``healing``).
+are closed by their gate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from headsweep.model.anatomy import Anatomy, Block, Site
 from headsweep.model.mask import HeadMask
+
+PutBack = Callable[[bool], None]
+"""Makes a module whole again; True: what was learnt meanwhile is copied into it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,81 @@ class Cut:
         assert isinstance(found, nn.Parameter)
         return found
 
+    def make(self) -> PutBack:
+        """Give the module the smaller parameter, and return what puts the whole one back."""
+        whole = self.parameter
+        places = self.places.to(whole.device)
+        part = whole.detach().index_select(self.axis, places)
+        self._give(nn.Parameter(part, requires_grad=whole.requires_grad))
+
+        def put_back(learnt: bool) -> None:
+            if learnt:
+                with torch.no_grad():
+                    whole.index_copy_(self.axis, places, self.parameter.detach())
+            self._give(whole)
+
+        return put_back
+
+    def _give(self, parameter: nn.Parameter) -> None:
+        """Exchange the parameter; a projection's own numbers say how large it is."""
+        setattr(self.module, self.name, parameter)
+        if isinstance(self.module, nn.Linear):
+            self.module.out_features, self.module.in_features = self.module.weight.shape
+        elif isinstance(self.module, Conv1D):
+            self.module.nx, self.module.nf = self.module.weight.shape
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A number of a module's own that is lower where heads are cut out."""
+
+    module: nn.Module
+    name: str
+    value: int
+
+    def make(self) -> PutBack:
+        """Lower the number, and return what raises it again."""
+        before = getattr(self.module, self.name)
+        setattr(self.module, self.name, self.value)
+        return lambda _: setattr(self.module, self.name, before)
+
+
+@dataclass(frozen=True)
+class Read:
+    """An argument of a module, [batch, head, ...], of which only some heads are read."""
+
+    module: nn.Module
+    name: str
+    heads: Tensor  # [kept]
+
+    def make(self) -> PutBack:
+        """Let the module read those heads only, and return what lets it read all again."""
+        index = [*signature(self.module.forward).parameters].index(self.name)
+        read = partial(_read, name=self.name, index=index, heads=self.heads)
+        handle = self.module.register_forward_pre_hook(read, with_kwargs=True)
+        return lambda _: handle.remove()
+
+
+def _read(
+    _: nn.Module,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    name: str,
+    index: int,
+    heads: Tensor,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a module's arguments with one of them cut to some heads; a hook that pickles."""
+    given = args[index] if index < len(args) else named.get(name)
+    if given is None:
+        return args, named
+    part = given.index_select(1, heads.to(given.device))
+    if index < len(args):
+        return (*args[:index], part, *args[index + 1 :]), named
+    return args, named | {name: part}
+
+
+Change = Cut | Lowered | Read
+
 
 def shares_kept(site: Site, keep: tuple[bool, ...]) -> list[int]:
     """Return the shares (units, or groups of units with common keys) of which a unit stays.
@@ -51,31 +137,47 @@ def shares_kept(site: Site, keep: tuple[bool, ...]) -> list[int]:
     return found or [0]
 
 
-def cuts(anatomy: Anatomy, mask: HeadMask) -> list[Cut] | None:
-    """Return what to cut for a mask; None where a projection cannot be cut."""
+def cuts(anatomy: Anatomy, mask: HeadMask) -> list[Change]:
+    """Return what is to be changed for a mask; nothing where no share went as a whole."""
     owners = {
         id(parameter): (module, name)
         for module in anatomy.model.modules()
         for name, parameter in module._parameters.items()
         if parameter is not None
     }
-    made = []
+    made: list[Change] = []
+    kept: dict[tuple[int, int], tuple[Block, Tensor]] = {}  # by parameter and axis: [place], bool
     for site, keep in zip(anatomy.sites, mask.rows, strict=True):
-        shares = shares_kept(site, keep)
-        if len(shares) * site.row.group == site.row.units:
+        shares, total = shares_kept(site, keep), site.row.units // site.row.group
+        if len(shares) == total:
             continue
+        gone = sorted({*range(total)} - {*shares})
         for block in site.blocks:
-            module, name = owners[id(block.parameter)]
-            if not isinstance(module, nn.Linear) or not block.whole:
-                return None
-            made.append(Cut(module, name, block.axis, _places(site, block, shares)))
+            every = torch.ones(block.parameter.shape[block.axis], dtype=torch.bool)
+            _, stays = kept.setdefault((id(block.parameter), block.axis), (block, every))
+            stays[_places(site, block, gone)] = False
+        made += _told(site, shares, total)
+    for block, stays in kept.values():
+        places = stays.nonzero().flatten()
+        made.append(Cut(*owners[id(block.parameter)], block.axis, places))
     return made
 
 
-def _places(site: Site, block: Block, shares: list[int]) -> Tensor:
+def _places(site: Site, block: Block, shares: Sequence[int]) -> Tensor:
     """Return the places of a block's numbers that belong to these shares."""
     size = site.row.group // block.group
     return block.places([share * size + i for share in shares for i in range(size)])
+
+
+def _told(site: Site, shares: Sequence[int], total: int) -> Iterator[Change]:
+    """Yield what has to be changed so that a layer knows which shares it has left, if anything."""
+    for module, name in site.counts:
+        number = getattr(module, name)
+        yield Lowered(module, name, number * len(shares) // total)
+    size = site.row.group * site.row.queries  # heads of a share, side by side
+    heads = torch.tensor([share * size + i for share in shares for i in range(size)])
+    for module, name in site.biases:
+        yield Read(module, name, heads)
 
 
 def gates_left(anatomy: Anatomy, mask: HeadMask) -> list[tuple[nn.Module, Tensor]]:
@@ -91,26 +193,15 @@ def gates_left(anatomy: Anatomy, mask: HeadMask) -> list[tuple[nn.Module, Tensor
 
 
 @contextmanager
-def cut(made: list[Cut], write_back: bool = False) -> Iterator[None]:
-    """Lend the model its smaller parameters; put the whole ones back afterwards.
+def cut(made: Sequence[Change], write_back: bool = False) -> Iterator[None]:
+    """Change the model, and make it whole again afterwards.
 
     Args:
-        made: what to cut, by ``cuts``.
+        made: what to change, by ``cuts``.
         write_back: copy what was learnt meanwhile into the whole parameters.
 
     """
-    before = [one.parameter for one in made]
-    try:
-        with torch.no_grad():
-            for one, whole in zip(made, before, strict=True):
-                part = whole.index_select(one.axis, one.places.to(whole.device))
-                smaller = nn.Parameter(part, requires_grad=whole.requires_grad)
-                setattr(one.module, one.name, smaller)
+    with ExitStack() as stack:
+        for one in made:
+            stack.callback(one.make(), write_back)
         yield
-    finally:
-        with torch.no_grad():
-            for one, whole in zip(made, before, strict=True):
-                if write_back:
-                    places = one.places.to(whole.device)
-                    whole.index_copy_(one.axis, places, one.parameter.detach())
-                setattr(one.module, one.name, whole)

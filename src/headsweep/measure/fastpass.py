@@ -148,11 +148,10 @@ class FastPass:
         with ExitStack() as stack:
             stack.callback(model.train, training)
             model.eval()
-            made = cuts(self.anatomy, mask) if self.short.pruned else None
-            if made is None:
+            if not self.short.pruned:
                 stack.enter_context(masked(self.anatomy, mask))
             else:
-                stack.enter_context(cut(made))
+                stack.enter_context(cut(cuts(self.anatomy, mask)))
                 for gate, wide in gates_left(self.anatomy, mask):
                     stack.enter_context(hooked(gate, wide))
             stack.enter_context(torch.inference_mode())
@@ -283,7 +282,7 @@ class FastPass:
             return close(found, plain)
 
         found = ShortCuts(
-            short.pruned and cuts(self.anatomy, mask) is not None and same(pruned=True),
+            short.pruned and same(pruned=True),
             short.unread and same(unread=True),
             short.prefixes and self._resumes(mask, batch, plain),
         )

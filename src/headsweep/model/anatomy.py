@@ -21,9 +21,10 @@ Source: gates as in Michel et al. 2019 (*Are Sixteen Heads Really Better than On
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -62,11 +63,6 @@ class Block:
         starts = torch.tensor([self.starts[index] for index in indices])
         return (starts[:, None] + torch.arange(self.width)).flatten()
 
-    @property
-    def whole(self) -> bool:
-        """Tell whether the parameter holds nothing but these blocks."""
-        return bool(self.parameter.shape[self.axis] == len(self.starts) * self.width)
-
     def live(self) -> Tensor:
         """Tell of every block whether anything in it is not zero, [block]."""
         count = len(self.starts)
@@ -88,6 +84,8 @@ class Site:
     gate: nn.Module
     blocks: tuple[Block, ...]
     roles: Mapping[str, Block]  # weights only, by "query", "key", "value", "output", "down"
+    counts: tuple[tuple[nn.Module, str], ...] = ()  # numbers that go with its heads, by name
+    biases: tuple[tuple[nn.Module, str], ...] = ()  # arguments, [batch, head, ...], by name
 
 
 @dataclass(frozen=True)
@@ -325,7 +323,34 @@ def _attention(
     _expect(weight.shape[into] >= units * width, index, adapter.output)
     roles["output"] = Block(weight, into, _row(units, width), width)
     row = Row(kind, index, units, units // shared, width, queries)
-    return Site(row, output, (*blocks, roles["output"]), roles)
+    return Site(
+        row,
+        output,
+        (*blocks, roles["output"]),
+        roles,
+        tuple(_owned(layer, adapter.counts, _is_count)),
+        tuple(_owned(layer, adapter.biases, _is_argument)),
+    )
+
+
+def _owned(
+    layer: nn.Module, paths: Sequence[str], fits: Callable[[nn.Module, str], bool]
+) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules that paths lead to, with the last name of each, where they have it."""
+    there = dict(layer.named_modules())
+    for path in paths:
+        owner, _, name = path.rpartition(".")
+        if owner in there and fits(there[owner], name):
+            yield there[owner], name
+
+
+def _is_count(module: nn.Module, name: str) -> bool:
+    number = vars(module).get(name)
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _is_argument(module: nn.Module, name: str) -> bool:
+    return name in signature(module.forward).parameters
 
 
 def _row(count: int, width: int, offset: int = 0) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from headsweep.document import read_document
 from headsweep.errors import UserError, shown
 
-LISTS = ("up", "also", "stay")
+LISTS = ("up", "also", "stay", "counts", "biases")
 FLAGS = ("interleaved", "offset_positions", "reads_last")
 
 
@@ -40,6 +40,11 @@ class Adapter:
             give is mixed over all heads (OLMo2's norms).
         heads: path of the number of heads inside a layer, where the configuration does not say.
         groups: path of the number of key/value heads inside a layer, likewise.
+        counts: paths of whole numbers inside a layer that its ``forward`` goes by and that are in
+            proportion to its heads, those of them that it has (``attn.num_heads``): lower in a
+            layer of which heads are cut out.
+        biases: arguments of modules inside a layer that hold something for every head, along the
+            second axis (``attention.attn.position_bias``): such a layer reads its own heads' only.
         offset_positions: True when the first ``pad_token_id + 1`` positions hold no text.
         reads_last: True when the classifier reads the last token, as decoders do; else the
             first.
@@ -51,13 +56,15 @@ class Adapter:
     key: str
     value: str
     output: str
-    up: tuple[str, ...]
-    down: str
+    up: tuple[str, ...] = ()
+    down: str = ""
     also: tuple[str, ...] = ()
     interleaved: bool = False
     stay: tuple[str, ...] = ()
     heads: str = ""
     groups: str = ""
+    counts: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
     offset_positions: bool = False
     reads_last: bool = False
 
@@ -73,12 +80,18 @@ def _fused(layers: str, role: str, output: str, up: str, down: str, **more: Any)
     return Adapter(layers, role, role, role, output, tuple(up.split()), down, **more)
 
 
+def _numbers(module: str, names: str) -> tuple[str, ...]:
+    """Return the paths of a module's numbers, named one after the other in a line."""
+    return tuple(f"{module}.{name}" for name in names.split())
+
+
 _BERT = _apart(
     "encoder.layer",
     "attention.self.query attention.self.key attention.self.value",
     "attention.output.dense",
     "intermediate.dense",
     "output.dense",
+    counts=_numbers("attention.self", "num_attention_heads all_head_size"),
 )
 _ROBERTA = replace(_BERT, offset_positions=True)
 _DEBERTA = replace(
@@ -124,6 +137,8 @@ _MPNET = _apart(
     "attention.attn.o",
     "intermediate.dense",
     "output.dense",
+    counts=_numbers("attention.attn", "num_attention_heads all_head_size"),
+    biases=("attention.attn.position_bias",),
     offset_positions=True,
 )
 _MODERNBERT = _fused("layers", "attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
@@ -133,6 +148,7 @@ _LLAMA = _apart(
     "self_attn.o_proj",
     "mlp.gate_proj mlp.up_proj",
     "mlp.down_proj",
+    counts=_numbers("self_attn", "num_heads num_key_value_heads"),
     reads_last=True,
 )
 _EXPERTS = replace(_LLAMA, up=(), down="")
@@ -151,13 +167,22 @@ _OPT = replace(
     _LLAMA, layers="decoder.layers", output="self_attn.out_proj", up=("fc1",), down="fc2"
 )
 _BIOGPT = replace(_OPT, layers="layers")
-_GPT2 = _fused("h", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", reads_last=True)
+_GPT2 = _fused(
+    "h",
+    "attn.c_attn",
+    "attn.c_proj",
+    "mlp.c_fc",
+    "mlp.c_proj",
+    counts=_numbers("attn", "num_heads split_size"),
+    reads_last=True,
+)
 _GPTJ = _apart(
     "h",
     "attn.q_proj attn.k_proj attn.v_proj",
     "attn.out_proj",
     "mlp.fc_in",
     "mlp.fc_out",
+    counts=_numbers("attn", "num_attention_heads"),
     reads_last=True,
 )
 _GPT_NEO = _apart(
@@ -166,6 +191,7 @@ _GPT_NEO = _apart(
     "attn.attention.out_proj",
     "mlp.c_fc",
     "mlp.c_proj",
+    counts=_numbers("attn.attention", "num_heads"),
     reads_last=True,
 )
 _GPT_NEOX = _fused(
@@ -186,7 +212,11 @@ _BLOOM = _fused(
     interleaved=True,
     reads_last=True,
 )
-_FALCON = replace(_BLOOM, groups="self_attention.num_kv_heads")
+_FALCON = replace(
+    _BLOOM,
+    groups="self_attention.num_kv_heads",
+    counts=_numbers("self_attention", "num_heads num_kv_heads"),
+)
 _MPT = _fused(
     "blocks", "attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj", reads_last=True
 )
@@ -198,7 +228,9 @@ _CTRL = _apart(
     "ffn.2",
     reads_last=True,
 )
-_XLM = _apart("attentions", "q_lin k_lin v_lin", "out_lin", "", "")  # FFNs are in another list
+_XLM = _apart(  # FFNs are in another list
+    "attentions", "q_lin k_lin v_lin", "out_lin", "", "", counts=("n_heads",)
+)
 _FUNNEL = _apart(
     "encoder.blocks.*",
     "attention.q_head attention.k_head attention.v_head",
@@ -220,7 +252,7 @@ FAMILIES: dict[str, Adapter] = {
     "arcee": replace(_LLAMA, up=("mlp.up_proj",)),
     "bart": _BART,
     "bert": _BERT,
-    "big_bird": _BERT,
+    "big_bird": replace(_BERT, counts=()),  # sparse attention draws its blocks for all heads
     "biogpt": _BIOGPT,
     "bloom": _BLOOM,
     "camembert": _ROBERTA,
@@ -280,7 +312,7 @@ FAMILIES: dict[str, Adapter] = {
     "olmo": _LLAMA,
     "olmo2": _NORMED,
     "olmo3": _NORMED,
-    "openai-gpt": _GPT2,
+    "openai-gpt": replace(_GPT2, counts=_numbers("attn", "n_head split_size")),
     "opt": _OPT,
     "persimmon": replace(
         _GPT_NEOX,
@@ -288,6 +320,7 @@ FAMILIES: dict[str, Adapter] = {
         key="self_attn.query_key_value",
         value="self_attn.query_key_value",
         output="self_attn.dense",
+        counts=_LLAMA.counts,
     ),
     "phi": _PHI,
     "phi3": _PHI3,
