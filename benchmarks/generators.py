@@ -51,8 +51,9 @@ COMPUTE = {"batch_size": 8, "max_length": 48}
 FIGURES = ("success", "clean_success", "excess_success", "perplexity", "exact_match")
 PLANT = {"epochs": 3, "lr": 2e-4}
 PIECES, PIECE = 64, 64  # of other text, of so many tokens
+RANK = 8  # of adapters
 MIX = 0.7  # how far towards the model that was attacked
-METHODS = ("nothing", "gradient", "none", "random", "base", "crow")
+METHODS = ("nothing", "gradient", "none", "random", "lora", "base", "crow")
 
 
 def main() -> None:
@@ -180,6 +181,8 @@ def asked(method: str, model: Path) -> dict[str, Any]:
     """Return a method as ``purify`` takes it; ``base`` mixes the model that was attacked in."""
     if method == "crow":
         return {"method": headsweep.DEFENSES["crow"]().method()}
+    if method == "lora":
+        return {"strategy": "none", "heal": {"lora": RANK}}
     if method == "base":
         return {"strategy": "none", "heal": {"base": str(model), "mix": MIX}}
     return {"strategy": method}
@@ -200,7 +203,8 @@ def table(cells: Sequence[dict[str, Any]]) -> None:
         by_name.setdefault((one["attack"], one["method"]), []).append(one)
     for (attack, method), own in sorted(by_name.items()):
         shown = [spread([one["figures"][name]["value"] for one in own]) for name in FIGURES]
-        shown.append(spread([one["elsewhere"] for one in own]))
+        apart = [one["elsewhere"] for one in own if "elsewhere" in one]  # older cells lack it
+        shown.append(spread(apart) if apart else "")
         print(f"| {attack} | {method} | {len(own)} | {' | '.join(shown)} |")
 
 
