@@ -25,8 +25,8 @@ from headsweep.purification.material import Sources
 from headsweep.task.examples import encode
 from headsweep.task.training import DivergedError, mean_loss
 
-QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-NO_DROPOUT = {"llama": {}, "gpt2": {f"{part}_pdrop": 0.0 for part in ("attn", "embd", "resid")}}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+OWN_NAMES = {"llama": {}, "gpt2": {f"{part}_pdrop": 0.0 for part in ("attn", "embd", "resid")}}
 """Of the families that name their dropout otherwise."""
 
 
@@ -99,7 +99,7 @@ def test_healing_on_the_cut_model_learns_the_same(tiny, family, gone):
     """
     found = {}
     for compact in (True, False):
-        view, mask = pruned_view(tiny, family, gone, **NO_DROPOUT.get(family, QUIET))
+        view, mask = pruned_view(tiny, family, gone, **OWN_NAMES.get(family, NO_DROPOUT))
         record = FineTune(4, 1e-3, compact=compact).heal(view, Choice(mask))
         assert record["compact"] is compact
         assert not any(piece.any() for piece in pieces(view.anatomy, mask))

@@ -290,7 +290,7 @@ class FineTune:
                 loss = normalising(read, weights, kept_heads(view, mask), self.attention)
             stack.enter_context(cut(made, write_back=True))
             schedule, alike = Schedule(epochs, self.lr), self.batch == 0
-            job = Job(schedule, view.seed, "healing", loss, held_at_zero, alike)
+            job = Job(schedule, view.seed, "healing", loss, held_at_zero, alike=alike)
             size = self.batch or view.runtime.batch_size
             runtime = replace(view.runtime, batch_size=size)
             losses = train(anatomy.model, texts, job, runtime, view.progress)

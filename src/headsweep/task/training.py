@@ -73,14 +73,14 @@ class Job:
     Attributes:
         schedule: how long and how fast.
         seed: decides order and dropout.
-        alike: batches hold texts of similar length, which is faster. A few short steps are better
-            made of texts that are drawn: those of one length may be of one kind.
         title: what the progress bar says.
         loss: the loss; the mean of the task's own by default.
         pinned: views of weights that are set to zero after every step.
         after_step: called after every step with its learning rate (a proximal step, say).
         regrade: called with a step's gradients in place, before they are clipped, to put others
             there; it is given the model and what computes the loss and its gradients once more.
+        alike: batches hold texts of similar length, which is faster. A few short steps are better
+            made of texts that are drawn: those of one length may be of one kind.
 
     """
 
@@ -89,9 +89,9 @@ class Job:
     title: str = "training"
     loss: Loss | None = None
     pinned: Sequence[Tensor] = ()
-    alike: bool = True
     after_step: Callable[[float], None] | None = None
     regrade: Callable[[PreTrainedModel, Callable[[], Tensor]], None] | None = None
+    alike: bool = True
 
 
 def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
