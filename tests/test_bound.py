@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import binomtest
 
 from headsweep.cli import show
+from headsweep.measure.accuracy import Accuracy
 from headsweep.purification.bound import DECISIVE, Allowance, Bound
-from headsweep.purification.material import Accuracy, Sources
+from headsweep.purification.material import Sources
 from headsweep.reports.verdict import verdict
 from headsweep.texts.reading import Columns
 

@@ -239,6 +239,20 @@ def test_single_heads_of_groups_that_stay_cannot_go(tokenizer, tmp_path):
         done.compact(tmp_path / "out")
 
 
+def edited(folder):
+    """Return what a compact folder holds, and what ``load`` says when its record is changed."""
+    record, weights = folder / "headsweep-compact.json", folder / "model.safetensors"
+    form, tensors = json.loads(record.read_text()), load_file(weights)
+
+    def told(**changes):
+        record.write_text(json.dumps(form | changes))
+        with pytest.raises(UserError) as said:
+            headsweep.load(folder)
+        return said.value.what
+
+    return form, tensors, weights, told
+
+
 @pytest.mark.parametrize(
     ("family", "name"),
     [
@@ -249,17 +263,7 @@ def test_single_heads_of_groups_that_stay_cannot_go(tokenizer, tmp_path):
 def test_what_a_folder_says_of_the_layers_is_checked(family, name, tokenizer, tmp_path):
     """Edited by hand: another mask, other numbers, other weights."""
     purified(family, tokenizer, UNEVEN).compact(tmp_path / "out")
-    record, weights = (
-        tmp_path / "out" / "headsweep-compact.json",
-        tmp_path / "out/model.safetensors",
-    )
-    form, tensors = json.loads(record.read_text()), load_file(weights)
-
-    def told(**changes):
-        record.write_text(json.dumps(form | changes))
-        with pytest.raises(UserError) as said:
-            headsweep.load(tmp_path / "out")
-        return said.value.what
+    form, tensors, weights, told = edited(tmp_path / "out")
 
     swapped = HeadMask(UNEVEN.heads[::-1])
     assert "not as its mask says" in told(mask=swapped.to_json())
@@ -281,17 +285,7 @@ def test_damaged_folders_are_a_line(tokenizer, tmp_path):
     done = purified("llama", tokenizer, groups([1, 1], [0, 1]))
     done.save(tmp_path / "whole")
     done.compact(tmp_path / "out")
-    record, weights = (
-        tmp_path / "out" / "headsweep-compact.json",
-        tmp_path / "out/model.safetensors",
-    )
-    form, tensors = json.loads(record.read_text()), load_file(weights)
-
-    def told(**changes):
-        record.write_text(json.dumps(form | changes))
-        with pytest.raises(UserError) as said:
-            headsweep.load(tmp_path / "out")
-        return said.value.what
+    _, tensors, weights, told = edited(tmp_path / "out")
 
     assert "logits are not those noted" in told(fingerprint=[[0.0, 1.0]] * 2)
     assert "logits are not those noted" in told(fingerprint=[])

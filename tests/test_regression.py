@@ -31,9 +31,9 @@ from headsweep import (
 )
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
+from headsweep.measure.accuracy import Accuracy
 from headsweep.model.loading import Reading, prepare
 from headsweep.purification.bound import Allowance
-from headsweep.purification.material import Accuracy
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.reading import Columns, Table

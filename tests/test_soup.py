@@ -56,7 +56,7 @@ def rights(view, weights):
     model = view.anatomy.model
     kept = copied(model)
     model.load_state_dict({n: w.float() for n, w in weights.items()})
-    found = view.standing().right
+    found = view.accuracy_now().right
     model.load_state_dict(kept)
     return found
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from headsweep.errors import UserError
 from headsweep.heal.members import Made
-from headsweep.measure.accuracy import Floor, Standing
+from headsweep.measure.accuracy import Accuracy, Floor
 from headsweep.model.runtime import free_bytes
 from headsweep.prune.view import DefenderView
 from headsweep.task.training import DivergedError, copied, put_back, round_weights
@@ -63,7 +63,7 @@ class Soup:
 
     members: tuple[Member, ...]
     beyond: float
-    places: dict[float, Standing]
+    places: dict[float, Accuracy]
     record: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Soup:
         return self.record | {
             "members": [asdict(member) for member in self.members],
             "beyond": self.beyond,
-            "places": [{"beyond": t, at.key: at.value} for t, at in self.places.items()],
+            "places": [{"beyond": t} | at.decides for t, at in self.places.items()],
         }
 
 
@@ -105,11 +105,11 @@ def simmer(
     pot = _Pot(view, start)
     if how == "greedy":
         _check_room(pot.start, count)
-    stood: list[Standing | None] = []
+    stood: list[Accuracy | None] = []
     apart: dict[int, Weights] = {}
     records: list[dict[str, Any]] = []
     for number, member in enumerate(made):
-        now = view.standing() if member.finite else None
+        now = view.accuracy_now() if member.finite else None
         stood.append(now)
         records.append(member.record)
         if now is None or now.right <= view.guessing < floor.right:
@@ -127,7 +127,7 @@ def simmer(
     places = _farthest(pot, beyond, floor)
     members = tuple(
         Member(
-            None if now is None else now.right / now.total,
+            None if now is None else now.value,
             number in joined,
             tuple(record.pop("losses", ())),
         )
@@ -157,7 +157,7 @@ class _Pot:
             else:
                 self.sum[name] = tensor.clone()
 
-    def at(self, t: float) -> Standing:
+    def at(self, t: float) -> Accuracy:
         """Give the model the weights ``t`` times as far as the mean; return how it stands.
 
         They are rounded to what will be saved. What is zero in all of them stays zero.
@@ -169,10 +169,10 @@ class _Pot:
                     mean = self.sum[name] / self.count
                     tensor.copy_(mean if t == 1 else self.start[name].lerp(mean, t))
         round_weights(model, self.view.precision)
-        return self.view.standing()
+        return self.view.accuracy_now()
 
 
-def _greedily(pot: _Pot, apart: dict[int, Weights], stood: Sequence[Standing | None]) -> set[int]:
+def _greedily(pot: _Pot, apart: dict[int, Weights], stood: Sequence[Accuracy | None]) -> set[int]:
     """Add the members from the best on, those with which accuracy does not fall."""
     ranks = [-math.inf if one is None else one.rank for one in stood]
     joined: set[int] = set()
@@ -188,14 +188,14 @@ def _greedily(pot: _Pot, apart: dict[int, Weights], stood: Sequence[Standing | N
     return joined
 
 
-def _farthest(pot: _Pot, beyond: float, floor: Floor) -> dict[float, Standing]:
+def _farthest(pot: _Pot, beyond: float, floor: Floor) -> dict[float, Accuracy]:
     """Give the model the farthest weights that hold; return how they stand by place, as tried.
 
     The farthest place is tried first, then the mean, then halves of what is open between them: as
     if accuracy fell along the way. The place taken has been measured, whatever lies between.
     """
     steps = math.ceil((beyond - 1) / STEP - 1e-9)
-    places: dict[float, Standing] = {}
+    places: dict[float, Accuracy] = {}
 
     def holds(step: int) -> bool:
         t = min(beyond, round(1 + step * STEP, 6))

@@ -8,7 +8,9 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.texts.encoded import Encoded
-from headsweep.texts.words import Words
+from headsweep.texts.words import CLASSIFICATION, Words
 
 
 @dataclass(frozen=True)
@@ -55,31 +57,40 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How weights do on examples: how many are right, and the figure that is bounded alone.
+class Accuracy:
+    """How many of so many examples are answered right, and what else the task tells of them."""
 
-    ``figure``: of tasks whose bound holds one figure in the end (``Words.alone``); None otherwise.
-    """
-
+    examples: int
     right: int
-    total: int
-    words: Words
-    figure: float | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
+    words: Words = CLASSIFICATION
 
     @property
     def value(self) -> float:
-        """What decides: that figure, or the share of right examples."""
-        return self.right / self.total if self.figure is None else self.figure
+        """The share of right answers."""
+        return self.right / self.examples
 
     @property
-    def key(self) -> str:
-        """What that is called in a manifest."""
-        return "accuracy" if self.figure is None else self.words.bounded
+    def bounded(self) -> float | None:
+        """The figure beside that the bound holds too; None: the share is all."""
+        return self.beside.get(self.words.bounded)
+
+    @property
+    def decides(self) -> dict[str, float]:
+        """What healing is held to, by its name: the figure that is bounded alone, or the share."""
+        name = self.words.bounded
+        return {name: self.beside[name]} if self.words.alone else {"accuracy": self.value}
 
     @property
     def rank(self) -> float:
         """The same, higher where it is better."""
-        return -self.value if self.figure is not None and self.words.falls else self.value
+        [value] = self.decides.values()
+        return -value if self.words.alone and self.words.falls else value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        counts = {"examples": self.examples, "right": self.right, self.words.key: self.value}
+        return counts | dict(self.beside)
 
 
 @dataclass(frozen=True)
@@ -89,11 +100,11 @@ class Floor:
     right: int = 0
     limit: float | None = None
 
-    def held_by(self, found: Standing) -> bool:
+    def held_by(self, found: Accuracy) -> bool:
         """Tell whether weights keep it."""
-        if self.limit is None or found.figure is None:
+        if self.limit is None:
             return found.right >= self.right
-        return found.words.within(found.figure, self.limit)
+        return found.words.within(found.bounded, self.limit)
 
 
 FREE = Floor()
@@ -128,16 +139,6 @@ def logits(
     return out
 
 
-@torch.inference_mode()
-def beside(
-    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
-) -> dict[str, float]:
-    """Return what the task tells of examples beside how many are right."""
-    batches = (batch.to(anatomy.model.device) for batch in encoded.batches(runtime.batch_size))
-    with masked(anatomy, mask or anatomy.layout.everything()), evaluating(anatomy):
-        return encoded.task.beside(anatomy.model, batches)
-
-
 def right(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> int:
@@ -146,8 +147,13 @@ def right(
     return int((encoded.task.margins(said, torch.tensor(encoded.labels)) > 0).sum())
 
 
-def standing(anatomy: Anatomy, encoded: Encoded, runtime: Runtime) -> Standing:
-    """Return how the weights do as they are."""
-    words, count = encoded.task.words, right(anatomy, encoded, runtime)
-    figure = beside(anatomy, encoded, runtime)[words.bounded] if words.alone else None
-    return Standing(count, len(encoded), words, figure)
+def measured(
+    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
+) -> Accuracy:
+    """Return how many examples are answered right, and what the task tells of them beside."""
+    count = right(anatomy, encoded, runtime, mask)
+    batches = (batch.to(anatomy.model.device) for batch in encoded.batches(runtime.batch_size))
+    shut = masked(anatomy, mask or anatomy.layout.everything())
+    with torch.inference_mode(), evaluating(anatomy), shut:
+        beside = encoded.task.beside(anatomy.model, batches)
+    return Accuracy(len(encoded), count, beside, encoded.task.words)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from headsweep.measure.accuracy import Measured, Standing, needed, standing
+from headsweep.measure.accuracy import Accuracy, Measured, measured, needed
 from headsweep.measure.meter import Meter
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask, Layout
@@ -78,9 +78,9 @@ class DefenderView:
         """How many validation examples must be right."""
         return needed(self.min_accuracy, len(self.validation))
 
-    def standing(self) -> Standing:
+    def accuracy_now(self) -> Accuracy:
         """Return how the weights do on validation examples as they are."""
-        return standing(self.anatomy, self.validation, self.runtime)
+        return measured(self.anatomy, self.validation, self.runtime)
 
     @cached_property
     def guessing(self) -> int:

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headsweep.errors import UserError
-from headsweep.measure.accuracy import Floor, needed
-from headsweep.purification.material import HELD_SHARE, Accuracy
+from headsweep.measure.accuracy import Accuracy, Floor, needed
+from headsweep.purification.material import HELD_SHARE
 from headsweep.settings import checked
 from headsweep.texts.words import CLASSIFICATION, Words
 
@@ -146,7 +146,7 @@ class Allowance:
 
     def held_by(self, got: Accuracy) -> bool:
         """Tell whether this holds all that is bounded."""
-        return self.floor.held_by(got.standing) and self.left(got)
+        return self.floor.held_by(got) and self.left(got)
 
     def left(self, got: Accuracy) -> bool:
         """Tell whether enough is left of the figure beside the share."""

@@ -19,11 +19,11 @@ from headsweep.cost import Clock
 from headsweep.heal.fine_tune import Healing
 from headsweep.heal.finished import once
 from headsweep.heal.soup import guessed
-from headsweep.measure.accuracy import FREE, Floor
+from headsweep.measure.accuracy import FREE, Accuracy, Floor
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance, answers
-from headsweep.purification.material import Accuracy, Figures, Material
+from headsweep.purification.material import Figures, Material
 from headsweep.task.training import DivergedError, copied, put_back, round_weights
 
 
@@ -106,7 +106,7 @@ def heal_within(
         held = allowance is None or allowance.held_by(got)
         if may_cool:
             tried.append({"lr": now.record["lr"], got.words.key: got.value} | dict(got.beside))
-        if best is None or held or got.standing.rank > best.after.validation.standing.rank:
+        if best is None or held or got.rank > best.after.validation.rank:
             best = now if held or not may_cool else replace(now, weights=copied(model, moved))
         left = left.cooler() if may_cool and not held else None
         if left is not None and allowance is not None:

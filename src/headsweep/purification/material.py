@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError
 from headsweep.export.folders import stored
-from headsweep.measure.accuracy import Standing, beside, logits, right
+from headsweep.measure.accuracy import Accuracy, logits, measured
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
@@ -23,8 +23,6 @@ from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns, Source
 from headsweep.texts.split import Labels, Split, check_for_training, stratified
 from headsweep.texts.task import CLASSIFICATION, Task
-from headsweep.texts.words import CLASSIFICATION as CLASSIFICATION_WORDS
-from headsweep.texts.words import Words
 
 HELD_SHARE = 0.15  # of the data, cut off for validation, and as much for test
 
@@ -89,37 +87,6 @@ def cut(
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """How many of so many examples are answered right, and what else the task tells of them."""
-
-    examples: int
-    right: int
-    beside: Mapping[str, float] = field(default_factory=dict)
-    words: Words = CLASSIFICATION_WORDS
-
-    @property
-    def value(self) -> float:
-        """The share of right answers."""
-        return self.right / self.examples
-
-    @property
-    def bounded(self) -> float | None:
-        """The figure beside that the bound holds too; None: the share is all."""
-        return self.beside.get(self.words.bounded)
-
-    @property
-    def standing(self) -> Standing:
-        """The same as a healing is held to it."""
-        figure = self.bounded if self.words.alone else None
-        return Standing(self.right, self.examples, self.words, figure)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for a manifest."""
-        counts = {"examples": self.examples, "right": self.right, self.words.key: self.value}
-        return counts | dict(self.beside)
-
-
-@dataclass(frozen=True)
 class Figures:
     """What there is of validation and test data; without test data that has no examples."""
 
@@ -174,9 +141,7 @@ class Material:
         part = self.encoded.get(name)
         if part is None:
             return Accuracy(0, 0)
-        count = right(self.suspect.anatomy, part, self.runtime, mask)
-        more = beside(self.suspect.anatomy, part, self.runtime, mask)
-        return Accuracy(len(part), count, more, part.task.words)
+        return measured(self.suspect.anatomy, part, self.runtime, mask)
 
 
 def gather(

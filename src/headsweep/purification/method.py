@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from headsweep.errors import UserError
 from headsweep.heal.attention_penalty import PENALTY
 from headsweep.heal.fine_tune import FineTune, Healing
+from headsweep.measure.accuracy import Accuracy
 from headsweep.model.mask import HEADS, Units
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.bound import Bound
-from headsweep.purification.material import Accuracy
 from headsweep.texts.words import CLASSIFICATION, GENERATION
 
 HOT = FineTune(epochs=4, lr=2e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)

@@ -14,13 +14,12 @@ from headsweep.export import onnx_file
 from headsweep.export.folders import check_free, drafted
 from headsweep.export.onnx_file import OnnxFile
 from headsweep.export.provenance import environment
-from headsweep.measure.accuracy import logits, right
+from headsweep.measure.accuracy import Accuracy, logits, right
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
 from headsweep.purification.bound import Allowance, Bound
-from headsweep.purification.material import Accuracy
 from headsweep.settings import fitting
 from headsweep.task.examples import encode, rows_of
 from headsweep.texts.encoded import Encoded
