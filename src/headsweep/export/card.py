@@ -130,8 +130,7 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
         told += f", of {pruning:.4f} while heads were chosen, before healing"
     limit = limit_of(manifest)
     if bound.get("binds", True) and words.alone:
-        kept = f"a validation {words.share} of {pruning:.4f}" if pruning is not None else "nothing"
-        told = f"Allowed: {kept} while heads were chosen"
+        told = f"Allowed: a validation {words.share} of {pruning:.4f} while heads were chosen"
     if bound.get("binds", True) and limit is not None:
         named = f"{words.bounded_name} of {limit:.4f} {words.most_or_least}"
         told += f"; and in the end a {named}"

@@ -44,7 +44,7 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
         bound = Allowance(lowest, before["right"], before["examples"])
         told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
         figure, enough = _bounded(manifest)
-        told = figure if words.alone else "; ".join([told, *[figure] * bool(figure)])
+        told = "; ".join(filter(None, ["" if words.alone else told, figure]))
         many = words.alone or after["right"] >= bound.need
         if not many or not enough:
             mend = MEND if many else _mend(bound, after["right"])
