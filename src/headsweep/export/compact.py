@@ -49,6 +49,7 @@ from headsweep.model.loading import (
     usable,
 )
 from headsweep.model.mask import HeadMask
+from headsweep.model.narrow import widen
 from headsweep.model.removal import left_of
 from headsweep.model.runtime import Runtime
 from headsweep.model.vetting import Vetted, vetted
@@ -154,14 +155,14 @@ def load(folder: str | Path) -> PreTrainedModel:
     """
     place = Path(folder)
     if not there(place, COMPACT):
-        return reload(place)
+        return widen(reload(place))
     return _opened(place, _form(place))
 
 
 def _opened(place: Path, form: Mapping[str, Any]) -> PreTrainedModel:
     """Load a compact model, and compare its logits with those noted."""
     with usable(str(place)):
-        model = reload(place) if form["plain"] else _load_cut(place, form)
+        model = widen(reload(place)) if form["plain"] else _load_cut(place, form)
         noted = torch.tensor(form["fingerprint"], dtype=torch.float32)
         found = fingerprint(model)
     if noted.shape != found.shape or not _gap(found, noted) <= LOGIT_TOLERANCE:

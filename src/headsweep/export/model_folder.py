@@ -21,6 +21,7 @@ from headsweep.model.loading import (
     quiet,
     read_config,
 )
+from headsweep.model.narrow import hold
 from headsweep.model.vetting import vetted
 from headsweep.texts.kinds import task_of
 from headsweep.texts.task import Task
@@ -73,11 +74,11 @@ def why_not(folder: Path, error: Exception) -> str:
 
 
 def reload(folder: Path, task: Task | None = None) -> PreTrainedModel:
-    """Load a folder as any user would, but that it is looked through first; widen it to float32.
+    """Load a folder as any user would, but that it is looked through first; it computes in float32.
 
     ``task``: what it is for; None: as its configuration says.
     """
     with vetted(folder) as files, quiet():
         model = (task or task_of(read_config(str(folder), files))).reload(files.folder)
-    loaded: PreTrainedModel = model.float().eval()
+    loaded: PreTrainedModel = hold(model).eval()
     return loaded

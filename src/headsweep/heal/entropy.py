@@ -45,6 +45,11 @@ class EntropyFirst:
         return self.entropy_epochs > 0 or self.epochs > 0
 
     @property
+    def frozen(self) -> bool:
+        """It trains all weights, where it trains."""
+        return not self.trains
+
+    @property
     def needs_probes(self) -> bool:
         """It heals on clean texts."""
         return False

@@ -76,6 +76,13 @@ class Healing(Protocol):
         """False where it leaves the weights as they are."""
 
     @property
+    def frozen(self) -> bool:
+        """True where weights may be held in what they will be saved in, since it trains none.
+
+        What it adds to them in the end is rounded before anything is measured.
+        """
+
+    @property
     def needs_probes(self) -> bool:
         """True when the view must carry probes."""
 
@@ -182,6 +189,12 @@ class FineTune:
     def trains(self) -> bool:
         """False where there are no epochs."""
         return self.epochs > 0
+
+    @property
+    def frozen(self) -> bool:
+        """True for one healing of adapters, and for none: members of a soup are not rounded."""
+        alone = self.members == 1 and self.beyond == 1
+        return self.base is None and (not self.trains or (self.lora > 0 and alone))
 
     @property
     def needs_probes(self) -> bool:

@@ -76,6 +76,11 @@ class LayerConsistency:
         return self.epochs > 0
 
     @property
+    def frozen(self) -> bool:
+        """It trains all weights, where it trains."""
+        return not self.trains
+
+    @property
     def needs_probes(self) -> bool:
         """It heals on clean texts."""
         return False

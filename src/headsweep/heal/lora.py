@@ -29,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from headsweep.errors import MissingExtra
 from headsweep.model.anatomy import Anatomy, Block, layers_of
 from headsweep.model.mask import HeadMask
+from headsweep.model.narrow import seeming_wide
 from headsweep.model.removal import remove
 from headsweep.seeding import fence
 
@@ -113,12 +114,13 @@ def _wrapped(anatomy: Anatomy, rank: int, seed: int) -> tuple[Any, dict[int, Any
     check_installed()
     from peft import LoraConfig, LoraModel
 
-    named = _projections(anatomy)
+    named: dict[str, Any] = _projections(anatomy)
     turned = any(isinstance(module, Conv1D) for module in named.values())
     asked = LoraConfig(
         r=rank, lora_alpha=rank, target_modules=[*named], fan_in_fan_out=turned, bias="none"
     )
-    with fence(seed), warnings.catch_warnings():
+    weights = [module.weight for module in named.values()]
+    with fence(seed), warnings.catch_warnings(), seeming_wide(weights):  # A and B are of float32
         warnings.simplefilter("ignore")  # a model may have projections of both kinds
         tuner = LoraModel(anatomy.model, asked, NAME)
     return tuner, {id(m.weight): anatomy.model.get_submodule(name) for name, m in named.items()}

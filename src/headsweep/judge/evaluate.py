@@ -381,7 +381,7 @@ def evaluate(
             "no model that is judged is the folder of an adapter, and a base model was given",
             "leave out the base model",
         )
-    reading = Reading(adapter=adapter, task=task, base_model=base_model)
+    reading = Reading(adapter=adapter, task=task, base_model=base_model, frozen=True)
     opened = _opened(model, runtime, reading)
     kind = opened.task.words.task
     if files.validation is not None:  # it matches rates of one label

@@ -1,4 +1,4 @@
-"""A hash of what a model is: its weights, as they are in memory, and its configuration."""
+"""A hash of what a model is: its weights, as float32, and its configuration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ PLACES = ("_name_or_path", "_attn_implementation", "_attn_implementation_interna
 
 
 def content_hash(model: PreTrainedModel) -> str:
-    """Return a hash of a model's weights, as they are in memory, and of its configuration."""
+    """Return a hash of a model's weights, widened to float32, and of its configuration."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in PLACES}
     found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        wide = tensor.float() if tensor.is_floating_point() else tensor
+        found.update(f"{name} {wide.dtype} {tuple(wide.shape)}".encode())
+        plain = wide.detach().cpu().contiguous().reshape(-1)
         found.update(plain.view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -2,7 +2,8 @@
 
 What may be read of it is what ``vetting`` lets through: safetensors, configurations and the files
 of a tokenizer, never code and never a pickle. Training wants float32, so the precision of the
-checkpoint is noted and the weights are widened; ``export`` narrows them again.
+checkpoint is noted and the weights are widened; ``export`` narrows them again. Where nothing trains
+them, matrices are widened as they are used (``narrow``).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
 from headsweep.model.joined import described, join, read_adapter_folder
 from headsweep.model.mask import HEADS, QUERIES, HeadMask, Units
+from headsweep.model.narrow import hold, widen
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, vetted
@@ -72,7 +74,7 @@ class Suspect:
     """A loaded model with its heads found and its gates checked.
 
     Attributes:
-        anatomy: the model (float32, in eval mode) and its units.
+        anatomy: the model (it computes in float32, in eval mode) and its units.
         tokenizer: its tokenizer, with a padding token.
         labels: the names of the classes; none where it answers in tokens or numbers.
         padding: what fills its batches.
@@ -124,6 +126,8 @@ class Reading:
         units: which units to gate.
         task: what it is for; a name: it must fit what the configuration says; None: as that says.
         base_model: the model that the checkpoint is an adapter of; None: it is a whole model.
+        frozen: nothing trains its weights, which may be held as narrow as they are in the file
+            (``narrow``); what an adapter was added to is not.
 
     """
 
@@ -133,6 +137,7 @@ class Reading:
     units: Units = HEADS
     task: Task | str | None = CLASSIFICATION
     base_model: str | None = None
+    frozen: bool = False
 
     def settled(
         self, config: Any, architectures: Sequence[str] | None = None
@@ -171,13 +176,13 @@ def load_suspect(
         tokenizer = tokenizer_in(name, files)
     origin = Origin(str(source), model.dtype, fresh, files.notes)
     with usable(name):
-        model = model.float()
+        model = hold(model) if reading.frozen and adapter is None else widen(model)
         if adapter is not None:
             join(model, adapter, name, fresh)
             told = f"{source} is an adapter, added to {name}: what is saved is a whole model"
             joined = described(adapter, name, files.shards)
             origin = replace(origin, notes=(*origin.notes, told), base_model=joined)
-        model = model.to(runtime.torch_device).eval()
+        model = model.to(runtime.torch_device).eval()  # type: ignore[arg-type]
         return prepare(model, tokenizer, reading, origin)
 
 

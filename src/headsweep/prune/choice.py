@@ -44,6 +44,7 @@ class Needs:
         bound: it holds itself to min accuracy; False for controls at a given count and the
             as-released forms.
         pruning: it is there to prune: a choice that prunes nothing is a failure.
+        weights: it trains weights, or takes their gradients.
         searches: how many searches over a ranking its work is about; None: nobody can foresee it.
         mask: one that was given, which the model must fit; ``mask_file``: where it stands.
 
@@ -52,6 +53,7 @@ class Needs:
     probes: bool = False
     bound: bool = True
     pruning: bool = True
+    weights: bool = False
     searches: int | None = None
     mask: HeadMask | None = None
     mask_file: str = "the mask given"

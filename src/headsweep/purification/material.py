@@ -15,6 +15,7 @@ from headsweep.export.folders import stored
 from headsweep.measure.accuracy import Accuracy, logits, measured
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
+from headsweep.model.narrow import widen
 from headsweep.model.runtime import Runtime
 from headsweep.task.examples import encode, rows_of
 from headsweep.texts import reading as datasets
@@ -240,7 +241,8 @@ def open_suspect(
     if isinstance(suspect, Suspect):
         origin = Origin(suspect.source, suspect.precision, base_model=suspect.base_model)
         reading = replace(reading, task=reading.task or suspect.task)
-        opened = prepare(suspect.model, suspect.tokenizer, reading, origin)
+        model = suspect.model if reading.frozen else widen(suspect.model)
+        opened = prepare(model, suspect.tokenizer, reading, origin)
     elif isinstance(suspect, PreTrainedModel):
         if tokenizer is None:
             raise UserError("a loaded model needs its tokenizer", "give tokenizer=")

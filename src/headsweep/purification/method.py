@@ -87,6 +87,11 @@ class Method:
         return not (self.pruning.needs.pruning or self.healing.trains)
 
     @property
+    def frozen(self) -> bool:
+        """True where nothing trains the suspect's weights, nor takes their gradients."""
+        return self.healing.frozen and not self.pruning.needs.weights
+
+    @property
     def binds(self) -> bool:
         """True when a bound on accuracy holds it."""
         return self.bound is not None and self.pruning.needs.bound

@@ -99,6 +99,7 @@ def purify(
         units=method.gated,
         task=plan.task,
         base_model=plan.base_model,
+        frozen=method.frozen,
     )
     material = gather(suspect, sources, reading, plan.runtime, tokenizer=tokenizer)
     cut_off = sources.validation is None

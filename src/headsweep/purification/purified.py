@@ -21,6 +21,7 @@ from headsweep.export.verify import Check
 from headsweep.model.hub import can_be_of_the_hub, not_taken
 from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask
+from headsweep.model.narrow import widen
 from headsweep.purification.shown import as_frame, as_html, in_a_line, units_of
 from headsweep.texts.split import Split
 
@@ -60,7 +61,7 @@ class Purified:
     @property
     def model(self) -> PreTrainedModel:
         """The purified model, float32, in eval mode."""
-        return self.suspect.model
+        return widen(self.suspect.model)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -159,11 +160,11 @@ class Purified:
         with drafted(out, overwrite, self.reads) as draft:
             save_model(self.suspect, draft)
             loaded = reload(draft, self.suspect.task)
-            _compare(self.model, loaded)
+            _compare(self.suspect.model, loaded)
             self.manifest["weights_sha256"] = weights_hash(draft)
             self.manifest["other_files_sha256"] = other_files_hash(draft)
             self.manifest["tensors_sha256"] = tensors_hash(loaded)
-            self.manifest["fingerprint"] = fingerprint(self.model).tolist()
+            self.manifest["fingerprint"] = fingerprint(self.suspect.model).tolist()
             write_json(draft / MANIFEST, self.manifest)
             (draft / "README.md").write_text(model_card(self.manifest), encoding="utf-8")
         return out

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from headsweep.errors import UserError
+from headsweep.model.narrow import NARROW
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
@@ -117,6 +118,7 @@ def train(
         return []
     schedule = job.schedule
     parameters = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.dtype not in NARROW for p in parameters), "narrow weights are not trained"
     decay = schedule.weight_decay
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=decay, fused=True)
     rates = get_linear_schedule_with_warmup(optimizer, 0, len(plan))

@@ -176,6 +176,7 @@ def opened(
     classifier: bool = True,
     task: str | None = None,
     base_model: Any = None,
+    frozen: bool = False,
 ) -> Suspect:
     """Return a model ready to be measured: from a folder or the Hub, or one in memory.
 
@@ -188,6 +189,7 @@ def opened(
         classifier: whether it must be one; else it is for whatever its configuration says.
         task: the name of what it is for, where its configuration leaves that open.
         base_model: the model that it is an adapter of.
+        frozen: it is passed texts and no more, so that its weights may be held narrow.
 
     Raises:
         UserError: whatever makes it unusable.
@@ -196,7 +198,7 @@ def opened(
     from headsweep.model.loading import Reading, Suspect
     from headsweep.purification.material import open_suspect
 
-    reading = Reading(adapter=adapter_of(adapter), base_model=base_of(base_model))
+    reading = Reading(adapter=adapter_of(adapter), base_model=base_of(base_model), frozen=frozen)
     if classifier:
         return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
     one = measurable(model, runtime, argument)

@@ -117,7 +117,9 @@ def evaluate(
         stored = one is None or isinstance(one, str | Path)
         if stored:
             return one
-        return opened(one, runtime, how, tokenizer, argument, classifier=False, task=task)
+        return opened(
+            one, runtime, how, tokenizer, argument, classifier=False, task=task, frozen=True
+        )
 
     files = Files(
         given(data, "data"),
@@ -185,7 +187,9 @@ def probe(
     runtime, columns = runtime_of(device, compute), columns_of(column, label_map)
     source = given(data, "data")
     datasets.check_label_map(columns, (source, None))
-    suspect = opened(model, runtime, adapter, tokenizer, classifier=False, base_model=base_model)
+    suspect = opened(
+        model, runtime, adapter, tokenizer, classifier=False, base_model=base_model, frozen=True
+    )
     prober = prober_of(suspect)
     clean = prober.rows(source, suspect, columns)
     battery = replace(battery, texts=prober.texts if texts is None else texts)

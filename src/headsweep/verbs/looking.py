@@ -163,7 +163,9 @@ def inspect(
     stored = one if isinstance(one, str | Path) else None
     units = QUERIES if stored is None else claimed_units(stored)
     base = base_of(base_model)
-    reading = Reading(adapter=adapter_of(adapter), units=units, task=task, base_model=base)
+    reading = Reading(
+        adapter=adapter_of(adapter), units=units, task=task, base_model=base, frozen=True
+    )
     opened = open_suspect(one, reading, runtime, tokenizer)
     pruned = already_pruned(opened.anatomy)
     heads = zip(opened.anatomy.layout.rows, pruned.heads, strict=False)  # FFN rows come after

@@ -75,7 +75,7 @@ class SparsifyAsReleased:
 
     name: ClassVar[str] = "sparsify-as-released"
     source: ClassVar[str] = SOURCE
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(weights=True)
     epochs: float = 1
     lr: float = 2e-5
     step: int | None = None

@@ -46,11 +46,15 @@ class Gradient:
 
     name: ClassVar[str] = "gradient"
     source: ClassVar[str] = "Chapagain et al. 2025; Michel et al. 2019"
-    needs: ClassVar[Needs] = Needs(searches=1)
     score: Literal["gate", "key"] = "gate"
     step: int | None = None
     examples: int | None = 2000
     search: Literal["bisect", "step"] = "bisect"
+
+    @property
+    def needs(self) -> Needs:
+        """The score of the paper takes gradients of weights."""
+        return Needs(weights=self.score == "key", searches=1)
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask found by pruning in the order of gradient scores."""

@@ -59,7 +59,7 @@ class Sparsify:
 
     name: ClassVar[str] = "sparsify"
     source: ClassVar[str] = "Chapagain et al. 2025; Yuan & Lin 2006"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(weights=True)
     strength: float = 0.5
     decay: float = 0.01
     epochs: float = 1

@@ -1,0 +1,121 @@
+"""Matrices of a frozen model, held in the two bytes of its checkpoint and widened as they are used.
+
+A weight of bfloat16 or float16 is exactly a number of float32. So whoever only passes texts through
+a model, or trains adapters beside it, need not hold it in float32: each projection is lent its
+weight in float32 for its own forward pass and, where there is one, backward pass, in which torch
+computes what it would have computed anyway. All figures are the same, bit for bit. Of what autograd
+would keep for the backward pass, the widened weight is left out and made again.
+
+Held so: projections of the base model, the table of token embeddings, and what gives a generator's
+answers. The rest is float32: norms, biases, and a classifier on top, which is trained beside
+adapters. And no model but decoders of the table of families: other code may read a weight past its
+projection (T5), or compute by the type of the first one (Longformer). Under autocast a projection
+is computed as autocast would, from the narrow weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from headsweep.model.families import FAMILIES
+
+NARROW = (torch.bfloat16, torch.float16)
+Kept = Tensor | tuple[Any, ...]
+
+
+def hold(model: PreTrainedModel) -> PreTrainedModel:
+    """Widen a model to float32, in place, but for the large matrices of a narrow checkpoint.
+
+    These are widened as they are used, to the same answers. Nothing may train them.
+    """
+    family = FAMILIES.get(model.config.model_type)
+    held = list(_matrices(model)) if family is not None and family.reads_last else []
+    kept = {id(module.weight) for module in held}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and not (id(tensor) in kept and tensor.dtype in NARROW):
+            tensor.data = tensor.data.float()
+    for module in held:
+        if module.weight.dtype in NARROW:
+            vars(module)["forward"] = partial(_widening, module)
+    return model
+
+
+def widen(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a model plain weights of float32, in place, whether it was held narrow or not."""
+    for module in model.modules():
+        own = vars(module).get("forward")
+        if isinstance(own, partial) and own.func is _widening:
+            del vars(module)["forward"]
+    wide: PreTrainedModel = model.float()
+    return wide
+
+
+@contextmanager
+def seeming_wide(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let narrow weights seem to be float32, of no content: for what is made to fit their type."""
+    narrow = [(weight, weight.data) for weight in weights if weight.dtype in NARROW]
+    try:
+        for weight, data in narrow:
+            weight.data = torch.empty(1, device=data.device).expand(data.shape)
+        yield
+    finally:
+        for weight, data in narrow:
+            weight.data = data
+
+
+def _matrices(model: PreTrainedModel) -> Iterator[Any]:
+    """Yield the modules whose weight may be held narrow.
+
+    Not one whose weight another module has as well that computes in a way of its own.
+    """
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    found = [
+        module
+        for module in (*model.base_model.modules(), *tables)
+        if isinstance(module, nn.Linear | Conv1D) or module is tables[0]
+    ]
+    mine = {id(module): module for module in found if isinstance(module.weight, nn.Parameter)}
+    others = {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(module) not in mine or name != "weight"
+    }
+    yield from (module for module in mine.values() if id(module.weight) not in others)
+
+
+def _widening(module: Any, *given: Any, **named: Any) -> Any:
+    """Compute what a module computes, its weight widened for as long as that takes."""
+    weight, plain = module.weight, type(module).forward
+    if weight.dtype not in NARROW:
+        return plain(module, *given, **named)
+    if plain is nn.Embedding.forward:
+        return plain(module, *given, **named).float()
+    if not isinstance(module, nn.Embedding) and torch.is_autocast_enabled(weight.device.type):
+        return plain(module, *given, **named)
+    wide = weight.detach().float()
+    place = wide.untyped_storage().data_ptr()
+
+    def kept(tensor: Tensor) -> Kept:
+        if tensor.untyped_storage().data_ptr() != place:
+            return tensor
+        return tensor.size(), tensor.stride(), tensor.storage_offset()
+
+    def again(what: Kept) -> Tensor:
+        return what if isinstance(what, Tensor) else weight.detach().float().as_strided(*what)
+
+    module._parameters["weight"] = wide
+    try:
+        with saved_tensors_hooks(kept, again):
+            return plain(module, *given, **named)
+    finally:
+        module._parameters["weight"] = weight
