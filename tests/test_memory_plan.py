@@ -63,9 +63,21 @@ def test_weights_are_counted_from_headers(trained_folder):
 def test_adapters_are_what_they_train_and_copies_of_what_they_change():
     """Two matrices, their gradients and two averages; two weights of [4, 6] and [6, 4] twice."""
     size = Size(1000, 1, 4, 0, projections=48, sides=20)
-    assert size.beside(Copies(3, 2)) == 5000
-    assert size.beside(Copies(3, 2, rank=8)) == 4 * 8 * 20 + 2 * 48
-    assert size.beside(Copies(rank=8)) == 8 * 20
+    assert size.beside(Copies(3, 2)) == 4 * 5000
+    assert size.beside(Copies(3, 2, rank=8)) == 4 * (4 * 8 * 20 + 2 * 48)
+    assert size.beside(Copies(rank=8)) == 4 * 8 * 20
+
+
+def test_a_frozen_model_is_counted_as_it_is_held():
+    """Two bytes a weight, and the largest once more in four; thin matrices are float32."""
+    size = Size(1000, 1, 4, 0, projections=48, sides=20, held=2, largest=100)
+    alone = FineTune(lora=8, halvings=1)
+    found = needs(size, Method(Gradient(), alone), CPU)
+    assert found.weights == 2 * 1000 + 4 * 100
+    assert found.healing == 4 * 4 * 8 * 20 + 2 * 2 * 48
+    for healing in (FineTune(), FineTune(lora=8, members=2)):
+        assert needs(size, Method(Gradient(), healing), CPU).weights == 4 * 1000
+    assert needs(replace(size, held=4), Method(Gradient(), alone), CPU).weights == 4 * 1000
 
 
 def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):
@@ -95,6 +107,13 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)
     assert one.value.fix.startswith("pruning alone (--heal epochs=0) takes 27.1 GiB")
+    narrow = replace(seven, held=2, largest=131_072_000)
+    free(monkeypatch, 64 * GIB)
+    with pytest.raises(UserError) as one:
+        check_fits(narrow, hot, CPU)  # two bytes a weight, and 131 million of four
+    assert one.value.fix.startswith(
+        f"one healing of adapters (--heal lora=8 {ONCE}) takes 14.8 GiB"
+    )
     with pytest.raises(UserError, match=r"million weights") as one:
         check_fits(replace(seven, weights=70 * 10**9), Method(healing=FineTune(0)), CPU)
     assert one.value.fix == "take a machine with more memory, or a smaller model"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from conftest import CPU, tiny_model
 from headsweep import Bound, FineTune, Gradient, Method, Plan, purify
@@ -24,7 +24,7 @@ from headsweep.heal.lora import adapters
 from headsweep.model.content import content_hash
 from headsweep.model.families import FAMILIES
 from headsweep.model.loading import Reading, load_suspect, probe_inputs
-from headsweep.model.narrow import NARROW, hold, widen
+from headsweep.model.narrow import NARROW, bytes_held, hold, widen
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.task.examples import encode
@@ -103,6 +103,8 @@ def test_a_generator_answers_as_plain_transformers_in_float32(words, tmp_path, f
         twins = copy.deepcopy(held), pickle.loads(pickle.dumps(held))
         assert all(torch.equal(one(**inputs).logits, wide(**inputs).logits) for one in twins)
     assert content_hash(held) == content_hash(wide)
+    assert bytes_held(held.config) == (4 if experts else 2)
+    assert bytes_held(AutoConfig.from_pretrained(folder)) == bytes_held(held.config)
 
 
 def both_ways(monkeypatch, folder, method, out):

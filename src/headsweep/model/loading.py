@@ -36,10 +36,10 @@ from headsweep.model.files import inside, there
 from headsweep.model.gates import check_gates
 from headsweep.model.joined import described, join, read_adapter_folder
 from headsweep.model.mask import HEADS, QUERIES, HeadMask, Units
-from headsweep.model.narrow import hold, widen
+from headsweep.model.narrow import WIDE, bytes_held, hold, widen
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
-from headsweep.model.vetting import Vetted, vetted
+from headsweep.model.vetting import Vetted, check_memory, vetted
 from headsweep.seeding import fence
 from headsweep.texts.kinds import task_of
 from headsweep.texts.split import Labels
@@ -172,11 +172,14 @@ def load_suspect(
         if reading.adapter is None:
             adapter_for(config.model_type)
         reading, _ = reading.settled(config)
+        narrow = reading.frozen and adapter is None
+        if not narrow or bytes_held(config) == WIDE:
+            check_memory(name, WIDE * files.elements, "in float32")
         model, fresh = _model(name, config, reading, files)
         tokenizer = tokenizer_in(name, files)
     origin = Origin(str(source), model.dtype, fresh, files.notes)
     with usable(name):
-        model = hold(model) if reading.frozen and adapter is None else widen(model)
+        model = hold(model) if narrow else widen(model)
         if adapter is not None:
             join(model, adapter, name, fresh)
             told = f"{source} is an adapter, added to {name}: what is saved is a whole model"

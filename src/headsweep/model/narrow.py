@@ -29,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from headsweep.model.families import FAMILIES
 
 NARROW = (torch.bfloat16, torch.float16)
+WIDE = 4  # bytes of a float32
 Kept = Tensor | tuple[Any, ...]
 
 
@@ -37,8 +38,7 @@ def hold(model: PreTrainedModel) -> PreTrainedModel:
 
     These are widened as they are used, to the same answers. Nothing may train them.
     """
-    family = FAMILIES.get(model.config.model_type)
-    held = list(_matrices(model)) if family is not None and family.reads_last else []
+    held = list(_matrices(model)) if _holds(model.config) else []
     kept = {id(module.weight) for module in held}
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() and not (id(tensor) in kept and tensor.dtype in NARROW):
@@ -70,6 +70,22 @@ def seeming_wide(weights: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for weight, data in narrow:
             weight.data = data
+
+
+def bytes_held(config: Any) -> int:
+    """Return how many bytes a weight of a frozen model takes, by its configuration, about.
+
+    Experts are counted as float32, which they are in most architectures.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    experts = any("experts" in name and found for name, found in text.to_dict().items())
+    return 2 if _holds(config) and text.dtype in NARROW and not experts else WIDE
+
+
+def _holds(config: Any) -> bool:
+    """Tell whether models of a configuration are held narrow."""
+    family = FAMILIES.get(config.model_type)
+    return family is not None and family.reads_last
 
 
 def _matrices(model: PreTrainedModel) -> Iterator[Any]:

@@ -285,11 +285,16 @@ def _check_labels(path: Path, key: str, labels: object) -> None:
 
 
 def _check_memory(name: str, shards: tuple[Shard, ...]) -> None:
-    need = 4 * sum(shard.elements for shard in shards)  # they are widened to float32
+    """Refuse weights that memory does not hold as they are stored."""
+    check_memory(name, sum(shard.path.stat().st_size for shard in shards), "as they are stored")
+
+
+def check_memory(name: str, need: int, how: str) -> None:
+    """Refuse weights that take more bytes than memory has left; ``how`` says held in what way."""
     free = int(psutil.virtual_memory().available)
     if need > free:
         raise UserError(
-            f"{name}: its weights take {need >> 20} MiB in float32, {free >> 20} MiB are free",
+            f"{name}: its weights take {need >> 20} MiB {how}, {free >> 20} MiB are free",
             "take a machine with more memory",
         )
 

@@ -1,8 +1,9 @@
 """How much memory a purification takes at most: told before it begins, refused where it cannot fit.
 
-Counted in numbers of four bytes, since weights are widened to float32:
+Counted in numbers of four bytes, since weights are widened to float32; those that nothing trains,
+and copies of them, in the bytes that they are held in (``model.narrow``):
 
-- the weights;
+- the weights; where they are held narrow the largest once more, widened as it is used;
 - while healing: gradients and AdamW's two averages of what is trained, and what the healing keeps
   beside of what may change (``Healing.copies``: the weights it begins from, the sum of a soup, the
   best try so far). Adapters train thin matrices, and change the projections of the layers alone;
@@ -24,20 +25,20 @@ from typing import Any
 
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import Copies
+from headsweep.model.narrow import WIDE, bytes_held
 from headsweep.model.runtime import Runtime, free_bytes
 from headsweep.purification.method import Method
 
-NUMBER = 4  # bytes
 A_TOKEN = 17  # numbers a layer and width
 PROGRAM = 1 << 30  # bytes of Python, torch and the rest
 TOLD = 4 << 30  # bytes: less is not worth a line
 ONCE = "--heal members=1 --heal beyond=1 --heal halvings=0"
 LEANER = (
-    (Copies(3), f"one healing ({ONCE})"),
-    (Copies(3, rank=8), f"one healing of adapters (--heal lora=8 {ONCE})"),
-    (Copies(), "pruning alone (--heal epochs=0)"),
+    (Copies(3), False, f"one healing ({ONCE})"),
+    (Copies(3, rank=8), True, f"one healing of adapters (--heal lora=8 {ONCE})"),
+    (Copies(), True, "pruning alone (--heal epochs=0)"),
 )
-"""What holds fewer numbers beside the weights."""
+"""What holds less, and whether the weights are frozen."""
 IN_A_LAYER = re.compile(r"\.\d+\.")  # of the names of tensors
 
 
@@ -52,6 +53,8 @@ class Size:
         answers: numbers that a model answers a token with: its vocabulary, or its classes a text.
         projections: how many of the weights are those of projections in the layers.
         sides: inputs and outputs of these, in all.
+        held: bytes of a weight where nothing trains it.
+        largest: how many numbers the largest matrix has.
 
     """
 
@@ -61,6 +64,8 @@ class Size:
     answers: int
     projections: int = 0
     sides: int = 0
+    held: int = WIDE
+    largest: int = 0
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]], config: Any, generates: bool) -> Size:
@@ -74,14 +79,23 @@ class Size:
             int(getattr(text, "vocab_size", 0) or 0) if generates else 0,
             sum(map(math.prod, flat)),
             sum(map(sum, flat)),
+            bytes_held(config),
+            max((math.prod(shape) for shape in shapes.values() if len(shape) == 2), default=0),
         )
 
-    def beside(self, copies: Copies) -> int:
-        """Return how many numbers a healing holds beside the weights."""
+    def taken(self, frozen: bool) -> int:
+        """Return how many bytes the weights take, the one that is widened included."""
+        if not frozen or self.held == WIDE:
+            return WIDE * self.weights
+        return self.held * self.weights + WIDE * self.largest
+
+    def beside(self, copies: Copies, frozen: bool = False) -> int:
+        """Return how many bytes a healing holds beside the weights."""
         if not copies.rank:
-            return (copies.trained + copies.kept) * self.weights
+            return WIDE * (copies.trained + copies.kept) * self.weights
         thin = copies.rank * self.sides
-        return (1 + copies.trained) * thin + copies.kept * self.projections
+        kept = copies.kept * self.projections * (self.held if frozen else WIDE)
+        return WIDE * (1 + copies.trained) * thin + kept
 
 
 @dataclass(frozen=True)
@@ -109,12 +123,11 @@ class Needs:
 
 def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
     """Return what a method takes of memory on a model of this size."""
-    whole = NUMBER * size.weights
     tokens = runtime.batch_size * runtime.max_length
     copies = method.healing.copies
     a_token = copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
-    healing = NUMBER * size.beside(copies)
-    return Needs(whole, healing, NUMBER * tokens * a_token)
+    healing = size.beside(copies, method.frozen)
+    return Needs(size.taken(method.frozen), healing, WIDE * tokens * a_token)
 
 
 def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
@@ -138,10 +151,12 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
 
 def _smaller(size: Size, method: Method, free: int) -> str:
     """Return what would fit, or how much memory is needed at least."""
-    asked, least = size.beside(method.healing.copies), ""
-    for copies, way in LEANER:
-        if size.beside(copies) < asked:
-            takes = NUMBER * (size.weights + size.beside(copies)) + PROGRAM
+    frozen, least = method.frozen, ""
+    asked = size.taken(frozen) + size.beside(method.healing.copies, frozen)
+    for copies, frozen, way in LEANER:
+        takes = size.taken(frozen) + size.beside(copies, frozen)
+        if takes < asked:
+            takes += PROGRAM
             if takes <= free:
                 return f"{way} takes {told(takes)} and a batch"
             least = f": {way} still takes {told(takes)}"

@@ -24,6 +24,7 @@ from headsweep.export.verify import Check, check_weights
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Reading, Suspect, measured
 from headsweep.model.mask import HeadMask
+from headsweep.model.narrow import WIDE
 from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
 from headsweep.prune.choice import Choice
@@ -91,7 +92,7 @@ def purify(
 
     """
     progress = progress or Silent()
-    say_memory(suspect, method, plan, progress)
+    say_memory(suspect, method, plan, progress, widened=plan.base_model is not None)
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(
         seed=plan.seed,
@@ -109,13 +110,19 @@ def purify(
         return story(material, method, plan, run)
 
 
-def say_memory(suspect: object, method: Method, plan: Plan, progress: Progress) -> None:
-    """Say how much memory a stored model takes where it is much; raises UserError: too much."""
+def say_memory(
+    suspect: object, method: Method, plan: Plan, progress: Progress, *, widened: bool
+) -> None:
+    """Say how much memory a stored model takes where it is much; raises UserError: too much.
+
+    ``widened``: its weights are held in float32, whatever the method is.
+    """
     if not isinstance(suspect, str | Path):
         return
     shapes, config = measured(suspect if plan.base_model is None else plan.base_model)
     generates = (plan.task or task_of(config)) is GENERATION
-    line = check_fits(Size.of(shapes, config, generates), method, plan.runtime)
+    size = Size.of(shapes, config, generates)
+    line = check_fits(replace(size, held=WIDE) if widened else size, method, plan.runtime)
     if line:
         progress.say(line)
 
