@@ -38,8 +38,6 @@ from headsweep.cli.options import (
 )
 from headsweep.verbs.arguments import plan_of
 
-USUAL_STRATEGY = "gradient"
-
 
 @app.command(
     epilog="[bold]Examples[/bold]\n\n"
@@ -64,7 +62,7 @@ def purify(
         str | None,
         typer.Option(
             help="See `headsweep strategies`; none: heal only. "
-            f"[dim]\\[default: {USUAL_STRATEGY}][/dim]"
+            "[dim]\\[default: gradient; of a generator none][/dim]"
         ),
     ] = None,
     settings: Annotated[list[str] | None, Fields("--set", "Field of the strategy.")] = None,
