@@ -167,8 +167,10 @@ RecipeFile = Annotated[
 
 # Where --help shows them; all else stands first, under "Options".
 for panel, options in {
-    "About the data": (Validation, LastTest, Column, TriggeredColumn, LabelMap),
-    "About the model": (TaskName, BaseModel, AdapterFile),
+    "About data and model": (
+        *(Validation, LastTest, Column, TriggeredColumn, LabelMap),
+        *(TaskName, BaseModel, AdapterFile),
+    ),
     "About the run": (
         Seed,
         Device,
