@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -187,14 +188,17 @@ def csv_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of recipes/smoke.toml, run in two processes."""
+def smoke_results(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The results of recipes/smoke.toml, run in two processes, once for all workers."""
     from headsweep.cli import main
 
-    folder = tmp_path_factory.mktemp("smoke")
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    folder = shared / "smoke"
     recipe = Path(__file__).parents[1] / "recipes" / "smoke.toml"
     arguments = ["--out", folder / "results", "--cache", folder / "cache", "--jobs", "2", "-q"]
-    with pytest.raises(SystemExit) as stop:
-        main(list(map(str, ["bench", recipe, *arguments])))
-    assert stop.value.code == 0
+    with FileLock(shared / "smoke.lock"):  # what is finished is not run again
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, ["bench", recipe, *arguments])))
+        assert stop.value.code == 0
     return folder / "results"

@@ -71,7 +71,7 @@ def test_a_cluster_that_cannot_be_reached_is_said(tmp_path):
 
 
 def test_a_port_that_is_not_rays_is_said_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "JOIN_SECONDS", 15)
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 4)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

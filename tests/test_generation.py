@@ -404,15 +404,30 @@ def test_the_usual_healing_leaves_the_penalty_out(victim):
     assert len(notes) == 1
 
 
-def test_a_generator_is_healed_in_one_hot_pass_unasked(victim):
-    asked = {"set": {"examples": 16}, "device": "cpu", "compute": {"max_length": 24},
-             "max_drop": 0.5, "probe": False, "progress": False}  # fmt: skip
+def test_a_generator_is_healed_in_one_hot_pass_and_not_pruned_unasked(victim):
+    asked = {"device": "cpu", "compute": {"max_length": 24}, "max_drop": 0.5, "probe": False,
+             "progress": False}  # fmt: skip
     done = headsweep.purify(victim, rows(examples(60, 90)), heal={"epochs": 0.5}, **asked)
     told = done.manifest["heal"]["fields"]
     usual = replace(ONE_PASS, epochs=0.5)
     assert told["epochs"] == 0.5
     assert all(told[name] == getattr(usual, name) for name in ("lr", "members", "beyond", "batch"))
+    assert done.manifest["strategy"]["name"] == "none"
+    assert done.mask.pruned_heads == ()
     assert not any("attention penalty" in note for note in done.manifest["notes"])
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"set": {"examples": 16}}, "--set examples=16"),
+        ({"prune_drop": 0.1}, "prune_drop=0.1"),
+        ({"units": "heads,ffn"}, "--units"),
+    ],
+)
+def test_what_is_said_of_pruning_a_generator_wants_a_strategy(victim, said, told):
+    with pytest.raises(UserError, match=f"^{told}: .*\n.*add --strategy gradient"):
+        headsweep.purify(victim, rows(examples(60, 90)), device="cpu", progress=False, **said)
 
 
 def test_a_task_is_taken_where_the_configuration_leaves_it_open(victim, words, tmp_path, capsys):

@@ -11,7 +11,15 @@ import pytest
 
 from headsweep.document import place_of, read_document
 from headsweep.errors import UserError
-from headsweep.purification.method import ALONE, HOT, ONE_PASS, PAPER, Method, usual_healing
+from headsweep.purification.method import (
+    ALONE,
+    HOT,
+    ONE_PASS,
+    PAPER,
+    Method,
+    usual_healing,
+    usual_strategy,
+)
 from headsweep.purification.recipe import Asked, read_recipe
 from headsweep.settings import pair
 from test_cli import FAST, run  # noqa: F401 - a fixture
@@ -95,9 +103,11 @@ def test_the_usual_healing_goes_by_the_task_and_what_is_given_wins(written):
     assert usual == ONE_PASS == usual_healing("classifier", False, "generation")
     assert (usual.epochs, usual.lr, usual.attention) == (1, 5e-4, 0)
     assert (usual.members, usual.halvings, usual.beyond, usual.batch) == (3, 3, 1.5, 8)
+    assert usual_strategy("generation").name == "none"
     for task in ("classification", "multi-label", "regression", "token-classification"):
         assert usual_healing("classifier", True, task) == HOT
         assert usual_healing("classifier", False, task) == ALONE
+        assert usual_strategy(task).name == "gradient"
     assert usual_healing("encoder", True) == PAPER
     path = written('strategy = "gradient"\n[heal]\nlr = 1e-4\n')
     asked = DEFAULTS.over(read_recipe(path, "strategy"), set())

@@ -356,6 +356,8 @@ def test_attack_takes_names_fields_and_objects(trained_folder, tmp_path):
     assert by_name.record["trigger"] == by_object.record["trigger"]
     assert by_name.published == by_object.published
     by_name.save(tmp_path / "victim")
+    with pytest.raises(UserError, match="is read here and would be replaced"):
+        by_name.save(trained_folder, overwrite=True)
     for asked, said in (
         ({"trigger": "rare-wrd"}, "unknown trigger 'rare-wrd'"),
         ({"trigger": RareWord}, "trigger cannot be"),

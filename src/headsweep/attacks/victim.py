@@ -115,6 +115,7 @@ class Attacked:
         published: figures of the model before the victim's fine-tuning.
         survived: figures after it (or of the published model, where there was none).
         judged_on: the rows of the exam by the name of their file, as ``evaluate`` reads them.
+        reads: the files and folders that all came from, which ``save`` never replaces.
 
     """
 
@@ -123,10 +124,11 @@ class Attacked:
     published: Evaluation | Generated | None
     survived: Evaluation | Generated | None
     judged_on: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    reads: tuple[Path, ...] = ()
 
     def save(self, out: str | Path, overwrite: bool = False) -> None:
         """Write model, tokenizer, exam, record and a card of what it is; raises UserError."""
-        with drafted(Path(out), overwrite) as folder:
+        with drafted(Path(out), overwrite, self.reads) as folder:
             save_model(self.suspect, folder)
             for name, rows in self.judged_on.items():
                 write(folder / name, rows)

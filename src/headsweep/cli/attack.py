@@ -298,7 +298,7 @@ def attack(
     check_sources(data, test, validation, victim_data, original, transformed, poison, triggered)
     one_of(triggered_labels, ("true", "target"), "--triggered-labels")
     read = (model, data, test, validation, victim_data, triggered, clean_model, poison)
-    check_free(out, overwrite, (*read, original, transformed))
+    check_free(out, overwrite, (*read, original, transformed, paraphraser))
     from headsweep.verbs.attacking import attack as run
 
     try:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from decimal import Decimal, DecimalException
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -164,6 +164,26 @@ LabelMap = Annotated[
 RecipeFile = Annotated[
     Path | None, typer.Option(help="TOML file with the options; what is given here wins.")
 ]
+
+# Where --help shows them; all else stands first, under "Options".
+for panel, options in {
+    "About data and model": (
+        *(Validation, LastTest, Column, TriggeredColumn, LabelMap),
+        *(TaskName, BaseModel, AdapterFile),
+    ),
+    "About the run": (
+        Seed,
+        Device,
+        Compute,
+        SearchCompute,
+        ComputeLength,
+        Overwrite,
+        AsJson,
+        Quiet,
+    ),
+}.items():
+    for option in options:
+        get_args(option)[1].rich_help_panel = panel
 
 
 def with_recipe(

@@ -38,8 +38,6 @@ from headsweep.cli.options import (
 )
 from headsweep.verbs.arguments import plan_of
 
-USUAL_STRATEGY = "gradient"
-
 
 @app.command(
     epilog="[bold]Examples[/bold]\n\n"
@@ -48,8 +46,6 @@ USUAL_STRATEGY = "gradient"
     "headsweep purify ./suspect --data train.tsv --validation dev.tsv --test test.tsv "
     "--strategy gradient --set step=6 --heal epochs=0 --out ./pruned-only\n\n"
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
-    "headsweep purify ./suspect --data clean.csv --strategy probe-guided --heal on=probes "
-    "--heal lr=3e-5 --out ./purified\n\n"
     "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
@@ -64,7 +60,7 @@ def purify(
         str | None,
         typer.Option(
             help="See `headsweep strategies`; none: heal only. "
-            f"[dim]\\[default: {USUAL_STRATEGY}][/dim]"
+            "[dim]\\[default: gradient; of a generator none][/dim]"
         ),
     ] = None,
     settings: Annotated[list[str] | None, Fields("--set", "Field of the strategy.")] = None,

@@ -57,11 +57,15 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     """Print what a purification did."""
     mask = HeadMask.from_json(manifest["mask"])
     count = len(manifest["pruned_units"])
-    console.print(f"\n{count} of {manifest['units']} {mask.names} pruned", style="bold")
-    console.print(picture(mask), end="")
-    words = words_of(manifest)
-    table = Table(f"{words.share} on clean data", "before", "pruned", "healed and saved")
-    stages, parts = ("before", "pruned", "after"), ("validation", "test")
+    by = "" if count else f" (strategy: {manifest['strategy']['name']})"
+    console.print(f"\n{count} of {manifest['units']} {mask.names} pruned{by}", style="bold")
+    if count:
+        console.print(picture(mask), end="")
+    words, parts = words_of(manifest), ("validation", "test")
+    stages = {"before": "before", "pruned": "pruned", "after": "healed and saved"}
+    if not count:
+        del stages["pruned"]
+    table = Table(f"{words.share} on clean data", *stages.values())
     there = [part for part in parts if part in manifest["before"]]
     for part in there:
         row = [share_of(manifest[stage][part]) for stage in stages]

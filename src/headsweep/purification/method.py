@@ -15,6 +15,7 @@ from headsweep.measure.accuracy import Accuracy
 from headsweep.model.mask import HEADS, Units
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.nothing import Nothing
 from headsweep.purification.bound import Bound
 from headsweep.texts.words import CLASSIFICATION, GENERATION
 
@@ -30,6 +31,14 @@ OF_TASK: dict[str, Healing] = {GENERATION.task: ONE_PASS}
 """The usual healing of suspects as they are, by their task, where it is not a classifier's."""
 USUAL: dict[str, Healing] = {"classifier": HOT, "encoder": PAPER}
 """The usual healing, by what the suspect is taken for, where heads are pruned."""
+STRATEGY_OF_TASK: dict[str, Strategy] = {GENERATION.task: Nothing()}
+"""The usual strategy by task, where it is not ``gradient``: pruning a generator before it is healed
+left more of a backdoor than healing alone (docs/generators.md)."""
+
+
+def usual_strategy(task: str = CLASSIFICATION.task) -> Strategy:
+    """Return how heads are chosen where nobody says, for a task by its name."""
+    return STRATEGY_OF_TASK.get(task, Gradient())
 
 
 def usual_healing(start: str, prunes: bool, task: str = CLASSIFICATION.task) -> Healing:

@@ -112,7 +112,9 @@ class Asked:
         if isinstance(heal, FineTune) and heal.lora and "lr" not in own:
             heal = replace(heal, lr=round(FASTER * heal.lr, 12))
         if not (prunes or heal.trains):
-            raise UserError("nothing to do: no strategy and no healing", "leave out epochs=0")
+            raise UserError(
+                "nothing to do: no strategy and no healing", "leave out epochs=0, or add a strategy"
+            )
         beside = [name for name in dict(map(pair, self.heal)) if name != "epochs"]
         beside = [name for name in beside if getattr(heal, name) not in (0, getattr(usual, name))]
         if not heal.trains and beside:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from headsweep.attacks.resistance import Resistance
 from headsweep.attacks.victim import Attacked, Judging, Order, held_out
 from headsweep.attacks.victim import attack as plant
 from headsweep.errors import UserError, lookup, shown
+from headsweep.export.folders import stored
 from headsweep.model.families import Adapter
 from headsweep.model.loading import labels_of, task_at
 from headsweep.model.runtime import Runtime
@@ -197,7 +198,9 @@ def attack(
     clean, held = held_out(reader.read(table, columns), parts["test"], order.seed)
     judging = Judging(held, parts["triggered"], meaning, parts["validation"], clean_model)
     shown_to = reporting(progress)
-    return plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
+    made = plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
+    read = (model, data, *optional.values(), clean_model, original, transformed, poison)
+    return replace(made, reads=stored((*read, paraphraser)))
 
 
 @dataclass(frozen=True)

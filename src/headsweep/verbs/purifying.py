@@ -14,7 +14,7 @@ from headsweep.heal.fine_tune import Healing
 from headsweep.judge.around import Around
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect, task_at
-from headsweep.model.mask import HeadMask, Units, units_of
+from headsweep.model.mask import HEADS, HeadMask, Units, units_of
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
 from headsweep.prune.strategies import STRATEGIES, Strategy
@@ -23,7 +23,7 @@ from headsweep.purification.bound import Bound
 from headsweep.purification.from_encoder import STARTS
 from headsweep.purification.interrupted import Given, mask_in
 from headsweep.purification.material import Sources
-from headsweep.purification.method import USUAL, Method, usual_healing
+from headsweep.purification.method import USUAL, Method, usual_healing, usual_strategy
 from headsweep.purification.pipeline import Look
 from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import Asked, read_recipe
@@ -84,20 +84,38 @@ def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
 
     Args:
         asked: names and fields, from options or a recipe.
-        plan: seed, where to compute, and what the suspect is for, which decides the usual healing.
+        plan: seed, where to compute, and what the suspect is for, which decides what is usual.
         objects: what stands in the place of some of them.
 
     """
     start = one_of(asked.start, tuple(STARTS), "--start")
+    task = plan.task or CLASSIFICATION
     chosen = objects.strategy
     if chosen is None:
-        kind = method_named(asked.method or Gradient.name, STRATEGIES, "strategy")
+        usual = usual_strategy(task.words.task)
+        if asked.method is None and objects.mask is None and not usual.needs.pruning:
+            _check_says_nothing_of_pruning(asked, objects, task)
+        kind = method_named(asked.method or usual.name, STRATEGIES, "strategy")
         chosen = configure(kind, asked.fields)
     elif asked.fields:
         chosen = changed(chosen, asked.fields)
-    method = _method(asked, chosen, objects, plan.task or CLASSIFICATION)
+    method = _method(asked, chosen, objects, task)
     prober = _prober(asked.probes, plan, method.needs_probes)
     return Planned(method, replace(plan, prober=prober), STARTS[start])
+
+
+def _check_says_nothing_of_pruning(asked: Asked, objects: Objects, task: Task) -> None:
+    """Raise UserError where something is said of it, and nothing is pruned unasked."""
+    told = [f"--set {field}" for field in asked.fields]
+    told += [] if asked.prune_drop is None else [f"prune_drop={asked.prune_drop:g}"]
+    kinds = objects.units or units_of(asked.units or "heads")
+    told += [] if kinds == HEADS else ["--units"]
+    if told:
+        raise UserError(
+            f"{', '.join(told)}: heads of a model for {task.words.task} are pruned only by a "
+            "strategy that is named",
+            f"add --strategy {Gradient.name}",
+        )
 
 
 def _method(asked: Asked, strategy: Strategy, objects: Objects, task: Task) -> Method:
@@ -128,7 +146,7 @@ def planned_for(
     objects: Objects = Objects(),
     wanted: str | None = None,
 ) -> Planned:
-    """Return what is asked of a suspect, of which its task decides the usual healing.
+    """Return what is asked of a suspect, whose task decides the usual strategy and healing.
 
     Args:
         suspect: a folder, a name on the Hub, or a model in memory.
@@ -222,7 +240,7 @@ def purify(
         plan: how it is run, as one object; then no seed, device, compute, adapter, base_model and
             task.
         strategy: how heads are chosen: a name of ``headsweep strategies``, or an object;
-            None: ``gradient``.
+            None: ``gradient``; of a generator ``none``, which only heals.
         set: fields of the strategy, as ``{"step": 6}``.
         heal: fields of the usual healing of such a suspect, as ``{"epochs": 2}`` (0: none), or an
             object.
