@@ -15,7 +15,7 @@ is computed as autocast would, from the narrow weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -77,14 +77,21 @@ def bytes_held(config: Any) -> int:
 
     Experts are counted as float32, which they are in most architectures.
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    experts = any("experts" in name and found for name, found in text.to_dict().items())
-    return 2 if _holds(config) and text.dtype in NARROW and not experts else WIDE
+    narrow = _holds(config) and getattr(config, "dtype", None) in NARROW
+    return 2 if narrow and not _has_experts(config.to_dict()) else WIDE
+
+
+def _has_experts(form: Mapping[str, Any]) -> bool:
+    """Tell whether a configuration, or a part of it, names a number of experts."""
+    return any(
+        _has_experts(one) if isinstance(one, Mapping) else "experts" in str(name) and bool(one)
+        for name, one in form.items()
+    )
 
 
 def _holds(config: Any) -> bool:
     """Tell whether models of a configuration are held narrow."""
-    family = FAMILIES.get(config.model_type)
+    family = FAMILIES.get(getattr(config, "model_type", ""))
     return family is not None and family.reads_last
 
 
