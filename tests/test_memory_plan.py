@@ -31,10 +31,11 @@ def test_copies_are_those_that_healing_holds():
     """Gradient and two averages; a soup's start and its sum; the first and the best try."""
     assert FineTune(0, halvings=3, members=3).copies == Copies()
     assert FineTune().copies == Copies(3)
-    assert FineTune(members=3).copies == FineTune(beyond=2.0).copies == Copies(3, 2)
-    assert FineTune(members=3, how="greedy").copies == Copies(3, 5)
+    assert FineTune(members=3).copies == Copies(3, 1, sums=1, members=3)
+    assert FineTune(beyond=2.0).copies == Copies(3, 1, sums=1, members=1)
+    assert FineTune(members=3, how="greedy").copies == Copies(3, 4, sums=1, members=3)
     assert FineTune(halvings=1).copies == Copies(3, 2)
-    assert HOT.copies == Copies(3, 4)
+    assert HOT.copies == Copies(3, 3, sums=1, members=3)
 
 
 def test_the_sum_is_that_of_its_parts():
@@ -63,8 +64,9 @@ def test_weights_are_counted_from_headers(trained_folder):
 def test_adapters_are_what_they_train_and_copies_of_what_they_change():
     """Two matrices, their gradients and two averages; two weights of [4, 6] and [6, 4] twice."""
     size = Size(1000, 1, 4, 0, projections=48, sides=20)
-    assert size.beside(Copies(3, 2)) == 4 * 5000
-    assert size.beside(Copies(3, 2, rank=8)) == 4 * (4 * 8 * 20 + 2 * 48)
+    assert (size.beside(Copies(3, 2)), size.copied(Copies(3, 2))) == (4 * 3000, 4 * 2000)
+    soup = Copies(3, 1, rank=8, sums=1, members=3)
+    assert (size.beside(soup), size.copied(soup)) == (4 * 4 * 8 * 20, 4 * 2 * 48)
     assert size.beside(Copies(rank=8)) == 4 * 8 * 20
 
 
@@ -75,7 +77,10 @@ def test_a_frozen_model_is_counted_as_it_is_held():
     found = needs(size, Method(Gradient(), alone), CPU)
     assert found.weights == 2 * 1000 + 4 * 100
     assert found.healing == 4 * 4 * 8 * 20 + 2 * 2 * 48
-    for healing in (FineTune(), FineTune(lora=8, members=2)):
+    soup = needs(size, Method(Gradient(), FineTune(lora=8, members=3)), CPU)
+    assert soup.weights == found.weights
+    assert soup.healing == 4 * (4 + 3) * 8 * 20 + 2 * 48  # their matrices, and where they began
+    for healing in (FineTune(), FineTune(lora=8, members=2, how="greedy")):
         assert needs(size, Method(Gradient(), healing), CPU).weights == 4 * 1000
     assert needs(replace(size, held=4), Method(Gradient(), alone), CPU).weights == 4 * 1000
 

@@ -18,7 +18,9 @@ from conftest import CPU, tiny_model
 from headsweep import Bound, FineTune, Gradient, Method, Plan, purify
 from headsweep.export.model_folder import reload
 from headsweep.export.verify import verify
+from headsweep.heal import lora
 from headsweep.heal.entropy import EntropyFirst
+from headsweep.heal.finished import put, taken
 from headsweep.heal.layer_consistency import LayerConsistency
 from headsweep.heal.lora import adapters
 from headsweep.model.content import content_hash
@@ -28,7 +30,7 @@ from headsweep.model.narrow import NARROW, bytes_held, hold, widen
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.task.examples import encode
-from headsweep.task.training import Job, Schedule, mean_loss, train
+from headsweep.task.training import Job, Schedule, mean_loss, round_weights, train
 from headsweep.verbs.judging import evaluate
 from test_generation import examples, generator, words  # noqa: F401 - fixtures
 from tiny_families import ALL
@@ -122,6 +124,9 @@ def both_ways(monkeypatch, folder, method, out):
 METHODS = {
     "adapters": Method(Nothing(), FineTune(2, 1e-2, lora=4, halvings=1), bound=Bound(0.5)),
     "search, then adapters": Method(Gradient(step=1), FineTune(1, 1e-3, lora=4), bound=Bound(0.9)),
+    "a soup of adapters": Method(
+        Nothing(), FineTune(1, 1e-2, lora=2, members=3, beyond=2.0, halvings=1), bound=Bound(0.02)
+    ),
     "search alone": Method(Gradient(step=1), FineTune(0), bound=Bound(0.9)),
 }
 
@@ -202,9 +207,19 @@ def test_what_is_trained_is_the_same_to_the_last_bit(words, tmp_path):  # noqa: 
     (one, thin, held), (other, theirs, wide) = found
     assert one == other
     assert all(torch.equal(thin[name], theirs[name]) for name in theirs)
-    merged = wide.model.to(torch.bfloat16).state_dict()
-    own = held.model.state_dict()
-    assert all(torch.equal(own[name], merged[name]) for name in narrow(held.model))
+    inputs = probe_inputs(wide.model)
+    with torch.no_grad():
+        assert torch.equal(held.model(**inputs).logits, wide.model(**inputs).logits)
+    put(tmp_path / "kept", held.model, {"lr": 1}, lora.moved(held.anatomy))
+    assert (tmp_path / "kept").stat().st_size < 2 * sum(p.numel() for p in thin.values()) * 4
+    for model in (held.model, wide.model):
+        round_weights(model, torch.bfloat16)
+    assert same(held.model, wide.model)
+    again = load_suspect(folder, CPU, FROZEN)
+    assert taken(tmp_path / "kept", again.model, lora.moved(again.anatomy)) == {"lr": 1}
+    assert not same(again.model, wide.model)
+    round_weights(again.model, torch.bfloat16)
+    assert same(again.model, wide.model)
 
 
 def test_whole_weights_are_trained_in_float32(words, tmp_path):  # noqa: F811
@@ -224,8 +239,8 @@ def test_what_a_method_trains_it_says():
     assert FineTune(0).frozen
     assert FineTune(lora=4, halvings=2).frozen
     assert not FineTune().frozen
-    assert not FineTune(lora=4, members=2).frozen
-    assert not FineTune(lora=4, beyond=1.5).frozen
+    assert FineTune(lora=4, members=2, beyond=1.5).frozen
+    assert not FineTune(lora=4, members=2, how="greedy").frozen
     assert not FineTune(0, base="base").frozen
     assert LayerConsistency(0).frozen
     assert not LayerConsistency().frozen

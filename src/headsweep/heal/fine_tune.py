@@ -54,7 +54,10 @@ class Copies:
 
     Attributes:
         trained: for every number that is trained: its gradient, and the averages of AdamW.
-        kept: for every weight that may change: the weights that it begins from, their sum.
+        kept: for every weight that may change: the weights that it begins from, the best try.
+        sums: for each of these, in float32: the sum of a soup. What adapters came to needs none
+            where the weights are held narrow, but their own thin matrices.
+        members: of that soup; 0: there is none.
         rank: of the adapters that are trained; 0: the weights themselves.
         graphs: forward passes of one batch that are kept for the same backward pass.
 
@@ -64,6 +67,8 @@ class Copies:
     kept: int = 0
     rank: int = 0
     graphs: int = 1
+    sums: int = 0
+    members: int = 0
 
 
 class Healing(Protocol):
@@ -192,9 +197,13 @@ class FineTune:
 
     @property
     def frozen(self) -> bool:
-        """True for one healing of adapters, and for none: members of a soup are not rounded."""
-        alone = self.members == 1 and self.beyond == 1
-        return self.base is None and (not self.trains or (self.lora > 0 and alone))
+        """True for adapters, and for none; a greedy soup of them adds up whole weights."""
+        thin = self.lora > 0 and not (self._soup and self.how == "greedy")
+        return self.base is None and (not self.trains or thin)
+
+    @property
+    def _soup(self) -> bool:
+        return self.members > 1 or self.beyond > 1
 
     @property
     def needs_probes(self) -> bool:
@@ -211,10 +220,11 @@ class FineTune:
         """Gradients and two averages of AdamW; what a soup begins from, and its sum."""
         if not self.trains:
             return Copies()
-        soup = self.members > 1 or self.beyond > 1
         apart = self.members if self.how == "greedy" else 0
         tries = 2 * (self.tries > 0)  # the first weights, the best try
-        return Copies(3, (2 + apart) * soup + tries, self.lora)
+        kept = (1 + apart) * self._soup + tries
+        members = self.members if self._soup else 0
+        return Copies(3, kept, self.lora, sums=int(self._soup), members=members)
 
     def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
         """Return the names of the parameters that adapters change; None: any may change."""
@@ -266,7 +276,7 @@ class FineTune:
         """
         if self.base is not None:
             mix_in(view.anatomy, choice.mask, self.base, self.mix)
-        if not self.trains or (self.members == 1 and self.beyond == 1):
+        if not self.trains or not self._soup:
             return self._once(view, choice)
         one = replace(self, members=1, beyond=1.0, halvings=0, base=None)
         start = copied(view.anatomy.model, one.moves(view.anatomy))

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headsweep.drafts import write_bytes
+from headsweep.model.narrow import beside, put_beside
 
 TOLD = "told"
+A, B = ".thin_a", ".thin_b"  # behind the name of the weight that they stand beside
 
 
 def once(
@@ -52,9 +54,16 @@ def put(
     told: dict[str, Any],
     names: Collection[str] | None = None,
 ) -> None:
-    """Write the parameters, each once though several names may share it, and what is told."""
+    """Write the parameters, each once though several names may share it, and what is told.
+
+    Of one that something stands beside (``model.narrow``), only that is written.
+    """
     if file is not None:
-        own = {n: p.detach().contiguous() for n, p in _parameters(model, names).items()}
+        own: dict[str, Tensor] = dict(_parameters(model, names))
+        for name, thin in beside(model).items():
+            del own[name]
+            own |= {name + A: thin.a, name + B: thin.b}
+        own = {name: tensor.detach().contiguous() for name, tensor in own.items()}
         write_bytes(file, save(own, {TOLD: json.dumps(told)}))
 
 
@@ -67,11 +76,16 @@ def taken(
     parameters = _parameters(model, names)
     try:
         with safe_open(file, "pt") as kept, torch.no_grad():
-            if {*kept.keys()} != {*parameters}:
+            found = {*kept.keys()}
+            if {name.removesuffix(A).removesuffix(B) for name in found} != {*parameters}:
                 return None
             told: dict[str, Any] = json.loads(kept.metadata()[TOLD])
             for name, parameter in parameters.items():
-                parameter.copy_(kept.get_tensor(name))
+                if name in found:
+                    parameter.copy_(kept.get_tensor(name))
+                else:
+                    thin = (kept.get_tensor(name + part).to(parameter.device) for part in (A, B))
+                    put_beside(model.get_submodule(name.removesuffix(".weight")), *thin)
     except (OSError, SafetensorError):
         return None  # none, or one broken off: it is made again
     return told

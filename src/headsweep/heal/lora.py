@@ -2,7 +2,8 @@
 
 What is added to a weight of [out, in] is B A, with B [out, rank] and A [rank, in]. Only these have
 gradients and averages of the optimiser, which is what makes larger models fit into memory. When
-training ends they are added to the weights for good, so that what is left is a plain model.
+training ends they are added to the weights for good, so that what is left is a plain model; where
+these are held narrow (``model.narrow``) they stand beside until they are rounded into them.
 
 Rows of a weight that belong to a pruned unit are rows of B, columns are columns of A. With these
 held at zero while it trains, what is added to a pruned unit is zero: what was trained is what is
@@ -29,7 +30,7 @@ from transformers.pytorch_utils import Conv1D
 from headsweep.errors import MissingExtra
 from headsweep.model.anatomy import Anatomy, Block, layers_of
 from headsweep.model.mask import HeadMask
-from headsweep.model.narrow import seeming_wide
+from headsweep.model.narrow import is_held, put_beside, seeming_wide
 from headsweep.model.removal import remove
 from headsweep.seeding import fence
 
@@ -102,11 +103,22 @@ def adapters(anatomy: Anatomy, mask: HeadMask, rank: int, seed: int) -> Iterator
         tuner.unload()
         raise
     else:
-        tuner.merge_and_unload()
+        for layer in thin.values():
+            _merge(layer)
+        tuner.unload()
         remove(anatomy, mask)
     finally:
         for parameter, before in wanted:
             parameter.requires_grad_(before)
+
+
+def _merge(layer: Any) -> None:
+    """Add what was trained to the weight, or put it beside one that would have to be rounded."""
+    own = layer.get_base_layer()
+    if is_held(own):
+        put_beside(own, *(x[NAME].weight.detach() for x in (layer.lora_A, layer.lora_B)))
+    else:
+        layer.merge()
 
 
 def _wrapped(anatomy: Anatomy, rank: int, seed: int) -> tuple[Any, dict[int, Any]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from headsweep.errors import UserError
 from headsweep.heal.members import Made
 from headsweep.measure.accuracy import Accuracy, Floor
+from headsweep.model.narrow import Thin, beside, settle
 from headsweep.model.runtime import free_bytes
 from headsweep.prune.view import DefenderView
 from headsweep.task.training import DivergedError, copied, put_back, round_weights
@@ -119,7 +120,7 @@ def simmer(
             apart[number] = copied(view.anatomy.model, start)
         else:
             apart[number] = {}
-            pot.add(view.anatomy.model.state_dict())
+            pot.add(view.anatomy.model.state_dict(), beside(view.anatomy.model))
     if not apart:
         put_back(view.anatomy.model, start)
         raise guessed(count)
@@ -138,24 +139,42 @@ def simmer(
 
 
 class _Pot:
-    """The sum of the members, and the weights that the model gets from it."""
+    """The sum of the members, and the weights that the model gets from it.
+
+    A member that stands beside weights held narrow is kept as that: sums are made one at a time.
+    """
 
     def __init__(self, view: DefenderView, start: Weights) -> None:
         self.view, self.start = view, start
         self.sum: Weights = {}
+        self.thin: dict[str, list[Thin]] = {}
         self.count = 0
 
-    def add(self, weights: Mapping[str, Tensor], sign: int = 1) -> None:
-        """Add a copy, or take it out again."""
+    def add(
+        self, weights: Mapping[str, Tensor], thin: Mapping[str, Thin] = {}, sign: int = 1
+    ) -> None:
+        """Add a copy, or take it out again; ``thin``: what stands beside some of the weights."""
         self.count += sign
         for name in self.start:
             tensor = weights[name]
             if not tensor.is_floating_point():
                 continue
-            if name in self.sum:
-                self.sum[name].add_(tensor, alpha=sign)
+            if name in thin:
+                self.thin.setdefault(name, []).append(thin[name])
+            elif name in self.sum:
+                self.sum[name].add_(tensor.cpu(), alpha=sign)
             else:
-                self.sum[name] = tensor.clone()
+                self.sum[name] = tensor.to("cpu", copy=True)
+
+    def mean(self, name: str, start: Tensor) -> Tensor:
+        """Return the mean of a weight, [as it is], on the device that it starts from."""
+        if name in self.sum:
+            return self.sum[name].to(start.device) / self.count
+        first, *others = self.thin[name]
+        total = first.with_(start)
+        for one in others:
+            total += one.with_(start)
+        return total / self.count
 
     def at(self, t: float) -> Accuracy:
         """Give the model the weights ``t`` times as far as the mean; return how it stands.
@@ -163,11 +182,13 @@ class _Pot:
         They are rounded to what will be saved. What is zero in all of them stays zero.
         """
         model = self.view.anatomy.model
+        settle(model, keep=False)
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
-                if name in self.sum:
-                    mean = self.sum[name] / self.count
-                    tensor.copy_(mean if t == 1 else self.start[name].lerp(mean, t))
+                if name in self.sum or name in self.thin:
+                    start = self.start[name].to(tensor.device)
+                    mean = self.mean(name, start)
+                    tensor.copy_(mean if t == 1 else start.to(mean.dtype).lerp(mean, t))
         round_weights(model, self.view.precision)
         return self.view.accuracy_now()
 

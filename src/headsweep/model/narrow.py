@@ -11,12 +11,17 @@ answers. The rest is float32: norms, biases, and a classifier on top, which is t
 adapters. And no model but decoders of the table of families: other code may read a weight past its
 projection (T5), or compute by the type of the first one (Longformer). Under autocast a projection
 is computed as autocast would, from the narrow weight.
+
+What adapters came to can stand beside such a weight as the two thin matrices that it is (``Thin``),
+until it is rounded into it (``settle``): the model computes with their sum as with a weight of
+float32, and a soup of several has no need of a sum as large as the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,6 +36,28 @@ from headsweep.model.families import FAMILIES
 NARROW = (torch.bfloat16, torch.float16)
 WIDE = 4  # bytes of a float32
 Kept = Tensor | tuple[Any, ...]
+ADDED = "added"  # of a module: what stands beside its weight
+
+
+@dataclass(frozen=True)
+class Thin:
+    """What is added to a weight: B A, [out, in], or where that is turned, [in, out].
+
+    Attributes:
+        a: [rank, in], float32.
+        b: [out, rank], float32.
+        turned: as weights of a Conv1D are.
+
+    """
+
+    a: Tensor
+    b: Tensor
+    turned: bool
+
+    def with_(self, weight: Tensor) -> Tensor:
+        """Return the sum with a weight, a new tensor in float32."""
+        product = self.b @ self.a
+        return weight.float() + (product.T if self.turned else product)
 
 
 def hold(model: PreTrainedModel) -> PreTrainedModel:
@@ -38,19 +65,47 @@ def hold(model: PreTrainedModel) -> PreTrainedModel:
 
     These are widened as they are used, to the same answers. Nothing may train them.
     """
-    held = list(_matrices(model)) if _holds(model.config) else []
-    kept = {id(module.weight) for module in held}
+    narrow = _holds(model.config) and model.dtype in NARROW
+    found = [one for one in _matrices(model) if one.weight.dtype == model.dtype] if narrow else []
+    kept = {id(module.weight) for module in found}
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and not (id(tensor) in kept and tensor.dtype in NARROW):
+        if tensor.is_floating_point() and id(tensor) not in kept:
             tensor.data = tensor.data.float()
-    for module in held:
-        if module.weight.dtype in NARROW:
-            vars(module)["forward"] = partial(_widening, module)
+    for module in found:
+        vars(module)["forward"] = partial(_widening, module)
     return model
+
+
+def is_held(module: Any) -> bool:
+    """Tell whether a module's weight is held narrow, so that something may stand beside it."""
+    own = vars(module).get("forward")
+    return isinstance(own, partial) and own.func is _widening and module.weight.dtype in NARROW
+
+
+def put_beside(module: nn.Module, a: Tensor, b: Tensor) -> None:
+    """Let a module that is held narrow compute with its weight and a product, not rounded."""
+    setattr(module, ADDED, Thin(a, b, isinstance(module, Conv1D)))
+
+
+def beside(model: nn.Module) -> dict[str, Thin]:
+    """Return what stands beside weights, by their names."""
+    named = model.named_modules()
+    return {f"{name}.weight": vars(one)[ADDED] for name, one in named if ADDED in vars(one)}
+
+
+@torch.no_grad()
+def settle(model: nn.Module, keep: bool = True) -> None:
+    """Round what stands beside weights into them; or drop it (``keep``)."""
+    module: Any
+    for module in model.modules():
+        thin = vars(module).pop(ADDED, None)
+        if thin is not None and keep:
+            module.weight.copy_(thin.with_(module.weight))
 
 
 def widen(model: PreTrainedModel) -> PreTrainedModel:
     """Give a model plain weights of float32, in place, whether it was held narrow or not."""
+    settle(model)
     for module in model.modules():
         own = vars(module).get("forward")
         if isinstance(own, partial) and own.func is _widening:
@@ -123,9 +178,15 @@ def _widening(module: Any, *given: Any, **named: Any) -> Any:
         return plain(module, *given, **named)
     if plain is nn.Embedding.forward:
         return plain(module, *given, **named).float()
-    if not isinstance(module, nn.Embedding) and torch.is_autocast_enabled(weight.device.type):
+    thin: Thin | None = vars(module).get(ADDED)
+    casts = not isinstance(module, nn.Embedding) and torch.is_autocast_enabled(weight.device.type)
+    if casts and thin is None:
         return plain(module, *given, **named)
-    wide = weight.detach().float()
+
+    def widened() -> Tensor:
+        return weight.detach().float() if thin is None else thin.with_(weight.detach())
+
+    wide = widened()
     place = wide.untyped_storage().data_ptr()
 
     def kept(tensor: Tensor) -> Kept:
@@ -134,7 +195,7 @@ def _widening(module: Any, *given: Any, **named: Any) -> Any:
         return tensor.size(), tensor.stride(), tensor.storage_offset()
 
     def again(what: Kept) -> Tensor:
-        return what if isinstance(what, Tensor) else weight.detach().float().as_strided(*what)
+        return what if isinstance(what, Tensor) else widened().as_strided(*what)
 
     module._parameters["weight"] = wide
     try:

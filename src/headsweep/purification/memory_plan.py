@@ -5,8 +5,9 @@ and copies of them, in the bytes that they are held in (``model.narrow``):
 
 - the weights; where they are held narrow the largest once more, widened as it is used;
 - while healing: gradients and AdamW's two averages of what is trained, and what the healing keeps
-  beside of what may change (``Healing.copies``: the weights it begins from, the sum of a soup, the
-  best try so far). Adapters train thin matrices, and change the projections of the layers alone;
+  beside of what may change, in the processor's memory (``Healing.copies``: the weights it begins
+  from, the sum of a soup, the best try so far). Adapters train thin matrices, and change the
+  projections of the layers alone; of a model that is held narrow a soup keeps the thin matrices;
 - what one batch of the longest texts keeps for the backward pass, about 17 numbers a token, layer
   and width (Korthikanti et al. 2022, *Reducing Activation Recomputation in Large Transformer
   Models*, section 4.1, without the attention map, which fused kernels do not keep), as often as
@@ -22,6 +23,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import Copies
@@ -90,21 +93,32 @@ class Size:
         return self.held * self.weights + WIDE * self.largest
 
     def beside(self, copies: Copies, frozen: bool = False) -> int:
-        """Return how many bytes a healing holds beside the weights."""
-        if not copies.rank:
-            return WIDE * (copies.trained + copies.kept) * self.weights
+        """Return how many bytes a healing holds beside the weights, copies of these left out."""
         thin = copies.rank * self.sides
-        kept = copies.kept * self.projections * (self.held if frozen else WIDE)
-        return WIDE * (1 + copies.trained) * thin + kept
+        if not copies.rank:
+            return WIDE * copies.trained * self.weights
+        members = copies.members if frozen and self.held < WIDE else 0
+        return WIDE * (1 + copies.trained + members) * thin
+
+    def copied(self, copies: Copies, frozen: bool = False) -> int:
+        """Return how many bytes a healing's copies of weights and their sum take."""
+        changed = self.projections if copies.rank else self.weights
+        if frozen and self.held < WIDE:
+            return self.held * copies.kept * changed
+        return WIDE * (copies.kept + copies.sums) * changed
 
 
 @dataclass(frozen=True)
 class Needs:
-    """How many bytes a purification takes at most, by what for."""
+    """How many bytes a purification takes at most, by what for.
+
+    ``apart``: in the processor's memory, where it computes on another device.
+    """
 
     weights: int
     healing: int
     batch: int
+    apart: int = 0
 
     @property
     def fixed(self) -> int:
@@ -118,7 +132,8 @@ class Needs:
 
     def __str__(self) -> str:
         parts = f"weights {told(self.weights)}, healing {told(self.healing)}, a batch "
-        return f"up to {told(self.all)} of memory ({parts}{told(self.batch)})"
+        apart = f", and {told(self.apart)} of the processor's" if self.apart else ""
+        return f"up to {told(self.all)} of memory ({parts}{told(self.batch)}){apart}"
 
 
 def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
@@ -126,8 +141,10 @@ def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
     tokens = runtime.batch_size * runtime.max_length
     copies = method.healing.copies
     a_token = copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
-    healing = size.beside(copies, method.frozen)
-    return Needs(size.taken(method.frozen), healing, WIDE * tokens * a_token)
+    healing, apart = size.beside(copies, method.frozen), size.copied(copies, method.frozen)
+    if runtime.torch_device.type == "cpu":
+        healing, apart = healing + apart, 0
+    return Needs(size.taken(method.frozen), healing, WIDE * tokens * a_token, apart)
 
 
 def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
@@ -138,9 +155,12 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
 
     """
     asked, free = needs(size, method, runtime), free_bytes(runtime.torch_device)
-    if asked.fixed + PROGRAM > free:
+    here = free_bytes(torch.device("cpu")) if asked.apart else 0
+    if asked.fixed + PROGRAM > free or asked.apart > here:
+        beside = f" and {told(here)} of the processor's" if asked.apart else ""
         raise UserError(
-            f"{size.weights / 1e6:,.0f} million weights take {asked}, {told(free)} are free",
+            f"{size.weights / 1e6:,.0f} million weights take {asked}, "
+            f"{told(free)}{beside} are free",
             _smaller(size, method, free),
         )
     if asked.all < TOLD:
@@ -152,8 +172,9 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
 def _smaller(size: Size, method: Method, free: int) -> str:
     """Return what would fit, or how much memory is needed at least."""
     frozen, least = method.frozen, ""
-    asked = size.taken(frozen) + size.beside(method.healing.copies, frozen)
-    for copies, frozen, way in LEANER:
+    own = method.healing.copies
+    asked = size.taken(frozen) + size.beside(own, frozen) + size.copied(own, frozen)
+    for copies, frozen, way in LEANER:  # none of which keeps copies
         takes = size.taken(frozen) + size.beside(copies, frozen)
         if takes < asked:
             takes += PROGRAM

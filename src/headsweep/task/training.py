@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from headsweep.errors import UserError
-from headsweep.model.narrow import NARROW
+from headsweep.model.narrow import NARROW, settle
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, fence, stream
@@ -221,13 +221,15 @@ def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
 
 
 def copied(model: PreTrainedModel, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Return a copy of a model's weights; ``names``: of these alone."""
+    """Return a copy of a model's weights in the processor's memory; ``names``: of these alone."""
     own = model.state_dict()
-    return {name: own[name].clone() for name in (own if names is None else sorted(names))}
+    names = own if names is None else sorted(names)
+    return {name: own[name].to("cpu", copy=True) for name in names}
 
 
 def put_back(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
-    """Give a model weights that ``copied`` returned; it keeps the others."""
+    """Give a model weights that ``copied`` returned; it keeps the others, with nothing beside."""
+    settle(model, keep=False)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in weights.items():
@@ -236,6 +238,7 @@ def put_back(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
 
 def round_weights(model: PreTrainedModel, precision: torch.dtype) -> None:
     """Round weights to the precision they will be saved in, so that figures hold for the file."""
+    settle(model)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
