@@ -187,6 +187,7 @@ class Shift:
     name: ClassVar[str] = "shift"
     trains: ClassVar[bool] = True
     needs_probes: ClassVar[bool] = False
+    frozen: ClassVar[bool] = False
     copies: ClassVar[Copies] = Copies()
     by: tuple[float, ...]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from conftest import CPU, sentences
@@ -12,6 +13,7 @@ from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
 from headsweep.cli import main
 from headsweep.heal.fine_tune import Copies
 from headsweep.model.loading import measured
+from headsweep.model.runtime import Runtime
 from headsweep.progress import Silent
 from headsweep.purification import memory_plan as memory
 from headsweep.purification.memory_plan import ONCE, PROGRAM, Size, check_fits, needs
@@ -83,6 +85,23 @@ def test_a_frozen_model_is_counted_as_it_is_held():
     for healing in (FineTune(), FineTune(lora=8, members=2, how="greedy")):
         assert needs(size, Method(Gradient(), healing), CPU).weights == 4 * 1000
     assert needs(replace(size, held=4), Method(Gradient(), alone), CPU).weights == 4 * 1000
+
+
+def test_copies_lie_in_the_processors_memory(monkeypatch):
+    """Of what another device computes: told apart, and refused apart."""
+    monkeypatch.setattr(Runtime, "torch_device", torch.device("cuda"))
+    room = {"cuda": 64 * GIB, "cpu": 64 * GIB}
+    monkeypatch.setattr(memory, "free_bytes", lambda device: room[device.type])
+    found = needs(SMOL, Method(healing=HOT), CPU)
+    assert found.fixed == (1 + 3) * 4 * SMOL.weights
+    assert found.apart == 4 * 4 * SMOL.weights
+    assert "and 2.0 GiB of the processor's" in check_fits(SMOL, Method(healing=HOT), CPU)
+    room["cpu"] = GIB
+    with pytest.raises(
+        UserError, match=r"64\.0 GiB and 1\.0 GiB of the processor's are free"
+    ) as one:
+        check_fits(SMOL, Method(healing=HOT), CPU)
+    assert one.value.fix.startswith("one healing")
 
 
 def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):

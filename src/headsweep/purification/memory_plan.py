@@ -163,7 +163,7 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
             f"{told(free)}{beside} are free",
             _smaller(size, method, free),
         )
-    if asked.all < TOLD:
+    if asked.all + asked.apart < TOLD:
         return ""
     more = "" if asked.all <= free else "; batches are halved where memory ends"
     return f"{asked}, {told(free)} are free{more}"
