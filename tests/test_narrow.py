@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import pickle
 from contextlib import nullcontext
 from dataclasses import replace
@@ -267,3 +268,17 @@ def test_judging_holds_models_narrow(words, tmp_path, monkeypatch):  # noqa: F81
     assert narrow(seen[0])
     monkeypatch.setattr("headsweep.model.loading.hold", lambda model: model.float())
     assert held == evaluate(folder, rows, compute=CPU, progress=False)
+
+
+def test_members_made_in_other_processes_and_kept_are_the_same(words, tmp_path):  # noqa: F811
+    """What a folder keeps of them is their thin matrices; a run goes on from there."""
+    folder = saved(tmp_path / "suspect", words, "llama")
+    healing = FineTune(1, 1e-2, lora=2, members=2, beyond=1.5)
+    method, kept = Method(Nothing(), healing, bound=None), tmp_path / "kept"
+    here = purify(folder, DATA, method, Plan(runtime=replace(CPU, jobs=1)))
+    two = Plan(runtime=replace(CPU, jobs=2))
+    there = purify(folder, DATA, method, two)
+    first, again = (purify(folder, DATA, method, two, keep=kept) for _ in range(2))
+    assert all(narrow(one.suspect.model) for one in (here, there, first, again))
+    assert all(same(one.suspect.model, here.suspect.model) for one in (there, first, again))
+    assert len({json.dumps(one.manifest["heal"]) for one in (here, there, first, again)}) == 1
