@@ -241,7 +241,7 @@ def test_it_begins_again_from_the_same_weights(trained_folder):
 
 
 def test_a_word_backdoor_goes_down(victim):  # noqa: F811
-    """At ten times the rate at which whole weights forget it (test_generation.py)."""
+    """At ten times the rate at which whole weights forget it on so small a model."""
     suspect = load_suspect(victim, CPU, Reading(task=None))
     triggered = encode(examples(40, 40, triggered=True), suspect, 24)
 
@@ -278,9 +278,9 @@ def test_a_generator_keeps_its_embeddings(words):  # noqa: F811
 
 @pytest.mark.parametrize(
     ("asked", "rate"),
-    [(("lora=8",), 2e-3), (("lora=8", "lr=1e-4"), 1e-4), (("lora=0",), 2e-4)],
+    [(("lora=8",), 4e-3), (("lora=8", "lr=1e-4"), 1e-4), (("lora=0",), 2e-4)],
 )
-def test_adapters_learn_ten_times_as_fast_unless_a_rate_is_given(asked, rate):
+def test_adapters_learn_twenty_times_as_fast_unless_a_rate_is_given(asked, rate):
     healing = Asked(heal=asked).healing(HOT, True)
     assert healing.lr == pytest.approx(rate)
     assert healing.lora == int(asked[0].removeprefix("lora="))
@@ -288,7 +288,7 @@ def test_adapters_learn_ten_times_as_fast_unless_a_rate_is_given(asked, rate):
 
 def test_the_rate_of_healing_alone_is_raised_as_well():
     assert Asked(heal=("lora=2",)).healing(usual_healing("classifier", False), False).lr == (
-        pytest.approx(10 * ALONE.lr)
+        pytest.approx(20 * ALONE.lr)
     )
 
 

@@ -130,7 +130,9 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     free(monkeypatch, 27.2 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)
-    assert one.value.fix.startswith("pruning alone (--heal epochs=0) takes 27.1 GiB")
+    assert one.value.fix.startswith(
+        "pruning alone (--strategy gradient --heal epochs=0) takes 27.1 GiB"
+    )
     narrow = replace(seven, held=2, largest=131_072_000)
     free(monkeypatch, 64 * GIB)
     with pytest.raises(UserError) as one:

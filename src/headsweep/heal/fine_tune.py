@@ -143,7 +143,7 @@ class FineTune:
         mix: how far towards the base, as a fraction.
         lora: the rank of adapters that are trained beside the layers' weights and added to them
             in the end (``lora``), for models too large to be trained whole; 0: the weights are
-            trained. Adapters want ten times the learning rate, which ``--heal lora`` sets unasked.
+            trained. Adapters want twenty times the learning rate: ``--heal lora`` sets it unasked.
         batch: examples a step, drawn whatever their length; 0: as many of similar length as are
             computed at once (``--compute batch_size``). It decides how many steps a pass has.
         compact: leave out the work of pruned heads where the architecture allows.

@@ -35,7 +35,7 @@ from headsweep.model.removal import remove
 from headsweep.seeding import fence
 
 NAME = "headsweep"  # of the adapters, in peft's tables
-FASTER = 10.0  # times the learning rate of whole weights, for the same effect
+FASTER = 20.0  # times the learning rate of whole weights, for the same effect
 
 
 @dataclass(frozen=True)

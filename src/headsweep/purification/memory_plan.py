@@ -39,7 +39,7 @@ ONCE = "--heal members=1 --heal beyond=1 --heal halvings=0"
 LEANER = (
     (Copies(3), False, f"one healing ({ONCE})"),
     (Copies(3, rank=8), True, f"one healing of adapters (--heal lora=8 {ONCE})"),
-    (Copies(), True, "pruning alone (--heal epochs=0)"),
+    (Copies(), True, "pruning alone (--strategy gradient --heal epochs=0)"),
 )
 """What holds less, and whether the weights are frozen."""
 IN_A_LAYER = re.compile(r"\.\d+\.")  # of the names of tensors

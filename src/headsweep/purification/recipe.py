@@ -99,7 +99,7 @@ class Asked:
         """Return the usual healing, changed as asked.
 
         A learning rate of one's own holds as it is, unless halvings are asked for too. Without
-        one adapters learn at ten times the usual rate.
+        one adapters learn at twenty times the usual rate.
 
         Raises:
             UserError: what is asked does not fit, or there would be nothing to do.
