@@ -102,7 +102,7 @@ def test_the_usual_healing_goes_by_the_task_and_what_is_given_wins(written):
     usual = usual_healing("classifier", True, "generation")
     assert usual == ONE_PASS == usual_healing("classifier", False, "generation")
     assert (usual.epochs, usual.lr, usual.attention) == (1, 5e-4, 0)
-    assert (usual.members, usual.halvings, usual.beyond, usual.batch) == (3, 3, 2.0, 8)
+    assert (usual.members, usual.halvings, usual.beyond, usual.batch) == (3, 3, 1.5, 8)
     assert usual_strategy("generation").name == "none"
     for task in ("classification", "multi-label", "regression", "token-classification"):
         assert usual_healing("classifier", True, task) == HOT

@@ -25,7 +25,7 @@ ALONE = replace(HOT, lr=3e-4)
 """The same where nothing is pruned, which leaves healing the whole bound: hotter."""
 PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
-ONE_PASS = FineTune(epochs=1, lr=5e-4, halvings=3, members=3, beyond=2.0, batch=8)
+ONE_PASS = FineTune(epochs=1, lr=5e-4, halvings=3, members=3, beyond=1.5, batch=8)
 """The usual healing of a generator: hotter, once over the prompts (docs/decisions/0015)."""
 OF_TASK: dict[str, Healing] = {GENERATION.task: ONE_PASS}
 """The usual healing of suspects as they are, by their task, where it is not a classifier's."""
