@@ -108,8 +108,8 @@ def made(
         ),
         (made(93, max_drop=0.02, asked=False), "5 allowed (5.0 points)"),
         (made(93, max_drop=0.1, asked=True), "5 allowed (5.0 points)"),
-        (made(95, pruned=[]), "nothing removed; bound held: 0 of 100"),
-        (made(60, pruned=[], binds=False), "nothing removed; no bound on accuracy: 35 of 100"),
+        (made(95, pruned=[]), "nothing pruned; bound held: 0 of 100"),
+        (made(60, pruned=[], binds=False), "nothing pruned; no bound on accuracy: 35 of 100"),
     ],
 )
 def test_the_verdict(manifest, told):

@@ -806,7 +806,7 @@ def test_a_baseline_ends_with_the_same_line(run, suspect, csv_file, tmp_path):
     asked = ("--with", "ft", "--set", "epochs=0.2", "--data", csv_file, "--out", tmp_path / "out")
     code, text, err = run("defend", suspect, *asked, *FAST)
     assert code == 0, err
-    assert "\nnothing removed; no bound on accuracy: " in text
+    assert "\nnothing pruned; no bound on accuracy: " in text
 
 
 def test_the_version_is_that_of_the_package(run):

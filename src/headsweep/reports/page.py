@@ -38,7 +38,7 @@ LOWEST = f"{CROSSED} What scored lowest went; the best of every layer stays."
 BADGES = {
     "held": "bound held",
     "missed": "bound not held",
-    "nothing": "nothing removed",
+    "nothing": "nothing pruned",
     "free": "no bound",
 }
 STAGES = {"before": "before", "pruned": "pruned", "after": "after"}

@@ -34,7 +34,7 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
     """Return whether the bound was held, and whether anything was removed at all."""
     before, after = manifest["before"]["validation"], manifest["after"]["validation"]
     change = _change(before["right"] - after["right"], before["examples"])
-    nothing = "" if manifest["pruned_units"] else "nothing removed; "
+    nothing = "" if manifest["pruned_units"] else "nothing pruned; "
     failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
     if not manifest["bound"].get("binds", True):
         share = words_of(manifest).share
