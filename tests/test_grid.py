@@ -447,7 +447,9 @@ def test_the_recipes_of_other_tasks_and_amounts_ask_for_what_they_say():
     assert {texts.defender for texts in tasks.data} == {1200}
     assert [texts.defender for texts in amount.data] == [1200, 300, 100]
     assert amount.seeds == (11, 12)
-    assert [a.name for a in amount.attacks] == ["opening", "characters", "syntactic", "sentence"]
+    assert [a.name for a in amount.attacks] == [
+        "opening", "rare-word", "characters", "syntactic", "sentence"
+    ]  # fmt: skip
     assert len({m.method for m in amount.methods}) == 6
     rules = {a.trigger for a in eleven.attacks} - {None}
     assert (len(eleven.attacks), len(rules)) == (11, 8)
