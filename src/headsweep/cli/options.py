@@ -172,14 +172,8 @@ for panel, options in {
         *(TaskName, BaseModel, AdapterFile),
     ),
     "About the run": (
-        Seed,
-        Device,
-        Compute,
-        SearchCompute,
-        ComputeLength,
-        Overwrite,
-        AsJson,
-        Quiet,
+        *(Seed, Device, Compute, SearchCompute, ComputeLength),
+        *(Overwrite, AsJson, Quiet),
     ),
 }.items():
     for option in options:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class Size:
         answers: numbers that a model answers a token with: its vocabulary, or its classes a text.
         projections: how many of the weights are those of projections in the layers.
         sides: inputs and outputs of these, in all.
-        held: bytes of a weight where nothing trains it.
+        held: bytes of a weight, where nothing trains it.
         largest: how many numbers the largest matrix has.
 
     """
@@ -86,26 +86,32 @@ class Size:
             max((math.prod(shape) for shape in shapes.values() if len(shape) == 2), default=0),
         )
 
-    def taken(self, frozen: bool) -> int:
-        """Return how many bytes the weights take, the one that is widened included."""
-        if not frozen or self.held == WIDE:
-            return WIDE * self.weights
-        return self.held * self.weights + WIDE * self.largest
+    @property
+    def widened(self) -> Size:
+        """The same with all weights in float32, as where they are trained."""
+        return replace(self, held=WIDE)
 
-    def beside(self, copies: Copies, frozen: bool = False) -> int:
+    @property
+    def narrow(self) -> bool:
+        """Whether weights are held in less."""
+        return self.held < WIDE
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the weights take, the one that is widened included."""
+        return self.held * self.weights + WIDE * self.largest * self.narrow
+
+    def beside(self, copies: Copies) -> int:
         """Return how many bytes a healing holds beside the weights, copies of these left out."""
-        thin = copies.rank * self.sides
         if not copies.rank:
             return WIDE * copies.trained * self.weights
-        members = copies.members if frozen and self.held < WIDE else 0
-        return WIDE * (1 + copies.trained + members) * thin
+        thin = copies.rank * self.sides
+        return WIDE * (1 + copies.trained + copies.members * self.narrow) * thin
 
-    def copied(self, copies: Copies, frozen: bool = False) -> int:
+    def copied(self, copies: Copies) -> int:
         """Return how many bytes a healing's copies of weights and their sum take."""
         changed = self.projections if copies.rank else self.weights
-        if frozen and self.held < WIDE:
-            return self.held * copies.kept * changed
-        return WIDE * (copies.kept + copies.sums) * changed
+        return (self.held * copies.kept + WIDE * copies.sums * (not self.narrow)) * changed
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,11 @@ def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
     tokens = runtime.batch_size * runtime.max_length
     copies = method.healing.copies
     a_token = copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
-    healing, apart = size.beside(copies, method.frozen), size.copied(copies, method.frozen)
+    size = size if method.frozen else size.widened
+    healing, apart = size.beside(copies), size.copied(copies)
     if runtime.torch_device.type == "cpu":
         healing, apart = healing + apart, 0
-    return Needs(size.taken(method.frozen), healing, WIDE * tokens * a_token, apart)
+    return Needs(size.taken, healing, WIDE * tokens * a_token, apart)
 
 
 def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
@@ -171,11 +178,12 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
 
 def _smaller(size: Size, method: Method, free: int) -> str:
     """Return what would fit, or how much memory is needed at least."""
-    frozen, least = method.frozen, ""
-    own = method.healing.copies
-    asked = size.taken(frozen) + size.beside(own, frozen) + size.copied(own, frozen)
+    own, least = method.healing.copies, ""
+    now = size if method.frozen else size.widened
+    asked = now.taken + now.beside(own) + now.copied(own)
     for copies, frozen, way in LEANER:  # none of which keeps copies
-        takes = size.taken(frozen) + size.beside(copies, frozen)
+        leaner = size if frozen else size.widened
+        takes = leaner.taken + leaner.beside(copies)
         if takes < asked:
             takes += PROGRAM
             if takes <= free:

@@ -24,7 +24,6 @@ from headsweep.export.verify import Check, check_weights
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Reading, Suspect, measured
 from headsweep.model.mask import HeadMask
-from headsweep.model.narrow import WIDE
 from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
 from headsweep.prune.choice import Choice
@@ -122,7 +121,7 @@ def say_memory(
     shapes, config = measured(suspect if plan.base_model is None else plan.base_model)
     generates = (plan.task or task_of(config)) is GENERATION
     size = Size.of(shapes, config, generates)
-    line = check_fits(replace(size, held=WIDE) if widened else size, method, plan.runtime)
+    line = check_fits(size.widened if widened else size, method, plan.runtime)
     if line:
         progress.say(line)
 
