@@ -125,20 +125,20 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)  # 7e9 and 4 * 8 * 2.5e6 numbers of four bytes, and a GiB
     assert one.value.fix.startswith(
-        f"one healing of adapters (--heal lora=8 {ONCE}) takes 27.4 GiB"
+        f"one healing of adapters, `purify --heal lora=8 {ONCE}`, takes 27.4 GiB"
     )
     free(monkeypatch, 27.2 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(seven, hot, CPU)
     assert one.value.fix.startswith(
-        "pruning alone (--strategy gradient --heal epochs=0) takes 27.1 GiB"
+        "pruning alone, `purify --strategy gradient --heal epochs=0`, takes 27.1 GiB"
     )
     narrow = replace(seven, held=2, largest=131_072_000)
     free(monkeypatch, 64 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(narrow, hot, CPU)  # two bytes a weight, and 131 million of four
     assert one.value.fix.startswith(
-        f"one healing of adapters (--heal lora=8 {ONCE}) takes 14.8 GiB"
+        f"one healing of adapters, `purify --heal lora=8 {ONCE}`, takes 14.8 GiB"
     )
     with pytest.raises(UserError, match=r"million weights") as one:
         check_fits(replace(seven, weights=70 * 10**9), Method(healing=FineTune(0)), CPU)

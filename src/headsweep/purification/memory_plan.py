@@ -37,9 +37,9 @@ PROGRAM = 1 << 30  # bytes of Python, torch and the rest
 TOLD = 4 << 30  # bytes: less is not worth a line
 ONCE = "--heal members=1 --heal beyond=1 --heal halvings=0"
 LEANER = (
-    (Copies(3), False, f"one healing ({ONCE})"),
-    (Copies(3, rank=8), True, f"one healing of adapters (--heal lora=8 {ONCE})"),
-    (Copies(), True, "pruning alone (--strategy gradient --heal epochs=0)"),
+    (Copies(3), False, f"one healing, `purify {ONCE}`,"),
+    (Copies(3, rank=8), True, f"one healing of adapters, `purify --heal lora=8 {ONCE}`,"),
+    (Copies(), True, "pruning alone, `purify --strategy gradient --heal epochs=0`,"),
 )
 """What holds less, and whether the weights are frozen."""
 IN_A_LAYER = re.compile(r"\.\d+\.")  # of the names of tensors
