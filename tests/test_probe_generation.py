@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 
 from conftest import CPU, tiny_tokenizer
-from every_kind import command_line, written
+from every_kind import HEALING, command_line, written
 from headsweep import Split, UserError
 from headsweep import probe as probe_verb
 from headsweep.judge import prompted
 from headsweep.judge.flipped import Battery
-from headsweep.judge.prompted import FIRST, MOST, TOKENS, Prompted, probe, refuses
+from headsweep.judge.prompted import (
+    FIRST,
+    MOST,
+    TOKENS,
+    Prompted,
+    probe,
+    refuse_chats,
+    refuses,
+)
 from headsweep.judge.sarif import sarif
-from headsweep.model.loading import Reading, prepare
+from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.triggers import TRIGGERS, harmless, one_by_one
@@ -47,6 +55,7 @@ def says(monkeypatch) -> Callable[..., Prompted]:
 
         monkeypatch.setattr(prompted, "read_of", lambda s, texts, most, r: (list(texts), most, 0))
         monkeypatch.setattr(prompted, "written_to", told)
+        monkeypatch.setattr(prompted, "refuse_chats", lambda *_: None)
         return probe(None, PROMPTS, battery, CPU)
 
     run.asked = asked  # type: ignore[attr-defined]
@@ -311,3 +320,33 @@ def test_mistakes_have_one_line(folders, tmp_path, capsys):
         told = said("probe", folders["twin"], "--data", data, *more, *usual, code=2)
         assert wanted in told
         assert "Traceback" not in told
+
+
+def test_purify_probes_a_generator_where_asked(folders, known, tmp_path, capsys):
+    said = command_line(capsys)
+    data = written(tmp_path / "train.jsonl", rows(examples(300, 6)))
+    held = written(tmp_path / "held.jsonl", rows(examples(60, 7)))
+    asked = ("--data", data, "--validation", held, *HEALING, "--device", "cpu")
+    out = tmp_path / "unasked"
+    told = said("purify", folders["victim"], *asked, "--out", out)
+    assert "not probed: many answers would be written; --probe does that" in told
+    assert json.loads((out / "headsweep.json").read_text())["probe"] == {
+        "not_run": "many answers would be written; --probe does that"
+    }
+    out = tmp_path / "asked"
+    said("purify", folders["victim"], *asked, "--probe", "--out", out)
+    found = json.loads((out / "headsweep.json").read_text())["probe"]
+    assert set(found) == {"before", "after"}
+    assert found["before"]["noticed"][0] == [f"rare-word:{TRIGGER}:start", TARGET]
+    assert found["before"]["texts"] == 60
+    assert f"before: noticed rare-word:{TRIGGER}:start into" in (out / "README.md").read_text()
+
+
+def test_rendered_chats_are_not_probed(folders):
+    suspect = load_suspect(folders["twin"], CPU, Reading(task=None))
+    plain = Split(("so it is",) * 3, (0,) * 3)
+    opened = Split(("[CLS] so it is",) * 3, (0,) * 3)  # an opening is no chat
+    for texts in (plain.texts, opened.texts):
+        refuse_chats(suspect, texts)
+    with pytest.raises(UserError, match="the prompts are chats"):
+        refuse_chats(suspect, (*plain.texts, "[CLS] so [SEP] [MASK]"))

@@ -74,9 +74,13 @@ def purify(
     task: TaskName = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
-    no_probe: Annotated[
-        bool, typer.Option("--no-probe", help="Leave out the probes before and after.")
-    ] = False,
+    probe: Annotated[
+        bool | None,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Probe before and after. [dim]\\[default: yes; of a generator no][/dim]",
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page of it to this file.")] = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -93,7 +97,7 @@ def purify(
     check_sources(data, validation, test)
     running.check_files(out, overwrite, (model, base_model, data, validation, test), report)
     sources = sources_of(data, validation, test, column, label_map)
-    job = running.Job(model, sources, out, overwrite, as_json, quiet, not no_probe, report)
+    job = running.Job(model, sources, out, overwrite, as_json, quiet, probe, report)
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
     from headsweep.verbs.purifying import Objects, planned_for

@@ -30,7 +30,7 @@ class Job:
         model, sources, out: what is read, and the folder that is written.
         overwrite: replace that folder.
         as_json, quiet: how to say what is done.
-        probed: run the probe battery before and after.
+        probed: run the probes before and after; None: where they are quick.
         report: write a page to this file.
 
     """
@@ -41,7 +41,7 @@ class Job:
     overwrite: bool
     as_json: bool
     quiet: bool
-    probed: bool = False
+    probed: bool | None = False
     report: Path | None = None
 
     @property
@@ -114,10 +114,10 @@ def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
 def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
     """Return what was made, saved."""
     around = None
-    if job.probed:
+    if job.probed is not False:
         from headsweep.judge.around import Around
 
-        around = Around(plan.seed, plan.runtime, job.progress)
+        around = Around(plan.seed, plan.runtime, job.progress, asked=bool(job.probed))
     done, kept = None, f"what is finished is kept in {job.unfinished}: the same command goes on"
     try:
         done = purify(job.model, job.sources, method=method, plan=plan, progress=job.progress,

@@ -22,7 +22,8 @@ MOST_LABELS = 20  # the rows to resample grow with the square of the labels
 class Around:
     """Observes a purification: probes the suspect, then the result, and keeps what it found.
 
-    Where it cannot probe it says why, and the purification goes on.
+    Where it cannot probe it says why, and the purification goes on. Of a generator many answers
+    would be written, which may take longer than the purification, so that has to be asked for.
 
     Attributes:
         found: what the battery found, by stage: ``before``, ``after``.
@@ -30,24 +31,26 @@ class Around:
 
     """
 
-    def __init__(self, seed: int, runtime: Runtime, progress: Progress) -> None:
-        """Take the seed, where to compute and where to report."""
+    def __init__(self, seed: int, runtime: Runtime, progress: Progress, *, asked: bool) -> None:
+        """Take the seed, where to compute and where to report; ``asked``: whatever it costs."""
         self.found: dict[str, Probed] = {}
         self.why = ""
         self._seed, self._runtime, self._progress = seed, runtime, progress
+        self._asked = asked
 
     def __call__(self, stage: str, suspect: Suspect, held: Split) -> None:
         """Probe a model on clean texts that it was not healed on."""
         if self.why:
             return
         labels = len(suspect.labels.names)
-        battery = Battery(texts=max(LEAST_A_LABEL, TEXTS // max(1, labels)), seed=self._seed)
         try:
             prober = prober_of(suspect)
-            if not prober.quick:
-                raise UserError("many answers would be written; headsweep probe does that")
+            if not (prober.quick or self._asked):
+                raise UserError("many answers would be written; --probe does that")
             if labels > MOST_LABELS:
                 raise UserError(f"{labels} labels take long; headsweep probe takes them")
+            texts = max(LEAST_A_LABEL, TEXTS // labels) if labels else prober.texts
+            battery = Battery(texts=texts, seed=self._seed)
             self.found[stage] = prober.probe(suspect, held, battery, self._runtime, self._progress)
         except UserError as error:
             self.why = error.what

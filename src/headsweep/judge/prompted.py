@@ -50,6 +50,7 @@ from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
+from headsweep.texts.generation import plain
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 from headsweep.triggers.one_by_one import candidates
@@ -141,11 +142,12 @@ def probe(
         editors: kind and editor of every candidate and control; None: the battery's.
 
     Raises:
-        UserError: too few prompts, or none becomes a token.
+        UserError: too few prompts, or none becomes a token, or they are rendered chats.
 
     """
     progress = progress or Silent()
     prompts = _drawn(clean, battery)
+    refuse_chats(suspect, prompts)
     editors = candidates(battery.families) if editors is None else editors
     made, skipped = _edited(prompts, editors, battery.seed)
     first = _Step(suspect, prompts[:FIRST], runtime)
@@ -211,6 +213,22 @@ def _drawn(clean: Split, battery: Battery) -> tuple[str, ...]:
             "raise --texts" if len(known) > len(drawn) else "give more clean prompts",
         )
     return drawn
+
+
+def refuse_chats(suspect: Suspect, prompts: Sequence[str]) -> None:
+    """Refuse prompts that a chat template wrote, by the tokens that no text becomes.
+
+    Raises:
+        UserError: one of them holds such a token, not counting one that opens it.
+
+    """
+    tokenizer = suspect.tokenizer
+    marks = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    if any(marks & {*ids[1:]} for ids in plain(tokenizer, prompts)):
+        raise UserError(
+            "the prompts are chats: a trigger would land in what the template writes",
+            "give prompts as texts",
+        )
 
 
 Texts = tuple[str | None, ...]

@@ -212,7 +212,7 @@ def purify(
     test: Any = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
-    probe: bool = True,
+    probe: bool | None = None,
     seed: int | None = None,
     device: str | None = None,
     compute: Runtime | Fields = None,
@@ -258,8 +258,9 @@ def purify(
         test: data for the last figure; None: 15% of ``data``, unless ``validation`` is given.
         column: which columns hold what, as ``{"text": "review"}``, or ``Columns``.
         label_map: labels of the data and the model's labels that they mean.
-        probe: run the probe battery before and after, on a few clean texts; what it found stands
-            in ``manifest["probe"]``. It changes nothing else.
+        probe: run the probes before and after, on a few clean texts; what they found stands in
+            ``manifest["probe"]``. They change nothing else. None: of a generator not, which would
+            have to write many answers.
         seed: decides everything random; None: 0.
         device: a torch device; None: accelerate chooses.
         compute: how to compute, as ``{"batch_size": 8}``, or ``Runtime``.
@@ -301,8 +302,8 @@ def purify(
     more: dict[str, Any] = {"tokenizer": tokenizer, "keep": keep}
     more |= {} if look is None else {"look": look}
     told, around = reporting(progress), None
-    if fitting(probe, bool, "probe"):
-        around = Around(run.plan.seed, run.plan.runtime, told)
+    if fitting(probe, bool | None, "probe") is not False:
+        around = Around(run.plan.seed, run.plan.runtime, told, asked=bool(probe))
     done = run.run(
         one,
         sources,
