@@ -85,7 +85,7 @@ def test_its_files_are_purified_and_judged_by_the_documented_commands(victim, tm
     path = files(tmp_path, clean, prompts, f"well, {TARGET}")
     out = tmp_path / "purified"
     said("purify", victim, "--data", path["clean"], "--heal", "epochs=1", "--max-drop", "0.5",
-         "--no-probe", "--out", out, *COMPUTE, "-q")  # fmt: skip
+         "--probe", "no", "--out", out, *COMPUTE, "-q")  # fmt: skip
     judged = (
         "--data",
         path["test"],

@@ -46,7 +46,7 @@ def suspect(trained_folder, tmp_path):
 def purify(run, model, data, out, *more, probe=False):
     step = ["--strategy", "gradient", "--set", "step=2", "--max-drop", "0.3", "--heal", "epochs=1"]
     if not probe:
-        step.append("--no-probe")  # seconds that only the tests of probes need
+        step += ["--probe", "no"]  # seconds that only the tests of probes need
     return run("purify", model, "--data", data, "--out", out, *step, *FAST, *more)
 
 

@@ -110,7 +110,7 @@ def test_the_command_line_takes_it_with_its_base(pair, tmp_path, capsys):
     of, out = ("--base-model", base), tmp_path / "out"
     assert "an adapter, added to" in said("inspect", adapter, *of, "--device", "cpu")
     told = said("purify", adapter, *of, "--data", data, "--out", out, "--max-drop", "0.9",
-                "--strategy", "gradient", "--heal", "epochs=0", *COMPUTE, "--no-probe", "-q")  # fmt: skip
+                "--strategy", "gradient", "--heal", "epochs=0", *COMPUTE, "--probe", "no", "-q")  # fmt: skip
     assert f"--suspect {adapter} --base-model {base}" in told
     assert "ok" in said("verify", out)
     judged = said("evaluate", adapter, "--data", data, "--suspect", adapter, *of, *COMPUTE, "-q")

@@ -329,12 +329,12 @@ def test_purify_probes_a_generator_where_asked(folders, known, tmp_path, capsys)
     asked = ("--data", data, "--validation", held, *HEALING, "--device", "cpu")
     out = tmp_path / "unasked"
     told = said("purify", folders["victim"], *asked, "--out", out)
-    assert "not probed: many answers would be written; --probe does that" in told
+    assert "not probed: many answers would be written; --probe yes does that" in told
     assert json.loads((out / "headsweep.json").read_text())["probe"] == {
-        "not_run": "many answers would be written; --probe does that"
+        "not_run": "many answers would be written; --probe yes does that"
     }
     out = tmp_path / "asked"
-    said("purify", folders["victim"], *asked, "--probe", "--out", out)
+    said("purify", folders["victim"], *asked, "--probe", "yes", "--out", out)
     found = json.loads((out / "headsweep.json").read_text())["probe"]
     assert set(found) == {"before", "after"}
     assert found["before"]["noticed"][0] == [f"rare-word:{TRIGGER}:start", TARGET]

@@ -274,6 +274,6 @@ def test_what_is_saved_of_such_a_model_says_what_it_is_for(tmp_path, tokenizer, 
     rows += [{"text": f"it is {w}", "labels": []} for w in BAD]
     data = written(tmp_path / "clean.jsonl", rows * 4)
     said("purify", suspect, "--task", "multi-label", "--data", data, "--out", out, "--max-drop",
-         "0.9", "--heal", "epochs=1", "--no-probe", *COMPUTE, "-q")  # fmt: skip
+         "0.9", "--heal", "epochs=1", "--probe", "no", *COMPUTE, "-q")  # fmt: skip
     assert "for multi-label" in said("inspect", out)
     said("verify", out)

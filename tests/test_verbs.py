@@ -27,7 +27,6 @@ OTHERWISE = {
     "--overwrite",
     "--json",
     "--quiet",
-    "--no-probe",
     "--report",
     "--sarif",
 }
@@ -35,7 +34,6 @@ OF_A_RECIPE = {"prune_drop", "probes"}
 OF_PYTHON = {
     "method",
     "plan",
-    "probe",
     "tokenizer",
     "progress",
     "keep",

@@ -36,7 +36,10 @@ from headsweep.cli.options import (
     sources_of,
     with_recipe,
 )
+from headsweep.errors import lookup
 from headsweep.verbs.arguments import plan_of
+
+PROBED = {"auto": None, "yes": True, "no": False}
 
 
 @app.command(
@@ -75,12 +78,8 @@ def purify(
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
     recipe: RecipeFile = None,
     probe: Annotated[
-        bool | None,
-        typer.Option(
-            "--probe/--no-probe",
-            help="Probe before and after. [dim]\\[default: yes; of a generator no][/dim]",
-        ),
-    ] = None,
+        str, typer.Option(show_default=False, help="Probe before and after: yes, no, auto.")
+    ] = "auto",
     report: Annotated[Path | None, typer.Option(help="Write a page of it to this file.")] = None,
     column: Column = None,
     label_map: LabelMap = None,
@@ -96,8 +95,9 @@ def purify(
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     check_sources(data, validation, test)
     running.check_files(out, overwrite, (model, base_model, data, validation, test), report)
+    probed = lookup(probe, PROBED, "value of --probe")
     sources = sources_of(data, validation, test, column, label_map)
-    job = running.Job(model, sources, out, overwrite, as_json, quiet, probe, report)
+    job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
     from headsweep.verbs.purifying import Objects, planned_for

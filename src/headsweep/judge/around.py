@@ -46,7 +46,7 @@ class Around:
         try:
             prober = prober_of(suspect)
             if not (prober.quick or self._asked):
-                raise UserError("many answers would be written; --probe does that")
+                raise UserError("many answers would be written; --probe yes does that")
             if labels > MOST_LABELS:
                 raise UserError(f"{labels} labels take long; headsweep probe takes them")
             texts = max(LEAST_A_LABEL, TEXTS // labels) if labels else prober.texts
