@@ -269,7 +269,7 @@ MANIFEST = {
 def manifest(folder: Path) -> None:
     from headsweep.errors import UserError
     from headsweep.export.verify import _check_noted, read_manifest
-    from headsweep.model.loading import claimed_adapter, claimed_units, claims
+    from headsweep.model.claims import claimed_adapter, claimed_units, claims
     from headsweep.model.mask import HeadMask
 
     claimed_units(folder)

@@ -24,8 +24,9 @@ from headsweep.model.anatomy import locate
 from headsweep.model.attention_rows import gives_attention
 from headsweep.model.families import FAMILIES, Adapter
 from headsweep.model.gates import check_gates, gates, masked
-from headsweep.model.loading import Reading, prepare, probe_inputs
+from headsweep.model.loading import Reading, prepare
 from headsweep.model.mask import HEADS, QUERIES, Units
+from headsweep.model.padding import probe_inputs
 from headsweep.model.removal import pieces, zeroed
 from headsweep.prune.importance import dormancy
 from headsweep.prune.strategies.gradient import Gradient

@@ -30,8 +30,9 @@ from headsweep.model.anatomy import locate
 from headsweep.model.attention_rows import gives_attention
 from headsweep.model.families import FAMILIES, UNFIT, read_adapter
 from headsweep.model.gates import masked
-from headsweep.model.loading import Reading, load_suspect, prepare, probe_inputs
+from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.mask import HEADS, QUERIES, Units
+from headsweep.model.padding import probe_inputs
 from headsweep.model.removal import already_pruned, left_of, remove
 from headsweep.prune.choice import Choice
 from headsweep.prune.importance import dormancy

@@ -20,8 +20,8 @@ from headsweep.export.model_folder import fingerprint
 from headsweep.export.verify import read_manifest, verify
 from headsweep.model.anatomy import locate
 from headsweep.model.gates import masked
-from headsweep.model.loading import probe_inputs
 from headsweep.model.mask import HEADS, QUERIES, Layout, Row, Units, rows_by_kind, units_of
+from headsweep.model.padding import probe_inputs
 from headsweep.model.removal import already_pruned, left_of, remove
 from headsweep.prune.importance import (
     attention_variance,

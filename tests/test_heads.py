@@ -11,8 +11,8 @@ from headsweep.errors import UserError
 from headsweep.model.anatomy import locate
 from headsweep.model.families import FAMILIES, Adapter, read_adapter
 from headsweep.model.gates import check_gates, gates, masked
-from headsweep.model.loading import probe_inputs
 from headsweep.model.mask import QUERIES, HeadMask, Layout, Row, Units
+from headsweep.model.padding import probe_inputs
 from headsweep.model.removal import already_pruned, pieces, remove
 from tiny_families import CONFIGS
 

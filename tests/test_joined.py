@@ -19,7 +19,8 @@ from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserErro
 from headsweep.cli import app, main
 from headsweep.export.card import model_card
 from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
-from headsweep.model.loading import Reading, load_suspect, probe_inputs
+from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.padding import probe_inputs
 from headsweep.verbs.judging import evaluate, probe
 from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
 

@@ -26,8 +26,9 @@ from headsweep.heal.layer_consistency import LayerConsistency
 from headsweep.heal.lora import adapters
 from headsweep.model.content import content_hash
 from headsweep.model.families import FAMILIES
-from headsweep.model.loading import Reading, load_suspect, probe_inputs
+from headsweep.model.loading import Reading, load_suspect
 from headsweep.model.narrow import NARROW, bytes_held, hold, widen
+from headsweep.model.padding import probe_inputs
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.task.examples import encode

@@ -22,7 +22,8 @@ from headsweep import Sources
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
-from headsweep.model.loading import load_suspect, position_limit
+from headsweep.model.loading import load_suspect
+from headsweep.model.padding import position_limit
 from headsweep.model.runtime import Runtime
 from headsweep.prune.strategies.random import Random
 from headsweep.task.examples import encode

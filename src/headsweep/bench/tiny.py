@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from headsweep.model.loading import quiet
+from headsweep.model.checkpoint import quiet
 from headsweep.seeding import derive, fence
 from headsweep.texts.split import Split
 

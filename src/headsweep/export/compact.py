@@ -33,20 +33,18 @@ from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, 
 from headsweep.export.verify import read_manifest
 from headsweep.measure.cutting import Change, Cut, cut, cuts, shares_kept
 from headsweep.model.anatomy import Anatomy, locate
+from headsweep.model.checkpoint import check_size, quiet, usable
+from headsweep.model.claims import claimed_adapter
 from headsweep.model.families import adapter_from
 from headsweep.model.files import inside, there
 from headsweep.model.loading import (
     Origin,
     Reading,
     Suspect,
-    check_size,
-    claimed_adapter,
     load_suspect,
-    quiet,
     read_config,
     read_tokenizer,
     unpruned,
-    usable,
 )
 from headsweep.model.mask import HeadMask
 from headsweep.model.narrow import widen

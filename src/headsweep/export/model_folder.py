@@ -14,14 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.model.loading import (
-    Suspect,
-    other_shapes,
-    probe_inputs,
-    quiet,
-    read_config,
-)
+from headsweep.model.checkpoint import other_shapes, quiet
+from headsweep.model.loading import Suspect, read_config
 from headsweep.model.narrow import hold
+from headsweep.model.padding import probe_inputs
 from headsweep.model.vetting import vetted
 from headsweep.texts.kinds import task_of
 from headsweep.texts.task import Task

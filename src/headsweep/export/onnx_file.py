@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from headsweep.errors import MissingExtra, UserError, shortened
-from headsweep.model.loading import Suspect, quiet
+from headsweep.model.checkpoint import quiet
+from headsweep.model.loading import Suspect
 from headsweep.task.examples import encode
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.split import Split

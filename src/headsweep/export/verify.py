@@ -23,9 +23,11 @@ from headsweep.export.model_folder import (
 )
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.model.anatomy import Anatomy, locate
+from headsweep.model.checkpoint import usable
+from headsweep.model.claims import claimed_adapter
 from headsweep.model.families import FAMILIES, Adapter
 from headsweep.model.files import inside, there
-from headsweep.model.loading import claimed_adapter, read_tokenizer, usable
+from headsweep.model.loading import read_tokenizer
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import already_pruned, left_of, zero_parts
 from headsweep.texts.kinds import task_of

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from headsweep.model.loading import vocabulary_size
+from headsweep.model.padding import vocabulary_size
 from headsweep.model.runtime import free_bytes
 from headsweep.orphans import end_with
 from headsweep.progress import Silent, Tick

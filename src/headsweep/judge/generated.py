@@ -29,7 +29,8 @@ from headsweep.judge.statistics import (
     proportion,
 )
 from headsweep.model.borrowing import evaluating
-from headsweep.model.loading import Suspect, position_limit
+from headsweep.model.loading import Suspect
+from headsweep.model.padding import position_limit
 from headsweep.model.runtime import Runtime
 from headsweep.task.decoding import greedy
 from headsweep.task.examples import check_known, encode, rows_of

@@ -25,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 
 from headsweep.model.anatomy import Anatomy, layers_of
 from headsweep.model.borrowing import attentions, eager, evaluating, uncached
-from headsweep.model.loading import probe_inputs
+from headsweep.model.padding import probe_inputs
 from headsweep.texts.encoded import Batch
 
 NAME = "headsweep_rows"  # of the attention function, in transformers' table

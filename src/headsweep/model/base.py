@@ -13,7 +13,8 @@ from transformers import AutoModel
 
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy
-from headsweep.model.loading import check_size, quiet, read_config, readable
+from headsweep.model.checkpoint import check_size, quiet, readable
+from headsweep.model.loading import read_config
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.model.vetting import vetted

@@ -18,10 +18,10 @@ from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError, shown
 from headsweep.foreign import one_line
 from headsweep.model import joined, scanner
+from headsweep.model.claims import claims
 from headsweep.model.files import INDEX, PICKLES, inside, shard, there
 from headsweep.model.hub import CARD
 from headsweep.model.joined import adapter_folder, adapter_refusals
-from headsweep.model.loading import claims
 from headsweep.model.tokenizer_files import TOKENIZERS
 from headsweep.model.vetting import (
     CODE,

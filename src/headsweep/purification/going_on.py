@@ -20,8 +20,8 @@ from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError, shown
 from headsweep.export.verify import read_manifest
 from headsweep.model.anatomy import Anatomy, locate
+from headsweep.model.claims import claimed_adapter
 from headsweep.model.families import FAMILIES, Adapter
-from headsweep.model.loading import claimed_adapter
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import left_of, remove
 from headsweep.purification.interrupted import mask_in

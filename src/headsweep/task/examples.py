@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
-from headsweep.model.loading import Suspect, position_limit, vocabulary_size
+from headsweep.model.loading import Suspect
+from headsweep.model.padding import position_limit, vocabulary_size
 from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.reading import Columns, Source, read
 from headsweep.texts.split import Split

@@ -31,8 +31,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from headsweep.cache import user_cache
 from headsweep.errors import UserError
+from headsweep.model.checkpoint import quiet
 from headsweep.model.language import LanguageModel, load_language_model
-from headsweep.model.loading import quiet
 from headsweep.model.runtime import Precision, Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream

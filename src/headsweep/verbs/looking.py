@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headsweep.errors import UserError
 from headsweep.export.verify import Check
 from headsweep.export.verify import verify as check_folder
+from headsweep.model.claims import claimed_units, claims
 from headsweep.model.families import Adapter
 from headsweep.model.findings import Findings, findings_of
-from headsweep.model.loading import Reading, Suspect, claimed_units, claims
+from headsweep.model.loading import Reading, Suspect
 from headsweep.model.mask import QUERIES, HeadMask, Row
 from headsweep.model.removal import already_pruned
 from headsweep.model.runtime import Runtime
