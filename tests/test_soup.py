@@ -9,7 +9,7 @@ import torch
 
 from conftest import CPU, Way, cleanse, sentences
 from headsweep.errors import UserError
-from headsweep.heal import beside, members
+from headsweep.heal import beside, members, soup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import FREE, Floor
 from headsweep.model.removal import pieces
@@ -104,14 +104,37 @@ def test_the_farthest_place_that_holds_is_taken(tiny):
     assert same(view.anatomy.model, line(start, weights, reached), 1e-5)
 
 
-def test_where_no_place_holds_it_is_the_mean(tiny):
+def test_where_no_place_holds_it_is_the_nearest(tiny):
     view, mask = pruned_view(tiny)
     start, made = by_hand(view, mask, range(3))
     record = replace(THREE, beyond=1.2).heal(view, Choice(mask), floor=Floor(65))
-    assert [one["beyond"] for one in record["places"]] == [1.2, 1.0]
+    assert [one["beyond"] for one in record["places"]] == [1.2, 1.0, 0.7, 0.6, 0.5]
     joined = [weights for weights, right in made if right > view.guessing]
     assert [one["joined"] for one in record["members"]] == [r > view.guessing for _, r in made]
-    assert same(view.anatomy.model, line(start, joined, 1))
+    assert record["beyond"] == 0.5
+    assert same(view.anatomy.model, line(start, joined, 0.5))
+
+
+@pytest.mark.parametrize("beyond", [1.0, 1.5])
+@pytest.mark.parametrize("reached", [0.5, 0.6, 0.8, 0.9, 1.0])
+def test_where_the_mean_fails_the_way_there_is_searched(tiny, monkeypatch, beyond, reached):
+    """With accuracy that falls along the way: the farthest place that holds, and its weights."""
+    view, mask = pruned_view(tiny)
+    start, made = by_hand(view, mask, range(2))
+    whole, asked = soup._Pot.at, []
+
+    def at(self, t):
+        asked.append(t)
+        return replace(whole(self, t), right=64 - round(10 * t))
+
+    monkeypatch.setattr(soup._Pot, "at", at)
+    floor = Floor(64 - round(10 * reached))
+    record = replace(THREE, members=2, beyond=beyond).heal(view, Choice(mask), floor)
+    assert record["beyond"] == reached
+    assert asked[0] == beyond
+    assert len(asked) <= 6
+    joined = [weights for weights, right in made if right > view.guessing]
+    assert same(view.anatomy.model, line(start, joined, reached))
 
 
 def test_a_greedy_soup_takes_members_that_do_not_harm(tiny):

@@ -2,7 +2,8 @@
 
 Healings of the same pruned weights forget the same backdoor and err each in its own way, so that
 their mean forgets it and errs less. And what they have in common points away from it: from the
-pruned weights through the mean and on, as far as the bound on accuracy allows.
+pruned weights through the mean and on, as far as the bound on accuracy allows. Where the mean
+itself is out of the bound, the way there is searched: that costs no training.
 
 Sources: Wortsman et al. 2022, *Model soups* (the mean of fine-tuned weights, uniform and greedy);
 Ilharco et al. 2023, *Editing models with task arithmetic* (weights moved along a difference).
@@ -29,7 +30,8 @@ from headsweep.prune.view import DefenderView
 from headsweep.task.training import DivergedError, copied, put_back, round_weights
 
 How = Literal["uniform", "greedy"]
-STEP = 0.1  # between the places that are tried beyond the mean
+STEP = 0.1  # between the places that are tried
+NEAREST = 0.5  # of the way to the mean: the nearest place that is tried, where the mean fails
 MOST_BEYOND = 3.0
 Weights = dict[str, Tensor]
 
@@ -94,7 +96,7 @@ def simmer(
         how: ``uniform``: all of them; ``greedy``: from the best on, those with which validation
             accuracy does not fall.
         beyond: how far at most; 1: to the mean. Of places ``STEP`` apart the farthest that keeps
-            the floor is taken, found by halving; where none does, the mean.
+            the floor is taken, found by halving; where none does, the nearest.
         floor: what must be kept on validation examples.
         start: the weights that every member began from: all that a member may change.
 
@@ -212,27 +214,30 @@ def _greedily(pot: _Pot, apart: dict[int, Weights], stood: Sequence[Accuracy | N
 def _farthest(pot: _Pot, beyond: float, floor: Floor) -> dict[float, Accuracy]:
     """Give the model the farthest weights that hold; return how they stand by place, as tried.
 
-    The farthest place is tried first, then the mean, then halves of what is open between them: as
-    if accuracy fell along the way. The place taken has been measured, whatever lies between.
+    The farthest place is tried first, then the mean, then halves of what is open above it where it
+    holds, of what is open below it where it does not: as if accuracy fell along the way. The place
+    taken has been measured, whatever lies between; where none holds it is the nearest.
     """
-    steps = math.ceil((beyond - 1) / STEP - 1e-9)
     places: dict[float, Accuracy] = {}
 
-    def holds(step: int) -> bool:
-        t = min(beyond, round(1 + step * STEP, 6))
-        places[t] = pot.at(t)
-        return floor.held_by(places[t])
+    def place(step: int) -> float:
+        return min(beyond, round(1 + step * STEP, 6))
 
-    low, high = 0, steps
-    if not holds(high):
-        if steps and holds(0):
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if holds(middle) else (low, middle)
-        t = min(beyond, round(1 + low * STEP, 6))
-        if list(places)[-1] != t:
-            places[t] = pot.at(t)
-            places[t] = places.pop(t)  # the last is the one that is taken
+    def holds(step: int) -> bool:
+        places[place(step)] = pot.at(place(step))
+        return floor.held_by(places[place(step)])
+
+    low, high = 0, math.ceil((beyond - 1) / STEP - 1e-9)
+    if holds(high):
+        return places
+    if high == 0 or not holds(0):
+        low, high = round((NEAREST - 1) / STEP), 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    if list(places)[-1] != place(low):
+        places.pop(place(low), None)
+        places[place(low)] = pot.at(place(low))  # the last is the one that is taken
     return places
 
 
