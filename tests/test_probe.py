@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from conftest import CPU, sentences
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.victim import Order, attack
 from headsweep.errors import MissingExtra, UserError
+from headsweep.judge.around import Around
 from headsweep.judge.battery import probe
 from headsweep.judge.flipped import Battery, Row, weights
+from headsweep.judge.probing import Prober
 from headsweep.judge.sarif import sarif
 from headsweep.model.loading import load_suspect
+from headsweep.progress import Silent
 from headsweep.seeding import stream
 from headsweep.triggers import TRIGGERS
 from headsweep.triggers.harmless import Misspelling
@@ -180,3 +184,29 @@ def test_sarif_holds_what_was_noticed(victim):
     assert "answered 'good'" in result["message"]["text"]
     place = result["locations"][0]["physicalLocation"]["artifactLocation"]
     assert place == {"uri": "some/model"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "quick", "asked", "texts"),
+    [
+        (2, True, False, 60),
+        (20, True, False, 30),
+        (21, True, False, None),
+        (21, True, True, 30),
+        (0, False, False, None),
+        (0, False, True, 77),
+    ],
+)
+def test_purify_probes_what_takes_long_only_where_asked(monkeypatch, labels, quick, asked, texts):
+    tried: list[int] = []
+
+    def told(suspect, held, battery, runtime, progress):
+        tried.append(battery.texts)
+
+    prober = Prober(77, lambda *_: None, told, quick)
+    monkeypatch.setattr("headsweep.judge.around.prober_of", lambda _: prober)
+    suspect = SimpleNamespace(labels=SimpleNamespace(names=("a",) * labels))
+    around = Around(0, CPU, Silent(), asked=asked)
+    around("before", suspect, None)
+    assert tried == ([] if texts is None else [texts])
+    assert ("--probe yes" in around.why) == (texts is None)

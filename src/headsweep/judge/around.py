@@ -22,8 +22,8 @@ MOST_LABELS = 20  # the rows to resample grow with the square of the labels
 class Around:
     """Observes a purification: probes the suspect, then the result, and keeps what it found.
 
-    Where it cannot probe it says why, and the purification goes on. Of a generator many answers
-    would be written, which may take longer than the purification, so that has to be asked for.
+    Where it cannot probe it says why, and the purification goes on. What may take longer than
+    that has to be asked for: a generator, which writes many answers, and many labels.
 
     Attributes:
         found: what the battery found, by stage: ``before``, ``after``.
@@ -47,8 +47,8 @@ class Around:
             prober = prober_of(suspect)
             if not (prober.quick or self._asked):
                 raise UserError("many answers would be written; --probe yes does that")
-            if labels > MOST_LABELS:
-                raise UserError(f"{labels} labels take long; headsweep probe takes them")
+            if labels > MOST_LABELS and not self._asked:
+                raise UserError(f"{labels} labels take long; --probe yes takes them")
             texts = max(LEAST_A_LABEL, TEXTS // labels) if labels else prober.texts
             battery = Battery(texts=texts, seed=self._seed)
             self.found[stage] = prober.probe(suspect, held, battery, self._runtime, self._progress)
