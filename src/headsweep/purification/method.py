@@ -102,8 +102,9 @@ class Method:
 
     @property
     def binds(self) -> bool:
-        """True when a bound on accuracy holds it."""
-        return self.bound is not None and self.pruning.needs.bound
+        """True when a bound on accuracy holds it: its pruning, or a healing that can cool."""
+        held = self.pruning.needs.bound or self.healing.tries > 0
+        return self.bound is not None and held
 
     @property
     def needs_probes(self) -> bool:

@@ -216,8 +216,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     zeroed = remove_and_compare(material, choice.mask, run.restore)
     if run.look is not None:
         run.look(view, choice)
-    # a healing that can cool is held to the bound, whoever chose the heads: a control too
-    binds = method.bound is not None and (choice.bounded or healing.tries > 0)
+    binds = method.binds and (choice.bounded or healing.tries > 0)
     allowance = Allowance.under(method.lowest(before.validation), before.validation)
     healed = heal_within(allowance if binds else None, healing, material, view, choice, clock)
     run.notes += healed.notes
