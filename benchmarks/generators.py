@@ -26,13 +26,12 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import torch
+from cells import write_cell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import headsweep
 from headsweep.bench.packaged import film_reviews
 from headsweep.cost import Clock
-from headsweep.drafts import write_json
-from headsweep.export.provenance import environment
 from headsweep.model.smollm import smollm_folder
 from headsweep.texts.split import Split
 
@@ -156,10 +155,7 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
     named = {"attack": attack, "method": method, "seed": seed}
     made = {"rows": ROWS, "plant": PLANT, "compute": COMPUTE, "seconds": clock.report()}
     form = named | made | {"figures": asdict(found), "elsewhere": apart, "manifest": manifest}
-    told = json.dumps(form | {"environment": environment()})  # less where it lay on this machine
-    for place, name in ((file.parent, "OUT"), (model, "MODEL")):
-        told = told.replace(str(place), name)
-    write_json(file, json.loads(told))
+    write_cell(file, form, {"OUT": file.parent, "MODEL": model})
     if judged != victim:
         shutil.rmtree(judged)
 

@@ -30,15 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cells import write_cell
 from transformers import AutoTokenizer
 
 import headsweep
 from headsweep.bench.packaged import model_folder
 from headsweep.cost import Clock
-from headsweep.drafts import write_json
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import save_model
-from headsweep.export.provenance import environment
 from headsweep.model.loading import Reading, Suspect, prepare, quiet
 from headsweep.model.runtime import Runtime
 from headsweep.seeding import derive, fence, stream
@@ -362,10 +361,7 @@ def cell(file: Path, agnews: Path, what: tuple[str, str, str], seed: int) -> Non
         "figures": asdict(found),
         "manifest": manifest,
     }
-    told = json.dumps(form | {"environment": environment()})  # less where it lay on this machine
-    for place, word in ((file.parent, "OUT"), (model_folder(), "MODEL"), (agnews, "AGNEWS")):
-        told = told.replace(str(place), word)
-    write_json(file, json.loads(told))
+    write_cell(file, form, {"OUT": file.parent, "MODEL": model_folder(), "AGNEWS": agnews})
 
 
 def table(cells: Sequence[dict[str, Any]]) -> None:

@@ -210,28 +210,29 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     with clock("measure"):
         pruned = material.figures(choice.mask)
     check_choice(choice, view, pruned, method)
-    tell(choice, run)
+    tell(choice, method.binds, run)
     if run.kept is not None:
         keep(run.kept / MASK, choice, view, method)
     zeroed = remove_and_compare(material, choice.mask, run.restore)
     if run.look is not None:
         run.look(view, choice)
-    binds = method.binds and (choice.bounded or healing.tries > 0)
     allowance = Allowance.under(method.lowest(before.validation), before.validation)
-    healed = heal_within(allowance if binds else None, healing, material, view, choice, clock)
+    healed = heal_within(
+        allowance if method.binds else None, healing, material, view, choice, clock
+    )
     run.notes += healed.notes
     with clock("measure"):
         after_flips = probed.flips(material)
     run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
-    if binds:
+    if method.binds:
         checks += check_bound(method, allowance, healed.after)
     record = Record(
         before=before,
         pruned=pruned,
         healed=healed,
         choice=choice,
-        binds=binds,
+        binds=method.binds,
         checks=tuple(checks),
         zero_before=tuple(view.layout.name(unit) for unit in still_zero(view, zero_before)),
         probes=probed.to_json(flips, after_flips),
@@ -304,12 +305,13 @@ def check_choice(choice: Choice, view: DefenderView, pruned: Figures, method: Me
         )
 
 
-def tell(choice: Choice, run: Run) -> None:
-    """Note where a choice came from, and that nothing bounds it."""
+def tell(choice: Choice, binds: bool, run: Run) -> None:
+    """Note where a choice came from, and that nothing bounds it, or its healing alone."""
     if choice.earlier is not None and "note" in choice.earlier:
         run.note(str(choice.earlier["note"]))
     if not choice.bounded:
-        run.note("nothing bounds what this choice of heads and its healing cost")
+        told = "costs: healing alone is held to the bound" if binds else "and its healing cost"
+        run.note(f"nothing bounds what this choice of heads {told}")
 
 
 def remove_and_compare(
