@@ -14,6 +14,7 @@ from headsweep.purification.bound import DECISIVE, Allowance, Bound
 from headsweep.purification.material import Sources
 from headsweep.reports.verdict import verdict
 from headsweep.texts.reading import Columns
+from headsweep.texts.words import REGRESSION, SEVERAL, TAGGING
 
 
 def test_fewer_answers_than_decisive_are_what_chance_does():
@@ -61,6 +62,24 @@ def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost)
     assert asked.lowest(before) == asked.while_pruning(before) == pytest.approx(0.98)
     lowest = Bound(min_accuracy=0.9)
     assert lowest.lowest(before) == lowest.while_pruning(before) == 0.9
+
+
+FIGURES = [(words, own) for words, own in ((SEVERAL, 0.8), (TAGGING, 0.9), (REGRESSION, 0.7))]
+
+
+@pytest.mark.parametrize(("words", "own"), FIGURES, ids=lambda x: getattr(x, "task", x))
+def test_healing_is_held_to_the_figure_that_is_bounded_and_to_no_share(words, own):
+    def at(right, figure):
+        return Accuracy(60, right, {words.bounded: figure}, words)
+
+    bound = Allowance.under(Bound(0.05).lowest(at(30, own)), at(30, own))
+    assert bound.limit == pytest.approx(own - 0.05)
+    for right in (0, 30):
+        assert bound.held_by(at(right, own - 0.049))
+        assert not bound.held_by(at(right, own - 0.051))
+        assert not bound.missed_by_chance(at(right, own - 0.051))  # so it heals again, cooler
+    few, many = (Bound().drop(count, words) for count in (60, 1000))
+    assert (few, many) == (pytest.approx(5 / 60), 0.02)
 
 
 def made(

@@ -129,7 +129,7 @@ def test_a_spearman_below_the_bound_is_not_held():
     held = {value: bound.held_by(Accuracy(100, 96, {"spearman": value}, WORDS))
             for value in (0.86, 0.85, 0.84)}  # fmt: skip
     assert held == {0.86: True, 0.85: True, 0.84: False}
-    assert not bound.held_by(Accuracy(100, 94, {"spearman": 0.9}, WORDS))
+    assert bound.held_by(Accuracy(100, 80, {"spearman": 0.9}, WORDS))  # the share bounds no healing
 
 
 @pytest.mark.parametrize(

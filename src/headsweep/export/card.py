@@ -129,9 +129,9 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
     elif pruning is not None and pruning != lowest:
         told += f", of {pruning:.4f} while heads were chosen, before healing"
     limit = limit_of(manifest)
-    if bound.get("binds", True) and words.alone:
-        told = f"Allowed: a validation {words.share} of {pruning:.4f} while heads were chosen"
     if bound.get("binds", True) and limit is not None:
+        least = lowest if pruning is None else pruning
+        told = f"Allowed: a validation {words.share} of {least:.4f} while heads were chosen"
         named = f"{words.bounded_name} of {limit:.4f} {words.most_or_least}"
         told += f"; and in the end a {named}"
     failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]

@@ -72,20 +72,20 @@ class Accuracy:
 
     @property
     def bounded(self) -> float | None:
-        """The figure beside that the bound holds too; None: the share is all."""
+        """The figure beside that the bound holds in the place of the share; None: it holds that."""
         return self.beside.get(self.words.bounded)
 
     @property
     def decides(self) -> dict[str, float]:
-        """What healing is held to, by its name: the figure that is bounded alone, or the share."""
+        """What healing is held to, by its name: the figure that is bounded, or the share."""
         name = self.words.bounded
-        return {name: self.beside[name]} if self.words.alone else {"accuracy": self.value}
+        return {name: self.beside[name]} if name else {"accuracy": self.value}
 
     @property
     def rank(self) -> float:
         """The same, higher where it is better."""
         [value] = self.decides.values()
-        return -value if self.words.alone and self.words.falls else value
+        return -value if self.words.falls else value
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a manifest."""

@@ -10,9 +10,9 @@ than five,
 - healing begins anew, cooler, only when five answers or more are missing. Over fewer it would cool
   by chance until one try is lucky, and a cooler healing forgets less of a backdoor.
 
-Of a task whose bound holds one figure in the end (``Words.alone``: perplexity of generators) the
-answers are counted while heads are chosen, and healing is held to that figure alone. A hot healing
-moves every answer by more than an answer may lose, most of them to the better.
+Of a task whose bound holds a figure in the end (``Words.bounded``: perplexity, micro-F1, ...) the
+answers are counted while heads are chosen, and healing is held to that figure instead. A hot
+healing moves every answer, many of them to the better.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class Bound:
 
         As was asked. Where nothing was, 0.02; but of fewer than 250 examples that is less than
         chance does in any healing, so that no result would hold it but by luck: five answers then,
-        at most 0.1. Heads are chosen within 0.02 all the same, and of a task whose bound holds a
-        figure in the place of answers it is 0.02 of that figure.
+        at most 0.1. Heads are chosen within 0.02 all the same, and perplexity, to which every
+        token counts, may always rise by 0.02 of itself.
         """
-        if self.max_drop is not None or words.alone:
+        if self.max_drop is not None or words.falls:
             return self.asked_drop
         return max(USUAL_DROP, min(MOST_DROP, DECISIVE / examples))
 
@@ -122,8 +122,8 @@ class Bound:
 class Allowance:
     """The lowest share of right examples, beside what the suspect had on the same examples.
 
-    ``limit``: the worst of the figure that a task holds as well, or alone (``Words.limit``); None:
-    there is none.
+    ``limit``: the worst of the figure that a task holds in the place of the share
+    (``Words.limit``); None: there is none.
     """
 
     lowest: float
@@ -142,19 +142,15 @@ class Allowance:
     @property
     def floor(self) -> Floor:
         """The same as a healing is held to it."""
-        return Floor(self.need, self.limit if self.words.alone else None)
+        return Floor(self.need, self.limit)
 
     def held_by(self, got: Accuracy) -> bool:
         """Tell whether this holds all that is bounded."""
-        return self.floor.held_by(got) and self.left(got)
-
-    def left(self, got: Accuracy) -> bool:
-        """Tell whether enough is left of the figure beside the share."""
-        return self.limit is None or self.words.within(got.bounded, self.limit)
+        return self.floor.held_by(got)
 
     def missed_by_chance(self, got: Accuracy) -> bool:
         """Tell whether no more is missing than a few answers, which chance may have done."""
-        return self.left(got) and not self.worth_healing_again(got.right)
+        return self.limit is None and not self.worth_healing_again(got.right)
 
     @property
     def need(self) -> int:

@@ -153,10 +153,10 @@ def _healed_once(
 
 def _cooled(tried: _Try, got: Accuracy) -> str:
     words = got.words
-    told = [] if words.alone else [f"{words.share} to {got.value:.4f}"]
-    told += [] if got.bounded is None else [f"{words.bounded_name} to {got.bounded:.4f}"]
+    [value] = got.decides.values()
     return (
-        f"healing at a learning rate of {tried.record['lr']:g} took validation {', '.join(told)}, "
+        f"healing at a learning rate of {tried.record['lr']:g} took validation "
+        f"{words.bounded_name if words.bounded else words.share} to {value:.4f}, "
         "out of the bound: again at half of it"
     )
 

@@ -37,9 +37,11 @@ def _bound(view: DefenderView, method: Method) -> str:
     share = words.share
     if bound is None or not method.binds:
         return f"no bound on {share}"
-    if words.alone:
-        drop = bound.asked_drop if bound.min_accuracy is None else 1 - bound.min_accuracy
-        own = f"{words.bounded_name} at most {drop:.2g} of its own worse"
+    if words.bounded:
+        drop = bound.drop(len(view.validation), words)
+        own = f"{words.bounded_name} at most {drop:.2g}{' of its own' * words.falls} worse"
+        if bound.min_accuracy is not None:
+            own = f"{words.bounded_name} as much worse as {share} at {bound.min_accuracy:g}"
         pruned = f"min {share} while pruning {view.min_accuracy:.4f}, "
         return f"{pruned * method.pruning.needs.pruning}{own}"
     apart = bound.prune_drop is not None or bound.drop(len(view.validation)) != bound.asked_drop

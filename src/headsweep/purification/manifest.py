@@ -61,8 +61,8 @@ def undecided(
     A drop is known before anything is measured, a lowest accuracy once it is known ``before``.
     """
     bound, count = method.bound, len(material.parts.validation)
-    alone = material.suspect.task.words.alone
-    if bound is None or (alone and not method.pruning.needs.pruning):
+    words = material.suspect.task.words
+    if bound is None or (words.falls and not method.pruning.needs.pruning):
         return []
     if bound.min_accuracy is None:
         allowance = Allowance(1 - bound.asked_drop, count, count)
@@ -73,13 +73,13 @@ def undecided(
     if allowance.decides or allowance.allowed < 0:
         return []
     told = allowance.doubt(cut_off=cut_off)
-    if not (bound.asked or alone):
+    if not (bound.asked or words.falls):
         allowance = Allowance(1 - bound.drop(count), count, count)
-        told += (
-            f"; as none was asked for, {answers(allowance.allowed)} may be lost "
-            f"({allowance.points})"
-        )
-    if method.healing.tries and not allowance.decides and not alone:
+        may = f"{answers(allowance.allowed)} may be lost ({allowance.points})"
+        if words.bounded:
+            may = f"{words.bounded_name} may fall by {bound.drop(count):.2g}"
+        told += f"; as none was asked for, {may}"
+    if method.healing.tries and not allowance.decides and not words.bounded:
         told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing"
     return [told]
 

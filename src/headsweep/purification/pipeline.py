@@ -226,7 +226,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
     if method.binds:
-        checks += check_bound(method, allowance, healed.after)
+        checks.append(check_bound(method, allowance, healed.after))
     record = Record(
         before=before,
         pruned=pruned,
@@ -355,16 +355,13 @@ def keep(file: Path, choice: Choice, view: DefenderView, method: Method) -> None
     write_json(file, choice.mask.to_json() | found.to_json())
 
 
-def check_bound(method: Method, allowance: Allowance, after: Figures) -> list[Check]:
-    """Check that the healed model holds the bound, and every figure that it is on."""
+def check_bound(method: Method, allowance: Allowance, after: Figures) -> Check:
+    """Check that the healed model holds the bound."""
     got = after.validation
     deeper = method.bound is not None and method.bound.prune_drop is not None
     hint = "; a smaller prune drop or longer healing holds more" if deeper else ""
-    checks = []
-    if not got.words.alone:
-        share = bound_held(got.words.share, allowance.lowest)
-        checks.append(Check(share, got.right >= allowance.need, f"it is {got.value:.4f}{hint}"))
+    [value] = got.decides.values()
+    what = bound_held(got.words.share, allowance.lowest)
     if allowance.limit is not None:
         what = bound_held(got.words.bounded_name, allowance.limit, got.words.most_or_least)
-        checks.append(Check(what, allowance.left(got), f"it is {got.bounded:.4f}{hint}"))
-    return checks
+    return Check(what, allowance.held_by(got), f"it is {value:.4f}{hint}")

@@ -131,7 +131,7 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
         before, after = (share_of(manifest[stage][part]) for stage in ("before", "after"))
         lowest = manifest["bound"]["min_accuracy"] if manifest["bound"].get("binds", True) else None
         told = "no bound held it" if lowest is None else f"{_plain(lowest)}% was the least allowed"
-        told += " while heads were chosen" * (words.alone and lowest is not None)
+        told += " while heads were chosen" * (bool(words.bounded) and lowest is not None)
         tiles.append(
             Tile(words.share, f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)

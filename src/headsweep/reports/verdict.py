@@ -42,12 +42,16 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
     else:
         lowest, words = manifest["bound"]["min_accuracy"], words_of(manifest)
         bound = Allowance(lowest, before["right"], before["examples"])
-        told = f"{change}, {bound.allowed} allowed ({bound.points}){_unasked(manifest['bound'])}"
-        figure, enough = _bounded(manifest)
-        told = "; ".join(filter(None, ["" if words.alone else told, figure]))
-        many = words.alone or after["right"] >= bound.need
-        if not many or not enough:
-            mend = MEND if many else _mend(bound, after["right"])
+        if words.bounded:
+            (told, held), mend = _bounded(manifest), MEND
+        else:
+            told, held = (
+                f"{change}, {bound.allowed} allowed ({bound.points})",
+                after["right"] >= bound.need,
+            )
+            mend = "" if held else _mend(bound, after["right"])
+        told += _unasked(manifest["bound"])
+        if not held:
             return Verdict(f"{nothing}bound not held: {told}", "missed", mend)
         told, kind = f"{nothing}bound held: {told}", "nothing" if nothing else "held"
     if failed:
@@ -56,10 +60,9 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
 
 
 def _bounded(manifest: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return what came of a figure that is bounded beside the share, and whether it holds."""
+    """Return what came of a figure that is bounded, and whether it holds."""
     words, limit = words_of(manifest), limit_of(manifest)
-    if limit is None:
-        return "", True
+    assert limit is not None
     own, got = (manifest[stage]["validation"][words.bounded] for stage in ("before", "after"))
     told = f"{words.bounded_name} {own:.3f} \u2192 {got:.3f}, {limit:.3f} allowed"
     return told, words.within(got, limit)

@@ -22,9 +22,10 @@ class Words:
         key: the same in JSON.
         meaning: what that share is, where its name does not say; a sentence.
         figures: what else is told of examples, by its name in JSON.
-        bounded: which of these the bound holds too, beside the share; empty: none.
-        alone: after healing the bound holds that figure and no share: the share is what a search
-            may count on, and healing moves every example, most of them to the better.
+        bounded: which of these the bound holds after healing, in the place of the share; empty:
+            it holds the share. A search counts on the share whatever the task; healing moves
+            every example, many of them to the better, and an example that is wrong by one label
+            or one word counts as one that is wrong altogether.
         falls: that figure is better the lower it is. It may rise by a share of itself then; others
             may fall by as much as the share of right examples.
 
@@ -37,12 +38,11 @@ class Words:
     meaning: str = ""
     figures: Mapping[str, str] = field(default_factory=dict)
     bounded: str = ""
-    alone: bool = False
     falls: bool = False
 
     @property
     def bounded_name(self) -> str:
-        """The figure that the bound holds beside the share, in words."""
+        """The figure that the bound holds in the place of the share, in words."""
         return self.figures[self.bounded]
 
     @property
@@ -74,7 +74,6 @@ GENERATION = Words(
     ),
     figures={"perplexity": "perplexity", "exact_match": "answers exactly given"},
     bounded="perplexity",
-    alone=True,
     falls=True,
 )
 REGRESSION = Words(
@@ -118,13 +117,13 @@ def words_of(manifest: Mapping[str, Any]) -> Words:
     Older manifests name no kind, or held generators to the share.
     """
     words = WORDS.get(str(manifest.get("task")), CLASSIFICATION)
-    if words.alone and limit_of(manifest) is None:
-        return replace(words, bounded="", alone=False, falls=False)
+    if words.bounded and limit_of(manifest) is None:
+        return replace(words, bounded="", falls=False)
     return words
 
 
 def limit_of(manifest: Mapping[str, Any]) -> float | None:
-    """Return the limit of the figure that is bounded beside the share, or alone; None: of none."""
+    """Return the limit of the figure that is bounded in the place of the share; None: of none."""
     bound = manifest.get("bound", {})
     limit: float | None = bound.get("limit", bound.get("least"))  # as older ones call it
     return limit
