@@ -422,13 +422,17 @@ def test_every_recipe_is_valid_once_its_variables_are_given(name):
 
 def test_the_recipes_cover_what_the_older_scripts_ran():
     grids = {name: read_grid(RECIPES / f"{name}.toml", ["corpus=x", *more]) for name, more in
-             (("healing", ["judged=x"]), ("strategies", []), ("unseen", []), ("resist", []),
+             (("healing", ["judged=x"]), ("strategies", []), ("resist", []),
               ("suspects", ["suspects=x"]))}  # fmt: skip
     methods = {method.method for method in grids["strategies"].methods}
     six = {"gradient", "layerwise", "sparsify", "ensemble", "reinforce", "bayesian"}
-    assert methods > six | {"pure", "ft", "fth", "meft", "random", "probe-guided", "none"}
+    baselines, controls = (
+        {"pure", "ft", "fth", "meft", "fine-pruning"},
+        {"nothing", "none", "random"},
+    )
+    assert methods == six | baselines | controls
+    assert (len(grids["strategies"].attacks), len(grids["strategies"].seeds)) == (6, 3)
     assert len({m.variation.heal for m in grids["healing"].methods}) > 6
-    assert grids["unseen"].data[0].unseen
     assert [bool(a.resist.families) for a in grids["resist"].attacks] == [False, True] * 2
     assert [a.family for a in grids["suspects"].attacks] == ["syntactic", "style"]
 
