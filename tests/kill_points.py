@@ -34,6 +34,7 @@ TIMES = ("seconds", "cpu_seconds", "peak_memory_mib")  # what two runs may diffe
 WORDS = (
     "purify", "suspect", "--data", "clean.csv", "--device", "cpu", "--max-drop", "0.1",
     "--set", "step=2", "--heal", "epochs=0.5", "--heal", "lr=0.07", "--heal", "halvings=1",
+    "--probe", "no",
 )  # fmt: skip
 
 

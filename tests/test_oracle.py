@@ -212,14 +212,14 @@ def test_the_ensemble_cannot_know():
 
 
 def test_reinforce_beats_random_pruning_at_the_same_count():
-    """20 seeds: mean reward and LFR against random masks of the same size, 95% intervals of the
+    """Ten seeds: mean reward and LFR against random masks of the same size, 95% intervals of the
     paired differences (normal approximation) exclude zero.
 
     Why: only the task head costs accuracy, so the policy learns to give up all others and the
     backdoor's with them; random masks of that size hit the task head as often as any.
     """
     rewards, flips = [], []
-    for seed in range(20):
+    for seed in range(10):
         anatomy = wired("idle")
         own = view(anatomy, seed)
         strategy = configure(STRATEGIES["reinforce"], ["updates=30", "samples=6", "batch=32"])
