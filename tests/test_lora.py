@@ -24,7 +24,7 @@ from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.material import Sources
 from headsweep.purification.memory_plan import Size, needs
-from headsweep.purification.method import ALONE, HOT, usual_healing
+from headsweep.purification.method import ALONE, HOT, usual
 from headsweep.purification.recipe import Asked
 from headsweep.seeding import derive, fence
 from headsweep.task.examples import encode, forward
@@ -287,7 +287,7 @@ def test_adapters_learn_twenty_times_as_fast_unless_a_rate_is_given(asked, rate)
 
 
 def test_the_rate_of_healing_alone_is_raised_as_well():
-    assert Asked(heal=("lora=2",)).healing(usual_healing("classifier", False), False).lr == (
+    assert Asked(heal=("lora=2",)).healing(usual().healing(False), False).lr == (
         pytest.approx(20 * ALONE.lr)
     )
 

@@ -17,8 +17,7 @@ from headsweep.purification.method import (
     ONE_PASS,
     PAPER,
     Method,
-    usual_healing,
-    usual_strategy,
+    usual,
 )
 from headsweep.purification.recipe import Asked, read_recipe
 from headsweep.settings import pair
@@ -99,22 +98,23 @@ def test_healing_on_probes_comes_from_a_recipe(written):
 
 
 def test_the_usual_healing_goes_by_the_task_and_what_is_given_wins(written):
-    usual = usual_healing("classifier", True, "generation")
-    assert usual == ONE_PASS == usual_healing("classifier", False, "generation")
-    assert (usual.epochs, usual.lr, usual.attention) == (1, 5e-4, 0)
-    assert (usual.members, usual.halvings, usual.beyond, usual.batch) == (3, 3, 1.5, 8)
-    assert usual_strategy("generation").name == "none"
+    own = usual("generation")
+    healing = own.healing(True)
+    assert healing == ONE_PASS == own.healing(False)
+    assert (healing.epochs, healing.lr, healing.attention) == (1, 5e-4, 0)
+    assert (healing.members, healing.halvings, healing.beyond, healing.batch) == (3, 3, 1.5, 8)
+    assert own.strategy.name == "none"
     for task in ("classification", "multi-label", "regression", "token-classification"):
-        assert usual_healing("classifier", True, task) == HOT
-        assert usual_healing("classifier", False, task) == ALONE
-        assert usual_strategy(task).name == "gradient"
-    assert usual_healing("encoder", True) == PAPER
+        own = usual(task)
+        assert (own.healing(True), own.healing(False)) == (HOT, ALONE)
+        assert own.strategy.name == "gradient"
+    assert usual(start="encoder").healing(True) == PAPER
     path = written('strategy = "gradient"\n[heal]\nlr = 1e-4\n')
     asked = DEFAULTS.over(read_recipe(path, "strategy"), set())
-    assert asked.healing(usual, prunes=True) == replace(usual, lr=1e-4, halvings=0)
+    assert asked.healing(healing, prunes=True) == replace(healing, lr=1e-4, halvings=0)
     own = replace(DEFAULTS, heal=("members=2", "attention=0.1"))
-    found = own.over(read_recipe(path, "strategy"), {"heal"}).healing(usual, prunes=True)
-    assert found == replace(usual, lr=1e-4, halvings=0, members=2, attention=0.1)
+    found = own.over(read_recipe(path, "strategy"), {"heal"}).healing(healing, prunes=True)
+    assert found == replace(healing, lr=1e-4, halvings=0, members=2, attention=0.1)
 
 
 def test_a_defense_brings_its_own_healing(written):

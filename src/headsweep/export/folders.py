@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import glob
@@ -150,6 +151,7 @@ def reserve(out: Path) -> None:
             f"{out}: another run is writing it", "wait for it, or choose another --out"
         ) from error
     _RESERVED[out] = mark
+    atexit.register(mark.close)
 
 
 def _free(out: Path) -> None:

@@ -27,25 +27,38 @@ PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
 ONE_PASS = FineTune(epochs=1, lr=5e-4, halvings=3, members=3, beyond=1.5, batch=8)
 """The usual healing of a generator: hotter, once over the prompts (docs/decisions/0015)."""
-OF_TASK: dict[str, Healing] = {GENERATION.task: ONE_PASS}
-"""The usual healing of suspects as they are, by their task, where it is not a classifier's."""
-USUAL: dict[str, Healing] = {"classifier": HOT, "encoder": PAPER}
-"""The usual healing, by what the suspect is taken for, where heads are pruned."""
-STRATEGY_OF_TASK: dict[str, Strategy] = {GENERATION.task: Nothing()}
-"""The usual strategy by task, where it is not ``gradient``: pruning a generator before it is healed
-left more of a backdoor than healing alone (docs/generators.md)."""
 
 
-def usual_strategy(task: str = CLASSIFICATION.task) -> Strategy:
-    """Return how heads are chosen where nobody says, for a task by its name."""
-    return STRATEGY_OF_TASK.get(task, Gradient())
+@dataclass(frozen=True)
+class Usual:
+    """What is done where nobody says.
+
+    Attributes:
+        strategy: how heads are chosen.
+        pruned: how a suspect is healed of which heads were pruned.
+        alone: how it is healed where none were.
+
+    """
+
+    strategy: Strategy = Gradient()
+    pruned: Healing = HOT
+    alone: Healing = ALONE
+
+    def healing(self, prunes: bool) -> Healing:
+        """Return how a suspect is healed, after pruning or without."""
+        return self.pruned if prunes else self.alone
 
 
-def usual_healing(start: str, prunes: bool, task: str = CLASSIFICATION.task) -> Healing:
-    """Return the usual healing of a start, after pruning or without, for a task by its name."""
-    if start != "classifier":
-        return USUAL[start]
-    return OF_TASK.get(task, USUAL[start] if prunes else ALONE)
+GENERATOR = Usual(Nothing(), ONE_PASS, ONE_PASS)
+"""Pruning first left more of a backdoor than healing alone (docs/generators.md)."""
+FROM_ENCODER = Usual(pruned=PAPER, alone=PAPER)
+
+
+def usual(task: str = CLASSIFICATION.task, start: str = "classifier") -> Usual:
+    """Return what is usual for a task by its name, and for what the suspect is taken for."""
+    if start == "encoder":
+        return FROM_ENCODER
+    return GENERATOR if task == GENERATION.task else Usual()
 
 
 @dataclass(frozen=True)

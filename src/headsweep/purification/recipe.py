@@ -38,7 +38,7 @@ from headsweep.heal.lora import FASTER
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification.baselines import DEFENSES
 from headsweep.purification.gone import HEALING, KEYS, refuse_gone, refuse_gone_method
-from headsweep.purification.method import HOT, USUAL
+from headsweep.purification.method import HOT
 from headsweep.settings import changed, configure, offered, pair
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -169,15 +169,15 @@ def read_recipe(path: Path, kind: str) -> Asked:
     values: dict[str, Any] = {key: document.get(key, wanted) for key, wanted in BOUNDS.items()}
     if own:
         values |= {key: document.get(key, wanted) for key, wanted in OWN.items()}
-        values |= {"heal": _healing(document, USUAL.get(values["start"], HOT))}
+        values |= {"heal": _healing(document)}
         values |= {"probes": tuple(map(str, document.get("probes", list) or ()))}
     return Asked(
         method=name, fields=tuple(fields.settings()), seed=document.get("seed", int), **values
     )
 
 
-def _healing(document: Section, usual: Healing) -> tuple[str, ...]:
+def _healing(document: Section) -> tuple[str, ...]:
     heal = document.section("heal")
     refuse_gone(heal, HEALING)
-    heal.filled(lambda values: changed(usual, values))
+    heal.filled(lambda values: changed(HOT, values))  # whatever is usual has the same fields
     return tuple(heal.settings())

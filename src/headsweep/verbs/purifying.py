@@ -23,7 +23,7 @@ from headsweep.purification.bound import Bound
 from headsweep.purification.from_encoder import STARTS
 from headsweep.purification.interrupted import Given, mask_in
 from headsweep.purification.material import Sources
-from headsweep.purification.method import USUAL, Method, usual_healing, usual_strategy
+from headsweep.purification.method import Method, usual
 from headsweep.purification.pipeline import Look
 from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import Asked, read_recipe
@@ -92,10 +92,10 @@ def planned(asked: Asked, plan: Plan, objects: Objects = Objects()) -> Planned:
     task = plan.task or CLASSIFICATION
     chosen = objects.strategy
     if chosen is None:
-        usual = usual_strategy(task.words.task)
-        if asked.method is None and objects.mask is None and not usual.needs.pruning:
+        unasked = usual(task.words.task).strategy
+        if asked.method is None and objects.mask is None and not unasked.needs.pruning:
             _check_says_nothing_of_pruning(asked, objects, task)
-        kind = method_named(asked.method or usual.name, STRATEGIES, "strategy")
+        kind = method_named(asked.method or unasked.name, STRATEGIES, "strategy")
         chosen = configure(kind, asked.fields)
     elif asked.fields:
         chosen = changed(chosen, asked.fields)
@@ -125,7 +125,7 @@ def _method(asked: Asked, strategy: Strategy, objects: Objects, task: Task) -> M
     healing = objects.healing
     if healing is None:
         prunes = pruning.needs.pruning
-        healing = asked.healing(usual_healing(start, prunes, task.words.task), prunes)
+        healing = asked.healing(usual(task.words.task, start).healing(prunes), prunes)
     if start == "encoder" and not healing.trains:
         raise UserError(
             "--start encoder ends with a fresh classifier, which must be trained",
@@ -417,9 +417,9 @@ def _mask(given: Any) -> Given | None:
 
 def _healing(given: Any, start: str) -> tuple[str, ...]:
     """Return fields of the usual healing, each as ``field=value``; raises UserError."""
-    usual = type(USUAL[one_of(start, tuple(USUAL), "--start")])
+    kind = type(usual(start=one_of(start, tuple(STARTS), "--start")).pruned)
     settings = fields_of(given, "heal")
-    read(usual, settings, offered(usual), "--heal")  # a value of Python is named as it was given
+    read(kind, settings, offered(kind), "--heal")  # a value of Python is named as it was given
     return texts_of(settings)
 
 
