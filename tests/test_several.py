@@ -29,6 +29,7 @@ from headsweep import (
     evaluate,
     purify,
 )
+from headsweep.export.consistency import bound_held, contradictions
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.model.loading import Reading, prepare
@@ -149,6 +150,10 @@ def test_a_model_of_several_labels_is_purified_whole(victim, tmp_path):
     least = before["micro_f1"] - (before["exact_match"] - form["bound"]["min_accuracy"])
     assert form["bound"]["limit"] == pytest.approx(least)
     assert after["micro_f1"] >= least
+    share = {"what": bound_held("exact match", form["bound"]["min_accuracy"]), "passed": True}
+    for told, wrong in ((after["exact_match"], 0), (0.0, 1)):  # older folders were held to it too
+        check = share | {"detail": f"it is {told:.4f}"}
+        assert len(contradictions(form | {"checks": [*form["checks"], check]})) == wrong
     card = (out / "README.md").read_text()
     assert "| micro-F1, test |" in card
     assert "accuracy" not in card.replace("clean accuracy needs", "")
