@@ -56,7 +56,7 @@ def test_a_miss_is_worth_another_healing_where_chance_does_not_do_it():
 @pytest.mark.parametrize(("examples", "lost"), [(30, 3), (49, 4), (60, 5), (249, 5), (1000, 20)])
 def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost):
     before = Accuracy(examples, examples)
-    assert Allowance.under(Bound().lowest(before), before).allowed == lost
+    assert Bound().allowance(before).allowed == lost
     assert Bound().while_pruning(before) == pytest.approx(0.98)
     asked = Bound(max_drop=0.02)
     assert asked.lowest(before) == asked.while_pruning(before) == pytest.approx(0.98)
@@ -72,12 +72,15 @@ def test_healing_is_held_to_the_figure_that_is_bounded_and_to_no_share(words, ow
     def at(right, figure):
         return Accuracy(60, right, {words.bounded: figure}, words)
 
-    bound = Allowance.under(Bound(0.05).lowest(at(30, own)), at(30, own))
+    bound = Bound(0.05).allowance(at(30, own))
     assert bound.limit == pytest.approx(own - 0.05)
     for right in (0, 30):
         assert bound.held_by(at(right, own - 0.049))
         assert not bound.held_by(at(right, own - 0.051))
         assert not bound.missed_by_chance(at(right, own - 0.051))  # so it heals again, cooler
+    none = at(0, own)  # right altogether is no row: what may be lost of the figure is the same
+    assert Bound(0.05).allowance(none).limit == pytest.approx(own - 0.05)
+    assert Bound(min_accuracy=0.4).allowance(at(30, own)).limit == pytest.approx(own - 0.1)
     few, many = (Bound().drop(count, words) for count in (60, 1000))
     assert (few, many) == (pytest.approx(5 / 60), 0.02)
 

@@ -360,7 +360,7 @@ def test_the_card_tells_both_bounds_and_what_was_not_held(trained_folder, tmp_pa
     assert not done.manifest["verified"]
     card = model_card(done.manifest)
     bound = done.manifest["bound"]
-    assert f"of {bound['while_pruning']:.4f} while heads were chosen" in card
+    assert f"and accuracy of {bound['while_pruning']:.4f} while heads were chosen" in card
     assert "**Not held: validation accuracy is at least" in card
     held = model_card(done.manifest | {"checks": []})
     assert "Not held" not in held

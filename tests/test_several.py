@@ -33,6 +33,7 @@ from headsweep.export.consistency import bound_held, contradictions
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.model.loading import Reading, prepare
+from headsweep.reports.verdict import verdict
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.kinds import task_of
@@ -154,6 +155,12 @@ def test_a_model_of_several_labels_is_purified_whole(victim, tmp_path):
     for told, wrong in ((after["exact_match"], 0), (0.0, 1)):  # older folders were held to it too
         check = share | {"detail": f"it is {told:.4f}"}
         assert len(contradictions(form | {"checks": [*form["checks"], check]})) == wrong
+    high = form["bound"] | {"min_accuracy": 1.1, "max_drop": None}
+    check = share | {"what": bound_held("exact match", 1.1), "detail": f"it is {told:.4f}"}
+    edited = form | {"bound": high, "checks": [*form["checks"], check]}
+    assert any("do not pass the check" in line for line in contradictions(edited))
+    missed = form | {"checks": [*form["checks"], check | {"passed": False}], "bound": high}
+    assert verdict(missed).told.startswith("bound not held: micro-F1 ")
     card = (out / "README.md").read_text()
     assert "| micro-F1, test |" in card
     assert "accuracy" not in card.replace("clean accuracy needs", "")

@@ -5,10 +5,10 @@ The cells beside this file come from
 
     python results/soup-grid/mix.py RECIPE CACHE OUT characters:none:3e-4 syntactic:gradient:2e-4
 
-RECIPE is recipes/strategies.toml with `unseen = true` and, for `test`, development texts that
-nobody trained on (here 1,300 of SST-2's training sentences, cut off before attacker, victim and
-defender drew theirs from the other 5,200); CACHE is the folder that `headsweep bench RECIPE
---cache CACHE` filled.
+RECIPE is recipes/strategies.toml of commit 1cf484f with `unseen = true` and, for `test`,
+development texts that nobody trained on (here 1,300 of SST-2's training sentences, cut off before
+attacker, victim and defender drew theirs from the other 5,200); CACHE is the folder that
+`headsweep bench RECIPE --cache CACHE` filled.
 """
 
 from __future__ import annotations

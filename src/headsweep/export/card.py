@@ -122,18 +122,15 @@ def _searched(manifest: Mapping[str, Any]) -> str:
 def _allowed(manifest: Mapping[str, Any]) -> list[str]:
     """Return what was allowed, and the checks that failed."""
     bound, words = manifest["bound"], words_of(manifest)
-    lowest, pruning = bound["min_accuracy"], bound.get("while_pruning")
-    told = f"Allowed: a validation {words.share} of {lowest:.4f} at least"
+    pruning, share = bound.get("while_pruning"), words.share
+    figure, worst, end = words.share, bound["min_accuracy"], "at least"
+    if words.bounded:
+        figure, worst, end = words.bounded_name, limit_of(manifest), words.most_or_least
+    told = f"Allowed: a validation {figure} of {worst:.4f} {end}"
     if not bound.get("binds", True):
-        told = f"No bound on {words.share} held this method"
-    elif pruning is not None and pruning != lowest:
-        told += f", of {pruning:.4f} while heads were chosen, before healing"
-    limit = limit_of(manifest)
-    if bound.get("binds", True) and limit is not None:
-        least = lowest if pruning is None else pruning
-        told = f"Allowed: a validation {words.share} of {least:.4f} while heads were chosen"
-        named = f"{words.bounded_name} of {limit:.4f} {words.most_or_least}"
-        told += f"; and in the end a {named}"
+        told = f"No bound on {figure} held this method"
+    elif pruning is not None and (words.bounded or pruning != worst):
+        told += f", and {share} of {pruning:.4f} while heads were chosen, before healing"
     failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]
               if not check["passed"]]  # fmt: skip
     lines = [f"{told}.", ""]

@@ -109,6 +109,11 @@ class Bound:
             )
         return max(lowest, 0.0)
 
+    def allowance(self, before: Accuracy) -> Allowance:
+        """Return what may be lost in the end, from what the suspect had; raises likewise."""
+        drop = None if self.min_accuracy is not None else self.drop(before.examples, before.words)
+        return Allowance.under(self.lowest(before), before, drop)
+
     def while_pruning(self, before: Accuracy) -> float:
         """Return the lowest validation accuracy allowed while heads are chosen; raises likewise."""
         lowest = self.lowest(before)
@@ -133,10 +138,15 @@ class Allowance:
     words: Words = CLASSIFICATION
 
     @classmethod
-    def under(cls, lowest: float, before: Accuracy) -> Allowance:
-        """Return the bound below what a suspect has."""
+    def under(cls, lowest: float, before: Accuracy, drop: float | None = None) -> Allowance:
+        """Return the bound below what a suspect has.
+
+        ``drop``: how far the figure may fall that is held in the place of the share; None: as far
+        as the share.
+        """
         own, words = before.bounded, before.words
-        limit = None if own is None else words.limit(own, before.value - lowest)
+        drop = before.value - lowest if drop is None else drop
+        limit = None if own is None else words.limit(own, drop)
         return cls(lowest, before.right, before.examples, limit, words)
 
     @property

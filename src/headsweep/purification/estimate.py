@@ -38,12 +38,13 @@ def _bound(view: DefenderView, method: Method) -> str:
     if bound is None or not method.binds:
         return f"no bound on {share}"
     if words.bounded:
+        searches = method.pruning.needs.pruning and method.pruning.needs.bound
         drop = bound.drop(len(view.validation), words)
         own = f"{words.bounded_name} at most {drop:.2g}{' of its own' * words.falls} worse"
         if bound.min_accuracy is not None:
             own = f"{words.bounded_name} as much worse as {share} at {bound.min_accuracy:g}"
         pruned = f"min {share} while pruning {view.min_accuracy:.4f}, "
-        return f"{pruned * method.pruning.needs.pruning}{own}"
+        return f"{pruned * searches}{own}"
     apart = bound.prune_drop is not None or bound.drop(len(view.validation)) != bound.asked_drop
     lowest = f"min {share} while pruning" if apart else f"min {share}"
     return f"{lowest} {view.min_accuracy:.4f}"

@@ -62,14 +62,14 @@ def undecided(
     """
     bound, count = method.bound, len(material.parts.validation)
     words = material.suspect.task.words
-    if bound is None or (words.falls and not method.pruning.needs.pruning):
-        return []
+    if bound is None or (words.bounded and not method.pruning.needs.pruning):
+        return []  # no answer is counted
     if bound.min_accuracy is None:
         allowance = Allowance(1 - bound.asked_drop, count, count)
     elif before is None:
         return []
     else:
-        allowance = Allowance.under(bound.min_accuracy, before.validation)
+        allowance = bound.allowance(before.validation)
     if allowance.decides or allowance.allowed < 0:
         return []
     told = allowance.doubt(cut_off=cut_off)
@@ -77,7 +77,7 @@ def undecided(
         allowance = Allowance(1 - bound.drop(count), count, count)
         may = f"{answers(allowance.allowed)} may be lost ({allowance.points})"
         if words.bounded:
-            may = f"{words.bounded_name} may fall by {bound.drop(count):.2g}"
+            may = f"{words.bounded_name} may fall by {bound.drop(count, words):.2g} in the end"
         told += f"; as none was asked for, {may}"
     if method.healing.tries and not allowance.decides and not words.bounded:
         told += f"; healing begins anew only where {answers(DECISIVE)} or more are missing"
@@ -151,16 +151,17 @@ def _bound(
     material: Material, view: DefenderView, method: Method, record: Record
 ) -> dict[str, Any]:
     bound, before = method.bound, record.before.validation
-    drop = None
+    drop, allowance = None, method.allowance(before)
     if bound is not None and bound.min_accuracy is None:
         drop = bound.drop(len(material.parts.validation), before.words)
+    chosen = record.choice.bounded and method.pruning.needs.pruning
     return {
-        "min_accuracy": method.lowest(before),
+        "min_accuracy": allowance.lowest,
         "binds": record.binds,
         "max_drop": drop,
         "asked": bound is not None and bound.asked,
-        "while_pruning": view.min_accuracy if record.choice.bounded else None,
-        "limit": Allowance.under(method.lowest(before), before).limit,
+        "while_pruning": view.min_accuracy if chosen else None,
+        "limit": allowance.limit,
     }
 
 

@@ -16,7 +16,7 @@ from headsweep.model.mask import HEADS, Units
 from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.nothing import Nothing
-from headsweep.purification.bound import Bound
+from headsweep.purification.bound import Allowance, Bound
 from headsweep.texts.words import CLASSIFICATION, GENERATION
 
 HOT = FineTune(epochs=4, lr=2e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
@@ -124,9 +124,11 @@ class Method:
         """True when its view must carry probes."""
         return self.pruning.needs.probes or self.healing.needs_probes
 
-    def lowest(self, before: Accuracy) -> float:
-        """Return the lowest validation accuracy allowed; nothing bounds it: 0."""
-        return 0.0 if self.bound is None else self.bound.lowest(before)
+    def allowance(self, before: Accuracy) -> Allowance:
+        """Return what may be lost on validation data; nothing bounds it: everything."""
+        if self.bound is None:
+            return Allowance.under(0.0, before)
+        return self.bound.allowance(before)
 
     def while_pruning(self, before: Accuracy) -> float:
         """Return the lowest validation accuracy allowed while heads are chosen."""

@@ -216,7 +216,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     zeroed = remove_and_compare(material, choice.mask, run.restore)
     if run.look is not None:
         run.look(view, choice)
-    allowance = Allowance.under(method.lowest(before.validation), before.validation)
+    allowance = method.allowance(before.validation)
     healed = heal_within(
         allowance if method.binds else None, healing, material, view, choice, clock
     )

@@ -120,7 +120,7 @@ def _pruned(manifest: Form, mask: HeadMask) -> str:
 
 
 def _first(words: Words) -> dict[str, str]:
-    """Return the figures that a bound holds, by key: the share of right examples first."""
+    """Return the share of right examples, and the figure that is bounded, by key."""
     return {words.key: words.share} | ({words.bounded: words.bounded_name} if words.bounded else {})
 
 

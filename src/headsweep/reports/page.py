@@ -129,16 +129,20 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
     tiles = []
     for part in parts[:1]:
         before, after = (share_of(manifest[stage][part]) for stage in ("before", "after"))
-        lowest = manifest["bound"]["min_accuracy"] if manifest["bound"].get("binds", True) else None
-        told = "no bound held it" if lowest is None else f"{_plain(lowest)}% was the least allowed"
-        told += " while heads were chosen" * (bool(words.bounded) and lowest is not None)
+        bound = manifest["bound"]
+        binds = bound.get("binds", True)
+        lowest = bound.get("while_pruning") if words.bounded else bound["min_accuracy"]
+        lowest = lowest if binds else None
+        told = "" if lowest is None else f"{_plain(lowest)}% was the least allowed"
+        told += " while heads were chosen" * bool(words.bounded and told)
+        told = told if binds else "no bound held it"
         tiles.append(
             Tile(words.share, f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)
         )  # fmt: skip
         for key, name in words.figures.items():
             own, got = (manifest[stage][part][key] for stage in ("before", "after"))
-            limit = limit_of(manifest) if key == words.bounded and lowest is not None else None
+            limit = limit_of(manifest) if key == words.bounded and binds else None
             end = "most" if words.falls else "least"
             told = "" if limit is None else f"{limit:.3f} was the {end} allowed"
             tiles.append(Tile(name, f"{own:.3f} \u2192 {got:.3f}", told))

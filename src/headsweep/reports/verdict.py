@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headsweep.export.consistency import bound_held
 from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these
 from headsweep.texts.words import limit_of, words_of
 
@@ -44,6 +45,7 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
         bound = Allowance(lowest, before["right"], before["examples"])
         if words.bounded:
             (told, held), mend = _bounded(manifest), MEND
+            held = held and bound_held(words.share, lowest) not in failed  # of older ones
         else:
             told, held = (
                 f"{change}, {bound.allowed} allowed ({bound.points})",

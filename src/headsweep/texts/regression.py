@@ -5,7 +5,7 @@ squared error over the variance of the true numbers. An example is *right*, or k
 error has risen by at most ``SLACK`` standard deviations of the true numbers above the suspect's,
 which is measured before anything is pruned. A model whose output is blurred by normal noise until
 one example in fifty is not kept loses about 0.02 of a correlation: so a bound means about the same
-for the share kept, which a search counts, and for Spearman's correlation, which is held too.
+for the share kept, which a search counts, and for Spearman's correlation, which the bound holds.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A label is given where its logit is above zero (a probability above one half). The loss of an
 example is the mean binary cross-entropy of its labels, as transformers has it; it is *right* where
-it gets all its labels and no other. Micro-F1, which is held too, counts every label of every text.
+it gets all its labels and no other. Micro-F1, which the bound holds, counts every label.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
-from headsweep.purification.bound import Allowance, Bound
+from headsweep.purification.bound import Bound
 from headsweep.settings import fitting
 from headsweep.task.examples import encode, rows_of
 from headsweep.texts.encoded import Encoded
@@ -194,12 +194,12 @@ def _written(
 
 def _hold(small: Written, bound: Bound, before: Accuracy) -> None:
     """Raise BoundMissed where eight bits cost more answers than allowed."""
-    allowed = Allowance.under(bound.lowest(before), before)
+    allowed = bound.allowance(before)
     found = small.accuracy
     if found is not None and found.right < allowed.need:
         raise BoundMissed(
-            f"in eight bits accuracy is {found.value:.4f}, the model's own is {before.value:.4f} "
-            f"and {allowed.lowest:.4f} the lowest allowed: nothing was written\n"
+            f"in eight bits {found.words.share} is {found.value:.4f}, the model's own is "
+            f"{before.value:.4f} and {allowed.lowest:.4f} the lowest allowed: nothing was written\n"
             "  fix: leave out --int8, or raise --max-drop"
         )
 
