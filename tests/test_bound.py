@@ -64,10 +64,7 @@ def test_a_drop_that_nobody_asked_for_is_one_that_can_be_decided(examples, lost)
     assert lowest.lowest(before) == lowest.while_pruning(before) == 0.9
 
 
-FIGURES = [(words, own) for words, own in ((SEVERAL, 0.8), (TAGGING, 0.9), (REGRESSION, 0.7))]
-
-
-@pytest.mark.parametrize(("words", "own"), FIGURES, ids=lambda x: getattr(x, "task", x))
+@pytest.mark.parametrize(("words", "own"), [(SEVERAL, 0.8), (TAGGING, 0.9), (REGRESSION, 0.7)])
 def test_healing_is_held_to_the_figure_that_is_bounded_and_to_no_share(words, own):
     def at(right, figure):
         return Accuracy(60, right, {words.bounded: figure}, words)

@@ -426,10 +426,8 @@ def test_the_recipes_cover_what_the_older_scripts_ran():
               ("suspects", ["suspects=x"]))}  # fmt: skip
     methods = {method.method for method in grids["strategies"].methods}
     six = {"gradient", "layerwise", "sparsify", "ensemble", "reinforce", "bayesian"}
-    baselines, controls = (
-        {"pure", "ft", "fth", "meft", "fine-pruning"},
-        {"nothing", "none", "random"},
-    )
+    baselines = {"pure", "ft", "fth", "meft", "fine-pruning"}
+    controls = {"nothing", "none", "random"}
     assert methods == six | baselines | controls
     assert (len(grids["strategies"].attacks), len(grids["strategies"].seeds)) == (6, 3)
     assert len({m.variation.heal for m in grids["healing"].methods}) > 6

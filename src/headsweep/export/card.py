@@ -123,12 +123,10 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
     """Return what was allowed, and the checks that failed."""
     bound, words = manifest["bound"], words_of(manifest)
     pruning, share = bound.get("while_pruning"), words.share
-    figure, worst, end = words.share, bound["min_accuracy"], "at least"
-    if words.bounded:
-        figure, worst, end = words.bounded_name, limit_of(manifest), words.most_or_least
-    told = f"Allowed: a validation {figure} of {worst:.4f} {end}"
+    worst = limit_of(manifest) if words.bounded else bound["min_accuracy"]
+    told = f"Allowed: a validation {words.held_name} of {worst:.4f} {words.most_or_least}"
     if not bound.get("binds", True):
-        told = f"No bound on {figure} held this method"
+        told = f"No bound on {words.held_name} held this method"
     elif pruning is not None and (words.bounded or pruning != worst):
         told += f", and {share} of {pruning:.4f} while heads were chosen, before healing"
     failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]

@@ -151,7 +151,12 @@ def reserve(out: Path) -> None:
             f"{out}: another run is writing it", "wait for it, or choose another --out"
         ) from error
     _RESERVED[out] = mark
-    atexit.register(mark.close)
+
+
+@atexit.register
+def _free_all() -> None:
+    for out in tuple(_RESERVED):
+        _free(out)
 
 
 def _free(out: Path) -> None:

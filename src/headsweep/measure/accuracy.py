@@ -78,14 +78,17 @@ class Accuracy:
     @property
     def decides(self) -> dict[str, float]:
         """What healing is held to, by its name: the figure that is bounded, or the share."""
-        name = self.words.bounded
-        return {name: self.beside[name]} if name else {"accuracy": self.value}
+        return {self.words.bounded or "accuracy": self.held}
+
+    @property
+    def held(self) -> float:
+        """The value of the same."""
+        return self.beside[self.words.bounded] if self.words.bounded else self.value
 
     @property
     def rank(self) -> float:
         """The same, higher where it is better."""
-        [value] = self.decides.values()
-        return -value if self.words.falls else value
+        return -self.held if self.words.falls else self.held
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a manifest."""

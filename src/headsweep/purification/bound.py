@@ -109,10 +109,13 @@ class Bound:
             )
         return max(lowest, 0.0)
 
+    def dropped(self, before: Accuracy) -> float | None:
+        """Return that drop below what the suspect had; None: the lowest was given instead."""
+        return self.drop(before.examples, before.words) if self.min_accuracy is None else None
+
     def allowance(self, before: Accuracy) -> Allowance:
         """Return what may be lost in the end, from what the suspect had; raises likewise."""
-        drop = None if self.min_accuracy is not None else self.drop(before.examples, before.words)
-        return Allowance.under(self.lowest(before), before, drop)
+        return Allowance.under(self.lowest(before), before, self.dropped(before))
 
     def while_pruning(self, before: Accuracy) -> float:
         """Return the lowest validation accuracy allowed while heads are chosen; raises likewise."""

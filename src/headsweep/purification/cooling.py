@@ -152,12 +152,9 @@ def _healed_once(
 
 
 def _cooled(tried: _Try, got: Accuracy) -> str:
-    words = got.words
-    [value] = got.decides.values()
     return (
         f"healing at a learning rate of {tried.record['lr']:g} took validation "
-        f"{words.bounded_name if words.bounded else words.share} to {value:.4f}, "
-        "out of the bound: again at half of it"
+        f"{got.words.held_name} to {got.held:.4f}, out of the bound: again at half of it"
     )
 
 

@@ -120,7 +120,7 @@ def manifest(
         "task": suspect.task.words.task,
         "command": command_line(),
         "start": record.start,
-        "bound": _bound(material, view, method, record),
+        "bound": _bound(view, method, record),
         "seed": plan.seed,
         "runtime": asdict(plan.runtime) | {"bf16_training": plan.runtime.trains_in_bf16()},
         "saved_precision": str(suspect.precision).removeprefix("torch."),
@@ -147,18 +147,14 @@ def manifest(
     }
 
 
-def _bound(
-    material: Material, view: DefenderView, method: Method, record: Record
-) -> dict[str, Any]:
+def _bound(view: DefenderView, method: Method, record: Record) -> dict[str, Any]:
     bound, before = method.bound, record.before.validation
-    drop, allowance = None, method.allowance(before)
-    if bound is not None and bound.min_accuracy is None:
-        drop = bound.drop(len(material.parts.validation), before.words)
+    allowance = method.allowance(before)
     chosen = record.choice.bounded and method.pruning.needs.pruning
     return {
         "min_accuracy": allowance.lowest,
         "binds": record.binds,
-        "max_drop": drop,
+        "max_drop": None if bound is None else bound.dropped(before),
         "asked": bound is not None and bound.asked,
         "while_pruning": view.min_accuracy if chosen else None,
         "limit": allowance.limit,

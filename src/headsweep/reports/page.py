@@ -129,13 +129,12 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
     tiles = []
     for part in parts[:1]:
         before, after = (share_of(manifest[stage][part]) for stage in ("before", "after"))
-        bound = manifest["bound"]
+        bound, told, lowest = manifest["bound"], "no bound held it", None
         binds = bound.get("binds", True)
-        lowest = bound.get("while_pruning") if words.bounded else bound["min_accuracy"]
-        lowest = lowest if binds else None
-        told = "" if lowest is None else f"{_plain(lowest)}% was the least allowed"
-        told += " while heads were chosen" * bool(words.bounded and told)
-        told = told if binds else "no bound held it"
+        if binds:
+            lowest = bound.get("while_pruning") if words.bounded else bound["min_accuracy"]
+            told = "" if lowest is None else f"{_plain(lowest)}% was the least allowed"
+            told += " while heads were chosen" * bool(words.bounded and told)
         tiles.append(
             Tile(words.share, f"{_plain(before)}% \u2192 {_plain(after)}%", told, 100 * after,
                  None if lowest is None else 100 * lowest)

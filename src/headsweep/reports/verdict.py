@@ -47,10 +47,8 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
             (told, held), mend = _bounded(manifest), MEND
             held = held and bound_held(words.share, lowest) not in failed  # of older ones
         else:
-            told, held = (
-                f"{change}, {bound.allowed} allowed ({bound.points})",
-                after["right"] >= bound.need,
-            )
+            told = f"{change}, {bound.allowed} allowed ({bound.points})"
+            held = after["right"] >= bound.need
             mend = "" if held else _mend(bound, after["right"])
         told += _unasked(manifest["bound"])
         if not held:

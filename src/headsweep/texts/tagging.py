@@ -7,9 +7,8 @@ tagged by the logits of its first token; one that is cut off at the maximum leng
 The loss of an example is the mean cross-entropy of its words (transformers takes the mean over all
 words of a batch); it is *right* where every word of it is tagged right. Span F1,
 which the bound holds, counts spans: one is a hit where first word, last word and type are those
-of a true one. An ``I-X``
-that a model puts behind something else begins a span, as in CoNLL's own script; in data it is
-refused.
+of a true one. An ``I-X`` that a model puts behind something else begins a span, as in CoNLL's own
+script; in data it is refused.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ class Words:
         return self.figures[self.bounded]
 
     @property
+    def held_name(self) -> str:
+        """What the bound holds after healing, in words: that figure, or the share."""
+        return self.bounded_name if self.bounded else self.share
+
+    @property
     def most_or_least(self) -> str:
         """How the limit of that figure is read: ``at most`` or ``at least``."""
         return "at most" if self.falls else "at least"
