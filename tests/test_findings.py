@@ -11,6 +11,7 @@ import stat
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 import headsweep
@@ -30,6 +31,13 @@ NAMES = [name for name in (FOLDERS if ALL else hostile.sample(100)) if name in F
 def no_other_scanner(monkeypatch):
     """Whether one is installed on this machine must not matter here."""
     monkeypatch.setattr(scanner, "NAME", "no-such-scanner")
+
+
+@pytest.fixture(autouse=True)
+def memory_that_holds_still(monkeypatch):
+    """What is free is told in a message, and two of them are compared."""
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
 
 
 @pytest.fixture(scope="module")
