@@ -18,7 +18,7 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 PACKAGE = ROOT / "src" / "headsweep"
 WALL = "-- the wall"
 WORDS = 1500
-LONG = {"guide.md", "log.md"}  # a reference and a diary
+LONG = {"guide.md", "house.md", "log.md", "CHANGELOG.md"}  # references and diaries
 
 
 def anchors(page: Path) -> set[str]:
@@ -54,9 +54,17 @@ def test_options_in_commands_are_known(page):
 
 
 def test_no_page_is_longer_than_a_reader_in_a_hurry_reads():
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    words = {page.name: len(page.read_text("utf-8").split()) for page in pages}
+    words = {page.name: len(page.read_text("utf-8").split()) for page in PAGES}
     assert {name: n for name, n in words.items() if n > WORDS and name not in LONG} == {}
+
+
+def test_every_page_is_listed_where_a_reader_looks_for_it():
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    assert pages - {"README.md"} - set(re.findall(r"\]\(([\w/.-]+\.md)\)", index)) == set()
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    plain = {page for page in pages if not page.startswith("decisions/")}
+    assert plain - set(re.findall(r": ([\w-]+\.md)", site)) == set()
 
 
 def test_the_tests_that_reliability_names_exist():
@@ -73,10 +81,10 @@ def test_the_tests_that_reliability_names_exist():
 
 
 def shown() -> list[tuple[str, str]]:
-    """Return the tree of CONTRIBUTING, top to bottom: path below the package, caption."""
-    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    """Return the tree of the house, top to bottom: path below the package, caption."""
+    page = (ROOT / "docs" / "house.md").read_text("utf-8")
     block = re.search(r"```text\nsrc/headsweep/\n(.*?)```", page, flags=re.DOTALL)
-    assert block, "CONTRIBUTING shows no tree of src/headsweep"
+    assert block, "docs/house.md shows no tree of src/headsweep"
     lines: list[tuple[str, str]] = []
     folders: list[str] = []
     for line in block[1].splitlines():
