@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -214,8 +215,62 @@ def test_a_model_of_one_number_is_written_and_judged_by_its_own_figure(tokenizer
     out = tmp_path / "out"
     assert run("export", tmp_path / "model", "--out", out, "--data", data, "-q") == 0
     said = capsys.readouterr().out
-    assert "share kept" in said
+    assert all(name in said for name in ("share kept", "Spearman", "mean absolute error"))
     assert "accuracy" not in said
     assert np.abs(through_onnx(out, texts) - plain).max() < 1e-5
     told = json.loads((out / "export.json").read_text())
     assert told["before"]["kept"] == told["files"][0]["data"]["kept"] == 1.0
+
+
+@pytest.fixture
+def of_several_labels(tokenizer, tmp_path):
+    """A model of three labels a text that is never sure, and data labelled as it answers."""
+    names = {0: "warm", 1: "long", 2: "dull"}
+    model = tiny_model(
+        "bert",
+        num_labels=3,
+        problem_type="multi_label_classification",
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts = sentences(60, seed=4).texts
+    model.save_pretrained(tmp_path / "model")
+    with torch.no_grad():  # half of the texts get each label, by next to nothing
+        model.classifier.bias -= torch.tensor(np.median(plainly(tmp_path / "model", texts), 0))
+    model.save_pretrained(tmp_path / "model")
+    logits = plainly(tmp_path / "model", texts)
+    rows = [
+        {"text": text, "labels": [names[i] for i in range(3) if row[i] > 0]}
+        for text, row in zip(texts, logits, strict=True)
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    return tmp_path, texts, logits > 0
+
+
+def test_eight_bits_of_several_labels_are_held_to_micro_f1(of_several_labels, capsys, monkeypatch):
+    place, texts, true = of_several_labels
+    out = place / "out"
+    asked = ["export", place / "model", "--out", out, "--data", place / "data.json", "--int8"]
+    asked += ["--compute", "batch_size=1", "-q"]  # eight bits are scaled by all that is in a batch
+    assert run(*asked, "--max-drop", "0.9") == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("exact match", "micro-F1"))
+    small = np.concatenate([through_onnx(out, [text], "model_quantized.onnx") for text in texts])
+    hits, wrong = int(((small > 0) & true).sum()), int(((small > 0) != true).sum())
+    f1, exact = 2 * hits / (2 * hits + wrong), ((small > 0) == true).all(1).mean()
+    told = json.loads((out / "export.json").read_text())
+    assert told["before"]["micro_f1"] == told["files"][0]["data"]["micro_f1"] == 1.0
+    assert told["files"][1]["data"]["micro_f1"] == pytest.approx(f1, abs=1e-9)
+    assert told["files"][1]["data"]["exact_match"] == pytest.approx(exact, abs=1e-9)
+    assert exact < f1 < 1, "so that a bound can lie between the two"
+
+    whole = shutil.copy(out / "model.onnx", place)  # exporting again would take its time
+    monkeypatch.setattr(
+        onnx_file, "write", lambda s, path, t: onnx_file.OnnxFile.opened(shutil.copy(whole, path))
+    )
+    between = 1 - (exact + f1) / 2  # micro-F1 holds it, exact match would not
+    assert run(*asked, "--max-drop", f"{between:.6f}", "--overwrite") == 0
+    assert run(*asked, "--max-drop", f"{(1 - f1) / 2:.6f}", "--overwrite") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"in eight bits micro-F1 is {f1:.4f}, the model's own is 1.0000; at least" in said

@@ -75,11 +75,15 @@ def export(
         return
     from headsweep.cli.show import percent
 
-    table = Table("file", "MB", "largest difference of a logit", found.share)
+    table = Table("", "the model", *(file.name for file in found.files))
+    table.add_row("MB", "", *(f"{file.size / 1e6:.1f}" for file in found.files))
+    differ = [f"{file.difference:.2g}" for file in found.files]
+    table.add_row("largest difference of a logit", "", *differ)
     if found.before is not None:
-        table.add_row("the model", "", "", percent(found.before.value))
-    for file in found.files:
-        accuracy = "" if file.accuracy is None else percent(file.accuracy.value)
-        table.add_row(file.name, f"{file.size / 1e6:.1f}", f"{file.difference:.2g}", accuracy)
+        words = found.before.words
+        judged = [got for got in (found.before, *(f.accuracy for f in found.files)) if got]
+        table.add_row(words.share, *(percent(got.value) for got in judged))
+        for key, name in words.figures.items():
+            table.add_row(name, *(f"{got.beside[key]:.3f}" for got in judged))
     out_console.print(table)
     out_console.print(f"checked by onnxruntime; written: {found.folder}", soft_wrap=True)

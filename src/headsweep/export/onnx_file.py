@@ -14,16 +14,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from headsweep.errors import MissingExtra, UserError, shortened
+from headsweep.measure.accuracy import Accuracy
 from headsweep.model.checkpoint import quiet
 from headsweep.model.loading import Suspect
+from headsweep.progress import Progress
 from headsweep.task.examples import encode
-from headsweep.texts.encoded import Batch, Encoded
+from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split
 from headsweep.texts.task import CLASSIFICATION, WholeTexts, taken
 
@@ -82,14 +86,23 @@ class OnnxFile:
         """Bytes of the file, and of the weights that lie beside it where there are over 2 GiB."""
         return sum(part.stat().st_size for part in self.path.parent.glob(f"{self.path.name}*"))
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Return the answers to a batch, [text, class]."""
-        given = {name: batch.inputs[name].numpy() for name in self.inputs}
-        return torch.from_numpy(self.session.run(None, given)[0])
+    def forward(self, **inputs: Tensor) -> SimpleNamespace:
+        """Return the answers as transformers does: ``logits``, [text, ...]."""
+        given = {name: inputs[name].numpy() for name in self.inputs}
+        return SimpleNamespace(logits=torch.from_numpy(self.session.run(None, given)[0]))
 
-    def right(self, batch: Batch) -> int:
-        """Return how many examples of a batch it answers right."""
-        return int((batch.task.margins(self.logits(batch), batch.labels) > 0).sum())
+    __call__ = forward  # called as the model is that it was written from
+
+    def accuracy(self, examples: Encoded, size: int, progress: Progress) -> Accuracy:
+        """Return what it answers to examples, in batches of so many, counted as their task does."""
+        model, task = cast("PreTrainedModel", self), examples.task
+        right = 0
+        with progress.task(f"{self.path.name} on the data", len(examples)) as tick:
+            for batch in examples.batches(size):
+                right += int((task.margins(task.answers(model, batch), batch.labels) > 0).sum())
+                tick(len(batch), "")
+        beside = task.beside(model, examples.batches(size))
+        return Accuracy(len(examples), right, beside, task.words)
 
 
 def needed_packages() -> tuple[Any, Any]:
@@ -169,7 +182,7 @@ def difference(suspect: Suspect, file: OnnxFile, sentences: Encoded) -> float:
         batch = sentences.batch(range(count))
         own = suspect.task.answers(suspect.model, batch)
         try:
-            found = file.logits(batch)
+            found = file(**batch.inputs).logits
         except Exception as error:  # onnxruntime's own
             raise UserError(
                 f"onnxruntime fails on {count} texts of {batch.inputs['input_ids'].shape[1]} "
@@ -197,6 +210,8 @@ def quantized(file: OnnxFile) -> OnnxFile:
 
     One scale a column, and seven of the eight bits: processors without VNNI add two products in
     16 bits, which overflow with eight (onnxruntime's page on quantisation, ``reduce_range``).
+    What flows through is scaled as it comes, by all of a batch: so an answer depends a little on
+    the texts beside it.
     """
     path = file.path.with_name(SMALL)
     from onnxruntime.quantization import QuantType, quantize_dynamic

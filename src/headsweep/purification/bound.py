@@ -153,6 +153,11 @@ class Allowance:
         return cls(lowest, before.right, before.examples, limit, words)
 
     @property
+    def worst(self) -> float:
+        """The worst allowed of what healing is held to: that figure, or the share."""
+        return self.lowest if self.limit is None else self.limit
+
+    @property
     def floor(self) -> Floor:
         """The same as a healing is held to it."""
         return Floor(self.need, self.limit)

@@ -360,6 +360,5 @@ def check_bound(method: Method, allowance: Allowance, after: Figures) -> Check:
     got = after.validation
     deeper = method.bound is not None and method.bound.prune_drop is not None
     hint = "; a smaller prune drop or longer healing holds more" if deeper else ""
-    worst = allowance.lowest if allowance.limit is None else allowance.limit
-    what = bound_held(got.words.held_name, worst, got.words.most_or_least)
+    what = bound_held(got.words.held_name, allowance.worst, got.words.most_or_least)
     return Check(what, allowance.held_by(got), f"it is {got.held:.4f}{hint}")

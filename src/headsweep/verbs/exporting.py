@@ -14,7 +14,7 @@ from headsweep.export import onnx_file
 from headsweep.export.folders import check_free, drafted
 from headsweep.export.onnx_file import OnnxFile
 from headsweep.export.provenance import environment
-from headsweep.measure.accuracy import Accuracy, logits, right
+from headsweep.measure.accuracy import Accuracy, logits, measured
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -64,7 +64,6 @@ class Exported:
         model: where the model came from.
         files: the ONNX file, and the one in eight bits where that was asked for.
         before: the model's own accuracy on the data; None: none was given.
-        share: what accuracy is called for its kind of model.
 
     """
 
@@ -72,7 +71,6 @@ class Exported:
     model: str
     files: tuple[Written, ...]
     before: Accuracy | None = None
-    share: str = "accuracy"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -113,7 +111,8 @@ def export_onnx(
         format: ``"onnx"``.
         int8: write ``model_quantized.onnx`` too, its weights in eight bits. Needs ``data``.
         data: clean labelled texts, in any form that ``purify`` takes, to measure both files on.
-        max_drop: how far accuracy on ``data`` may fall in eight bits, a fraction; None: 0.02.
+        max_drop: how far accuracy on ``data`` may fall in eight bits, a fraction, or micro-F1, or
+            Spearman's correlation, where the model is for these; None: 0.02.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
         label_map: labels of the data and the labels that they mean.
@@ -155,8 +154,7 @@ def export_onnx(
         before = None
         if examples is not None:
             with show.task("the model on the data", 1) as tick:
-                count = right(suspect.anatomy, examples, runtime)
-                before = Accuracy(len(examples), count, words=examples.task.words)
+                before = measured(suspect.anatomy, examples, runtime)
                 tick(1, "")
         files = [_written(file, gap, examples, runtime, show)]
         if int8 and before is not None:
@@ -165,8 +163,7 @@ def export_onnx(
             files.append(_written(small, gap, examples, runtime, show))
             _hold(files[-1], bound, before)
         _complete(suspect, draft)
-        share = suspect.task.words.share
-        found = Exported(folder, suspect.source, tuple(files), before, share)
+        found = Exported(folder, suspect.source, tuple(files), before)
         write_json(draft / EXPORT, found.to_json())
     return found
 
@@ -181,25 +178,20 @@ def _referred(suspect: Suspect, split: Split, runtime: Runtime) -> Encoded:
 def _written(
     file: OnnxFile, gap: float, examples: Encoded | None, runtime: Runtime, show: Progress
 ) -> Written:
-    accuracy = None
-    if examples is not None:
-        with show.task(f"{file.path.name} on the data", len(examples)) as tick:
-            right = 0
-            for batch in examples.batches(runtime.batch_size):
-                right += file.right(batch)
-                tick(len(batch), "")
-        accuracy = Accuracy(len(examples), right, words=examples.task.words)
+    accuracy = None if examples is None else file.accuracy(examples, runtime.batch_size, show)
     return Written(file.path.name, file.size, gap, accuracy)
 
 
 def _hold(small: Written, bound: Bound, before: Accuracy) -> None:
-    """Raise BoundMissed where eight bits cost more answers than allowed."""
+    """Raise BoundMissed where eight bits cost more than allowed of what the task is held to."""
     allowed = bound.allowance(before)
     found = small.accuracy
-    if found is not None and found.right < allowed.need:
+    if found is not None and not allowed.held_by(found):
+        words = found.words
         raise BoundMissed(
-            f"in eight bits {found.words.share} is {found.value:.4f}, the model's own is "
-            f"{before.value:.4f} and {allowed.lowest:.4f} the lowest allowed: nothing was written\n"
+            f"in eight bits {words.held_name} is {found.held:.4f}, the model's own is "
+            f"{before.held:.4f}; {words.most_or_least} {allowed.worst:.4f} is allowed: nothing was "
+            "written\n"
             "  fix: leave out --int8, or raise --max-drop"
         )
 
