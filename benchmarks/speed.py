@@ -33,7 +33,7 @@ from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts import reading as data
 
-CASES = ("search", "bert-base", "together", "one-mask", "scaling", "scores", "heal")
+CASES = ("search", "bert-base", "together", "one-mask", "scaling", "scores", "heal", "start")
 
 
 def main() -> None:
@@ -79,6 +79,8 @@ def main() -> None:
             found[case] = cases.scaling(Path(__file__))
         elif case == "scores":
             found[case] = cases.importance(setting, args.runs)
+        elif case == "start":
+            found[case] = cases.starts(3 * args.runs)
         else:
             found[case] = cases.healing(setting, spread_out(setting), args.runs)
         print(f"\n{case}\n\n{table(found[case])}\n", flush=True)

@@ -423,6 +423,23 @@ def child(kind: str, layers: int, examples: int, tokens: int) -> Row:
     }
 
 
+def starts(runs: int) -> list[Row]:
+    """Time a process that reads what ``purify`` reads, and ends: as Python does, and as we do."""
+    read = "import headsweep.verbs.purifying"
+    ours = f"from headsweep.quick import starting, started; starting(); {read}; started()"
+
+    def of(program: str) -> Callable[[], Any]:
+        return lambda: subprocess.run([sys.executable, "-c", program], check=True)
+
+    timed_ = interleaved(runs, {"as Python starts": of(read), "as headsweep starts": of(ours)})
+    rows: list[Row] = []
+    for name, (seconds, _) in timed_.items():
+        ratio = statistics.median(timed_["as Python starts"][0]) / statistics.median(seconds)
+        told = {key: value for key, value in spread(seconds).items() if key != "cpu_seconds"}
+        rows.append({"start": name, **told, "ratio": round(ratio, 2)})
+    return rows
+
+
 def peak() -> float:
     """Return the most memory that this process held, in MiB."""
     return round(peak_memory_mib() or 0.0, 1)

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# isort: off
+import quickly  # noqa: F401 - before all that takes long to read
+# isort: on
+
 import pytest
 import torch
 from filelock import FileLock
@@ -32,11 +36,13 @@ from headsweep.purification.from_encoder import STARTS
 from headsweep.purification.interrupted import Found, Given
 from headsweep.purification.method import HOT, PAPER, Method
 from headsweep.purification.plan import Plan
+from headsweep.quick import started
 from headsweep.seeding import fence
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
 from tiny_families import ALL
 
+started()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 constants.HF_HUB_OFFLINE = True  # here it was read before that; it would be asked for 23 seconds
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other

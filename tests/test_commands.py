@@ -43,6 +43,8 @@ ENDS_WITH = {"probe": {0, 1}}  # 1: something was noticed, in a model that nobod
 
 # Options added to a command because it would take minutes; the page's own stay.
 SHORTENED = {
+    "headsweep purify ./suspect --strategy reinforce --set updates=100 --data clean.csv "
+    "--out ./a": ("--set", "updates=5"),
     "headsweep reactivate MODEL --clean-model ./twin --data train.csv --trigger NAME --target LABEL "
     "--test test.tsv": ("--rows", "5", "--epochs", "1"),
     "headsweep bench recipes/smoke.toml --out ./results": (

@@ -224,7 +224,7 @@ def test_a_matched_cell_brings_the_one_it_takes_its_number_from(recipe, cells, t
     kept = out / "tiny-sentences-rare-word-s11-gradient.json"
     before = kept.stat().st_mtime_ns
     (out / "tiny-sentences-rare-word-s11-matched.json").unlink()
-    again = cells(path, "--only", "matched", engine="local")  # the number is the finished cell's
+    again = cells(path, "--only", "matched")  # the number is the finished cell's
     assert kept.stat().st_mtime_ns == before
     assert lasting(again["matched"]) == lasting(found["matched"])
 

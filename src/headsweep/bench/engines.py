@@ -25,6 +25,7 @@ from headsweep.bench.orders import Order
 from headsweep.bench.work import perform, threads
 from headsweep.errors import UserError
 from headsweep.orphans import end_with
+from headsweep.quick import begun, started
 
 NEEDED_MIB = 2400  # of a cell, as long as no finished one says
 
@@ -154,7 +155,9 @@ class Local:
     def _start(self) -> Worker:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(
-            target=serve, args=(theirs, self.cache, self.threads, os.getpid()), daemon=True
+            target=begun,
+            args=(serve.__module__, serve.__name__, theirs, self.cache, self.threads, os.getpid()),
+            daemon=True,
         )
         with _environment(OMP_NUM_THREADS=str(self.threads)):
             process.start()
@@ -181,6 +184,7 @@ def serve(pipe: Connection, cache: Path, thread_count: int, parent: int) -> None
     its parent is gone, also in the middle of an order.
     """
     end_with(parent)
+    started()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with threads(thread_count):

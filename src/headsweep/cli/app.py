@@ -16,6 +16,7 @@ from headsweep.cli.gone import refuse_gone
 from headsweep.errors import Outcome, UserError
 from headsweep.foreign import one_line
 from headsweep.progress import LOG, plain_console
+from headsweep.quick import starting
 
 INTERRUPTED, DEBUG, LOG_FILE = 130, "--debug", "--log-file"
 
@@ -127,6 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
     if not alone():
         sys.exit(0)
+    if arguments is None:
+        starting()
     errors = plain_console(stderr=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != DEBUG]

@@ -30,13 +30,15 @@ from headsweep.orphans import end_with
 from headsweep.progress import Silent, Tick
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
+from headsweep.quick import started
 from headsweep.task.training import copied, put_back
 
 WORTH = 2e12  # multiplications of a member from which on a process of its own pays: half a minute
 SCALING = 0.68  # two threads do 1.6 times as much as one (MiniLM, sentences of 25 tokens)
 OVERHEAD = 1 << 30  # bytes of a process beside the model, its gradients and the optimiser
 COPIES = 5  # of the weights: parameters, gradients, two of the optimiser, one to begin from
-STARTED = "from headsweep.heal.beside import main; main()"  # with -P: nothing of the folder here
+STARTED = f"from headsweep.quick import begun; begun({__name__!r}, 'main')"
+"""What a process reads; with -P, so that nothing of the folder here is taken for a module."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def main() -> None:
 
     end_with(int(sys.argv[2]))
     work, threads = pickle.load(sys.stdin.buffer)
+    started()
     torch.set_num_threads(threads)
     view = replace(work.view, progress=_Told())
     model = view.anatomy.model

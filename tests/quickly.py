@@ -1,0 +1,5 @@
+"""Reading torch and transformers takes a quarter less where nobody looks for garbage meanwhile."""
+
+from headsweep.quick import starting
+
+starting()

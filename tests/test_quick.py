@@ -1,0 +1,61 @@
+"""Processes that start sooner look for garbage as before once they have started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+USUAL = "(700, 10, 10)"
+
+
+def said(program, *arguments):
+    """Run a program in a Python of its own; return the lines that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_garbage_is_looked_for_again_once_it_has_started_and_never_in_what_was_read():
+    lines = said("""
+import gc
+from headsweep.quick import started, starting
+gc.set_threshold(700, 10, 10)
+starting()
+starting()
+print(gc.get_threshold()[0] > 100_000)
+started()
+print(gc.get_threshold(), gc.get_freeze_count() > 1000)
+gc.set_threshold(500, 5, 5)
+started()
+print(gc.get_threshold())
+""")
+    assert lines == ["True", f"{USUAL} True", "(500, 5, 5)"]
+
+
+@pytest.mark.parametrize(
+    ("words", "at_the_end"), [("", "True"), ("['--help']", "False")], ids=["typed", "called"]
+)
+def test_only_a_command_that_was_typed_starts_so(words, at_the_end):
+    """A program of others that calls ``main`` with words keeps its own way."""
+    program = f"""
+import atexit, gc, sys
+sys.argv = ["headsweep", "--help"]
+before = gc.get_threshold()
+atexit.register(lambda: print("changed", gc.get_threshold() != before))
+from headsweep.cli import main
+main({words})
+"""
+    assert said(program)[-1] == f"changed {at_the_end}"
+
+
+def test_a_package_that_is_imported_changes_nothing():
+    program = """
+import gc
+before = gc.get_threshold(), gc.get_freeze_count()
+import headsweep.model.mask, headsweep.quick
+print(before == (gc.get_threshold(), gc.get_freeze_count()))
+"""
+    assert said(program) == ["True"]
