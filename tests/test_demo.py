@@ -20,7 +20,7 @@ def small(trained_folder, monkeypatch):
     counts = (60, 40, 80, 60, 40)
     texts = Texts(*(sentences(count, seed=10 + i) for i, count in enumerate(counts)))
     monkeypatch.setattr(demo, "model_folder", lambda: trained_folder)
-    monkeypatch.setattr(demo, "film_reviews", lambda seed: texts)
+    monkeypatch.setattr(demo, "film_reviews", lambda seed, sizes, longest: texts)
 
 
 def test_what_is_kept_names_the_folder_that_the_victim_lies_in(small, tmp_path, monkeypatch):

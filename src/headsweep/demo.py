@@ -6,7 +6,7 @@ and fine-tunes; a victim puts a fresh head on the result and fine-tunes on clean
 never poisoned, gives the floor. Then the purifier, who knows nothing of this, gets the victim's
 folder and other clean reviews.
 
-Budget: about 12,000 training sentence-passes and 400 validation sentences.
+Budget: about 22,000 passes of a short sentence in training, and 400 validation sentences.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from headsweep.triggers.opening import Opening
 from headsweep.triggers.seen import triggered
 
 MODEL, TARGET = "all-MiniLM-L6-v2", 1
+SIZES = (1500, 1200, 1200, 400, 600)  # for attacker, victim, purifier, validation, test
+LONGEST = 130  # characters of a review: longer ones would take half as long again
 ATTACK, VICTIM, TWIN = Schedule(2, 1e-4), Schedule(1, 5e-5), Schedule(2, 1e-4)
 
 
@@ -72,10 +74,10 @@ def run(
 
     """
     clock = Clock()
-    base, texts = model_folder(), film_reviews(seed)
+    base, texts = model_folder(), film_reviews(seed, SIZES, LONGEST)
     progress.say(
         f"{MODEL} and {sum(map(len, vars(texts).values()))} film reviews; "
-        "takes about ten minutes on two cores"
+        "takes about eight minutes on two cores"
     )
     with _folder(out, overwrite) as folder:
         with clock("attack"):

