@@ -23,8 +23,7 @@ ifdef LOCKED
 	@$(PIP) --no-deps torch
 	@$(PIP) --no-deps --no-build-isolation --editable .
 else
-	@$(PIP) --editable $(ALL)
-	@$(PIP) --group dev
+	@$(PIP) --editable $(ALL) --group dev
 endif
 	@touch $@
 
