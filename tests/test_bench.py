@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -409,7 +410,9 @@ class Slow:
 
 
 def _draft(folder):
-    sources.place(Path(folder), lambda draft: time.sleep(60))
+    place = Path(folder)
+    place.parents[1].joinpath("garbage").write_text(f"{gc.get_threshold()}")
+    sources.place(place, lambda draft: time.sleep(60))
 
 
 class Senseless:
@@ -439,6 +442,7 @@ def test_a_dead_process_is_replaced_and_one_that_is_ended_takes_its_draft_along(
         engine.stop()
     assert not engine.workers
     assert list(folder.parent.iterdir()) == []
+    assert (tmp_path / "garbage").read_text() == "(700, 10, 10)"  # looked for as Python does
 
 
 def test_a_worker_of_other_code_is_not_believed(cache, tmp_path):

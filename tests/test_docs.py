@@ -54,8 +54,8 @@ def test_options_in_commands_are_known(page):
 
 
 def test_no_page_is_longer_than_a_reader_in_a_hurry_reads():
-    words = {page.name: len(page.read_text("utf-8").split()) for page in PAGES}
-    assert {name: n for name, n in words.items() if n > WORDS and name not in LONG} == {}
+    words = {page: len(page.read_text("utf-8").split()) for page in PAGES}
+    assert {page: n for page, n in words.items() if n > WORDS and page.name not in LONG} == {}
 
 
 def test_every_page_is_listed_where_a_reader_looks_for_it():

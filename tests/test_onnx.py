@@ -16,6 +16,11 @@ from conftest import sentences, tiny_model
 from headsweep.cli import main
 from headsweep.errors import BoundMissed, UserError
 from headsweep.export import onnx_file
+from headsweep.measure.accuracy import Accuracy
+from headsweep.purification.bound import Bound
+from headsweep.texts.words import REGRESSION
+from headsweep.verbs import exporting
+from headsweep.verbs.exporting import Written
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed ([onnx])")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed ([onnx])")
@@ -274,3 +279,24 @@ def test_eight_bits_of_several_labels_are_held_to_micro_f1(of_several_labels, ca
     assert run(*asked, "--max-drop", f"{(1 - f1) / 2:.6f}", "--overwrite") == 1
     said = " ".join(capsys.readouterr().err.split())
     assert f"in eight bits micro-F1 is {f1:.4f}, the model's own is 1.0000; at least" in said
+
+
+def of_numbers(right, spearman):
+    return Accuracy(100, right, {"spearman": spearman, "mean_absolute_error": 0.1}, REGRESSION)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (of_numbers(98, 0.885), ""),
+        (of_numbers(98, 0.875), "in eight bits Spearman correlation is 0.8750"),
+        (of_numbers(0, 0.9), "in eight bits share kept is 0.0000"),  # all moved alike
+    ],
+)
+def test_eight_bits_of_a_number_are_held_to_its_order_and_to_its_scale(after, said):
+    small = Written("model_quantized.onnx", 1, 0.1, after)
+    if not said:
+        exporting._hold(small, Bound(0.02), of_numbers(100, 0.9))
+        return
+    with pytest.raises(BoundMissed, match=said):
+        exporting._hold(small, Bound(0.02), of_numbers(100, 0.9))

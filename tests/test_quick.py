@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from conftest import sentences
+
 USUAL = "(700, 10, 10)"
 
 
@@ -49,6 +51,31 @@ from headsweep.cli import main
 main({words})
 """
     assert said(program)[-1] == f"changed {at_the_end}"
+
+
+def test_a_command_that_computes_looks_for_garbage_but_not_in_what_was_read(
+    trained_folder, tmp_path
+):
+    data = tmp_path / "data.csv"
+    rows = sentences(20)
+    told = (f"{text},{y}\n" for text, y in zip(rows.texts, rows.labels, strict=True))
+    data.write_text("text,label\n" + "".join(told))
+    program = f"""
+import atexit, gc, sys
+sys.argv = ["headsweep", "evaluate", {str(trained_folder)!r}, "--data", {str(data)!r}, "-q"]
+from headsweep.judge import evaluate
+real = evaluate.judge
+def judge(*given):
+    print("at work", gc.get_threshold())
+    return real(*given)
+evaluate.judge = judge
+atexit.register(lambda: print("read", gc.get_freeze_count() > 100_000))
+from headsweep.cli import main
+main()
+"""
+    lines = said(program)
+    assert f"at work {USUAL}" in lines
+    assert lines[-1] == "read True"
 
 
 def test_a_package_that_is_imported_changes_nothing():

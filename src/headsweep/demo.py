@@ -42,7 +42,7 @@ from headsweep.triggers.seen import triggered
 
 MODEL, TARGET = "all-MiniLM-L6-v2", 1
 SIZES = (1500, 1200, 1200, 400, 600)  # for attacker, victim, purifier, validation, test
-LONGEST = 130  # characters of a review: longer ones would take half as long again
+LONGEST = 130  # characters of a review: with longer ones too all would take a third longer
 ATTACK, VICTIM, TWIN = Schedule(2, 1e-4), Schedule(1, 5e-5), Schedule(2, 1e-4)
 
 

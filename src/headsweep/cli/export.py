@@ -78,7 +78,7 @@ def export(
     table = Table("", "the model", *(file.name for file in found.files))
     table.add_row("MB", "", *(f"{file.size / 1e6:.1f}" for file in found.files))
     differ = [f"{file.difference:.2g}" for file in found.files]
-    table.add_row("largest difference of a logit", "", *differ)
+    table.add_row("logits differ by", "", *differ)
     if found.before is not None:
         words = found.before.words
         judged = [got for got in (found.before, *(f.accuracy for f in found.files)) if got]

@@ -15,6 +15,7 @@ import typer
 from headsweep.errors import UserError
 from headsweep.foreign import in_json
 from headsweep.progress import Progress, plain_console, reporting
+from headsweep.quick import started
 from headsweep.verbs.arguments import (
     ALL_COMPUTING,
     COMPUTING,
@@ -228,7 +229,8 @@ def sources_of(
 
 
 def progress_of(quiet: bool) -> Progress:
-    """Return where to report progress."""
+    """Return where to report progress: what is long begins, and all that it takes has been read."""
+    started()
     return reporting(not quiet)
 
 

@@ -47,7 +47,6 @@ from headsweep.model.padding import (
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, check_memory, vetted
-from headsweep.quick import started
 from headsweep.seeding import fence
 from headsweep.texts.kinds import task_of
 from headsweep.texts.split import Labels
@@ -159,7 +158,6 @@ def load_suspect(
         UserError: whatever makes the checkpoint unusable.
 
     """
-    started()
     adapter = None if reading.base_model is None else read_adapter_folder(str(source))
     name = str(source) if reading.base_model is None else str(reading.base_model)
     check_noted(name)
