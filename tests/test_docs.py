@@ -67,6 +67,12 @@ def test_every_page_is_listed_where_a_reader_looks_for_it():
     assert plain - set(re.findall(r": ([\w-]+\.md)", site)) == set()
 
 
+def test_the_guide_has_every_command():
+    guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
+    named = set(re.findall(r"headsweep (\w+)", guide))
+    assert set(get_command(app).commands) - named == set()
+
+
 def test_the_tests_that_reliability_names_exist():
     pages = [ROOT / "docs" / name for name in ("reliability.md", "security.md")]
     page = "".join(path.read_text("utf-8") for path in pages)
