@@ -67,10 +67,14 @@ def test_every_page_is_listed_where_a_reader_looks_for_it():
     assert plain - set(re.findall(r": ([\w-]+\.md)", site)) == set()
 
 
-def test_the_guide_has_every_command():
-    guide = (ROOT / "docs" / "guide.md").read_text("utf-8")
-    named = set(re.findall(r"headsweep (\w+)", guide))
-    assert set(get_command(app).commands) - named == set()
+def test_the_guide_has_every_command_and_the_reference_every_option():
+    pages = ("guide.md", "benchmarks.md", "generators.md")
+    guide, *others = [(ROOT / "docs" / page).read_text("utf-8") for page in pages]
+    commands = get_command(app).commands
+    assert set(commands) - set(re.findall(r"headsweep (\w+)", guide)) == set()
+    options = {o for c in commands.values() for p in c.params for o in p.opts if o[:2] == "--"}
+    known = set(re.findall(r"--[a-z0-9-]+", "".join([guide, *others])))
+    assert options - known - {"--help"} == set()
 
 
 def test_the_tests_that_reliability_names_exist():
