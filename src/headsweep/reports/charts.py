@@ -191,7 +191,7 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
     colour = scores[: len(rows)] if scores else rows
     graphs = plotly()
     figure = graphs.Figure(
-        graphs.Heatmap(
+        data=graphs.Heatmap(
             z=[[*map(_shown, row), *[None] * (width - len(row))] for row in colour],
             text=[["" if keep else CROSS for keep in row] for row in rows],
             customdata=[["kept" if keep else "pruned" for keep in row] for row in rows],
@@ -205,13 +205,16 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
             hovertemplate="layer %{y}, " + name + " %{x}<br>"
             + ("score %{z:.4g}<br>" if scores else "")
             + "%{customdata}<extra></extra>",
-        )
+        ),
+        layout={
+            "template": "none",
+            "xaxis": {"title": {"text": name}, "dtick": 1, "showgrid": False},
+            "yaxis": {
+                "title": {"text": "layer"}, "dtick": 1, "autorange": "reversed", "showgrid": False
+            },
+            "height": 130 + 42 * len(rows),
+        },
     )  # fmt: skip
-    figure.update_layout(
-        xaxis={"title": {"text": name}, "dtick": 1, "showgrid": False},
-        yaxis={"title": {"text": "layer"}, "dtick": 1, "autorange": "reversed", "showgrid": False},
-        height=130 + 42 * len(rows),
-    )
     return _spec(figure)
 
 
@@ -228,7 +231,7 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None, share: str = "ac
     nearest to the bound. ``share``: what the share of right answers is called.
     """
     graphs = plotly()
-    figure = graphs.Figure()
+    traces = []
     looks = {True: ("held", "#0072B2", "circle"), False: ("below the bound", FLOOR, "x")}
     for held, (name, colour, symbol) in looks.items():
         some = [(i, step) for i, step in enumerate(steps, start=1) if bool(step[4]) is held]
@@ -236,31 +239,40 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None, share: str = "ac
             continue
         ends = [(step[2], step[3]) for _, step in some]
         marks = [_mark(low, high, minimum, held) for low, high in ends]
-        figure.add_scatter(
-            name=name,
-            mode="markers",
-            x=[step[1] for _, step in some],
-            y=[100 * mark for mark in marks],
-            error_y=_bar(marks, ends, faded(colour)),
-            marker={"color": colour, "symbol": symbol, "size": 9},
-            customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
-            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>"
-            f"{share} "
-            "%{customdata[2]:.1f} to %{customdata[3]:.1f}%<extra></extra>",
-        )
-    if minimum is not None:
-        figure.add_hline(
-            y=100 * minimum,
-            line={"color": FLOOR, "dash": "dash"},
-            annotation={"text": f"min {share}", "font": {"color": FLOOR}},
-        )
-    figure.update_layout(
-        xaxis={"title": {"text": "units pruned"}},
-        yaxis={"title": {"text": f"validation {share}, percent"}},
-        legend=LEGEND,
-        height=340,
-    )
-    return _spec(figure)
+        traces += [
+            graphs.Scatter(
+                name=name,
+                mode="markers",
+                x=[step[1] for _, step in some],
+                y=[100 * mark for mark in marks],
+                error_y=_bar(marks, ends, faded(colour)),
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
+                hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>"
+                f"{share} "
+                "%{customdata[2]:.1f} to %{customdata[3]:.1f}%<extra></extra>",
+            )
+        ]
+    layout = {
+        "template": "none",
+        "xaxis": {"title": {"text": "units pruned"}},
+        "yaxis": {"title": {"text": f"validation {share}, percent"}},
+        "legend": LEGEND,
+        "height": 340,
+    }
+    return _spec(graphs.Figure(traces, layout | ({} if minimum is None else _line(minimum, share))))
+
+
+def _line(minimum: float, share: str) -> Spec:
+    """Return a line across a chart, and what it says; ``add_hline`` is slow for a page of many."""
+    place = {"xref": "x domain", "yref": "y"}
+    across = place | {"x0": 0, "x1": 1, "y0": 100 * minimum, "y1": 100 * minimum}
+    said = place | {"x": 1, "xanchor": "right", "y": 100 * minimum, "yanchor": "bottom"}
+    said |= {"text": f"min {share}", "font": {"color": FLOOR}, "showarrow": False}
+    return {
+        "shapes": [{"type": "line", "line": {"color": FLOOR, "dash": "dash"}, **across}],
+        "annotations": [said],
+    }
 
 
 def _mark(low: float, high: float, minimum: float | None, held: bool) -> float:
