@@ -60,6 +60,11 @@ def _spec(figure: Any) -> Spec:
     return spec
 
 
+def _at_once(traces: Any, layout: Spec) -> Spec:
+    """Return a chart that is made whole: adding to one is slow, and a page may have a thousand."""
+    return _spec(plotly().Figure(traces, {"template": "none", **layout}))
+
+
 def _by_group(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
     found: dict[str, list[Standing]] = {name: [] for name in GROUPS}
     for standing in standings:
@@ -189,9 +194,8 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
     name = NAMES[kind]
     width = max(map(len, rows))
     colour = scores[: len(rows)] if scores else rows
-    graphs = plotly()
-    figure = graphs.Figure(
-        data=graphs.Heatmap(
+    return _at_once(
+        plotly().Heatmap(
             z=[[*map(_shown, row), *[None] * (width - len(row))] for row in colour],
             text=[["" if keep else CROSS for keep in row] for row in rows],
             customdata=[["kept" if keep else "pruned" for keep in row] for row in rows],
@@ -206,8 +210,7 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
             + ("score %{z:.4g}<br>" if scores else "")
             + "%{customdata}<extra></extra>",
         ),
-        layout={
-            "template": "none",
+        {
             "xaxis": {"title": {"text": name}, "dtick": 1, "showgrid": False},
             "yaxis": {
                 "title": {"text": "layer"}, "dtick": 1, "autorange": "reversed", "showgrid": False
@@ -215,7 +218,6 @@ def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> 
             "height": 130 + 42 * len(rows),
         },
     )  # fmt: skip
-    return _spec(figure)
 
 
 def _shown(score: float) -> float:
@@ -254,17 +256,16 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None, share: str = "ac
             )
         ]
     layout = {
-        "template": "none",
         "xaxis": {"title": {"text": "units pruned"}},
         "yaxis": {"title": {"text": f"validation {share}, percent"}},
         "legend": LEGEND,
         "height": 340,
     }
-    return _spec(graphs.Figure(traces, layout | ({} if minimum is None else _line(minimum, share))))
+    return _at_once(traces, layout | ({} if minimum is None else _line(minimum, share)))
 
 
 def _line(minimum: float, share: str) -> Spec:
-    """Return a line across a chart, and what it says; ``add_hline`` is slow for a page of many."""
+    """Return a line across a chart, and what it says."""
     place = {"xref": "x domain", "yref": "y"}
     across = place | {"x0": 0, "x1": 1, "y0": 100 * minimum, "y1": 100 * minimum}
     said = place | {"x": 1, "xanchor": "right", "y": 100 * minimum, "yanchor": "bottom"}

@@ -28,6 +28,8 @@ class Words:
             or one word counts as one that is wrong altogether.
         falls: that figure is better the lower it is. It may rise by a share of itself then; others
             may fall by as much as the share of right examples.
+        order: that figure sees only the order of answers, not that all of them have moved. The loss
+            of healing sees it; what changes weights without a loss is held to the share too.
 
     """
 
@@ -39,6 +41,7 @@ class Words:
     figures: Mapping[str, str] = field(default_factory=dict)
     bounded: str = ""
     falls: bool = False
+    order: bool = False
 
     @property
     def bounded_name(self) -> str:
@@ -92,6 +95,7 @@ REGRESSION = Words(
     ),
     figures={"spearman": "Spearman correlation", "mean_absolute_error": "mean absolute error"},
     bounded="spearman",
+    order=True,
 )
 SEVERAL = Words(
     "multi-label",

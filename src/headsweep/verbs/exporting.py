@@ -26,7 +26,6 @@ from headsweep.texts.encoded import Encoded
 from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns
 from headsweep.texts.split import Split
-from headsweep.texts.words import REGRESSION
 from headsweep.verbs.arguments import Fields, columns_of, one_of, opened, runtime_of
 
 FORMAT = "headsweep.export/1"
@@ -64,16 +63,16 @@ class Exported:
         folder: where the files are.
         model: where the model came from.
         files: the ONNX file, and the one in eight bits where that was asked for.
-        before: the model's own accuracy on the data; None: none was given.
         batch_size: how many texts a batch held; in eight bits answers depend a little on it.
+        before: the model's own accuracy on the data; None: none was given.
 
     """
 
     folder: Path
     model: str
     files: tuple[Written, ...]
+    batch_size: int
     before: Accuracy | None = None
-    batch_size: int = Runtime().batch_size
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -168,7 +167,7 @@ def export_onnx(
             files.append(_written(small, gap, examples, runtime, show))
             _hold(files[-1], bound, before)
         _complete(suspect, draft)
-        found = Exported(folder, suspect.source, tuple(files), before, runtime.batch_size)
+        found = Exported(folder, suspect.source, tuple(files), runtime.batch_size, before)
         write_json(draft / EXPORT, found.to_json())
     return found
 
@@ -188,11 +187,7 @@ def _written(
 
 
 def _hold(small: Written, bound: Bound, before: Accuracy) -> None:
-    """Raise BoundMissed where eight bits cost more than allowed of what the task is held to.
-
-    A number is held to the share kept too: eight bits may move all numbers alike, which their
-    order does not show. After healing its loss sees to that.
-    """
+    """Raise BoundMissed where eight bits cost more than allowed of what the task is held to."""
     allowed = bound.allowance(before)
     found = small.accuracy
     if found is None:
@@ -200,7 +195,7 @@ def _hold(small: Written, bound: Bound, before: Accuracy) -> None:
     words = found.words
     holds = allowed.held_by(found)
     checks = [(words.held_name, found.held, before.held, allowed.worst, holds)]
-    if words.task == REGRESSION.task:
+    if words.order:
         kept = found.right >= allowed.need
         checks.append((words.share, found.value, before.value, allowed.lowest, kept))
     for name, got, own, worst, holds in checks:
