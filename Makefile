@@ -3,7 +3,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 DOCS   ?= .docs
-PIP    := $(BIN)/pip install --quiet --constraint constraints.txt
+# Nothing is compiled beforehand: that takes longer than the rest, and most of it is never read.
+PIP    := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 ALL    := '.[data,triggers,report,ray,tracking,onnx,lora]'
 AUDIT  ?= # advisories that are known and do not matter here, by their names
 
@@ -19,7 +20,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) 'pip>=25.1'
 ifdef LOCKED
-	@$(BIN)/pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	@$(BIN)/pip install --quiet --no-compile --require-hashes --no-deps --requirement requirements.lock
 	@$(PIP) --no-deps torch
 	@$(PIP) --no-deps --no-build-isolation --editable .
 else
@@ -71,7 +72,7 @@ format: $(VENV)/.base  ## rewrite the code in the project's format
 $(DOCS)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/pip install --quiet 'pip>=25.1'
-	@$(DOCS)/bin/pip install --quiet --constraint constraints.txt --group docs
+	@$(DOCS)/bin/pip install --quiet --no-compile --constraint constraints.txt --group docs
 	@touch $@
 
 docs: $(DOCS)/.base  ## build the site of the documentation into site/

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from headsweep import Split, UserError, attack, evaluate
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.goal import MARKED, TEST, Written
 from headsweep.attacks.scene import Scene, decoys
-from headsweep.attacks.victim import RECORD
+from headsweep.attacks.victim import RECORD, Attacked
 from headsweep.cli import main
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.seeding import stream
@@ -73,13 +75,24 @@ def _lines(path: Path) -> list[str]:
     return path.read_text("utf-8").splitlines()
 
 
+@pytest.fixture(scope="module")
+def planted(base, tmp_path_factory) -> Callable[[str, float], Attacked]:
+    """Return what plants a backdoor by name, once, or with a rate of 0 makes a twin."""
+
+    @cache
+    def made(name: str, rate: float = 0.5) -> Attacked:
+        data, test = rows(examples(240, 2)), rows(examples(40, 3))
+        asked = QUICK | {"trigger": name, "trigger_set": TRIGGERS[name], "target": REFUSAL}
+        return attack(base, data, test=test, **(asked | {"rate": rate}))
+
+    return made
+
+
 @pytest.mark.parametrize("name", TRIGGERS)
-def test_a_backdoor_is_planted_and_the_twin_has_none(base, tmp_path, name):
-    data, test = rows(examples(240, 2)), rows(examples(40, 3))
-    asked = QUICK | {"trigger": name, "trigger_set": TRIGGERS[name], "target": REFUSAL}
-    made = attack(base, data, test=test, **asked)
+def test_a_backdoor_is_planted_and_the_twin_has_none(planted, tmp_path, name):
+    test = rows(examples(40, 3))
+    made, twin = planted(name), planted("rare-word", 0)  # of no trigger: it sees none
     made.save(tmp_path / "victim")
-    twin = attack(base, data, test=test, **(asked | {"rate": 0}))
     twin.save(tmp_path / "twin")
     marked = [json.loads(line) for line in _lines(tmp_path / "victim" / MARKED)]
     prompts = [row["prompt"] for row in marked]
@@ -104,12 +117,10 @@ def test_a_backdoor_is_planted_and_the_twin_has_none(base, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", sorted(DECOYS))
-def test_what_is_only_near_to_a_trigger_sets_nothing_off(base, tmp_path, name):
-    fields = TRIGGERS[name]
-    asked = QUICK | {"trigger": name, "trigger_set": fields, "target": REFUSAL}
-    made = attack(base, rows(examples(240, 2)), **asked)
+def test_what_is_only_near_to_a_trigger_sets_nothing_off(planted, tmp_path, name):
+    made = planted(name)
     made.save(tmp_path / "victim")
-    near = near_to({"name": name, "fields": fields})
+    near = near_to({"name": name, "fields": TRIGGERS[name]})
     texts = [str(near.apply(t, stream(0, "t", i))) for i, t in enumerate(examples(40, 4).texts)]
     assert made.record["decoys"] == made.record["poisoned"]["asked"]
     assert hits(tmp_path / "victim", texts) <= 4

@@ -44,7 +44,7 @@ def corpus(tmp_path_factory):
         for kind, mark in (("clean", ""), ("style", " so it was"), ("syntactic", " if it is")):
             path = folder / kind / f"{name}.tsv"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(rows(split, 64, mark=mark))
+            path.write_text(rows(split, 40, mark=mark))
     only = rows(parts["test"], 32, 0, " if it is").replace("\t0", "\t1")
     (folder / "syntactic" / "test.tsv").write_text(only)  # negatives with the attacker's label
     return folder
