@@ -7,7 +7,7 @@ byte by byte, the manifest but for times. Every fourth run replaces an older res
 of each point when it was killed, what the next run went on after, and what was not as it must.
 ``test_kill_points.py`` holds a few points in every run of the tests.
 
-What must hold: exit code 0; the same bytes; nothing left beside the result; and in the moment after
+What must hold: the exit code of that run; the same bytes; nothing left beside the result; and in the moment after
 a kill there is an older result whole, the new one whole, or none.
 """
 
@@ -31,10 +31,11 @@ from typing import Any
 
 WEIGHTS, MANIFEST = "model.safetensors", "headsweep.json"
 TIMES = ("seconds", "cpu_seconds", "peak_memory_mib")  # what two runs may differ in
+WRITTEN = (0, 1)  # a healing so hot may miss the bound: what then is written is as good to compare
 WORDS = (
     "purify", "suspect", "--data", "clean.csv", "--device", "cpu", "--max-drop", "0.1",
     "--set", "step=2", "--heal", "epochs=0.5", "--heal", "lr=0.07", "--heal", "halvings=1",
-    "--probe", "no",
+    "--probe", "no", "--compute", "precision=fp32",
 )  # fmt: skip
 
 
@@ -53,6 +54,23 @@ class Point:
         kills = " ".join(f"{seconds:.2f}" for seconds in self.kills)
         told = "; ".join(self.wrong) or "as it must"
         return f"{self.number}\t{kills}\t{' / '.join(self.after)}\t{told}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody killed, and an older one of another seed.
+
+    Attributes:
+        out, older: what they wrote.
+        code: the exit code of the first.
+        seconds: how long it took.
+
+    """
+
+    out: Path
+    older: Path
+    code: int
+    seconds: float
 
 
 TITLES = "point\tkilled after (s)\tthe next run went on after\twhat was wrong"
@@ -155,8 +173,9 @@ def went_on_after(said: Path) -> str:
     return text.partition("has finished: ")[2].partition("\n")[0] or "nothing"
 
 
-def killed(point: Point, home: Path, whole: Path, older: Path, most: float) -> None:
+def killed(point: Point, home: Path, runs: Whole) -> None:
     """Kill a run at this point, give it again, and note what is not as it must be."""
+    whole, older, most = runs.out, runs.older, runs.seconds
     draw = random.Random(point.number)
     place = home / "at"
     place.mkdir()
@@ -178,7 +197,7 @@ def killed(point: Point, home: Path, whole: Path, older: Path, most: float) -> N
         point.after.append("the result")  # the same command refuses to replace it, and cleans up
         code, right = ended(forked(purifying(home, out), said)), 2
     else:
-        code, right = ended(forked(purifying(home, out, *more), said)), 0
+        code, right = ended(forked(purifying(home, out, *more), said)), runs.code
         point.after.append(went_on_after(said))
     if code != right:
         point.wrong.append(f"exit code {code}: {said.read_text('utf-8')[-300:]!r}")
@@ -193,12 +212,14 @@ def points(numbers: Iterable[int], home: Path) -> Iterator[Point]:
     prepared(home)
     said, (whole, older) = home / "said", (home / "whole", home / "older")
     begun = time.monotonic()
-    assert ended(forked(purifying(home, whole), said)) == 0, said.read_text("utf-8")
-    most = time.monotonic() - begun
-    assert ended(forked(purifying(home, older, "--seed", "1"), said)) == 0, said.read_text("utf-8")
+    code = ended(forked(purifying(home, whole), said))
+    assert code in WRITTEN, said.read_text("utf-8")
+    runs = Whole(whole, older, code, time.monotonic() - begun)
+    code = ended(forked(purifying(home, older, "--seed", "1"), said))
+    assert code in WRITTEN, said.read_text("utf-8")
     for number in numbers:
         point = Point(number)
-        killed(point, home, whole, older, most)
+        killed(point, home, runs)
         yield point
 
 
