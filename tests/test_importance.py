@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,22 @@ def test_rows_have_unit_norm_and_batching_does_not_matter(tiny):
         view.anatomy, view.train, view.validation, 0.5, 0, CPU.__class__("cpu", 3, 24)
     )
     assert torch.allclose(gate_importance(small), scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_wide_models_are_scored_in_bf16_which_ranks_as_fp32_does(tiny, monkeypatch, family):
+    view = view_of(tiny(family))
+    exact = gate_importance(view)
+    monkeypatch.setattr("headsweep.model.runtime.computes_bf16", lambda _: True)
+    able = replace(view, runtime=replace(CPU, precision="auto"))
+    assert torch.equal(gate_importance(able), exact)  # too narrow to gain by it
+    monkeypatch.setattr("headsweep.prune.importance.BF16_WIDTH", 1)
+    assert torch.equal(gate_importance(view), exact)  # fp32 was asked for
+    found = gate_importance(able)
+    assert not torch.equal(found, exact)
+    assert torch.allclose(found, exact, atol=0.02)
+    monkeypatch.setattr("headsweep.prune.importance.bears_bf16", lambda *_: False)
+    assert torch.equal(gate_importance(able), exact)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])

@@ -76,7 +76,7 @@ def normalising(read: Read, weights: Tensor, keep: Sequence[Tensor], strength: f
             .sum()
             for row, kept in zip(rows, keep, strict=True)
         ]
-        penalty = sum(c * n for c, n in zip(shares, norms, strict=True))
+        penalty = sum(c * n.to(plain.device) for c, n in zip(shares, norms, strict=True))
         return plain + strength * torch.as_tensor(penalty)
 
     return loss

@@ -188,7 +188,7 @@ def gates_left(anatomy: Anatomy, mask: HeadMask) -> list[tuple[nn.Module, Tensor
         left = [keep[i * group + j] for i in shares_kept(site, keep) for j in range(group)]
         if not all(left):
             wide = torch.tensor(left, dtype=torch.float32).repeat_interleave(site.row.width)
-            found.append((site.gate, wide.to(anatomy.model.device)))
+            found.append((site.gate, wide.to(site.device)))
     return found
 
 

@@ -247,7 +247,7 @@ class FastPass:
             units = [share * group + i for share in shares for i in range(group)]
             values = torch.tensor([[float(mask.rows[number][u]) for u in units] for mask in masks])
             wide = values.repeat_interleave(site.row.width, dim=-1)
-            found.append((site.gate, wide.to(self.anatomy.model.device)))
+            found.append((site.gate, wide.to(site.device)))
         return found
 
     def _store(self, stack: ExitStack, rows: Tensor, mask: HeadMask, how: How) -> None:

@@ -97,7 +97,8 @@ class OneToken:
 
         def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             x, *rest = args
-            return (x if x.shape[1] == 1 else x[rows, place].unsqueeze(1), *rest)
+            here = rows.to(x.device), place.to(x.device)  # of a model on several
+            return (x if x.shape[1] == 1 else x[here].unsqueeze(1), *rest)
 
         with ExitStack() as stack:
             for module in self.modules:

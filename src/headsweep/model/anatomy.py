@@ -87,6 +87,11 @@ class Site:
     counts: tuple[tuple[nn.Module, str], ...] = ()  # numbers that go with its heads, by name
     biases: tuple[tuple[nn.Module, str], ...] = ()  # arguments, [batch, head, ...], by name
 
+    @property
+    def device(self) -> torch.device:
+        """Where its layer lies: a model may be spread over several devices."""
+        return self.blocks[0].parameter.device
+
 
 @dataclass(frozen=True)
 class Anatomy:

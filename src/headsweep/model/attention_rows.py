@@ -68,8 +68,8 @@ def _row(
     module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None
 ) -> Tensor:
     """Return softmax(q k) of the wanted place, [batch, head, token], before dropout."""
-    places = _wanted.places
-    assert places is not None
+    assert _wanted.places is not None
+    places = _wanted.places.to(query.device)  # layers may lie on several devices
     texts, heads, tokens, width = query.shape
     number = torch.arange(texts, device=query.device)
     own = query[number, :, places].float()  # [batch, head, width]
@@ -136,7 +136,7 @@ def beside_kernels(anatomy: Anatomy) -> bool:
         with _exchanged(anatomy):
             again, own = _read(anatomy, inputs, _ends(inputs))
         return len(rows) == len(own) and all(
-            a.shape == b.shape and bool(torch.allclose(a, b, atol=CLOSE))
+            a.shape == b.shape and bool(torch.allclose(a, b.to(a.device), atol=CLOSE))
             for a, b in zip((logits, *rows), (again, *own), strict=True)
         )
     return False

@@ -43,11 +43,10 @@ def masked(anatomy: Anatomy, mask: HeadMask) -> Iterator[None]:
             f"a head mask of {len(mask.flat)} units for a model of {anatomy.layout.units}",
             "the mask was made for another model, or for other units",
         )
-    device = anatomy.model.device
     with ExitStack() as stack:
         for site, keep in zip(anatomy.sites, mask.rows, strict=True):
             if not all(keep):
-                value = torch.tensor(keep, dtype=torch.float32, device=device)
+                value = torch.tensor(keep, dtype=torch.float32, device=site.device)
                 wide = value.repeat_interleave(site.row.width)
                 stack.enter_context(hooked(site.gate, wide))
         yield
@@ -65,7 +64,8 @@ def hooked(module: nn.Module, wide: Tensor) -> Iterator[None]:
     def close(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x, *rest = args  # [batch, token, unit * width]; OPT's FFN: [batch * token, unit * width]
         beside = x.shape[-1] - wide.shape[-1]  # ConvBERT's convolutions lie behind the heads
-        factor = nn.functional.pad(wide, (0, beside), value=1.0).to(x.dtype)
+        here = wide.to(x.device, x.dtype)  # layers may lie on several devices
+        factor = nn.functional.pad(here, (0, beside), value=1.0)
         if factor.dim() == 2:
             tokens = x.shape[0] // factor.shape[0]
             flat = x.dim() == 2

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
 from headsweep.settings import checked
@@ -98,6 +99,13 @@ class Runtime:
                 "lower cache_mib, or leave it out",
             )
         return self.cache_mib << 20
+
+
+def placed(model: PreTrainedModel, runtime: Runtime) -> PreTrainedModel:
+    """Return a model where it is to be: one whose layers lie on several devices stays there."""
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        return model
+    return model.to(runtime.torch_device)  # type: ignore[arg-type,no-any-return]
 
 
 def free_bytes(device: torch.device) -> int:

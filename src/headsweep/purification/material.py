@@ -16,7 +16,7 @@ from headsweep.measure.accuracy import Accuracy, logits, measured
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.narrow import widen
-from headsweep.model.runtime import Runtime
+from headsweep.model.runtime import Runtime, placed
 from headsweep.task.examples import encode, rows_of
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
@@ -252,8 +252,7 @@ def open_suspect(
                 "load it without device_map, on a machine that holds it",
             )
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
-        widened = suspect.float().to(runtime.torch_device).eval()
-        opened = prepare(widened, tokenizer, reading, origin)
+        opened = prepare(placed(suspect.float(), runtime).eval(), tokenizer, reading, origin)
     else:
         opened = load_suspect(suspect, runtime, reading)
     return opened

@@ -224,7 +224,8 @@ def _logits(model: PreTrainedModel, batch: Batch, rows: Tensor, places: Tensor) 
 
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = args  # [batch, token, width]
-        return hidden[rows, places][None], *rest
+        here = rows.to(hidden.device), places.to(hidden.device)  # of a model on several
+        return hidden[here][None], *rest
 
     top = model.get_output_embeddings()
     hook = None if top is None else top.register_forward_pre_hook(keep)

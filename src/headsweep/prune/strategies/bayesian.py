@@ -93,7 +93,7 @@ class Bayesian:
 
             for parts in scored(view, encoded, "dropout passes", spread):
                 for _, (found,) in parts:
-                    total += found.cpu()
+                    total += found
         return total / len(encoded)
 
 
@@ -119,11 +119,13 @@ def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
     real = batch.inputs["attention_mask"].unsqueeze(-1)
     rows = []
     for site, mean, square in zip(anatomy.sites, means, squares, strict=True):
+        real = real.to(mean.device)  # layers may lie on several devices
         variance = square / passes * real
         shape = (site.row.units, site.row.width)
         spread = variance.sum(1).unflatten(-1, shape).sum(-1)
         strength = (mean**2 * real).sum(1).unflatten(-1, shape).sum(-1)
-        rows.append(torch.where(strength <= 1e-20, 0.0, spread / strength.clamp_min(1e-20)))
+        relative = torch.where(strength <= 1e-20, 0.0, spread / strength.clamp_min(1e-20))
+        rows.append(relative.cpu())
     return torch.cat(rows, dim=-1)
 
 

@@ -136,7 +136,7 @@ def norm(group: list[Tensor]) -> Tensor:
 
 
 def _norms(found: list[list[Tensor]]) -> Tensor:
-    return torch.stack([norm(group) for group in found]).detach()
+    return torch.stack([norm(group).detach().cpu() for group in found])
 
 
 def _size(group: list[Tensor]) -> int:
