@@ -3,7 +3,10 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 DOCS   ?= .docs
-# Nothing is compiled beforehand: that takes longer than the rest, and most of it is never read.
+# Nothing is compiled beforehand: that takes longer than the rest, and most of it is never read. But
+# what is read is kept compiled, also where the surroundings (images often do) forbid it: without
+# that every process compiles torch and transformers anew, 18 seconds in the place of 7.
+unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 ALL    := '.[data,triggers,report,ray,tracking,onnx,lora]'
 AUDIT  ?= # advisories that are known and do not matter here, by their names
