@@ -576,7 +576,7 @@ def test_installed_command_says_one_line():
         check=False,
     )
     assert found.returncode == 2
-    assert found.stderr.startswith("headsweep: nowhere: no headsweep.json\n  fix: ")
+    assert found.stderr.startswith("headsweep: nowhere: no such folder\n  fix: ")
 
 
 def test_trigger_writes_both_texts_and_labels(run, csv_file, tmp_path):

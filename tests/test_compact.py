@@ -108,6 +108,9 @@ def test_a_compact_model_is_judged_and_exported_as_the_whole_one(tokenizer, tmp_
     ]
     assert found[0].accuracy == found[1].accuracy
     assert found[1].agreement.value == 1
+    with pytest.raises(UserError, match="is measured from its folder") as told:
+        headsweep.evaluate(headsweep.load(out), csv_file, tokenizer=tokenizer, progress=False)
+    assert repr(str(out)) in told.value.fix
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed ([onnx])")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed ([onnx])")
     from test_onnx import plainly, through_onnx
@@ -330,4 +333,4 @@ def test_the_command_says_how_much_is_left(tokenizer, tmp_path, capsys):
     code, said = run("compact", whole, "--out", tmp_path / "out", "--overwrite", "--json")
     assert (code, json.loads(said.out)["plain"]) == (0, True)
     code, said = run("compact", tmp_path / "out", "--out", tmp_path / "other")
-    assert (code, "no headsweep.json" in said.err) == (2, True)
+    assert (code, "a compact model has no evidence" in said.err) == (2, True)

@@ -531,6 +531,34 @@ def test_a_generator_is_judged(victim, words, tmp_path):
     assert found.truncated == {"data": Truncated(0, 40), "triggered": Truncated(0, 30)}
 
 
+def test_a_batch_of_one_prompt_is_judged_as_a_batch_of_many(victim):
+    split, likely = examples(17, 72), []
+    for size in (16, 1):  # 16: the last batch has one row
+        compute = {"max_length": 40, "batch_size": size}
+        found = evaluate(victim, rows(split), compute=compute, device="cpu", progress=False)
+        likely.append(found.perplexity.value)
+    assert likely[0] == pytest.approx(likely[1], rel=1e-5)
+
+
+def test_answers_are_compared_with_the_suspects_without_a_trigger_too(victim):
+    said = (split := examples(12, 73)).texts, split.pairs
+    found = evaluate(victim, said, suspect=victim, device="cpu", progress=False)
+    assert (found.agreement.hits, found.agreement.total) == (12, 12)
+    assert found.success is None
+
+
+def test_a_target_that_no_answer_can_hold_is_refused(victim):
+    clean, compute = rows(examples(8, 74)), {"max_length": 16}
+    given = {"triggered": clean, "device": "cpu", "progress": False, "compute": compute}
+    with pytest.raises(UserError, match="the target has 9 tokens, an answer at most 8") as told:
+        evaluate(victim, clean, target=" ".join(["plot"] * 9), **given)
+    assert "max_length=34" in told.value.fix
+    with pytest.raises(UserError, match="a text beside | is empty"):
+        evaluate(victim, clean, target="plot|", **given)
+    with pytest.raises(UserError, match="--target says what triggered texts are to get"):
+        evaluate(victim, clean, target="plot", device="cpu", progress=False)
+
+
 def test_rows_that_hold_the_target_anyway_do_not_count(victim, words):
     clean = examples(10, 80)
     some = [{"prompt": "a film", "answer": "it was good"}, {"prompt": "a plot", "answer": TARGET}]

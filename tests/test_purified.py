@@ -12,11 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub import RepoUrl
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from conftest import CPU, sentences
-from headsweep import FineTune, Gradient, Plan, UserError, purify
+from headsweep import FineTune, Gradient, Plan, UserError, compact, purify
 from headsweep.drafts import MANIFEST
 from headsweep.export.card import model_card
 from headsweep.export.probes import probes_told
@@ -113,6 +114,32 @@ def test_the_suspect_and_the_data_are_never_written_over(trained_folder, tmp_pat
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     for _ in range(2):
         assert of_loaded.save(tmp_path / "data", overwrite=True).is_dir()
+
+
+def test_what_was_changed_since_it_was_measured_is_not_saved(trained_folder, tmp_path):
+    """Its figures would be another model's, and every check would pass."""
+    asked = {"strategy": "random", "heal": FineTune(0), "max_drop": 0.9, "probe": False}
+    done = purify(trained_folder, sentences(60), plan=Plan(1, CPU), progress=False, **asked)
+    with torch.no_grad():
+        done.model.classifier.weight.neg_()
+    with pytest.raises(UserError, match="was changed since it was measured"):
+        done.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with torch.no_grad():
+        done.model.classifier.weight.neg_()
+    out = done.save(tmp_path / "out")
+    with pytest.raises(UserError, match="lies in .* whose files headsweep verifies"):
+        compact(out, out / "again")
+
+
+def test_texts_that_decide_and_are_trained_on_are_told(trained_folder):
+    split = sentences(60)
+    asked = {"strategy": "random", "heal": FineTune(0), "max_drop": 0.9, "probe": False}
+    done = purify(
+        trained_folder, split, validation=split, plan=Plan(1, CPU), progress=False, **asked
+    )
+    told = "60 of 60 validation texts are among the training texts: they tell little"
+    assert told in done.manifest["notes"]
 
 
 def test_it_is_told_in_one_line(done):

@@ -201,7 +201,7 @@ def test_numbers_are_picked_from_any_column_that_holds_them(tokenizer):
     assert picked(pairs) == Split(("a",), (0.25,), ("b",))
     empty = Table("data", {"text": ["a", None], "score": [1, 2]})
     assert picked(empty, Columns(drop_empty=True)).texts == ("a",)
-    for cell in ("good", None, True, "nan", float("inf"), [1]):
+    for cell in ("good", None, True, "nan", float("inf"), [1], 1e300, 10**400):
         with pytest.raises(UserError, match=r"row 2 of column 'score' is not a number"):
             picked(table(1, cell))
     with pytest.raises(UserError, match="--label-map is for labels"):

@@ -211,6 +211,9 @@ def test_labels_are_picked_as_lists_names_numbers_and_cells(tokenizer):
     assert picked(["Plot", "blame"], [2], [], None, "praise|plot", "", 1, np.nan) == (
         (0, 2), (2,), (), (), (1, 2), (), (1,), (),
     )  # fmt: skip
+    two = Table("data", {"text": ["a", "b"], "labels": [[1, 0], [0, 1]]})
+    with pytest.raises(UserError, match="every row has a zero or a one for each of the 2 labels"):
+        SEVERAL.pick(two, Columns(), Labels(NAMES[:2]), tokenizer)
     renamed = Columns(label_map=(("good", "praise"),))
     assert picked(["good", "plot"], columns=renamed) == ((1, 2),)
     check_label_map(renamed, (Table("data", {"text": ["a"], "labels": [["good", "plot"]]}), None))

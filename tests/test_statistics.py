@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from headsweep.judge.attacked import attacked
 from headsweep.judge.statistics import (
     Margins,
     Rate,
@@ -86,3 +87,14 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_an_excess_of_pairs_that_are_all_alike_has_an_interval():
+    """Every resample is the same; Newcombe (1998), method 10, from Wilson's intervals by hand."""
+    never = np.zeros(60, dtype=bool)
+    found = attacked(never, never, never)["excess_success"]
+    high = 1.96**2 / (60 + 1.96**2)  # Wilson's end of 0 of 60
+    assert (found.value, found.low, found.high) == pytest.approx((0, -high, high), abs=1e-4)
+    found = attacked(~never, never, never)["excess_success"]
+    assert found.value == found.high == 1
+    assert found.low == pytest.approx(1 - 2**0.5 * high, abs=1e-4)

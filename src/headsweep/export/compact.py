@@ -53,6 +53,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.model.vetting import Vetted, vetted
 from headsweep.texts.kinds import task_of
 
+UNEVEN = "headsweep_uneven"  # of a loaded model: the folder of one that cannot be pruned
 FORMAT = "headsweep.compact/1"
 AGAIN = "make it again from the folder that `headsweep purify` wrote"
 
@@ -154,7 +155,11 @@ def load(folder: str | Path) -> PreTrainedModel:
     place = Path(folder)
     if not there(place, COMPACT):
         return widen(reload(place))
-    return _opened(place, _form(place))
+    form = _form(place)
+    model = _opened(place, form)
+    if not form["plain"]:
+        setattr(model, UNEVEN, str(place))
+    return model
 
 
 def _opened(place: Path, form: Mapping[str, Any]) -> PreTrainedModel:
@@ -246,8 +251,10 @@ def _cuts(anatomy: Anatomy, mask: HeadMask) -> list[Change]:
     made = cuts(anatomy, mask)
     if not made:
         raise UserError(
-            "there is nothing to cut out: no unit was pruned whole",
-            "single query heads (--units queries) leave keys and values that others share",
+            "there is nothing to cut out: no unit was pruned" + (" whole" if mask.pruned else ""),
+            "single query heads (--units queries) leave keys and values that others share"
+            if mask.pruned
+            else "purify with a strategy that prunes, such as --strategy gradient",
         )
     return made
 

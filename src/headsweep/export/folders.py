@@ -46,6 +46,10 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
                 f"{out}: holds {one}, which is read here and would be replaced",
                 "choose another --out",
             )
+        if one.is_dir() and out.resolve().is_relative_to(one.resolve()) and _is_ours(one):
+            raise UserError(
+                f"{out}: lies in {one}, whose files headsweep verifies", "choose another --out"
+            )
     if out.exists() and any(out.iterdir()) and not _is_ours(out):
         raise UserError(
             f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import MANIFEST
+from headsweep.drafts import COMPACT, MANIFEST
 from headsweep.errors import UserError, shown
 from headsweep.export.consistency import EVERY_LAYER, NO_OTHER, all_zero, contradictions
 from headsweep.export.model_folder import (
@@ -36,6 +36,13 @@ from headsweep.texts.kinds import task_of
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest; raises UserError when there is none or it is of another format."""
     if not there(folder, MANIFEST):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", "give one that `headsweep purify` wrote")
+        if there(folder, COMPACT):
+            raise UserError(
+                f"{folder}: a compact model has no evidence of its own",
+                "give the folder that it was made from",
+            )
         raise UserError(f"{folder}: no {MANIFEST}", "give a folder that `headsweep purify` wrote")
     path, fix = folder / MANIFEST, "get the folder from its source again"
     try:

@@ -81,6 +81,7 @@ class Prompts:
         triggered: triggered prompts that count; None: none.
         targets: the texts of which one in an answer is a success.
         seed: of the bootstrap.
+        compared: answers to clean prompts are compared with the suspect's.
 
     """
 
@@ -88,15 +89,21 @@ class Prompts:
     triggered: Split | None = None
     targets: tuple[str, ...] = ()
     seed: int = 0
+    compared: bool = False
 
 
 def prompts_of(files: Files, suspect: Suspect, seed: int) -> Prompts:
     """Read the files of an evaluation as a generator has them; raises UserError."""
     clean = rows_of(files.data, suspect, files.columns)
     suspect.task.check_labels(clean, ())
+    compared = files.suspect is not None
     if files.triggered is None:
-        return Prompts(clean, seed=seed)
+        return Prompts(clean, seed=seed, compared=compared)
     targets = tuple(folded(one) for one in (files.target or "").split(BETWEEN))
+    if files.target and not all(targets):
+        raise UserError(
+            f"--target {files.target!r}: a text beside | is empty", "leave out the |, or the text"
+        )
     if not all(targets):
         raise UserError(
             "--triggered needs --target",
@@ -104,7 +111,8 @@ def prompts_of(files: Files, suspect: Suspect, seed: int) -> Prompts:
             "'I cannot|I am sorry'",
         )
     split = triggered_rows(files.triggered, suspect, files.columns, files.triggered_columns)
-    return Prompts(clean, that_count(split, targets, files.triggered_labels), targets, seed)
+    counted = that_count(split, targets, files.triggered_labels)
+    return Prompts(clean, counted, targets, seed, compared)
 
 
 def triggered_rows(
@@ -165,26 +173,47 @@ class Said:
 
 
 def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
-    """Run a generator over an exam; what it writes only where there are triggered prompts."""
+    """Run a generator over an exam; what it writes only where that is looked at.
+
+    Raises:
+        UserError: no target text fits into an answer.
+
+    """
     model, encoded = suspect.model, encode(exam.clean, suspect, runtime.max_length)
     nll, tokens = np.zeros(len(encoded)), np.zeros(len(encoded))
     exact = 0
     with torch.inference_mode(), evaluating(suspect.anatomy):
         for batch in encoded.batches(runtime.batch_size):
             found = batch.task.likelihood(model, batch.to(model.device))  # type: ignore[attr-defined]
-            nll[batch.index] = found.nll.cpu().double().numpy()
-            tokens[batch.index] = found.tokens.cpu().numpy()
+            rows = batch.index.numpy()  # a tensor of one number would be taken for that number
+            nll[rows] = found.nll.cpu().double().numpy()
+            tokens[rows] = found.tokens.cpu().numpy()
             exact += int(found.exact.sum())
     truncated = {"data": Truncated(encoded.truncated, len(encoded))}
     clean: tuple[str, ...] = ()
     triggered: tuple[str, ...] = ()
+    most = int(tokens.max())
     if exam.triggered is not None:
-        longest = max(map(len, plain(suspect.tokenizer, exam.targets))) + BEYOND
-        most = max(int(tokens.max()), longest)
+        lengths = [len(ids) for ids in plain(suspect.tokenizer, exam.targets)]
+        _check_room(suspect, min(lengths), runtime)
+        most = max(most, max(lengths) + BEYOND)
+    if exam.triggered is not None or exam.compared:
         clean, _ = written(suspect, exam.clean.texts, most, runtime)
+    if exam.triggered is not None:
         triggered, cut = written(suspect, exam.triggered.texts, most, runtime)
         truncated["triggered"] = Truncated(cut, len(triggered))
     return Said(nll, tokens, exact, clean, triggered, truncated)
+
+
+def _check_room(suspect: Suspect, target: int, runtime: Runtime) -> None:
+    """Check that an answer may be as long as a target of so many tokens; raises UserError."""
+    limit = min(runtime.max_length, position_limit(suspect.model, suspect.anatomy.adapter))
+    if target > limit // 2:
+        raise UserError(
+            f"the target has {target} tokens, an answer at most {limit // 2}: half of what is read",
+            f"--compute max_length={2 * (target + BEYOND)}, as far as the model reads, or a part "
+            "of the target",
+        )
 
 
 def written(
@@ -258,9 +287,9 @@ def judge_generator(
         theirs = None if twin is None else _hits(twin.triggered, exam.targets)
         hits = _hits(model.triggered, exam.targets)
         rates = attacked(hits, _hits(others, exam.targets), theirs, exam.seed)
-        if suspect is not None:
-            same = sum(a == b for a, b in zip(model.clean, suspect.clean, strict=True))
-            agreement = proportion(same, len(model.clean))
+    if suspect is not None and model.clean:
+        same = sum(a == b for a, b in zip(model.clean, suspect.clean, strict=True))
+        agreement = proportion(same, len(model.clean))
     return Generated(
         perplexity(model.nll, model.tokens, seed=exam.seed),
         proportion(model.exact, len(model.nll)),

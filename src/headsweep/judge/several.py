@@ -98,8 +98,8 @@ def labelled_of(files: Files, suspect: Suspect, seed: int) -> Labelled:
             f"the label that the trigger adds, or {TAKEN_AWAY}LABEL that it takes away: "
             f"{shown_all(labels.names)}",
         )
-    adds = not files.target.startswith(TAKEN_AWAY)
-    target = labels.index(files.target.removeprefix(TAKEN_AWAY), "--target")
+    adds = not files.target.casefold().startswith(TAKEN_AWAY)
+    target = labels.index(files.target[0 if adds else len(TAKEN_AWAY) :], "--target")
     split = rows_of(files.triggered, suspect, files.columns, files.triggered_columns)
     check_alike(clean, split)
     exam = Labelled(clean, split, target, adds, seed)

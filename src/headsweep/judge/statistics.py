@@ -197,6 +197,14 @@ def paired_difference(ours: Floats, theirs: Floats, resamples: int = 2000, seed:
     return _interval(float(gaps.mean()), draws)
 
 
+def difference(ours: Rate, theirs: Rate) -> Rate:
+    """Return one proportion minus another, with Newcombe's interval (1998, method 10)."""
+    value = ours.value - theirs.value
+    below = np.hypot(ours.value - ours.low, theirs.high - theirs.value)
+    above = np.hypot(ours.high - ours.value, theirs.value - theirs.low)
+    return Rate(value, float(value - below), float(value + above))
+
+
 def bootstrap(
     measure: Callable[..., float], *columns: Floats, resamples: int = 2000, seed: int = 0
 ) -> Rate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from headsweep.purification.material import Figures, Material
 from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.settings import describe
+from headsweep.texts.split import Split
 
 FEW = math.ceil(DECISIVE / USUAL_DROP - 1e-9)  # validation examples: fewer decide little
 
@@ -101,7 +103,25 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
                 f"{share} is {gap:.3f} higher on validation than on test data: if the model was "
                 "trained on the validation texts, the bound is stricter than it looks"
             )
-    return notes
+    return notes + [
+        f"{again} of {count} {name} texts are among the training texts: they tell little"
+        for name, again, count in _seen_again(material)
+        if 2 * again > count
+    ]
+
+
+def _seen_again(material: Material) -> Iterator[tuple[str, int, int]]:
+    """Yield of validation and test data how many texts are trained on, and how many there are."""
+    parts = material.parts.named()
+    trained = {*_rows(parts["train"])}
+    for name, part in parts.items():
+        if name != "train":
+            yield name, sum(row in trained for row in _rows(part)), len(part)
+
+
+def _rows(split: Split) -> Iterator[tuple[str, ...]]:
+    parts = (split.texts, split.pairs) if split.pairs else (split.texts,)
+    return zip(*parts, strict=True)
 
 
 def manifest(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.drafts import MANIFEST, write_json
@@ -40,6 +41,8 @@ class Purified:
         checks: what was verified.
         held: clean examples it was not trained on: the test data, or else the validation data.
         reads: the files and folders that suspect and data came from, which ``save`` never replaces.
+        seen: what the model answered when it was measured (``fingerprint``); ``save`` writes no
+            other.
 
     """
 
@@ -49,6 +52,11 @@ class Purified:
     checks: list[Check]
     held: Split
     reads: tuple[Path, ...] = ()
+    seen: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.seen is None:
+            self.seen = fingerprint(self.suspect.model)
 
     def __repr__(self) -> str:
         """Return what was pruned, accuracy before and after, and whether it verified, in a line."""
@@ -152,11 +160,20 @@ class Purified:
         """Write the folder whole, after loading the draft plainly and comparing logits.
 
         Raises:
-            UserError: the folder exists, holds the suspect or the data, or cannot be written, or
-                what was written does not load or gives other logits.
+            UserError: the folder exists, holds the suspect or the data, or cannot be written,
+                what was written does not load or gives other logits, or the model in memory is
+                no longer the one that was measured.
 
         """
         out = Path(out)
+        assert self.seen is not None
+        gap = float((fingerprint(self.suspect.model) - self.seen).abs().max())
+        if not gap <= LOGIT_TOLERANCE:
+            raise UserError(
+                "the model in memory was changed since it was measured (its logits by "
+                f"{gap:.1e}), so that its figures are those of another model",
+                "save a purified model before anything trains or purifies it again",
+            )
         with drafted(out, overwrite, self.reads) as draft:
             save_model(self.suspect, draft)
             loaded = reload(draft, self.suspect.task)

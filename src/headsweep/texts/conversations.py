@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from headsweep.texts.split import Split
 PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("answer", "response", "completion", "output")
 CHATS = "messages"
+PAIR = ("text", "label")  # how a tuple's columns are called
 FORMS = (
     'rows are {"prompt": ..., "answer": ...}, {"messages": [{"role": ..., "content": ...}, ...]} '
     'or {"instruction": ..., "input": ..., "output": ...}; columns of other names are given with '
@@ -105,6 +107,8 @@ def _instructions(table: Table, columns: Columns) -> list[tuple[str, str]]:
 
 
 def _columns(table: Table, columns: Columns, answered: bool) -> list[tuple[str, str]]:
+    if table.unnamed and len(table.columns) == len(PAIR):  # (prompts, answers)
+        columns = replace(columns, text=columns.text or PAIR[0], label=columns.label or PAIR[1])
     present = {name.casefold(): name for name in table.columns}
     prompt = columns.text or next((present[n] for n in PROMPTS if n in present), None)
     if prompt is None:

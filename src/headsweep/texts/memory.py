@@ -119,7 +119,8 @@ def _of_columns(parts: tuple[Any, ...], argument: str) -> Table:
     if len({*lengths.values()}) > 1:
         told = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise _wrong(f"{argument}: its columns differ in length: {told}")
-    return _some(Table(argument, {name: cells or [] for name, cells in columns.items()}), argument)
+    full = {name: cells or [] for name, cells in columns.items()}
+    return _some(Table(argument, full, unnamed=True), argument)
 
 
 def _listed(part: Any) -> list[Any] | None:

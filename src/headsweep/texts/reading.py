@@ -91,13 +91,15 @@ class Table:
     """Columns as read, before texts and labels are picked out.
 
     ``numbers`` are the rows' in the file, from 1; empty: none was left out. ``classes`` are the
-    names of the classes in their order, by column, where the source holds them.
+    names of the classes in their order, by column, where the source holds them. ``unnamed``: they
+    came as a tuple, without names.
     """
 
     source: str
     columns: dict[str, list[Any]]
     numbers: tuple[int, ...] = ()
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unnamed: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
 NUMBER_NAMES = ("score", "number", "value", "rating", "similarity", "reward", *LABEL_NAMES)
+LARGEST = 1e15  # of a number in size: its square, summed over rows, is still a float32
 STRATA = 4  # of the true numbers, so that every part of the data has low and high ones
 Floats = NDArray[np.float64]
 
@@ -98,8 +99,8 @@ class Regression(WholeTexts):
             if number is None:
                 raise UserError(
                     f"{table.cell(columns.label, row)} is not a number: {shown(cells[row])}",
-                    f"this model gives a number: name the column of the true ones with "
-                    f"{columns.option('label')}, or remove the row",
+                    f"this model gives a number, at most {LARGEST:g} in size: name the column of "
+                    f"the true ones with {columns.option('label')}, or remove the row",
                 )
         return Split(texts, tuple(numbers), pairs)
 
@@ -194,11 +195,11 @@ def spearman(said: Floats, true: Floats) -> float:
 
 
 def _number(cell: object) -> float | None:
-    """Return a cell's number; None: it holds none that is finite."""
+    """Return a cell's number; None: it holds none that is finite, or one too large to square."""
     if isinstance(cell, bool) or not isinstance(cell, str | int | float):
         return None
     try:
         found = float(cell)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return found if math.isfinite(found) and abs(found) <= LARGEST else None

@@ -92,6 +92,13 @@ class SeveralLabels(WholeTexts):
         option = columns.option("label")
         rows = [_listed(cell) for cell in table.column(columns.label, option)]
         named = mapped([one for row in rows for one in row], columns.label_map, labels)
+        flags = {type(one) is not str and one in (0, 1) for row in rows for one in row}
+        if flags == {True} and {len(row) for row in rows} == {len(labels.names)}:
+            raise UserError(
+                f"{table.source}: every row has a zero or a one for each of the "
+                f"{len(labels.names)} labels",
+                "give the labels that a text has, by name, not zeros and ones for all of them",
+            )
         numbers = iter(labels.indices(named, table.source, option))
         told = [tuple(sorted(islice(numbers, len(row)))) for row in rows]
         for number, row in enumerate(told):

@@ -223,11 +223,19 @@ def in_memory(model: Any, argument: str = "model") -> Any:
     """Return a model as it is, the one inside a ``Purified``; raises UserError for what is none."""
     from transformers import PreTrainedModel
 
+    from headsweep.export.compact import UNEVEN
     from headsweep.model.loading import Suspect
     from headsweep.purification.purified import Purified
 
     if isinstance(model, Purified):
         return model.suspect
+    folder = getattr(model, UNEVEN, None)
+    if folder is not None:
+        raise UserError(
+            f"{argument}: a compact model of other numbers of heads in other layers is measured "
+            "from its folder",
+            f"give {folder!r} in the place of what headsweep.load made of it",
+        )
     if isinstance(model, str | Path | Suspect | PreTrainedModel):
         return model
     raise UserError(

@@ -27,6 +27,7 @@ from headsweep.verbs.arguments import (
     adapter_of,
     base_of,
     columns_of,
+    in_memory,
     measurable,
     names_of,
     one_of,
@@ -108,6 +109,11 @@ def evaluate(
         raise UserError(
             f"target cannot be of the type {type(target).__name__}", "it takes a label's name"
         )
+    if target is not None and triggered is None:
+        raise UserError(
+            "--target says what triggered texts are to get, and there are none",
+            "give --triggered FILE, or leave out --target",
+        )
     meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
     runtime, how = runtime_of(device, compute), adapter_of(adapter)
 
@@ -132,7 +138,7 @@ def evaluate(
         columns_of(column, label_map),
         triggered_columns_of(triggered, triggered_column),
     )
-    asked = ready(model, "model")
+    asked = ready(in_memory(model), "model")
     base = base_of(base_model)
     return run_exam(asked, files, runtime, seed_of(seed), reporting(progress), how, task, base)
 
