@@ -58,12 +58,19 @@ def main() -> None:
 
 
 def drawn(layout: Any, share: float) -> HeadMask:
-    """Return a mask that prunes this share of the units of every layer, drawn at random."""
+    """Return a mask that prunes this share of all units, drawn at random, as even as can be.
+
+    Where a layer's few key/value groups have no such share, some layers lose one more.
+    """
     gone: list[int] = []
-    for part in layout.slices:
+    seen: dict[bool, tuple[int, int]] = {}  # of neurons: units so far, and how many of them went
+    for row, part in zip(layout.rows, layout.slices, strict=True):
         count = part.stop - part.start
+        units, went = seen.get(row.kind == "ffn", (0, 0))
+        more = min(round(share * (units + count)) - went, count - 1)
+        seen[row.kind == "ffn"] = units + count, went + more
         order = torch.randperm(count, generator=stream(0, f"sizes-{part.start}"))
-        gone += [part.start + int(n) for n in order[: round(share * count)]]
+        gone += [part.start + int(n) for n in order[:more]]
     return layout.mask(gone)
 
 
@@ -83,8 +90,8 @@ def measured(model: Path, data: Path, units: Units, share: float, rounds: int) -
         forms: dict[str, Callable[[Batch], Any]] = {
             "zeroed": plainly(suspect.model),
             "compact": plainly(small),
-            "compact, ONNX": files[0].logits,
-            "compact, eight bits": files[1].logits,
+            "compact, ONNX": plainly(files[0]),
+            "compact, eight bits": plainly(files[1]),
         }
         base = plainly(whole.model)
         times = {

@@ -10,11 +10,13 @@ import torch
 
 from conftest import CPU, sentences
 from headsweep.measure.accuracy import logits, needed
+from headsweep.model.mask import Units
 from headsweep.prune.search import candidates, greedy
 from headsweep.prune.view import DefenderView
 from headsweep.task.examples import encode
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import sizes
 import speed_cases
 import speed_reference as reference
 
@@ -64,3 +66,22 @@ def test_counted_operations_fall_with_heads_and_unread_tokens():
         for mask in (None, layout.everything(), layout.mask([0, 1, 4, 5]))
     )
     assert half < whole < plain
+
+
+@pytest.mark.parametrize(("family", "share", "gone"), [("bert", 0.5, 4), ("llama", 0.25, 1)])
+def test_sizes_draws_the_share_it_says(tiny, family, share, gone):
+    """Of two groups a layer one of four goes in all, where every layer by itself would lose none."""
+    layout = tiny(family).anatomy.layout
+    assert len(sizes.drawn(layout, share).pruned) == gone == share * layout.units
+
+
+def test_sizes_times_every_form_that_is_written(trained_folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    data, rows = tmp_path / "data.csv", sentences(64)
+    told = (f"{text},{y}\n" for text, y in zip(rows.texts, rows.labels, strict=True))
+    data.write_text("text,label\n" + "".join(told))
+    found = sizes.measured(trained_folder, data, Units(), 0.5, rounds=1)
+    forms = ["zeroed", "compact", "compact, ONNX", "compact, eight bits"]
+    assert [row["form"] for row in found] == forms
+    assert all(row["batch_1"] > 0 < row["batch_32"] for row in found)
+    assert found[1]["parameters"] < found[0]["parameters"] == 1
