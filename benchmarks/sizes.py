@@ -53,8 +53,8 @@ def main() -> None:
     for units in (Units(), Units(ffn=True)):
         for share in args.shares:
             rows += measured(args.model, args.data, units, share, args.rounds)
-    if args.out is not None:
-        write_json(args.out, {"environment": environment("onnxruntime"), "rows": rows})
+            if args.out is not None:  # as it goes: a large model takes minutes a row
+                write_json(args.out, {"environment": environment("onnxruntime"), "rows": rows})
 
 
 def drawn(layout: Any, share: float) -> HeadMask:

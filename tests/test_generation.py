@@ -553,7 +553,7 @@ def test_a_target_that_no_answer_can_hold_is_refused(victim):
     with pytest.raises(UserError, match="the target has 9 tokens, an answer at most 8") as told:
         evaluate(victim, clean, target=" ".join(["plot"] * 9), **given)
     assert "max_length=34" in told.value.fix
-    with pytest.raises(UserError, match="a text beside | is empty"):
+    with pytest.raises(UserError, match=r"a text beside \| is empty"):
         evaluate(victim, clean, target="plot|", **given)
     with pytest.raises(UserError, match="--target says what triggered texts are to get"):
         evaluate(victim, clean, target="plot", device="cpu", progress=False)

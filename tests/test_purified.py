@@ -128,7 +128,7 @@ def test_what_was_changed_since_it_was_measured_is_not_saved(trained_folder, tmp
     with torch.no_grad():
         done.model.classifier.weight.neg_()
     out = done.save(tmp_path / "out")
-    with pytest.raises(UserError, match="lies in .* whose files headsweep verifies"):
+    with pytest.raises(UserError, match=r"lies in .* whose files headsweep verifies"):
         compact(out, out / "again")
 
 

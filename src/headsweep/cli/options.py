@@ -80,7 +80,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
 Seed = Annotated[int, typer.Option(callback=_seed, metavar="N", help="Decides everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 TaskName = Annotated[
     str | None,
     typer.Option(

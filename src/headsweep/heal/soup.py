@@ -258,5 +258,5 @@ def guessed(count: int = 1) -> DivergedError:
     told = "healing" if count == 1 else f"each of {count} healings"
     return DivergedError(
         f"{told} ended no better than guessing: the learning rate is too high for this model",
-        "lower it: half of it, or --heal halvings=3, which does so by itself",
+        "a lower --heal lr, or more validation examples where there are few",
     )

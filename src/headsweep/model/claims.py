@@ -20,7 +20,8 @@ def check_noted(source: str) -> None:
     if _cut_unevenly(Path(source)):
         raise UserError(
             f"{source}: a compact model, whose layers have different numbers of units",
-            "give the folder that it was made from; evaluate, export and headsweep.load take it",
+            "give the folder that it was made from; evaluate, probe, export and headsweep.load "
+            "take this one",
         )
     if claimed(source).get("members"):
         raise UserError(

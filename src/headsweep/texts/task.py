@@ -205,7 +205,8 @@ class Classification(WholeTexts):
     head: ClassVar[str] = "classifier"
     does: ClassVar[str] = "classify texts"
     fix: ClassVar[str] = (
-        "start from the encoder: --start encoder fine-tunes a fresh head on your data first"
+        "purify and attack take it with --start encoder, which puts a fresh classifier for your "
+        "data on it"
     )
 
     def takes(self, config: Any, architectures: Sequence[str]) -> bool:
