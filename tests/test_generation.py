@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ from headsweep.task.decoding import greedy
 from headsweep.task.examples import encode, forward, rows_of
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.conversations import picked
-from headsweep.texts.generation import GENERATION, RISE, SHARE
+from headsweep.texts.generation import GENERATION, RISE, SHARE, Generation
 from headsweep.texts.reading import Columns, Table
 from tiny_families import ALL
 
@@ -141,6 +142,23 @@ def test_likelihoods_are_those_of_plain_transformers_one_at_a_time(words, family
     assert found.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
+def test_how_sure_a_perplexity_is_by_hand():
+    """Ten answers of one token and ten of three; what a resample of them would say."""
+    lengths = [5] * 10 + [7] * 10
+    reference, now = (0.5,) * 20, torch.tensor([0.5] * 10 + [0.7] * 10)
+    task = replace(Generation((4,) * 20), reference=reference)
+    value, low, high = task.risen(now, lengths, seed=0)
+    assert value == pytest.approx(math.expm1(0.2 * 3 / 4), rel=1e-5)
+    draw = random.Random(0)
+    found = []
+    for _ in range(4000):
+        long = sum(draw.random() < 0.5 for _ in range(20))
+        found.append(math.expm1(0.2 * 3 * long / (3 * long + 20 - long)))
+    found.sort()
+    assert (low, high) == pytest.approx((found[100], found[3900]), abs=0.004)
+    assert task.risen(torch.full((20,), 0.6), lengths, 0) == pytest.approx((math.expm1(0.1),) * 3)
+
+
 def test_the_prompt_counts_for_nothing(words):
     """Logits are worked out where the answer's tokens are foretold, and nowhere else."""
     model = generator("llama")
@@ -170,6 +188,10 @@ def test_a_generator_is_purified_whole(victim, words, tmp_path):
     least, most = (form[stage]["validation"]["perplexity"] for stage in ("before", "after"))
     assert form["bound"]["limit"] == pytest.approx(1.2 * least)
     assert most <= 1.2 * least
+    told = next(note for note in form["notes"] if "80 validation answers changed by" in note)
+    value, low, high = map(float, re.findall(r"[+-][\d.]+(?=%)", told))
+    assert value == pytest.approx(100 * (most / least - 1), abs=0.05)
+    assert low < value < high
     assert form["pruned"]["validation"]["accuracy"] >= 0.8
     out = done.save(tmp_path / "out")
     assert [check for check in verify(out) if not check.passed] == []

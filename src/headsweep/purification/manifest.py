@@ -11,6 +11,7 @@ from headsweep.cost import peak_memory_mib
 from headsweep.export.model_folder import MANIFEST_FORMAT
 from headsweep.export.provenance import command_line, environment
 from headsweep.export.verify import Check
+from headsweep.measure.accuracy import logits
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import DECISIVE, USUAL_DROP, Allowance, answers
@@ -19,6 +20,7 @@ from headsweep.purification.material import Figures, Material
 from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.settings import describe
+from headsweep.texts.generation import Generation
 from headsweep.texts.split import Split
 
 FEW = math.ceil(DECISIVE / USUAL_DROP - 1e-9)  # validation examples: fewer decide little
@@ -107,6 +109,19 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
         f"{again} of {count} {name} texts are among the training texts: they tell little"
         for name, again, count in _seen_again(material)
         if 2 * again > count
+    ]
+
+
+def swing(material: Material, seed: int) -> list[str]:
+    """Return a note on how sure the perplexity of a healed generator is; of others none."""
+    part = material.encoded["validation"]
+    if not isinstance(part.task, Generation):
+        return []
+    nll = logits(material.suspect.anatomy, part, material.runtime)
+    value, low, high = part.task.risen(nll, [len(ids) for ids in part.ids], seed)
+    return [
+        f"perplexity of the {len(part)} validation answers changed by {value:+.1%}; over as many "
+        f"other prompts of their kind it may be {low:+.1%} to {high:+.1%} (95% interval)"
     ]
 
 

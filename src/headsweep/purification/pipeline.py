@@ -33,7 +33,7 @@ from headsweep.purification.bound import Allowance
 from headsweep.purification.cooling import heal_within
 from headsweep.purification.estimate import estimate
 from headsweep.purification.interrupted import Found
-from headsweep.purification.manifest import Record, doubts, manifest, undecided
+from headsweep.purification.manifest import Record, doubts, manifest, swing, undecided
 from headsweep.purification.material import Figures, Material, Sources, gather
 from headsweep.purification.memory_plan import Size, check_fits
 from headsweep.purification.method import Method
@@ -221,6 +221,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         allowance if method.binds else None, healing, material, view, choice, clock
     )
     run.notes += healed.notes
+    run.note(*swing(material, plan.seed))
     with clock("measure"):
         after_flips = probed.flips(material)
     run.observed("after", material)

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from headsweep.errors import UserError, shown
+from headsweep.seeding import stream
 from headsweep.texts.conversations import picked
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Labels, Split
@@ -33,6 +34,7 @@ from headsweep.texts.words import RISE, SHARE, Words
 if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
+DRAWS = 2000  # of a bootstrap
 CHUNK = 256  # answer tokens whose probabilities are worked out at once
 
 
@@ -175,6 +177,24 @@ class Generation:
             "perplexity": math.exp(min(total / tokens, 700.0)),
             "exact_match": exact / examples,
         }
+
+    def risen(self, nll: Tensor, lengths: Sequence[int], seed: int) -> tuple[float, float, float]:
+        """Return how much perplexity rose above the suspect's, as a fraction, with its interval.
+
+        The interval (95%) is a bootstrap over examples, each taken with what the suspect gave it.
+
+        Args:
+            nll: of every answer now, in nats a token, [example].
+            lengths: tokens of every example, prompt and answer.
+            seed: of the bootstrap.
+
+        """
+        tokens = torch.tensor(lengths) - self._starts
+        more = (nll - self._reference) * tokens
+        drawn = torch.randint(len(nll), (DRAWS, len(nll)), generator=stream(seed, "risen"))
+        found = torch.expm1(more[drawn].sum(1) / tokens[drawn].sum(1))
+        low, high = found.quantile(torch.tensor([0.025, 0.975])).tolist()
+        return math.expm1(float(more.sum() / tokens.sum())), low, high
 
     def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
         """Return nothing: there is no guess to compare with."""
