@@ -441,6 +441,14 @@ def test_a_bound_that_cannot_be_decided_is_told_before_anything_begins(trained_f
     assert sum("a bound of" in line for line in heard.lines) == 1
 
 
+def test_validation_texts_of_one_label_decide_nothing_and_are_refused(trained_folder):
+    """A model that always gives that label would hold the bound; it lost every other answer."""
+    held = sentences(80, seed=3)
+    good = held.take(i for i, label in enumerate(held.labels) if label == 1)
+    with pytest.raises(UserError, match="all 40 validation texts have the label"):
+        cleanse(trained_folder, Sources(sentences(60), good), Gradient(), Way(runtime=CPU))
+
+
 def test_a_lowest_accuracy_that_cannot_be_decided_is_told_before_the_search(trained_folder):
     heard = Order()
     plan = Way(min_accuracy=0.95, heal=FineTune(0.2), runtime=CPU)

@@ -98,3 +98,13 @@ def test_an_excess_of_pairs_that_are_all_alike_has_an_interval():
     found = attacked(~never, never, never)["excess_success"]
     assert found.value == found.high == 1
     assert found.low == pytest.approx(1 - 2**0.5 * high, abs=1e-4)
+
+
+def test_matched_and_excess_of_texts_that_all_flip_have_intervals():
+    up, down = np.ones(50), -np.ones(50)
+    matched, excess = bootstrap_matched(Margins(down, up), down, down)
+    assert (matched.value, matched.low, matched.high) == pytest.approx((1, 0.9287, 1), abs=1e-4)
+    assert excess.value == excess.high == 1
+    assert 0.85 < excess.low < matched.low
+    matched, excess = bootstrap_matched(Margins(down, down), down, down)
+    assert (excess.value, excess.low, excess.high) == pytest.approx((0, -0.0713, 0.0713), abs=1e-4)

@@ -48,6 +48,11 @@ class Reactivation:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
+        twice = sorted({rows for rows in self.rows if self.rows.count(rows) > 1})
+        if twice:
+            raise UserError(
+                f"{twice[0]} poisoned texts are asked for twice", "name each number once"
+            )
         if not self.rows or min(self.rows) < 1 or self.beside < 0 or not self.seeds:
             raise UserError(
                 f"{list(self.rows)} poisoned and {self.beside} clean texts to train on",

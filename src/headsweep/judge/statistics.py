@@ -153,7 +153,8 @@ def bootstrap_matched(
     """Return matched LFR and, with a floor model's margins, excess LFR, with intervals.
 
     Every resample draws validation texts and triggered texts anew, the same for both models,
-    and chooses the shift again.
+    and chooses the shift again. Where all resamples are alike, since no text flips or every one,
+    the intervals are those of proportions (Wilson's, Newcombe's).
     """
     random = np.random.default_rng(derive(seed, "bootstrap"))
     size, count = len(model.validation), len(model.triggered)
@@ -165,10 +166,17 @@ def bootstrap_matched(
         floor = 0.0 if floor_triggered is None else (floor_triggered[t] > 0).mean()
         excess[i] = matched[i] - floor
     value = matched_rate(model, reference_validation)
+    plain = proportion(round(value * count), count)
+    found = _interval(value, matched)
+    if found.low == found.high:
+        found = Rate(value, plain.low, plain.high)
     if floor_triggered is None:
-        return _interval(value, matched), None
-    over = value - float((floor_triggered > 0).mean())
-    return _interval(value, matched), _interval(over, excess)
+        return found, None
+    flips = int((floor_triggered > 0).sum())
+    over = _interval(value - flips / count, excess)
+    if over.low == over.high:
+        over = difference(plain, proportion(flips, count))
+    return found, over
 
 
 def perplexity(nll: Floats, tokens: Floats, resamples: int = 2000, seed: int = 0) -> Rate:

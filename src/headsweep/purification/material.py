@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.export.folders import stored
 from headsweep.measure.accuracy import Accuracy, logits, measured
 from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prepare
@@ -189,6 +189,8 @@ def gather(
     _check_labels(clean, opened)
     check_for_training(clean, len(opened.labels.names), str(getattr(table, "source", "the data")))
     held, last = split(sources.validation), split(sources.test)
+    if held is not None:
+        _check_decides(held, opened)
     parts = cut(clean, held, last, reading.seed, opened.task)
     for name, part in parts.named().items():
         _check_labels(part, opened)
@@ -204,6 +206,17 @@ def gather(
         )
     base = (opened.base_model or {}).get("name")
     return Material(opened, parts, runtime, stored((opened.source, base, *files)))
+
+
+def _check_decides(held: Split, suspect: Suspect) -> None:
+    """Refuse validation texts of one class: always giving it would hold every bound."""
+    if suspect.task is CLASSIFICATION and len(held) > 1 and len(set(held.labels)) == 1:
+        raise UserError(
+            f"all {len(held)} validation texts have the label "
+            f"{shown(suspect.labels.names[held.labels[0]])}: a model that always gives it would "
+            "hold the bound",
+            "give validation texts of every label, or leave --validation out",
+        )
 
 
 def _labels_in_memory(suspect: object) -> Labels | None:
