@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForSequenceClassification
 
 import headsweep
 from conftest import CPU, sentences
@@ -202,3 +203,15 @@ def test_generators_on_two_devices_are_purified_as_on_one(tokenizer, more):
     assert found.mask == alone.mask
     for name, tensor in plain.state_dict().items():
         assert torch.allclose(tensor, other.state_dict()[name], atol=1e-6), name
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs here")
+def test_on_two_gpus_as_on_the_processor(trained_folder, tokenizer):
+    place = {"bert.embeddings": 0, "bert.encoder.layer.0": 0, "bert.encoder.layer.1": 1,
+             "bert.pooler": 1, "classifier": 1}  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder, device_map=place)
+    plain = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    found, alone = purified(model, tokenizer), purified(plain, tokenizer)
+    assert {str(parameter.device) for parameter in model.parameters()} == {"cuda:0", "cuda:1"}
+    assert found.mask == alone.mask
+    assert found.verified

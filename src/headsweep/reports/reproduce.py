@@ -35,6 +35,10 @@ def steps(results: Results) -> list[str]:
     lines += [
         f"The first {text}." for text in {hint(recipe): 0 for recipe in recipes.values()} if text
     ]
+    lines += [
+        f"`{recipe['name']}.toml` stands for the recipe with SHA-256 {sha[:12]}."
+        for sha, recipe in recipes.items()
+    ]
     commits = sorted({str(cell["commit"]) or "none" for cell in results.cells})
     code = sorted({str(cell["code"])[:12] for cell in results.cells})
     threads = sorted({str(cell["threads"]) for cell in results.cells})
