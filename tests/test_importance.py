@@ -64,7 +64,7 @@ def test_wide_models_are_scored_in_bf16_which_ranks_as_fp32_does(tiny, monkeypat
     found = gate_importance(able)
     assert not torch.equal(found, exact)
     assert torch.allclose(found, exact, atol=0.02)
-    monkeypatch.setattr("headsweep.prune.importance.bears_bf16", lambda *_: False)
+    monkeypatch.setattr("headsweep.task.training._bears_bf16", lambda *_: False)
     assert torch.equal(gate_importance(able), exact)
 
 

@@ -98,6 +98,9 @@ def test_an_excess_of_pairs_that_are_all_alike_has_an_interval():
     found = attacked(~never, never, never)["excess_success"]
     assert found.value == found.high == 1
     assert found.low == pytest.approx(1 - 2**0.5 * high, abs=1e-4)
+    some = np.arange(60) < 8  # a twin beside itself differs in nothing
+    found = attacked(some, never, some)["excess_success"]
+    assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
 def test_matched_and_excess_of_texts_that_all_flip_have_intervals():

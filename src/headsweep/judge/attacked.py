@@ -17,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.judge.statistics import (
-    Line,
-    Rate,
-    Truncated,
-    difference,
-    paired_difference,
-    proportion,
-)
+from headsweep.judge.statistics import Line, Rate, Truncated, paired_difference, proportion
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
@@ -90,11 +83,8 @@ def attacked(
         found["clean_success"] = proportion(int(on_clean.sum()), len(on_clean))
     if twin is not None:
         ours, theirs = (x.astype(np.float64) for x in (hits, twin))
-        floor = found["floor_success"] = proportion(int(twin.sum()), len(twin))
-        excess = paired_difference(ours, theirs, seed=seed)
-        if excess.low == excess.high:  # all pairs are alike, so that every resample is
-            excess = difference(found["success"], floor)
-        found["excess_success"] = excess
+        found["floor_success"] = proportion(int(twin.sum()), len(twin))
+        found["excess_success"] = paired_difference(ours, theirs, seed=seed)
     return dict(found)
 
 

@@ -153,8 +153,8 @@ def bootstrap_matched(
     """Return matched LFR and, with a floor model's margins, excess LFR, with intervals.
 
     Every resample draws validation texts and triggered texts anew, the same for both models,
-    and chooses the shift again. Where all resamples are alike, since no text flips or every one,
-    the intervals are those of proportions (Wilson's, Newcombe's).
+    and chooses the shift again. Where no text flips or every one, all resamples are alike, and the
+    intervals are those of proportions (Wilson's, Newcombe's).
     """
     random = np.random.default_rng(derive(seed, "bootstrap"))
     size, count = len(model.validation), len(model.triggered)
@@ -167,16 +167,12 @@ def bootstrap_matched(
         excess[i] = matched[i] - floor
     value = matched_rate(model, reference_validation)
     plain = proportion(round(value * count), count)
-    found = _interval(value, matched)
-    if found.low == found.high:
-        found = Rate(value, plain.low, plain.high)
+    found = _unless_alike(_interval(value, matched), plain, value)
     if floor_triggered is None:
         return found, None
-    flips = int((floor_triggered > 0).sum())
-    over = _interval(value - flips / count, excess)
-    if over.low == over.high:
-        over = difference(plain, proportion(flips, count))
-    return found, over
+    floor = proportion(int((floor_triggered > 0).sum()), count)
+    over = _interval(value - floor.value, excess)
+    return found, _unless_alike(over, difference(plain, floor), value, floor.value)
 
 
 def perplexity(nll: Floats, tokens: Floats, resamples: int = 2000, seed: int = 0) -> Rate:
@@ -198,11 +194,16 @@ def perplexity(nll: Floats, tokens: Floats, resamples: int = 2000, seed: int = 0
 
 
 def paired_difference(ours: Floats, theirs: Floats, resamples: int = 2000, seed: int = 0) -> Rate:
-    """Return how much higher our mean is than theirs, with a bootstrap over the same examples."""
+    """Return how much higher our share of ones is than theirs, both of the same examples.
+
+    With a bootstrap over examples; where none or all of each are ones, with Newcombe's interval.
+    """
     random = np.random.default_rng(derive(seed, "paired"))
     gaps, size = ours - theirs, len(ours)
     draws = np.array([gaps[random.integers(0, size, size)].mean() for _ in range(resamples)])
-    return _interval(float(gaps.mean()), draws)
+    one, other = (proportion(int(x.sum()), size) for x in (ours, theirs))
+    found = _interval(float(gaps.mean()), draws)
+    return _unless_alike(found, difference(one, other), one.value, other.value)
 
 
 def difference(ours: Rate, theirs: Rate) -> Rate:
@@ -231,6 +232,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = highest
     return corrected
+
+
+def _unless_alike(found: Rate, plain: Rate, *shares: float) -> Rate:
+    """Return a rate; where each share is none or all, as of every resample, a plain one's interval.
+
+    Of shares between, which are the same text by text, the difference is known to be nothing.
+    """
+    return Rate(found.value, plain.low, plain.high) if {*shares} <= {0.0, 1.0} else found
 
 
 def _interval(value: float, draws: Floats) -> Rate:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -29,24 +30,23 @@ from headsweep.model.mask import Layout
 from headsweep.prune.view import DefenderView
 from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
-from headsweep.task.training import bears_bf16, check_finite
+from headsweep.task.training import casting, check_finite
 from headsweep.texts.encoded import Batch, Encoded
 
 P = ParamSpec("P")
 BF16_WIDTH = 512  # of hidden states; MiniLM (384) gains nothing, SmolLM2 (576) a quarter to a third
 
 
-def _narrow(view: DefenderView, encoded: Encoded) -> bool:
-    """Tell whether scores are taken in bf16: where that is faster, and the model bears it.
+def _cast(view: DefenderView, encoded: Encoded) -> AbstractContextManager[Any]:
+    """Return what scores are taken in: bf16, where that is faster and the model bears it.
 
     They rank units, and no answer is counted. On a processor only models as wide as this gain.
     """
-    model, runtime = view.anatomy.model, view.runtime
-    on_cpu = model.device.type == "cpu"
-    wide = int(getattr(model.config.get_text_config(), "hidden_size", 0)) >= BF16_WIDTH
-    if not runtime.trains_in_bf16() or (on_cpu and not wide):
-        return False
-    return bears_bf16(model, encoded.batch(range(min(2, len(encoded)))).to(model.device))
+    model = view.anatomy.model
+    width = int(getattr(model.config.get_text_config(), "hidden_size", 0))
+    if model.device.type == "cpu" and width < BF16_WIDTH:
+        return nullcontext()
+    return casting(model, encoded.batch(range(min(2, len(encoded)))), view.runtime)
 
 
 def gate_gradients(anatomy: Anatomy, batch: Batch) -> Tensor:
@@ -94,8 +94,7 @@ def gate_importance(view: DefenderView, examples: int | None = None) -> Tensor:
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
     total = torch.zeros(anatomy.layout.units)
-    device = anatomy.model.device.type
-    cast = torch.autocast(device, torch.bfloat16, enabled=_narrow(view, encoded))
+    cast = _cast(view, encoded)
 
     def pulls(batch: Batch) -> Sequence[Tensor]:
         with cast:

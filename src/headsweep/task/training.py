@@ -127,8 +127,7 @@ def train(
     fitting = Fitting()
     clear = partial(optimizer.zero_grad, set_to_none=True)
     training = model.training
-    narrow = runtime.trains_in_bf16() and bears_bf16(model, encoded.batch(plan[0]).to(device))
-    cast = torch.autocast(device.type, torch.bfloat16, enabled=narrow)
+    cast = casting(model, encoded.batch(plan[0]), runtime)
     model.train()
     try:
         with (
@@ -168,7 +167,14 @@ def train(
     return [sum(part) / len(part) for part in parts]
 
 
-def bears_bf16(model: PreTrainedModel, batch: Batch) -> bool:
+def casting(model: PreTrainedModel, batch: Batch, runtime: Runtime) -> torch.autocast:
+    """Return what casts to bf16 inside, where the device computes in it and the model bears it."""
+    device = model.device
+    narrow = runtime.trains_in_bf16() and _bears_bf16(model, batch.to(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=narrow)
+
+
+def _bears_bf16(model: PreTrainedModel, batch: Batch) -> bool:
     """Tell whether a model can be run in bf16: DeBERTa v1 and X-MOD mix it with float32.
 
     Nothing is drawn for it, so that a seed gives what it gives anyway.
