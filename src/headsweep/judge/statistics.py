@@ -170,9 +170,9 @@ def bootstrap_matched(
     found = _unless_alike(_interval(value, matched), plain, value)
     if floor_triggered is None:
         return found, None
-    floor = proportion(int((floor_triggered > 0).sum()), count)
-    over = _interval(value - floor.value, excess)
-    return found, _unless_alike(over, difference(plain, floor), value, floor.value)
+    theirs = proportion(int((floor_triggered > 0).sum()), count)
+    over = _interval(value - theirs.value, excess)
+    return found, _unless_alike(over, difference(plain, theirs), value, theirs.value)
 
 
 def perplexity(nll: Floats, tokens: Floats, resamples: int = 2000, seed: int = 0) -> Rate:
@@ -235,11 +235,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _unless_alike(found: Rate, plain: Rate, *shares: float) -> Rate:
-    """Return a rate; where each share is none or all, as of every resample, a plain one's interval.
+    """Return a rate; where each share is none or all in every resample, a plain one's interval.
 
     Of shares between, which are the same text by text, the difference is known to be nothing.
     """
-    return Rate(found.value, plain.low, plain.high) if {*shares} <= {0.0, 1.0} else found
+    alike = found.low == found.high and {*shares} <= {0.0, 1.0}
+    return Rate(found.value, plain.low, plain.high) if alike else found
 
 
 def _interval(value: float, draws: Floats) -> Rate:
