@@ -457,7 +457,6 @@ def test_what_cannot_be_purified_says_so(family, tokenizer, tmp_path, capsys, cs
     [
         ("mamba", "has no attention heads"),
         ("fnet", "has no attention heads"),
-        ("xlnet", "its output projection is no module"),
         ("canine", "unsupported architecture 'canine'"),
     ],
 )

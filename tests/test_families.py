@@ -98,7 +98,12 @@ class Found:
 
 
 def outputs(model):
-    """Return the output projections of the stack that is pruned, lowest first, by their names."""
+    """Return the output projections of the stack that is pruned, lowest first, by their names.
+
+    XLNet has none: of it the modules that hold the parameter.
+    """
+    if model.config.model_type == "xlnet":
+        return [layer.rel_attn for layer in model.transformer.layer]
     found = [
         module
         for name, module in model.named_modules()
@@ -130,6 +135,9 @@ def zeroed_by_hand(folder, family, unit, inputs, queries):
     heads = (2 if family == "convbert" else 4) // queries
     layer, head = divmod(unit, heads)
     module = outputs(model)[layer]
+    if family == "xlnet":
+        module.o.data[:, head] = 0
+        return answer(model, inputs)
     width = width_of(family, module) * queries
     columns = slice(head * width, head * width + width)
 

@@ -35,7 +35,7 @@ def plainly(folder: Path, split: Split, limit: int) -> torch.Tensor:
     """Logits [example, class] of plain transformers, which sees one text at a time, unpadded."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    kinds = getattr(model.config, "type_vocab_size", 0)
+    kinds = getattr(model.config, "type_vocab_size", 2 * (model.config.model_type == "xlnet"))
     rows = []
     for text in split.texts:
         inputs = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
@@ -62,6 +62,7 @@ def variant(tokenizer, pad: str | None = "[PAD]", eos: str | None = None, side: 
     """A copy that pads with another token, ends texts in another, or pads on another side."""
     other = copy.deepcopy(tokenizer)
     other.pad_token, other.eos_token, other.padding_side = pad, eos, side
+    other.init_kwargs["padding_side"] = side  # without which transformers 5 does not save it
     if eos is not None:
         end = (eos, other.convert_tokens_to_ids(eos))
         other.backend_tokenizer.post_processor = processors.TemplateProcessing(

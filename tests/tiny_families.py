@@ -161,6 +161,7 @@ MORE: dict[str, dict[str, Any]] = {
     "umt5": T5,
     "xlm": XLM,
     "xlm-roberta-xl": PLAIN,
+    "xlnet": TOKENS | {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
     "xmod": PLAIN | {"languages": ["en_XX"], "default_language": "en_XX"},
 }
 """Families with nothing new but their names: the tests of every step run on ``CONFIGS``."""

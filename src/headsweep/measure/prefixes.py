@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headsweep.model.anatomy import Anatomy, layers_of, ups
+from headsweep.model.anatomy import Anatomy, gate_of, layers_of, ups
 from headsweep.model.mask import HeadMask
 from headsweep.texts.encoded import Batch
 
@@ -79,7 +79,7 @@ class OneToken:
 
     def __init__(self, anatomy: Anatomy) -> None:
         last, adapter = layers_of(anatomy)[-1], anatomy.adapter
-        self.modules = [last.get_submodule(adapter.output), *ups(last, adapter)]
+        self.modules = [gate_of(last, adapter), *ups(last, adapter)]
         self.anatomy = anatomy
 
     @contextmanager

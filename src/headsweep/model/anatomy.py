@@ -128,6 +128,7 @@ def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units 
 
     """
     adapter = adapter or adapter_for(model.config.model_type)
+    _fit(model)
     layers = _layers(model, adapter)
     sites: list[Site] = []
     notes: tuple[str, ...] = ()
@@ -144,6 +145,14 @@ def locate(model: PreTrainedModel, adapter: Adapter | None = None, units: Units 
         sites, notes = sites + found, notes + more
     _check_apart(sites)
     return Anatomy(model, adapter, tuple(sites), notes)
+
+
+def _fit(model: PreTrainedModel) -> None:
+    """Make a model like the others whose architecture has no place for a gate."""
+    if model.config.model_type == "xlnet":
+        from headsweep.model.xlnet import fit  # loads transformers' XLNet
+
+        fit(model)
 
 
 def _layers(model: PreTrainedModel, adapter: Adapter) -> list[nn.Module]:
@@ -208,8 +217,7 @@ def _all_ffn(
     sites, notes = [], []
     for index, layer in enumerate(layers):
         heads = _heads(layer, model, adapter)
-        down = _find(layer, adapter.down, "the FFN's down projection")
-        weight, _, into = next(_parameters(down))
+        weight, _, into = next(_down(layer, adapter))
         count = near_divisors(weight.shape[into], heads)[0] if groups is None else groups
         if groups is None and count != heads:
             notes.append(
@@ -250,8 +258,34 @@ def _find(root: nn.Module, path: str, what: str) -> nn.Module:
         ) from error
 
 
-def _parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, int, int]]:
-    """Yield a projection's parameters with the axes of its (output, input) features."""
+Parameters = Iterator[tuple[nn.Parameter, int, int]]
+"""The parameters of a projection, each with the axes of its (output, input) features."""
+
+
+def _projection(layer: nn.Module, path: str, what: str) -> Parameters:
+    """Yield the parameters of the projection that a path leads to, or the one that it is itself."""
+    bare = _bare(layer, path)
+    if bare is None:
+        yield from _parameters(_find(layer, path, what))
+    else:
+        yield bare
+
+
+def _bare(layer: nn.Module, path: str) -> tuple[nn.Parameter, int, int] | None:
+    """Return a parameter that is no module's weight, or None: [head, ...] or [input, head, width].
+
+    Its outputs and its inputs, whichever are the heads', lie along the same axis.
+    """
+    owner, _, name = path.rpartition(".")
+    module = dict(layer.named_modules()).get(owner)
+    found = None if module is None else module._parameters.get(name)
+    if found is None:
+        return None
+    return found, found.dim() // 3, found.dim() // 3
+
+
+def _parameters(module: nn.Module) -> Parameters:
+    """Yield a module's parameters with the axes of its (output, input) features."""
     weight = getattr(module, "weight", None)
     if not isinstance(module, nn.Linear | Conv1D) or not isinstance(weight, nn.Parameter):
         raise UserError(
@@ -269,7 +303,7 @@ def _counts(
     """Return how many query heads and how many key/value heads a layer has."""
     heads = _heads(layer, model, adapter)
     shared = int(_number(layer, adapter.groups, model, "num_key_value_heads") or heads)
-    weight, _, into = next(_parameters(_output(layer, adapter)))
+    weight, _, into = next(_output(layer, adapter))
     if shared < 1 or weight.shape[into] % heads or heads % shared:
         raise UserError(
             f"layer {index}: {weight.shape[into]} inputs of '{adapter.output}' do not divide "
@@ -297,8 +331,17 @@ def _kind(counts: Sequence[tuple[int, int]], single: bool) -> tuple[str, tuple[s
     )
 
 
-def _output(layer: nn.Module, adapter: Adapter) -> nn.Module:
-    return _find(layer, adapter.output, "the attention output projection")
+def _output(layer: nn.Module, adapter: Adapter) -> Parameters:
+    return _projection(layer, adapter.output, "the attention output projection")
+
+
+def _down(layer: nn.Module, adapter: Adapter) -> Parameters:
+    return _projection(layer, adapter.down, "the FFN's down projection")
+
+
+def gate_of(layer: nn.Module, adapter: Adapter) -> nn.Module:
+    """Return the module of a layer at whose input the gates of its heads are."""
+    return _find(layer, adapter.gate or adapter.output, "the attention output projection")
 
 
 def _attention(
@@ -306,12 +349,12 @@ def _attention(
 ) -> Site:
     heads, shared = counts
     queries = heads // shared if kind == "group" else 1  # of a unit
-    units, output = heads // queries, _output(layer, adapter)
-    weight, _, into = next(_parameters(output))
+    units = heads // queries
+    weight, _, into = next(_output(layer, adapter))
     blocks: list[Block] = []
     roles: dict[str, Block] = {}
     for role, (path, slots, count) in _slots(adapter, heads, shared).items():
-        for parameter, out, _ in _parameters(_find(layer, path, f"the {role} projection")):
+        for parameter, out, _ in _projection(layer, path, f"the {role} projection"):
             width, rest = divmod(parameter.shape[out], count)
             _expect(not rest, index, path)
             joined = queries if role == "query" else 1  # slots that lie side by side
@@ -319,18 +362,20 @@ def _attention(
             block = Block(parameter, out, starts, width * joined, units // len(starts))
             roles.setdefault(role, block)
             blocks += () if role in adapter.stay else (block,)
-    for path in adapter.also:
-        for parameter, out in _extra(layer, path):
+    there = {name for name, _ in (*layer.named_modules(), *layer.named_parameters())}
+    for path in (path for path in adapter.also if path in there):
+        for parameter, out, _ in _projection(layer, path, "a projection"):
             width, rest = divmod(parameter.shape[out], units)
             _expect(not rest, index, path)
             blocks.append(Block(parameter, out, _row(units, width), width))
     width = roles["value"].width * queries
     _expect(weight.shape[into] >= units * width, index, adapter.output)
     roles["output"] = Block(weight, into, _row(units, width), width)
-    row = Row(kind, index, units, units // shared, width, queries)
+    numbers = width * (weight.shape[2] if weight.dim() > 2 else 1)  # [input, head, width]
+    row = Row(kind, index, units, units // shared, numbers, queries)
     return Site(
         row,
-        output,
+        gate_of(layer, adapter),
         (*blocks, roles["output"]),
         roles,
         tuple(_owned(layer, adapter.counts, _is_count)),
@@ -392,16 +437,6 @@ def _slots(
     }
 
 
-def _extra(layer: nn.Module, path: str) -> Iterator[tuple[nn.Parameter, int]]:
-    """Yield the parameters that a path of ``also`` leads to, with the axis of their heads."""
-    module = dict(layer.named_modules()).get(path)
-    alone = dict(layer.named_parameters()).get(path)
-    if module is not None:
-        yield from ((parameter, out) for parameter, out, _ in _parameters(module))
-    elif alone is not None:
-        yield alone, 0
-
-
 def ups(layer: nn.Module, adapter: Adapter) -> list[nn.Module]:
     """Return the FFN up projections that a layer has, of those that the adapter names."""
     there = dict(layer.named_modules())
@@ -409,8 +444,7 @@ def ups(layer: nn.Module, adapter: Adapter) -> list[nn.Module]:
 
 
 def _ffn(layer: nn.Module, index: int, adapter: Adapter, groups: int) -> Site:
-    down = _find(layer, adapter.down, "the FFN's down projection")
-    weight, _, into = next(_parameters(down))
+    weight, _, into = next(_down(layer, adapter))
     neurons = weight.shape[into]
     width, rest = divmod(neurons, groups or neurons)
     if rest or not width:
@@ -430,9 +464,8 @@ def _ffn(layer: nn.Module, index: int, adapter: Adapter, groups: int) -> Site:
                 starts = _row(neurons // width, width, offset)
                 blocks.append(Block(parameter, out, starts, width))
     roles = {"down": Block(weight, into, _row(neurons // width, width), width)}
-    return Site(
-        Row("ffn", index, neurons // width, 1, width), down, (*blocks, roles["down"]), roles
-    )
+    row, down = Row("ffn", index, neurons // width, 1, width), layer.get_submodule(adapter.down)
+    return Site(row, down, (*blocks, roles["down"]), roles)
 
 
 def _expect(fits: bool, layer: int, path: str) -> None:

@@ -28,6 +28,8 @@ class Adapter:
         query, key, value: paths of the projections inside a layer. The same path three times
             means one projection of all three: first all queries, then all keys, then all values.
         output: the attention output projection; its input begins with one slice a head.
+        gate: a module at whose input the heads can be closed, where ``output`` is a bare parameter
+            (XLNet's); else it is ``output``.
         up: the FFN projections whose outputs are the neurons, those of them that a model has. One
             with twice as many outputs holds the gate and the neurons, one after the other.
         down: the FFN projection whose inputs are the neurons; empty where they cannot be pruned
@@ -67,6 +69,7 @@ class Adapter:
     biases: tuple[str, ...] = ()
     offset_positions: bool = False
     reads_last: bool = False
+    gate: str = ""
 
 
 def _apart(layers: str, roles: str, output: str, up: str, down: str, **more: Any) -> Adapter:
@@ -231,6 +234,16 @@ _CTRL = _apart(
 _XLM = _apart(  # FFNs are in another list
     "attentions", "q_lin k_lin v_lin", "out_lin", "", "", counts=("n_heads",)
 )
+_XLNET = _apart(  # from bare parameters, [input, head, width]
+    "layer",
+    "rel_attn.q rel_attn.k rel_attn.v",
+    "rel_attn.o",
+    "ff.layer_1",
+    "ff.layer_2",
+    also=_numbers("rel_attn", "r r_r_bias r_s_bias r_w_bias seg_embed"),
+    gate="rel_attn.gate",  # which ``xlnet.fit`` puts there
+    reads_last=True,
+)
 _FUNNEL = _apart(
     "encoder.blocks.*",
     "attention.q_head attention.k_head attention.v_head",
@@ -344,6 +357,7 @@ FAMILIES: dict[str, Adapter] = {
     "xlm": _XLM,
     "xlm-roberta": _ROBERTA,
     "xlm-roberta-xl": _ROBERTA,
+    "xlnet": _XLNET,
     "xmod": _ROBERTA,
 }
 """Adapter by ``config.model_type``."""
@@ -355,7 +369,6 @@ UNFIT: dict[str, str] = {
     "mamba": _NO_HEADS,
     "mamba2": _NO_HEADS,
     "rwkv": _NO_HEADS,
-    "xlnet": "its output projection is no module, so that no gate can be put before it",
 }
 """Why no adapter can be written, by ``config.model_type``."""
 

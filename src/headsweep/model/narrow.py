@@ -147,7 +147,7 @@ def _has_experts(form: Mapping[str, Any]) -> bool:
 def _holds(config: Any) -> bool:
     """Tell whether models of a configuration are held narrow."""
     family = FAMILIES.get(getattr(config, "model_type", ""))
-    return family is not None and family.reads_last
+    return family is not None and family.reads_last and not family.gate  # XLNet's are bare
 
 
 def _matrices(model: PreTrainedModel) -> Iterator[Any]:

@@ -70,7 +70,8 @@ def _check_ends(ids: Sequence[Sequence[int]], suspect: Suspect) -> None:
 
 def _has_kinds(model: PreTrainedModel) -> bool:
     """Tell whether to pass token types: a tokenizer may make them for a model that has none."""
-    return int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    named = int(getattr(model.config, "type_vocab_size", 0) or 0)
+    return named > 1 or model.config.model_type == "xlnet"  # which compares them, and has no table
 
 
 def forward(model: PreTrainedModel, batch: Batch) -> Tensor:

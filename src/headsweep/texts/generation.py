@@ -66,7 +66,8 @@ class Generation:
 
     def check(self, config: Any) -> None:
         """Refuse encoders, which see the answer that they should predict."""
-        if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+        sees = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "xlnet"}
+        if config.model_type in sees or config.is_encoder_decoder:
             raise UserError(
                 f"'{config.model_type}' is or has an encoder: it sees what it should predict",
                 "only decoders (as GPT-2 and Llama) can be purified as generators",
