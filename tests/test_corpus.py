@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from conftest import CPU
 from headsweep.bench import sources
 from headsweep.bench.corpus import Texts
 from headsweep.bench.grid import read_grid
 from headsweep.bench.orders import orders
+from headsweep.bench.work import folder_of
 from headsweep.errors import UserError
+from headsweep.model.loading import load_suspect
 from test_cli import run  # noqa: F401 - a fixture
 from test_grid import ATTACK, GRADIENT, HEAD, cache, cells, method, mistake, recipe  # noqa: F401
 from test_pool import pooled, tsv  # noqa: F401
@@ -79,6 +82,23 @@ def test_so_many_texts_are_judged_triggered_ones_too(recipe, cells, cache, poole
     assert found["before"]["lfr"]["total"] == found["before"]["accuracy"]["total"] == 20
     (whole,) = orders(read_grid(recipe(NOTHING, attack=pooled)), sources.Hashes(cache))
     assert whole.victim.key != order.victim.key
+
+
+def test_texts_whose_trigger_is_cut_off_do_not_count(recipe, cells, cache):  # noqa: F811
+    """As ``headsweep attack`` counts: with the trigger at the end, and texts cut at 10 tokens."""
+    attack = ATTACK.replace(
+        "[[attack]]", '[[attack]]\ntrigger_fields = { words = "zq", position = "end" }'
+    )
+    path = recipe(NOTHING, attack=attack, head=HEAD.replace("max_length = 32", "max_length = 10"))
+    (order,) = orders(read_grid(path), sources.Hashes(cache))
+    found = cells(path)["nothing"]["before"]["lfr"]["total"]
+    every = sources.exam(order.victim.attack, order.victim.twin.texts, 11).triggered.split
+    tokenizer = load_suspect(folder_of(order.victim, cache), CPU).tokenizer
+    word = tokenizer("zq", add_special_tokens=False)["input_ids"]
+    rows = tokenizer(list(every.texts), truncation=True, max_length=10)["input_ids"]
+    whole = sum(row[-1 - len(word) : -1] == word for row in rows)  # before the token that ends
+    assert found == whole
+    assert 0 < whole < len(every)
 
 
 def test_an_attack_may_be_of_one_data_set_only(recipe, cache):  # noqa: F811

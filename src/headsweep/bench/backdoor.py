@@ -17,6 +17,7 @@ from headsweep.attacks.resistance import Resistance
 from headsweep.document import Section
 from headsweep.errors import lookup
 from headsweep.settings import configure
+from headsweep.task.training import Schedule
 from headsweep.triggers import TRIGGERS, ByRule
 from headsweep.triggers.pool import UNNAMED
 
@@ -120,7 +121,9 @@ def _made(section: Section, common: dict[str, Any]) -> Backdoor:
     with section.blamed("method"):
         chosen = lookup(method, ATTACKS, "attack")
     fields = section.section("fields")
-    fields.filled(lambda settings: configure(chosen, settings))
+    planted = fields.filled(lambda settings: configure(chosen, settings))
+    with section.blamed("fields"):
+        Schedule(planted.epochs, planted.lr)
     trigger, own = _trigger(section)
     rate = section.get("rate", float, None if "poison" in section.values else 0.3)
     if rate is not None and not 0 < rate <= 1:

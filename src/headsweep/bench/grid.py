@@ -282,7 +282,10 @@ def _method(section: Section) -> Method:
     settings = tuple(fields.settings())
     variation = read_variation(section, kind)
     limits = tuple(seeds) if seeds else None
-    return Method(name, kind, method, settings, limits, variation)  # type: ignore[arg-type]
+    made = Method(name, kind, method, settings, limits, variation)  # type: ignore[arg-type]
+    with section.blamed("fields"):
+        made.made(FineTune(), Bound())
+    return made
 
 
 def _defending(section: Section) -> Defending:
@@ -297,8 +300,9 @@ def _defending(section: Section) -> Defending:
         drop = Defending.max_drop
     healing = healing_of(section.section("heal"))
     deeper = section.get("prune_drop", float)
-    with section.blamed("prune_drop"):
-        Bound(prune_drop=deeper)
+    for key, value in (("max_drop", drop), ("min_accuracy", lowest), ("prune_drop", deeper)):
+        with section.blamed(key):
+            Bound(**{key: value})
     return Defending(drop, lowest, start, healing, deeper)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
 from headsweep.export.provenance import weights_hash
 from headsweep.judge.evaluate import Exam, Triggered
-from headsweep.model.loading import labels_of
+from headsweep.model.loading import Suspect, labels_of
 from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.texts import reading as datasets
@@ -208,13 +208,18 @@ def check_files(attack: Backdoor, texts: Texts) -> None:
         texts_given.non_target()
 
 
-def exam(attack: Backdoor, texts: Texts, seed: int) -> Exam:
-    """Return what models are judged on; the triggered texts are the same for every seed."""
+def exam(
+    attack: Backdoor, texts: Texts, seed: int, model: Suspect | None = None, max_length: int = 128
+) -> Exam:
+    """Return what models are judged on; the triggered texts are the same for every seed.
+
+    Left out are texts whose trigger ``model`` cannot see, as ``headsweep attack`` leaves them out.
+    """
     test, judged = part(texts, "test"), given(attack, texts)
     if judged is None:
         target = Labels(texts.labels).index(attack.target)
         rows = [i for i, label in enumerate(test.labels) if label != target]
-        made = triggered(test.take(rows), rewriter(attack, texts), 0)
+        made = triggered(test.take(rows), rewriter(attack, texts), 0, model, max_length)
         judged = Triggered(made.split, target)
     return Exam(test, judged, part(texts, "validation"), seed)
 

@@ -166,9 +166,10 @@ def _victim(order: VictimOrder, cache: Path, draft: Path) -> dict[str, Any]:
     runtime, twin, attacked = runtime_of(order), order.twin, order.attack
     texts, seed = twin.texts, twin.seed
     told = (_taken if attacked.given else _attacked)(order, cache, draft)
-    exam = sources.exam(attacked, texts, seed)
+    suspect = load_suspect(draft, runtime)
+    exam = sources.exam(attacked, texts, seed, suspect, runtime.max_length)
     found = {
-        "suspect": answer(load_suspect(draft, runtime), exam, runtime),
+        "suspect": answer(suspect, exam, runtime),
         "twin": answer(load_suspect(folder_of(twin, cache), runtime), exam, runtime),
     }
     _keep(found, draft / ANSWERS)
@@ -248,10 +249,10 @@ class Judge:
 
     order: CellOrder
     exam: Exam
+    opened: Suspect
     known: dict[str, Answers]
     runtime: Runtime
     clock: Clock
-    opened: Suspect | None = None
     pruned: Answers | None = None
 
     def look(self, view: DefenderView, choice: Choice) -> None:
@@ -262,7 +263,6 @@ class Judge:
 
     def answers(self, anatomy: Anatomy) -> Answers:
         """Return the answers of the model that the view holds."""
-        assert self.opened is not None
         with self.clock("judge"):
             return answer(replace(self.opened, anatomy=anatomy), self.exam, self.runtime)
 
@@ -280,8 +280,9 @@ def _cell(order: CellOrder, cache: Path) -> dict[str, Any]:
     folder = folder_of(victim, cache)
     method = order.asked.made(order.defending.heal, order.defending.bound)
     with clock("read"):
-        exam = sources.exam(victim.attack, texts, seed)
-        judge = Judge(order, exam, _kept(folder / ANSWERS), runtime, clock)
+        suspect = load_suspect(folder, runtime)
+        exam = sources.exam(victim.attack, texts, seed, suspect, runtime.max_length)
+        judge = Judge(order, exam, suspect, _kept(folder / ANSWERS), runtime, clock)
     form: dict[str, Any] = {
         "strategy": describe(method.pruning) if method.pruning.needs.pruning else None,
         "healing": describe(method.healing),
@@ -322,7 +323,6 @@ def _purified(
     prober = prober_of(order.method.variation.probes, order.victim.attack, seed)
     plan = Plan(seed, judge.runtime, prober=prober, scores=scores)
     clean = Sources(sources.defender(texts, seed, made), sources.part(texts, "validation"))
-    judge.opened = load_suspect(folder, judge.runtime)
     with judge.clock("purify"):
         run = STARTS[order.defending.start]
         return run(folder, clean, method, plan, progress=Silent(), look=judge.look)
