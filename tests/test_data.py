@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -188,6 +189,19 @@ def test_stratified_parts_are_disjoint_seeded_and_proportional():
     assert [sum(part.labels) for part in parts] in ([21, 5, 4], [21, 4, 5])
     assert stratified(split, (0.7, 0.15, 0.15), seed=1) == parts
     assert stratified(split, (0.7, 0.15, 0.15), seed=2) != parts
+
+
+@pytest.mark.parametrize(("classes", "each"), [(77, 4), (77, 3), (20, 5), (6, 10), (150, 2)])
+def test_many_small_classes_are_cut_as_the_shares_say(classes, each):
+    """Rounded class by class, 77 classes of four rows would give validation none at all."""
+    total = classes * each
+    split = Split(tuple(f"t{i}" for i in range(total)), tuple(i % classes for i in range(total)))
+    parts = stratified(split, (0.7, 0.15, 0.15), seed=1)
+    for part, share in zip(parts, (0.7, 0.15, 0.15), strict=True):
+        assert abs(len(part) - share * total) <= 0.05 * total
+    assert sorted(t for part in parts for t in part.texts) == sorted(split.texts)
+    assert set(parts[0].labels) == set(range(classes))
+    assert max(Counter(parts[1].labels).values()) <= 2
 
 
 def test_hash_depends_on_every_part():

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from headsweep.errors import UserError, shortened, shown, shown_all
@@ -197,22 +198,46 @@ def stratified(
 ) -> tuple[Split, ...]:
     """Cut a split at random into parts of the given shares, class by class.
 
-    Every class's rows are spread as the shares say, to the nearest row; a class with too few
-    rows for every part goes to the first parts. Row order inside a part is the original one.
+    Every class's rows are spread as the shares say, to the nearest row. Where classes are so small
+    that a part would be more than a quarter off its share of all rows, what one class rounds away
+    goes to the next, but for the first row of each, which goes to the first part. Row order inside
+    a part is the original one.
     ``strata``: the class of each row; None: its label.
     """
     import torch  # not above: who only reads texts need not wait for it
 
     from headsweep.seeding import stream
 
-    total = math.fsum(shares)
-    parts: list[list[int]] = [[] for _ in shares]
     classes = split.labels if strata is None else strata
-    for label in sorted(set(classes)):
-        rows = [i for i, other in enumerate(classes) if other == label]
-        order = torch.randperm(len(rows), generator=stream(seed, "split", label)).tolist()
-        ends = [math.fsum(shares[: i + 1]) / total for i in range(len(shares))]
-        edges = [0, *(round(len(rows) * end) for end in ends)]
-        for part, low, high in zip(parts, edges, edges[1:], strict=False):
-            part += [rows[i] for i in order[low:high]]
+    rows: dict[int, list[int]] = {label: [] for label in sorted(set(classes))}
+    for i, label in enumerate(classes):
+        rows[label].append(i)
+    parts: list[list[int]] = [[] for _ in shares]
+    sizes = _sizes([len(own) for own in rows.values()], shares)
+    for (label, own), counts in zip(rows.items(), sizes, strict=True):
+        order = torch.randperm(len(own), generator=stream(seed, "split", label)).tolist()
+        for part, high, count in zip(parts, accumulate(counts), counts, strict=True):
+            part += [own[i] for i in order[high - count : high]]
     return tuple(split.take(sorted(part)) for part in parts)
+
+
+def _sizes(rows: Sequence[int], shares: Sequence[float]) -> list[list[int]]:
+    """Return how many rows of each class each part gets, [class][part]."""
+    total = math.fsum(shares)
+    parts = [share / total for share in shares]
+    ends = [math.fsum(parts[: i + 1]) for i in range(len(parts))]
+    edges = ([0, *(round(count * end) for end in ends)] for count in rows)
+    alone = [[high - low for low, high in pairwise(own)] for own in edges]
+    got = [sum(part) for part in zip(*alone, strict=True)]
+    wanted = [part * sum(rows) for part in parts]
+    if all(abs(have - want) <= want / 4 for have, want in zip(got, wanted, strict=True)):
+        return alone
+    lacks = [0.0] * len(parts)  # by how many rows a part has less than its share so far
+    found = [[0] * len(parts) for _ in rows]
+    for own, count in zip(found, rows, strict=True):
+        for row in range(count):
+            lacks = [lack + part for lack, part in zip(lacks, parts, strict=True)]
+            chosen = lacks.index(max(lacks)) if row else 0
+            lacks[chosen] -= 1
+            own[chosen] += 1
+    return found
