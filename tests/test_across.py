@@ -60,12 +60,23 @@ def test_methods_are_compared_over_the_victims_of_both():
     one = found["gradient"]
     assert (one["victims"], one["excess LFR left, mean"], one["worst"]) == ("3", "+10.0", "+15.0")
     assert (one["ACC, mean change"], one["less on"]) == ("-1.3", "2 of 3")
-    # 15-20, 10-10, 5-30 points: -10 on average; the least and most of a bootstrap are -25 and 0
-    told = re.fullmatch(r"-10\.0 \((\S+) to (\S+)\), ACC -1\.3", one["beside none"])
-    assert -25.0 <= float(told[1]) < -10 < float(told[2]) <= 0
+    # on the seed of both 10-20, 10-10, 5-30 points; the least and most of a bootstrap: -25 and 0
+    told = re.fullmatch(r"-11\.7 \((\S+) to (\S+)\), ACC -1\.0", one["beside none"])
+    assert -25.0 <= float(told[1]) < -11.7 < float(told[2]) <= 0
     assert found["none"]["beside none"] == "-"
     assert found["pure"]["beside none"] == "+20.0, ACC +0.0"  # one victim: no interval
     assert found["ft"]["beside none"] == "+35.0, ACC +0.0"
+
+
+def test_a_victim_of_several_seeds_counts_each_seed_once():
+    """However many methods were run on which; and only the seeds of both are compared."""
+    stronger = {"before": {"excess_lfr": {"value": 0.9}, "accuracy": {"value": 0.8}}}
+    more = [cell("gradient", "b", 0.7, seed=12, **stronger), cell("ft", "b", 0.6, seed=13)]
+    found = across([*CELLS, *more])
+    assert found.before["b"] == pytest.approx((0.5 + 0.9 + 0.5) / 3)
+    assert found.apart("gradient")[0] == pytest.approx([-0.1, 0.0, -0.25])
+    assert found.apart("ft")[0] == pytest.approx([0.35])
+    assert across([*CELLS[:3], cell("ft", "b", 0.6, seed=13)]).apart("ft") == ([], [])
 
 
 def test_replications_stand_last_however_little_they_left():

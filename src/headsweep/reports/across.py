@@ -1,15 +1,15 @@
 """All victims of a grid in one table: what each method left of each, and at what accuracy.
 
 A victim is a model, data set and attack; its seeds are averaged first. Methods are compared over
-the victims of both, pair by pair, with one of them, and the interval is a bootstrap over victims:
-it speaks of further victims like these. What texts and seeds leave open, the tables of each victim
-say (``headsweep.reports.comparison``).
+the victims and seeds of both, pair by pair, with one of them, and the interval is a bootstrap over
+victims: it speaks of further victims like these. What texts and seeds leave open, the tables of
+each victim say (``headsweep.reports.comparison``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
 
@@ -31,8 +31,8 @@ LEGEND = (
     f"{BELOW}: below the accuracy allowed on some seed. {STUCK}: no head could go on some seed."
 )
 PAIRED = (
-    "Beside: the mean over victims of both of what is left more, and of the change of ACC; 95% "
-    "interval by a bootstrap over victims, from three on."
+    "Beside: the mean over victims, on the seeds of both, of what is left more, and of the change "
+    "of ACC; 95% interval by a bootstrap over victims, from three on."
 )
 Names = tuple[str, str, str]  # model, data, attack
 
@@ -46,6 +46,7 @@ class Ending:
         change: of ACC.
         seconds: it took.
         mark: that something is to be known of it.
+        seeds: what it left, and the change of ACC, by seed.
 
     """
 
@@ -53,6 +54,7 @@ class Ending:
     change: float
     seconds: float
     mark: str = ""
+    seeds: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def told(self) -> str:
@@ -81,11 +83,23 @@ class Across:
         """Tell whether a method is there for replication only, and so stands last."""
         return method in self.released
 
-    def apart(self, method: str, of: str = "left") -> list[float]:
-        """Return by how much a method ended higher than ``beside``, on the victims of both."""
-        own, other = self.ends[method], self.ends[self.beside]
-        shared = [name for name in own if name in other]
-        return [getattr(own[name], of) - getattr(other[name], of) for name in shared]
+    def apart(self, method: str) -> tuple[list[float], list[float]]:
+        """Return how much more a method left than ``beside``, and how much higher its ACC changed.
+
+        Of each victim of both, a mean over the seeds of both.
+        """
+        more, higher = list[float](), list[float]()
+        for name, own in self.ends[method].items():
+            end = self.ends[self.beside].get(name)
+            both = (
+                []
+                if end is None
+                else [(own.seeds[s], end.seeds[s]) for s in own.seeds if s in end.seeds]
+            )
+            if both:
+                more.append(mean(one[0] - other[0] for one, other in both))
+                higher.append(mean(one[1] - other[1] for one, other in both))
+        return more, higher
 
 
 def across(cells: Sequence[Form], beside: str | None = None) -> Across | None:
@@ -113,14 +127,11 @@ def across(cells: Sequence[Form], beside: str | None = None) -> Across | None:
         method: {called[names]: _ending(own[names]) for names in victims if names in own}
         for method, own in groups.items()
     }
-    before = {
-        called[names]: _mean(
-            c["before"]["excess_lfr"]["value"]
-            for own in groups.values()
-            for c in own.get(names, ())
-        )
-        for names in victims
-    }
+    known: dict[Names, dict[int, float]] = {names: {} for names in victims}
+    for own in groups.values():
+        for names, made in own.items():
+            known[names] |= {c["seed"]: c["before"]["excess_lfr"]["value"] for c in made}
+    before = {called[names]: _mean(seeds.values()) for names, seeds in known.items()}
     usual = next((name for name in USUAL if name in ends), min(ends))
     released = {cell["method"] for cell in cells if is_replication(cell["base"])}
     return Across(before, ends, beside or usual, frozenset(released))
@@ -140,6 +151,7 @@ def _ending(cells: Sequence[Form]) -> Ending:
         _mean(_change(cell) for cell in cells),
         _mean(cell["seconds"]["all"] for cell in cells),
         mark,
+        {c["seed"]: (c["after"]["excess_lfr"]["value"], _change(c)) for c in cells},
     )
 
 
@@ -162,11 +174,10 @@ def summary(found: Across) -> tuple[list[str], list[list[Entry]]]:
 def _summed(found: Across, method: str) -> list[Entry]:
     ends = found.ends[method].values()
     left, change = [end.left for end in ends], [end.change for end in ends]
-    apart, took = found.apart(method), median(end.seconds for end in ends)
+    apart, higher = found.apart(method)
+    took = median(end.seconds for end in ends)
     less, differs = sum(each < 0 for each in apart), method != found.beside and bool(apart)
-    told = (
-        f"{paired(apart)}, ACC {100 * mean(found.apart(method, 'change')):+.1f}" if differs else ""
-    )
+    told = f"{paired(apart)}, ACC {100 * mean(higher):+.1f}" if differs else ""
     return [
         Entry(method, method),
         Entry(str(len(left)), len(left)),
