@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import headsweep
 from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep import FineTune, Gradient, HeadMask, UserError, purify
+from headsweep.drafts import COMPACT
 from headsweep.export.model_folder import fingerprint
 from headsweep.model.mask import HEADS, Units
 from test_groups import attention
@@ -93,9 +94,12 @@ def test_other_numbers_in_other_layers_load_with_headsweep(family, mask, tokeniz
     assert sum(p.numel() for p in model.parameters()) == made.parameters
     with pytest.raises(RuntimeError):  # plain loading says so, it does not make up weights
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    with pytest.raises(UserError, match="a compact model, whose layers have different numbers"):
+    with pytest.raises(UserError, match="of shapes that its configuration does not say"):
         headsweep.inspect(tmp_path / "out")
     assert torch.equal(fingerprint(headsweep.load(whole)), fingerprint(done.model))
+    (tmp_path / "out" / COMPACT).unlink()
+    with pytest.raises(UserError, match="the model cannot be used"):
+        headsweep.load(tmp_path / "out")
 
 
 def test_a_compact_model_is_judged_and_exported_as_the_whole_one(tokenizer, tmp_path, csv_file):

@@ -181,6 +181,15 @@ def test_binary_and_missing_files(tmp_path):
         load(write(tmp_path, "c.csv", "text,label\na,0\n"), Columns(text="body"))
 
 
+@pytest.mark.parametrize("cell", [["x", "y"], {"a": 1}])
+def test_a_list_is_no_class(tmp_path, cell):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "one", "label": "x"}, {"text": "two", "label": cell}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"row 2 has .* for a label"):
+        load(path)
+
+
 def test_stratified_parts_are_disjoint_seeded_and_proportional():
     split = Split(tuple(f"t{i}" for i in range(100)), tuple(int(i < 30) for i in range(100)))
     parts = stratified(split, (0.7, 0.15, 0.15), seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -271,6 +272,15 @@ def test_eight_bits_of_several_labels_are_held_to_micro_f1(of_several_labels, ca
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     said = " ".join(capsys.readouterr().err.split())
     assert f"in eight bits micro-F1 is {f1:.4f}, the model's own is 1.0000; at least" in said
+
+
+def test_the_quantizer_leaves_no_one_listening(monkeypatch):
+    """onnxruntime calls ``basicConfig``, after which every error would be printed twice."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    with onnx_file._hushed():
+        logging.basicConfig(level=logging.INFO)
+    assert root.handlers == []
 
 
 def of_numbers(right, spearman):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -18,15 +19,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, XLNe
 
 from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep.cli import main
+from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
 from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import locate
 from headsweep.model.attention_rows import attention_rows
+from headsweep.model.families import FAMILIES
 from headsweep.model.gates import gates, masked
-from headsweep.model.loading import load_suspect, prepare
+from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.model.mask import HEADS, Units
 from headsweep.model.padding import probe_inputs
 from headsweep.prune.importance import gate_gradients
+from headsweep.prune.strategies.dormant import Dormant
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.task.examples import encode
 from headsweep.texts.split import Split
 from test_plain import save, variant
@@ -128,6 +134,70 @@ def test_every_text_has_gates_of_its_own():
     assert torch.allclose(found[[0, 2]], whole[[0, 2]], atol=1e-6)
     assert torch.allclose(found[1], closed[1], atol=1e-6)
     assert not torch.allclose(closed[1], whole[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("units", [HEADS, Units(ffn=True)])
+def test_a_batch_of_as_many_texts_as_tokens_is_no_other(units, tokenizer):
+    """XLNet's own numbers lie token first: in a square batch nothing but the figures would tell."""
+    suspect = prepare(tiny_model("xlnet"), own_layout(tokenizer), Reading(units=units))
+    anatomy, encoded = suspect.anatomy, encode(sentences(60, seed=5), suspect, 24)
+    lengths = Counter(map(len, encoded.ids))
+    size = next(n for n, count in lengths.items() if count >= n)
+    batch = encoded.batch([i for i, row in enumerate(encoded.ids) if len(row) == size][:size])
+    assert batch.inputs["input_ids"].shape == (size, size)
+    together = gate_gradients(anatomy, batch)
+    alone = torch.cat([gate_gradients(anatomy, one) for one in batch.split(1)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert float(alone.std(0).max()) > 1e-5
+
+
+@pytest.mark.parametrize("strategy", [Gradient(step=1), Sparsify(epochs=1), Dormant()])
+def test_ffn_neurons_are_scored_and_pruned_whatever_the_batch(strategy, tokenizer, tmp_path):
+    folder = save(tmp_path / "suspect", "xlnet", own_layout(tokenizer))
+    masks = set()
+    for size in (1, 16):
+        way = Way(max_drop=0.4, runtime=replace(CPU, batch_size=size), heal=FineTune(epochs=0))
+        done = cleanse(folder, sentences(60), strategy, replace(way, units=Units(ffn=True)))
+        assert done.verified, done.checks
+        masks.add(done.mask)
+    assert isinstance(strategy, Sparsify) or len(masks) == 1  # it trains, in batches
+
+
+@pytest.mark.parametrize("kind", ["last", "cls_index", "first"])
+def test_whatever_place_it_reads_padding_does_not_move_it(kind, tokenizer, tmp_path):
+    split = sentences(40, seed=3)
+    folder = save(tmp_path / "model", "xlnet", own_layout(tokenizer), summary_type=kind)
+    suspect = load_suspect(folder, CPU)
+    assert suspect.doubts == ()
+    if kind != "first":  # which transformers reads of the padding, where that is on the left
+        found = logits(suspect.anatomy, encode(split, suspect, 48), replace(CPU, batch_size=40))
+        assert torch.allclose(found, alone(folder, split), atol=1e-5)
+    batch = suspect.tokenizer(list(split.texts), padding=True, return_tensors="pt")
+    whole = suspect.model(**batch).logits
+    assert torch.equal(suspect.model(**batch, return_dict=False)[0], whole)
+
+
+def test_a_mean_over_padding_is_said_by_whoever_reads_the_model(tokenizer, tmp_path, capsys):
+    folder = save(tmp_path / "model", "xlnet", own_layout(tokenizer), summary_type="mean")
+    rows = tmp_path / "rows.csv"
+    split = sentences(40)
+    texts = zip(split.texts, split.labels, strict=True)
+    rows.write_text(
+        "text,label\n" + "".join(f"{t},{label}\n" for t, label in texts), encoding="utf-8"
+    )
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(folder), "--data", str(rows), "--device", "cpu"])
+    assert "padding changes what this model answers" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_adapter_without_a_gate_says_that_one_is_needed(tokenizer):
+    model = tiny_model("xlnet")
+    with pytest.raises(UserError, match=r"'rel_attn\.o' is a parameter of XLNetLayer, no module"):
+        locate(model, replace(FAMILIES["xlnet"], gate=""))
+    with pytest.raises(UserError, match=r"no 'rel_attn\.nowhere', where the gate should be"):
+        locate(model, replace(FAMILIES["xlnet"], gate="rel_attn.nowhere"))
+    with pytest.raises(UserError, match="two are at one place"):
+        locate(model, replace(FAMILIES["xlnet"], query="rel_attn.v"))
 
 
 def test_gradients_of_gates_are_differences_of_losses(tokenizer):

@@ -154,7 +154,8 @@ def load(folder: str | Path) -> PreTrainedModel:
     """
     place = Path(folder)
     if not there(place, COMPACT):
-        return widen(reload(place))
+        with usable(str(place)):
+            return widen(reload(place))
     form = _form(place)
     model = _opened(place, form)
     if not form["plain"]:

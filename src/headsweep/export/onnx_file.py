@@ -241,7 +241,13 @@ def quantized(file: OnnxFile) -> OnnxFile:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep back what exporter and quantizer say on the way: it concerns their own packages."""
+    """Keep back what exporter and quantizer say on the way: it concerns their own packages.
+
+    Where nothing listens to the root logger, the quantizer would put something there that prints
+    whatever any package says from then on.
+    """
+    root, nobody = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nobody)
     loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -251,6 +257,7 @@ def _hushed() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        root.removeHandler(nobody)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

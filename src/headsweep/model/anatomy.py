@@ -341,7 +341,15 @@ def _down(layer: nn.Module, adapter: Adapter) -> Parameters:
 
 def gate_of(layer: nn.Module, adapter: Adapter) -> nn.Module:
     """Return the module of a layer at whose input the gates of its heads are."""
-    return _find(layer, adapter.gate or adapter.output, "the attention output projection")
+    if adapter.gate:
+        return _find(layer, adapter.gate, "the gate")
+    if _bare(layer, adapter.output) is not None:
+        raise UserError(
+            f"'{adapter.output}' is a parameter of {type(layer).__name__}, no module, so that no "
+            "gate can be put before it",
+            "name as gate a module that what the heads give goes into (docs/guide.md, adapters)",
+        )
+    return _find(layer, adapter.output, "the attention output projection")
 
 
 def _attention(
@@ -417,7 +425,13 @@ def _slots(
     """
     group = heads // shared
     queries, keys = range(heads), range(shared)
-    if not adapter.query == adapter.key == adapter.value:
+    paths = {adapter.query, adapter.key, adapter.value}
+    if len(paths) == 2:
+        raise UserError(
+            f"of query, key and value two are at one place: {', '.join(sorted(paths))}",
+            "one path for each, or one for all three (docs/guide.md, adapters)",
+        )
+    if len(paths) == 3:
         return {
             "query": (adapter.query, tuple(queries), heads),
             "key": (adapter.key, tuple(keys), shared),

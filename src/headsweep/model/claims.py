@@ -19,7 +19,7 @@ def check_noted(source: str) -> None:
     """Refuse a folder whose weights are one part of a model, or cut as no configuration says."""
     if _cut_unevenly(Path(source)):
         raise UserError(
-            f"{source}: a compact model, whose layers have different numbers of units",
+            f"{source}: a compact model of shapes that its configuration does not say",
             "give the folder that it was made from; evaluate, probe, export and headsweep.load "
             "take this one",
         )

@@ -208,5 +208,6 @@ def _check_places(anatomy: Anatomy, inputs: Mapping[str, Tensor], scale: float) 
             "zeroing the weights of a head does not do what closing its gate does (logits "
             f"differ by {gap:.1e}): the layout of the projections does not fit the adapter",
             "one projection of all three is read as queries, keys, values; with interleaved = true "
-            "group by group (docs/guide.md, adapters)",
+            "group by group; what the heads give must go into the output, or into the gate that is "
+            "named (docs/guide.md, adapters)",
         )

@@ -78,6 +78,7 @@ class Suspect:
         notes: what was added to make it usable.
         task: what it is for.
         base_model: of an adapter, what it was added to, with hashes, as a manifest has it.
+        doubts: those of the notes that concern whoever only reads its answers.
 
     """
 
@@ -91,6 +92,7 @@ class Suspect:
     notes: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
     base_model: Mapping[str, Any] | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def model(self) -> PreTrainedModel:
@@ -248,6 +250,7 @@ def prepare(
         origin.notes + notes + seen + anatomy.notes,
         task,
         origin.base_model,
+        seen,
     )
 
 

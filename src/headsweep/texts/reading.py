@@ -169,6 +169,13 @@ def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = Non
     table = without_empty(table, columns)
     texts, pairs = texts_of(table, columns)
     values = label_values(table, columns, labels)
+    for row, value in enumerate(values):
+        if isinstance(value, list | tuple | dict):
+            raise UserError(
+                f"{table.source}: row {table.number(row)} has {shown(value)} for a label",
+                "a class is one name or number; several labels a row, and tags, are for a model "
+                "that gives them (docs/kinds.md)",
+            )
     known = labels or Labels.found_in(values)
     for row, value in enumerate(values):
         if value is None or label_text(value).casefold() in known.missing:

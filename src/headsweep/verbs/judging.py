@@ -196,7 +196,9 @@ def probe(
     suspect = opened(
         model, runtime, adapter, tokenizer, classifier=False, base_model=base_model, frozen=True
     )
-    prober = prober_of(suspect)
+    prober, show = prober_of(suspect), reporting(progress)
+    for doubt in suspect.doubts:
+        show.say(f"note: {doubt}")
     clean = prober.rows(source, suspect, columns)
     battery = replace(battery, texts=prober.texts if texts is None else texts)
-    return prober.probe(suspect, clean, battery, runtime, reporting(progress))
+    return prober.probe(suspect, clean, battery, runtime, show)
