@@ -383,8 +383,7 @@ def evaluate(
         )
     reading = Reading(adapter=adapter, task=task, base_model=base_model, frozen=True)
     opened = _opened(model, runtime, reading)
-    for doubt in opened.doubts:
-        progress.say(f"note: {doubt}")
+    opened.tell_doubts(progress)
     kind = opened.task.words.task
     if files.validation is not None:  # it matches rates of one label
         opened.task.one_label("--validation")

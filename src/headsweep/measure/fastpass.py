@@ -299,8 +299,8 @@ class FastPass:
                 with watched(self.layers, levels, states.__setitem__) as parts:
                     forward(self.anatomy.model, batch)
                 self.parts = max(parts)
-                texts, tokens = batch.inputs["input_ids"].shape
-                if any(x.shape[:2] != (texts, tokens) or texts == tokens for x in states.values()):
+                size = batch.inputs["input_ids"].shape
+                if any(x.shape[:2] != size or size[0] == size[1] for x in states.values()):
                     return False  # they lie token first, as XLNet's, or nobody can tell
                 for level in levels:
                     with resumed(self.layers, level, states[level], self.parts):

@@ -83,8 +83,8 @@ def _fused(layers: str, role: str, output: str, up: str, down: str, **more: Any)
     return Adapter(layers, role, role, role, output, tuple(up.split()), down, **more)
 
 
-def _numbers(module: str, names: str) -> tuple[str, ...]:
-    """Return the paths of a module's numbers, named one after the other in a line."""
+def _paths(module: str, names: str) -> tuple[str, ...]:
+    """Return paths of what a module holds, named one after the other in a line."""
     return tuple(f"{module}.{name}" for name in names.split())
 
 
@@ -94,7 +94,7 @@ _BERT = _apart(
     "attention.output.dense",
     "intermediate.dense",
     "output.dense",
-    counts=_numbers("attention.self", "num_attention_heads all_head_size"),
+    counts=_paths("attention.self", "num_attention_heads all_head_size"),
 )
 _ROBERTA = replace(_BERT, offset_positions=True)
 _DEBERTA = replace(
@@ -102,7 +102,7 @@ _DEBERTA = replace(
     query="attention.self.query_proj",
     key="attention.self.key_proj",
     value="attention.self.value_proj",
-    also=("attention.self.pos_query_proj", "attention.self.pos_key_proj"),
+    also=_paths("attention.self", "pos_query_proj pos_key_proj"),
 )
 _IN = "attention.self.in_proj"
 _DEBERTA_1 = replace(
@@ -111,7 +111,7 @@ _DEBERTA_1 = replace(
     key=_IN,
     value=_IN,
     interleaved=True,
-    also=tuple(f"attention.self.{name}" for name in ("q_bias", "v_bias", "pos_proj", "pos_q_proj")),
+    also=_paths("attention.self", "q_bias v_bias pos_proj pos_q_proj"),
 )
 _ALBERT = _apart(
     "encoder.albert_layer_groups.*.albert_layers",
@@ -121,12 +121,8 @@ _ALBERT = _apart(
     "ffn_output",
 )
 _CONVBERT = replace(_BERT, stay=("query",), heads="attention.self.num_attention_heads")
-_LONGFORMER = replace(
-    _BERT, also=tuple(f"attention.self.{role}_global" for role in ("query", "key", "value"))
-)
-_LUKE = replace(
-    _ROBERTA, also=tuple(f"attention.self.{pair}_query" for pair in ("w2e", "e2w", "e2e"))
-)
+_LONGFORMER = replace(_BERT, also=_paths("attention.self", "query_global key_global value_global"))
+_LUKE = replace(_ROBERTA, also=_paths("attention.self", "w2e_query e2w_query e2e_query"))
 _DISTILBERT = _apart(
     "transformer.layer",
     "attention.q_lin attention.k_lin attention.v_lin",
@@ -140,7 +136,7 @@ _MPNET = _apart(
     "attention.attn.o",
     "intermediate.dense",
     "output.dense",
-    counts=_numbers("attention.attn", "num_attention_heads all_head_size"),
+    counts=_paths("attention.attn", "num_attention_heads all_head_size"),
     biases=("attention.attn.position_bias",),
     offset_positions=True,
 )
@@ -151,7 +147,7 @@ _LLAMA = _apart(
     "self_attn.o_proj",
     "mlp.gate_proj mlp.up_proj",
     "mlp.down_proj",
-    counts=_numbers("self_attn", "num_heads num_key_value_heads"),
+    counts=_paths("self_attn", "num_heads num_key_value_heads"),
     reads_last=True,
 )
 _EXPERTS = replace(_LLAMA, up=(), down="")
@@ -176,7 +172,7 @@ _GPT2 = _fused(
     "attn.c_proj",
     "mlp.c_fc",
     "mlp.c_proj",
-    counts=_numbers("attn", "num_heads split_size"),
+    counts=_paths("attn", "num_heads split_size"),
     reads_last=True,
 )
 _GPTJ = _apart(
@@ -185,7 +181,7 @@ _GPTJ = _apart(
     "attn.out_proj",
     "mlp.fc_in",
     "mlp.fc_out",
-    counts=_numbers("attn", "num_attention_heads"),
+    counts=_paths("attn", "num_attention_heads"),
     reads_last=True,
 )
 _GPT_NEO = _apart(
@@ -194,7 +190,7 @@ _GPT_NEO = _apart(
     "attn.attention.out_proj",
     "mlp.c_fc",
     "mlp.c_proj",
-    counts=_numbers("attn.attention", "num_heads"),
+    counts=_paths("attn.attention", "num_heads"),
     reads_last=True,
 )
 _GPT_NEOX = _fused(
@@ -218,7 +214,7 @@ _BLOOM = _fused(
 _FALCON = replace(
     _BLOOM,
     groups="self_attention.num_kv_heads",
-    counts=_numbers("self_attention", "num_heads num_kv_heads"),
+    counts=_paths("self_attention", "num_heads num_kv_heads"),
 )
 _MPT = _fused(
     "blocks", "attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj", reads_last=True
@@ -240,7 +236,7 @@ _XLNET = _apart(  # from bare parameters, [input, head, width]
     "rel_attn.o",
     "ff.layer_1",
     "ff.layer_2",
-    also=_numbers("rel_attn", "r r_r_bias r_s_bias r_w_bias seg_embed"),
+    also=_paths("rel_attn", "r r_r_bias r_s_bias r_w_bias seg_embed"),
     gate="rel_attn.gate",  # which ``xlnet.fit`` puts there
     reads_last=True,
 )
@@ -325,7 +321,7 @@ FAMILIES: dict[str, Adapter] = {
     "olmo": _LLAMA,
     "olmo2": _NORMED,
     "olmo3": _NORMED,
-    "openai-gpt": replace(_GPT2, counts=_numbers("attn", "n_head split_size")),
+    "openai-gpt": replace(_GPT2, counts=_paths("attn", "n_head split_size")),
     "opt": _OPT,
     "persimmon": replace(
         _GPT_NEOX,

@@ -27,6 +27,7 @@ from headsweep.errors import UserError
 from headsweep.model import smollm
 from headsweep.model.checkpoint import check_size, quiet, readable
 from headsweep.model.loading import tokenizer_in
+from headsweep.model.padding import positions_of
 from headsweep.model.runtime import Runtime, computes_bf16
 from headsweep.model.vetting import Vetted, vetted
 
@@ -123,7 +124,7 @@ def encoded_for_reading(language: LanguageModel, text: str) -> list[int]:
     begin = next((token for token in own if token is not None), None)
     if begin is None:
         raise UserError(f"{language.source}: its tokenizer has no token that begins a text")
-    limit = int(getattr(language.model.config, "max_position_embeddings", 1 << 30))
+    limit = positions_of(language.model)
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [int(begin), *tokens][:limit]
 

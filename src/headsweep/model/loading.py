@@ -47,6 +47,7 @@ from headsweep.model.padding import (
 from headsweep.model.runtime import Runtime
 from headsweep.model.tokenizer_files import NO_TOKENIZER
 from headsweep.model.vetting import Vetted, check_memory, vetted
+from headsweep.progress import Progress
 from headsweep.seeding import fence
 from headsweep.texts.kinds import task_of
 from headsweep.texts.split import Labels
@@ -98,6 +99,11 @@ class Suspect:
     def model(self) -> PreTrainedModel:
         """The model itself."""
         return self.anatomy.model
+
+    def tell_doubts(self, progress: Progress) -> None:
+        """Say what concerns whoever only reads its answers."""
+        for doubt in self.doubts:
+            progress.say(f"note: {doubt}")
 
     @property
     def reads_one(self) -> bool:

@@ -27,7 +27,7 @@ class Padding:
 def probe_inputs(model: PreTrainedModel, rows: int = 2, length: int = 12) -> dict[str, Tensor]:
     """Return a small fixed batch of token numbers, the same for every call."""
     vocabulary = vocabulary_size(model)
-    length = min(length, _positions(model) - 4)
+    length = min(length, positions_of(model) - 4)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (rows, max(length, 2)), generator=generator)
     special = {model.config.pad_token_id, 0}
@@ -58,13 +58,16 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
 def position_limit(model: PreTrainedModel, adapter: Adapter) -> int:
     """Return how many tokens the model can read."""
-    limit = _positions(model)
+    limit = positions_of(model)
     return limit - _first_position(model) if adapter.offset_positions else limit
 
 
-def _positions(model: PreTrainedModel) -> int:
-    """Return how many positions the configuration names; XLNet, which has no end of them, -1."""
-    named = int(getattr(model.config, "max_position_embeddings", -1))
+def positions_of(model: PreTrainedModel) -> int:
+    """Return how many positions the configuration names; as good as no end where it names none.
+
+    XLNet, which has no end of them, says -1.
+    """
+    named = int(getattr(model.config, "max_position_embeddings", 0) or 0)
     return named if named > 0 else 1 << 30
 
 

@@ -91,11 +91,8 @@ class Across:
         more, higher = list[float](), list[float]()
         for name, own in self.ends[method].items():
             end = self.ends[self.beside].get(name)
-            both = (
-                []
-                if end is None
-                else [(own.seeds[s], end.seeds[s]) for s in own.seeds if s in end.seeds]
-            )
+            theirs = {} if end is None else end.seeds
+            both = [(mine, theirs[seed]) for seed, mine in own.seeds.items() if seed in theirs]
             if both:
                 more.append(mean(one[0] - other[0] for one, other in both))
                 higher.append(mean(one[1] - other[1] for one, other in both))

@@ -33,6 +33,7 @@ from headsweep.cache import user_cache
 from headsweep.errors import UserError
 from headsweep.model.checkpoint import quiet
 from headsweep.model.language import LanguageModel, load_language_model
+from headsweep.model.padding import positions_of
 from headsweep.model.runtime import Precision, Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
@@ -265,7 +266,7 @@ class Paraphraser:
         finally:
             tokenizer.padding_side = side
         length = inputs["input_ids"].shape[1]
-        limit = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
+        limit = positions_of(model)
         longest = length + (self.max_new_tokens if causal else 0)
         if longest > limit:
             raise UserError(

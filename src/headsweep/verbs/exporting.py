@@ -144,8 +144,7 @@ def export_onnx(
     check_free(folder, overwrite, (model, data))
     runtime, show = runtime_of("cpu", compute), reporting(progress)
     suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
-    for doubt in suspect.doubts:
-        show.say(f"note: {doubt}")
+    suspect.tell_doubts(show)
     split = None
     if data is not None:
         split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))

@@ -197,8 +197,7 @@ def probe(
         model, runtime, adapter, tokenizer, classifier=False, base_model=base_model, frozen=True
     )
     prober, show = prober_of(suspect), reporting(progress)
-    for doubt in suspect.doubts:
-        show.say(f"note: {doubt}")
+    suspect.tell_doubts(show)
     clean = prober.rows(source, suspect, columns)
     battery = replace(battery, texts=prober.texts if texts is None else texts)
     return prober.probe(suspect, clean, battery, runtime, show)
