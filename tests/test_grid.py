@@ -157,6 +157,8 @@ def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cell
         ([method('defense = "ft"\nunits = "heads"')], "units", "leave it out"),
         ([method('defense = "ft"\nheal = { lr = 1 }')], "heal = { lr = 1", "set it in its fields"),
         ([method('strategy = "gradient"\nprune_drop = 3.0')], "prune_drop", "not a fraction"),
+        ([method('strategy = "none"\nmax_drop = -1.0')], "max_drop = -1", "not a fraction"),
+        ([method('defense = "ft"\nmax_drop = 0.1')], "max_drop = 0.1", "nothing holds 'ft'"),
         ([method('defense = "random"\nmatch = "gradint"'), GRADIENT], "gradint", "'gradient'?"),
         ([method('defense = "random"\nmatch = "random"')], "match", "'random' is matched itself"),
         ([method('strategy = "variance"\nmatch = "variance"')], "match", "only random heads"),
@@ -183,6 +185,25 @@ def test_cells_are_healed_as_asked_and_each_healing_is_another_cell(recipe, cell
 def test_mistakes_of_a_method_are_said_with_their_line(recipe, tables, line, told):
     head = HEAD.replace("[11]", "[11, 12]")
     assert told in mistake(recipe(*tables, head=head), line)
+
+
+@pytest.mark.parametrize(
+    ("defend", "grid"), [("max_drop = 0.05", 0.05), ("min_accuracy = 0.4", None)]
+)
+def test_a_method_is_held_to_a_bound_of_its_own(recipe, cells, cache, defend, grid):
+    fields = "fields = { step = 2 }"
+    closer = method(f'name = "closer"\nstrategy = "gradient"\nmax_drop = 0.01\n{fields}')
+    further = method(f'name = "further"\nstrategy = "gradient"\nmax_drop = 0.3\n{fields}')
+    defend = f"[defend]\n{defend}\nheal = {{ epochs = 0 }}"
+    path = recipe(GRADIENT, closer, further, defend=defend)
+    assert len({order.key for order in orders(read_grid(path), sources.Hashes(cache))}) == 3
+    bounds = {name: form["bound"] for name, form in cells(path).items()}
+    assert {name: bound["max_drop"] for name, bound in bounds.items()} == {
+        "gradient": grid, "closer": 0.01, "further": 0.3
+    }  # fmt: skip
+    lowest = bounds["closer"]["min_accuracy"] - bounds["further"]["min_accuracy"]
+    assert lowest == pytest.approx(0.29)
+    assert (bounds["gradient"]["min_accuracy"] == 0.4) == (grid is None)
 
 
 def test_a_key_of_healing_that_is_gone_names_what_replaced_it(recipe):

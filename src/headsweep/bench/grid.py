@@ -96,8 +96,11 @@ class Defending:
 
     def of(self, variation: Variation) -> Defending:
         """Return what one method is bound to, with what it has of its own."""
-        drop = self.prune_drop if variation.prune_drop is None else variation.prune_drop
-        return replace(self, heal=healed(self.heal, variation.heal), prune_drop=drop)
+        deeper = self.prune_drop if variation.prune_drop is None else variation.prune_drop
+        own = replace(self, heal=healed(self.heal, variation.heal), prune_drop=deeper)
+        if variation.max_drop is None:
+            return own
+        return replace(own, max_drop=variation.max_drop, min_accuracy=None)
 
 
 @dataclass(frozen=True)
@@ -284,7 +287,9 @@ def _method(section: Section) -> Method:
     limits = tuple(seeds) if seeds else None
     made = Method(name, kind, method, settings, limits, variation)  # type: ignore[arg-type]
     with section.blamed("fields"):
-        made.made(FineTune(), Bound())
+        bound = made.made(FineTune(), Bound()).bound
+    if bound is None and variation.max_drop is not None:
+        raise section.mistake("max_drop", f"nothing holds '{name}' to a bound", "leave it out")
     return made
 
 

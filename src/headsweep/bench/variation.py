@@ -3,6 +3,7 @@
 In a recipe these are keys of ``[[method]]``:
 
     heal = { lr = 2e-4 }    # over [defend.heal], field by field; of strategies
+    max_drop = 0.01         # in the place of the bound of [defend]
     prune_drop = 0.1        # over that of [defend]
     match = "gradient"      # of random heads: as many as that method pruned of the same victim
     probes = "without"      # which probe families the view carries (headsweep.bench.probing)
@@ -17,6 +18,7 @@ from headsweep.bench.probing import Families, read_probes
 from headsweep.document import Section
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.mask import HEADS, Units, units_of
+from headsweep.purification.bound import Bound
 from headsweep.purification.gone import HEALING, refuse_gone
 from headsweep.settings import Settings, configure, pair, plain_fields
 
@@ -27,7 +29,8 @@ class Variation:
 
     Attributes:
         heal: fields of its healing that differ from the grid's, as ``field=value``.
-        prune_drop: how far accuracy may fall while heads are chosen; None: as the grid says.
+        max_drop: how far accuracy may fall; None: as the grid says.
+        prune_drop: how far it may fall while heads are chosen; None: as the grid says.
         match: the method whose number of heads it takes, on every victim and seed; None: none.
         probes: which probe families its view carries; empty: none.
         units: what a strategy may prune.
@@ -35,13 +38,14 @@ class Variation:
     """
 
     heal: tuple[str, ...] = ()
+    max_drop: float | None = None
     prune_drop: float | None = None
     match: str | None = None
     probes: Families = ()
     units: Units = HEADS
 
 
-KEYS = ("heal", "prune_drop", "match", "probes", "units")
+KEYS = ("heal", "max_drop", "prune_drop", "match", "probes", "units")
 MATCHING = "random"  # the control: it alone takes a number of heads
 
 
@@ -64,16 +68,17 @@ def read_variation(section: Section, kind: str) -> Variation:
     if own.values and kind == "defense":
         raise section.mistake("heal", "a defense brings its own healing", "set it in its fields")
     healing_of(own)
-    drop = section.get("prune_drop", float)
-    if drop is not None and not 0 <= drop < 1:
-        raise section.mistake("prune_drop", f"prune drop {drop} is not a fraction", "such as 0.1")
+    drop, deeper = section.get("max_drop", float), section.get("prune_drop", float)
+    for key, value in (("max_drop", drop), ("prune_drop", deeper)):
+        with section.blamed(key):
+            Bound(**{} if value is None else {key: value})
     kinds = section.get("units", str)
     if kinds is not None and kind == "defense":
         raise section.mistake("units", "a defense says itself what it prunes", "leave it out")
     with section.blamed("units"):
         units = HEADS if kinds is None else units_of(kinds, "units")
     match, probes = _match(section, kind), read_probes(section)
-    return Variation(tuple(own.settings()), drop, match, probes, units)
+    return Variation(tuple(own.settings()), drop, deeper, match, probes, units)
 
 
 def _match(section: Section, kind: str) -> str | None:
