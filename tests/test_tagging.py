@@ -275,6 +275,10 @@ def test_words_and_tags_are_picked_from_rows_and_conll_files(tmp_path):
     path.write_text("-DOCSTART- -X- O O\n\nEU NNP B-PER\nrejects VB O\n\n\nit PR O\n")
     assert read(path).columns == {"tokens": [["EU", "rejects"], ["it"]],
                                   "tags": [["B-PER", "O"], ["O"]]}  # fmt: skip
+    comments = "#begin document x\n# id 7\tdomain=train\n#alone\nEU B-PER\n# O\n\n# O\nit O\n"
+    path.write_text(comments)  # a row may begin with the word '#'
+    assert read(path).columns == {"tokens": [["EU", "#"], ["#", "it"]],
+                                  "tags": [["B-PER", "O"], ["O", "O"]]}  # fmt: skip
     path.write_text("EU B-PER\nrejects\n")
     with pytest.raises(UserError, match="line 2 holds a word without a tag: 'rejects'"):
         read(path)

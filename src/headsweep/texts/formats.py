@@ -28,6 +28,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_COLUMNS = 10_000
 MOST_CELLS = 512 << 20  # characters
 PARQUET_ROWS = 64  # in memory at once: a few bytes of a file may stand for very long cells
+COMMENT = "#"  # of a .conll file
 DELIMITED = (".csv", ".tsv")
 
 
@@ -65,17 +66,22 @@ def from_tsv(path: Path) -> Cells:
 def from_conll(path: Path) -> Cells:
     """Read words and tags: one of each a line, the tag as the last column; blank lines part rows.
 
-    Columns are separated by spaces or tabs; lines that begin with ``-DOCSTART-`` are left out.
+    Columns are separated by spaces or tabs. Lines that begin with ``-DOCSTART-`` are left out, and
+    comments: lines before a row's first word that begin with ``#`` and end with no tag that the
+    other lines have.
 
     Raises:
         UserError: a line holds a word without a tag.
 
     """
+    lines = [line.split() for line in text_of(path).splitlines()]
+    tags = {line[-1] for line in lines if len(line) > 1 and not line[0].startswith(COMMENT)}
     rows: list[list[list[str]]] = [[]]
-    for number, line in enumerate(text_of(path).splitlines(), start=1):
-        columns = line.split()
+    for number, columns in enumerate(lines, start=1):
         if not columns or columns[0] == "-DOCSTART-":
             rows.append([])
+        elif not rows[-1] and columns[0].startswith(COMMENT) and columns[-1] not in tags:
+            continue
         elif len(columns) < 2:
             raise UserError(
                 f"{path}: line {number} holds a word without a tag: {shown(columns[0])}",
