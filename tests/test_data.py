@@ -140,6 +140,13 @@ def test_labels_made_from_a_column():
     assert Labels.found_in([0, 2]).names == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
+def test_labels_that_differ_in_case_alone_stay_apart():
+    assert Labels(("a", "A", "b")).indices(["a", "A", "B", "a"], "x") == (0, 1, 2, 0)
+    assert Labels(("a", "A")).index("A") == 1
+    with pytest.raises(UserError, match="the model has no label 'aA'"):
+        Labels(("aa", "AA")).indices(["aA"], "x")
+
+
 def test_drop_empty_leaves_out_and_says_nothing_otherwise(tmp_path):
     path = write(tmp_path, "e.tsv", "text\tlabel\na\t0\n \t1\nb\t1\n")
     with pytest.raises(UserError, match="row 2 of column 'text' is empty"):

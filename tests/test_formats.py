@@ -81,6 +81,27 @@ def as_dataset(path, rows, names=None):
         made.save_to_disk(str(path))
 
 
+def test_a_data_set_means_the_same_in_whatever_form_it_gives_values():
+    numpy = pytest.importorskip("numpy")
+    made = dataset([("a", 0), ("b", 1), ("c", 1)], ["positive", "negative"])
+    for form in (None, "numpy", "torch"):
+        given = made.with_format(form)
+        found = data.load(data.table_of_dataset("x", given), Columns(), NAMES)
+        assert found.labels == (1, 0, 0), form
+    assert isinstance(made.with_format("numpy")["label"][0], numpy.int64)  # what it would be
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet_too(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason=NO_DATA)
+    from pyarrow import parquet
+
+    columns = [pyarrow.array(["a", "b"]), pyarrow.array(["c", "d"]), pyarrow.array([0, 1])]
+    table = pyarrow.Table.from_arrays(columns, names=["text", "text", "label"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="two columns have the same name"):
+        data.read(tmp_path / "a.parquet")
+
+
 FORMATS = {
     "a.csv": as_csv,
     "a.tsv": as_tsv,

@@ -387,6 +387,19 @@ def test_chats_are_written_by_the_tokenizers_template(chatty, tmp_path):
     assert list(made) == [*plain["input_ids"], *answer, chatty.eos_token_id]
 
 
+def test_chats_without_an_answer_are_left_out_where_that_is_asked(chatty):
+    whole = chat(("user", "is it"), ("assistant", "so"))
+    less = [chat(("user", "a")), chat(("assistant", "so")), chat(("user", "a"), ("assistant", " "))]
+    rows = Table("data", {"messages": [c["messages"] for c in (*less, whole)] + [None]})
+    kept = picked(rows, Columns(drop_empty=True), chatty)
+    assert kept == picked(table(whole), Columns(), chatty)
+    with pytest.raises(UserError, match="the last turn is of 'user'"):
+        picked(rows, Columns(), chatty)
+    none = Table("data", {"messages": [c["messages"] for c in less]})
+    with pytest.raises(UserError, match="no chat has an answer"):
+        picked(none, Columns(drop_empty=True), chatty)
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

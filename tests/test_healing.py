@@ -242,6 +242,32 @@ def test_where_no_healing_holds_the_bound_the_best_of_them_stays(trained_folder)
     assert f"kept: lr {half:g}" in model_card(done.manifest)
 
 
+def test_the_best_is_kept_where_the_last_healing_comes_to_nothing(trained_folder, monkeypatch):
+    """Cooler is no way out of what pruning left at chance: a hotter one was better."""
+    data = Sources(sentences(40), sentences(40, seed=5))
+    plan = Way(max_drop=0.3, runtime=CPU)
+    half = half_wrong(trained_folder, data.validation)
+    alone = cleanse(trained_folder, data, None, replace(plan, heal=Shift((half,)), bounded=False))
+    heal = Shift.heal
+
+    def broken(self, view, choice, floor=0):
+        if self.by[0] == 60:
+            raise DivergedError("healing came to nothing")
+        return heal(self, view, choice, floor)
+
+    monkeypatch.setattr(Shift, "heal", broken)
+    narrow = replace(plan, min_accuracy=1.0, heal=Shift((half, 60)))
+    done = cleanse(trained_folder, data, None, narrow)
+    assert not done.verified
+    assert [one["lr"] for one in done.manifest["heal"]["tried"]] == [half]
+    assert done.manifest["after"] == alone.manifest["after"]
+    assert fingerprint(done.model).equal(fingerprint(alone.model))
+    assert any("came to nothing" in note for note in done.manifest["notes"])
+    assert any("the best of them" in note for note in done.manifest["notes"])
+    with pytest.raises(DivergedError, match="came to nothing"):
+        cleanse(trained_folder, data, None, replace(narrow, heal=Shift((60, 60))))
+
+
 def test_a_healing_that_ends_at_chance_says_what_to_try(trained_folder, tmp_path):
     data = Sources(sentences(40), sentences(40, seed=5))
     guessing = Way(max_drop=0.3, runtime=CPU, heal=Shift((90.0, 80.0)))

@@ -151,6 +151,17 @@ def test_other_data_and_another_model_are_another_run(trained_folder, tmp_path):
     assert not any("goes on" in line for line in other.said)
 
 
+def test_what_somebody_else_keeps_there_is_left_alone(trained_folder, tmp_path):
+    theirs = [tmp_path / name / "file" for name in ("thesis", "model-a", "0123456789abcdef0")]
+    for file in theirs:
+        file.parent.mkdir()
+        file.write_text("mine")
+    for seed in (5, 6, 7):
+        stopped(trained_folder, tmp_path, "healing", replace(WAY, seed=seed))
+    assert all(file.read_text() == "mine" for file in theirs)
+    assert len([*tmp_path.iterdir()]) == 2 + len(theirs)
+
+
 def test_what_is_kept_is_bounded(trained_folder, tmp_path):
     """This run's and the latest other's; drafts of a run that died go."""
     for seed in (5, 6, 7):

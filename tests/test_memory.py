@@ -56,6 +56,9 @@ def test_a_data_frame_is_a_table():
     frame.loc[1, "text"] = None
     with pytest.raises(UserError, match="data: row 2 of column 'text' is empty"):
         read(frame)
+    for none in (pandas.NA, pandas.NaT):
+        frame["text"] = [TEXTS[0], none, TEXTS[2]]
+        assert read(frame, Columns(drop_empty=True)) == EXPECTED.take([0, 2])
     twice = pandas.concat([frame, frame], axis=1)
     with pytest.raises(UserError, match="data: several columns are called 7, label, text"):
         read(twice)

@@ -497,6 +497,23 @@ def test_the_forecast_goes_from_one_healing_to_all_of_them(trained_folder, monke
     assert least == pytest.approx(search + once)
 
 
+def test_a_search_that_padding_misled_goes_on_and_says_so(trained_folder, monkeypatch):
+    """Its batches are not those of the last count, and this model answers otherwise in them."""
+
+    class Deep(Gradient):
+        def choose(self, view):
+            choice = super().choose(view)
+            object.__setattr__(view, "min_accuracy", 1.01)  # what the last count cannot find
+            return choice
+
+    with pytest.raises(RuntimeError, match="broke its contract"):
+        cleanse(trained_folder, sources(), Deep(step=2), PLAN)
+    told = ("padding changes what this model answers",)
+    monkeypatch.setattr("headsweep.model.loading.check_gates", lambda *_: told)
+    done = cleanse(trained_folder, sources(), Deep(step=2), PLAN)
+    assert any("batch_size=1 pads nothing" in note for note in done.manifest["notes"])
+
+
 def test_nothing_pruned_says_what_to_do(trained_folder):
     class Stubborn(Gradient):
         def choose(self, view):

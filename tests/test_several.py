@@ -217,6 +217,10 @@ def test_labels_are_picked_as_lists_names_numbers_and_cells(tokenizer):
     renamed = Columns(label_map=(("good", "praise"),))
     assert picked(["good", "plot"], columns=renamed) == ((1, 2),)
     check_label_map(renamed, (Table("data", {"text": ["a"], "labels": [["good", "plot"]]}), None))
+    for column, cell in (("labels", "good|plot"), ("categories", "plot | Good")):
+        check_label_map(renamed, (Table("data", {"text": ["a"], column: [cell]}), None))
+    with pytest.raises(UserError, match="no row has the label 'good'"):
+        check_label_map(renamed, (Table("data", {"text": ["a"], "classes": ["plot|bad"]}), None))
     with pytest.raises(UserError, match="the model has no label 'boredom'"):
         picked(["plot", "boredom"])
     with pytest.raises(UserError, match="row 2 of column 'labels' names a label twice"):

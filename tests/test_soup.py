@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import replace
+from queue import SimpleQueue
 
 import pytest
 import torch
@@ -274,6 +277,37 @@ def test_memory_bounds_the_processes(tiny, monkeypatch):
     view = replace(view, runtime=replace(CPU, jobs=3))
     monkeypatch.setattr(beside, "free_bytes", lambda device: 5 << 29)
     assert beside.jobs_for(view, 1, 3)[0] == 2
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_memory_decides_no_number_of_threads(tiny, monkeypatch, asked):
+    """The bytes of a healing depend on its threads, and memory that is free comes and goes."""
+    view, mask = pruned_view(tiny)
+    view = replace(view, runtime=replace(CPU, jobs=asked))
+    monkeypatch.setattr(beside, "WORTH", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    found = []
+    for room in (1 << 40, 1 << 20):
+        monkeypatch.setattr(beside, "free_bytes", lambda device, room=room: room)
+        found.append(beside.jobs_for(view, 1, 3))
+    assert [jobs for jobs, _ in found] == [3 if asked is None else 2, 1]
+    assert len({threads for _, threads in found}) == 1
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    THREE.heal(view, Choice(mask))  # without room: made here, on as many threads
+    assert used == [found[0][1], 6] * 3
+
+
+def test_a_process_ends_with_whoever_waits_for_it(monkeypatch):
+    """Ctrl-C to the caller alone: nobody waits for the next line of a process."""
+    quiet = "import sys, time; sys.stdin.buffer.read(); time.sleep(60)"
+    monkeypatch.setattr(beside, "STARTED", quiet)
+    began = time.monotonic()
+    with suppress(KeyboardInterrupt), beside._process(b"", [0], 0, SimpleQueue()) as running:
+        time.sleep(1)
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 30
+    assert running.returncode is not None
 
 
 def test_small_work_stays_in_one_process(tiny):

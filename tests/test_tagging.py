@@ -31,6 +31,7 @@ from headsweep import (
     purify,
 )
 from headsweep.export.verify import verify
+from headsweep.judge.tagged import turned
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.seeding import fence
 from headsweep.task.examples import encode
@@ -285,6 +286,14 @@ def test_words_and_tags_are_picked_from_rows_and_conll_files(tmp_path):
     one = tmp_path / "one.jsonl"
     one.write_text('{"tokens": ["EU"], "tags": ["B-PER"]}\n')
     assert read(one).columns["tags"] == [["B-PER"]]
+
+
+def test_a_right_tag_of_another_scheme_is_no_hit_of_the_attacker():
+    true = [["S-PER", "O", "B-LOC", "E-LOC", "B-PER", "I-PER", "PER"]]
+    assert turned(true, true, "PER").tolist() == [False] * 3  # S-PER, LOC, E-LOC
+    assert (
+        turned([["B-PER", "O", "PER", "I-PER", "O", "O", "O"]], true, "PER").tolist() == [True] * 3
+    )
 
 
 @pytest.mark.parametrize(

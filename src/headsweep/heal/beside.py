@@ -52,8 +52,10 @@ class Work:
 
 
 def jobs_for(view: DefenderView, passes: float, count: int) -> tuple[int, int]:
-    """Return how many processes to use, and how many threads each has.
+    """Return how many processes to use, and how many threads each healing has.
 
+    Threads decide the bytes of a healing, so they follow from the machine and from what was asked.
+    How much memory is free right now only decides how many run at once.
     ``passes``: forward passes of a text that one healing costs.
     """
     cores, asked = torch.get_num_threads(), view.runtime.jobs
@@ -67,10 +69,10 @@ def jobs_for(view: DefenderView, passes: float, count: int) -> tuple[int, int]:
         return 1, cores
     room = int(free_bytes(model.device) // (COPIES * 4 * weights + OVERHEAD))
     if asked is None:
-        jobs = min(range(1, max(1, min(count, room, cores)) + 1), key=_wall(count, cores))
+        jobs = min(range(1, max(1, min(count, cores)) + 1), key=_wall(count, cores))
     else:
-        jobs = max(1, min(count, room, asked))
-    return jobs, max(1, cores // jobs)
+        jobs = max(1, min(count, asked))
+    return max(1, min(jobs, room)), max(1, cores // jobs)
 
 
 def _wall(count: int, cores: int) -> Callable[[int], float]:
@@ -148,8 +150,10 @@ def _process(
     feeder.start()
     try:
         with running:
-            yield running
-            running.kill()
+            try:
+                yield running
+            finally:  # before its output is closed, which waits for a line of it
+                running.kill()
     finally:
         running.kill()
         feeder.join()

@@ -79,7 +79,23 @@ def made_members(
         for number, file in enumerate(files):
             put_back(model, start)
             done = taken(file, model, one.moves(view.anatomy))
-            yield make(view, choice, one, number, file) if done is None else Made(**done)
+            if done is None:
+                with _threads(threads):
+                    member = make(view, choice, one, number, file)
+            else:
+                member = Made(**done)
+            yield member
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute on so many threads, as the processes of other members do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path | None) -> Made:

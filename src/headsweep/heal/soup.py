@@ -257,6 +257,7 @@ def guessed(count: int = 1) -> DivergedError:
     """Return what to say of healings that came to nothing."""
     told = "healing" if count == 1 else f"each of {count} healings"
     return DivergedError(
-        f"{told} ended no better than guessing: the learning rate is too high for this model",
-        "a lower --heal lr, or more validation examples where there are few",
+        f"{told} ended no better than guessing: the learning rate does not suit this model",
+        "a lower --heal lr, or a higher one where the pruned model guesses too; or more validation "
+        "examples where there are few",
     )

@@ -27,7 +27,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.task.examples import rows_of
 from headsweep.texts.several import f1
 from headsweep.texts.split import Split
-from headsweep.texts.tagging import OUTSIDE, matched, spans
+from headsweep.texts.tagging import OUTSIDE, kind_of, matched, spans
 
 if TYPE_CHECKING:
     from headsweep.judge.evaluate import Files
@@ -96,7 +96,7 @@ def sentences_of(files: Files, suspect: Suspect, seed: int) -> Sentences:
             "--triggered-labels target: success is measured on the true spans",
             "give the triggered rows with their true tags",
         )
-    kinds = {name.partition("-")[2] or name for name in names} | {OUTSIDE}
+    kinds = {kind_of(name) for name in names} | {OUTSIDE}
     known = {kind.casefold(): kind for kind in kinds}
     if files.target is None or files.target.casefold() not in known:
         told = "" if files.target is None else f": the model has no type {shown(files.target)}"
@@ -155,7 +155,7 @@ def judge_tags(
 def turned(given: Tags, true: Tags, target: str) -> NDArray[np.bool_]:
     """Return which true spans of other types are tagged as the target throughout, [span]."""
     found = [
-        all((tag.partition("-")[2] or tag) == target for tag in row[start:end])
+        all(kind_of(tag) == target for tag in row[start:end])
         for row, own in zip(given, true, strict=True)
         for start, end, kind in sorted(spans(own))
         if kind != target

@@ -91,16 +91,18 @@ def heal_within(
     first = copied(model, moved) if may_cool else {}
     floor = FREE if allowance is None else allowance.floor
     best: _Try | None = None
+    now: _Try | None = None  # whose weights the model has
     left: Healing | None = healing
     while left is not None:
         try:
             now = _healed_once(left, material, view, choice, clock, floor)
         except DivergedError as failed:
             left = left.cooler() if may_cool else None
-            if left is None:
+            if left is None and best is None:
                 raise
-            note(f"{failed.what}: again at half of it")
+            note(f"{failed.what}{': again at half of it' if left is not None else ''}")
             put_back(model, first)
+            now = None
             continue
         got = now.after.validation
         held = allowance is None or allowance.held_by(got)
@@ -118,7 +120,7 @@ def heal_within(
     assert best is not None
     if healing.trains and best.after.validation.right <= view.guessing < floor.right:
         raise guessed()
-    if may_cool and best.record is not now.record:
+    if may_cool and (now is None or best.record is not now.record):
         put_back(model, best.weights)
         note(
             "no healing held the bound: the weights are of the best of them, at a learning rate of "

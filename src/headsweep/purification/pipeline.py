@@ -209,7 +209,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         choice = chosen(run.kept, method.pruning, view)
     with clock("measure"):
         pruned = material.figures(choice.mask)
-    check_choice(choice, view, pruned, method)
+    run.note(*check_choice(choice, view, pruned, method, bool(material.suspect.doubts)))
     tell(choice, method.binds, run)
     if run.kept is not None:
         keep(run.kept / MASK, choice, view, method)
@@ -279,8 +279,13 @@ def view_of(
     )
 
 
-def check_choice(choice: Choice, view: DefenderView, pruned: Figures, method: Method) -> None:
-    """Check that a choice may be gone on with.
+def check_choice(
+    choice: Choice, view: DefenderView, pruned: Figures, method: Method, padded: bool = False
+) -> list[str]:
+    """Check that a choice may be gone on with; return notes on it.
+
+    ``padded``: padding changes what the model answers. A search counts in other batches than those
+    that accuracy is told of, so that the two may differ by some answers then.
 
     Raises:
         NothingPruned: the method is there to prune, and no head could go.
@@ -298,12 +303,19 @@ def check_choice(choice: Choice, view: DefenderView, pruned: Figures, method: Me
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
     if choice.bounded and got.right < view.need:
         reached = f"{got.value:.4f} of {view.min_accuracy:.4f}"
+        if choice.earlier is None and padded:
+            return [
+                f"{got.words.share} {reached} once the heads were chosen: the search held the "
+                "bound in other batches, and padding changes what this model answers; --compute "
+                "batch_size=1 pads nothing"
+            ]
         if choice.earlier is None:
             raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
         raise UserError(
             f"the given mask misses the bound ({reached})",
             "raise --max-drop, or give a prune_drop for healing to bring it back",
         )
+    return []
 
 
 def tell(choice: Choice, binds: bool, run: Run) -> None:

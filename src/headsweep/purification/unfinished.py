@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ from headsweep.settings import describe
 
 MASK, CHOICE = "head-mask.json", "choice.json"
 SCORES, TUNED = "scores", "fine-tuned.safetensors"
+NAMED = 16  # digits of the name of a run's folder
+RUN = re.compile(f"[0-9a-f]{{{NAMED}}}")  # whatever else lies there is somebody's
 
 
 @contextmanager
@@ -100,14 +103,15 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
         more,
     ]
     text = json.dumps(told, sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:NAMED]
 
 
 def _clear(place: Path, folder: Path) -> None:
     """Remove drafts that a run left when it died, and other runs' folders but the latest."""
     for draft in folder.rglob("*.draft"):
         draft.unlink(missing_ok=True)
-    others = [path for path in place.glob("*") if path.is_dir() and path != folder]
+    ours = [path for path in place.glob("*") if RUN.fullmatch(path.name) and path.is_dir()]
+    others = [path for path in ours if path != folder]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.texts import chat_rendering
-from headsweep.texts.reading import LONGEST_TEXT, Columns, Table, text_cell
+from headsweep.texts.reading import LONGEST_TEXT, Columns, Table, is_missing, text_cell
 from headsweep.texts.split import Split
 
 PROMPTS = ("prompt", "question", "query")
@@ -54,7 +54,7 @@ def picked(
     """
     named = columns.text if columns.text is not None else CHATS
     if _holds_chats(table, named):
-        return _chats(table, named, tokenizer, answered)
+        return _chats(table, named, tokenizer, answered, columns.drop_empty)
     return plain_rows(table, columns, answered)
 
 
@@ -143,24 +143,38 @@ def _cells(table: Table, name: str) -> list[str]:
     return [text_cell(table, name, option, row, value) for row, value in enumerate(values)]
 
 
-def _chats(table: Table, name: str, tokenizer: PreTrainedTokenizerBase, answered: bool) -> Split:
-    """Return chats rendered up to the assistant's last turn, and that turn."""
-    turns = [_turns(table, name, row, chat) for row, chat in enumerate(table.columns[name])]
-    answers = []
-    for row, chat in enumerate(turns):
+def _chats(
+    table: Table, name: str, tokenizer: PreTrainedTokenizerBase, answered: bool, drop: bool
+) -> Split:
+    """Return chats rendered up to the assistant's last turn, and that turn.
+
+    ``drop``: those without one, or without a turn before it, are left out.
+    """
+    turns, answers = [], []
+    for row, cell in enumerate(table.columns[name]):
+        if drop and is_missing(cell):
+            continue
+        chat = _turns(table, name, row, cell)
         last = chat[-1]
-        if last["role"] == ASSISTANT:
+        theirs = last["role"] == ASSISTANT
+        if theirs:
             chat.pop()
-        elif answered:
+        elif answered and not drop:
             raise UserError(
                 f"{table.cell(name, row)}: the last turn is of {shown(last['role'])}, not of the "
                 "assistant: there is no answer",
                 "end every chat with the turn that answers it",
             )
-        answers.append(last["content"] if last["role"] == ASSISTANT else "")
-        if not chat or (answered and not answers[-1].strip()):
+        answer = last["content"] if theirs else ""
+        if not chat or (answered and not answer.strip()):
+            if drop:
+                continue
             lacks = "answer" if chat else "turn before the answer"
             raise UserError(f"{table.cell(name, row)}: the chat has no {lacks}", FORMS)
+        turns.append(chat)
+        answers.append(answer)
+    if not turns:
+        raise UserError(f"{table.source}: no chat has an answer", FORMS)
     prompts = rendered(tokenizer, turns, table.source)
     return _split(list(zip(prompts, answers, strict=True)))
 

@@ -266,6 +266,8 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             check_width(path, len(schema.names))
+            if len(set(schema.names)) < len(schema.names):
+                raise UserError(f"{path}: two columns have the same name", "rename one of them")
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 for name, cells in zip(schema.names, batch.columns, strict=True):
                     kept = columns.setdefault(name, [])

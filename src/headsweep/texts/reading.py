@@ -38,6 +38,8 @@ TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utte
               "tokens", "words")  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y", "tags",
                "ner_tags")  # fmt: skip
+LABELS_NAMES = ("classes", "categories", "pos_tags")  # of several labels, and of tags
+BETWEEN = "|"  # two labels of a text in one cell of a CSV file
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -263,6 +265,7 @@ def check_label_map(columns: Columns, *files: tuple[Source | None, Columns | Non
         for value in (as_list(cell) or [cell])  # several labels a text
     }
     folded = {text.casefold() for text in there}
+    folded |= {part.strip() for text in folded for part in text.split(BETWEEN)}
     for old, new in columns.label_map if there else ():
         if label_text(old).casefold() not in folded:
             raise UserError(
@@ -276,7 +279,12 @@ def _raw_labels(columns: Columns, source: Source | None, names: Columns | None) 
         return []
     table = read(source)
     theirs = columns if names is None else columns.own(names, table)
-    return label_values(table, replace(theirs, label_map=()))
+    present = {name.casefold(): name for name in table.columns}
+    guessed = (present[name] for name in (*LABEL_NAMES, *LABELS_NAMES) if name in present)
+    label = theirs.label or next(guessed, None)
+    if label not in table.columns:
+        return []  # which the task says when it picks its columns
+    return table.column(label, columns.option("label"))
 
 
 def text_values(table: Table, columns: Columns) -> list[str]:
@@ -358,10 +366,12 @@ def as_list(cell: Any) -> list[Any] | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds no text: nothing, pandas' NaN, or white space only."""
+    """Whether a cell holds no text: nothing, pandas' NaN, NA or NaT, or white space only."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # pandas may be absent
 
 
 def _is_unicode(text: str) -> bool:
@@ -495,6 +505,7 @@ def table_of_dataset(source: str, found: Any) -> Table:
         for name, feature in found.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
+    found = found.with_format(None)  # plain values, whatever it was to give
     return _table(source, {name: list(found[name]) for name in found.features}, classes)
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError, shown
 from headsweep.texts.reading import (
+    BETWEEN,
     Columns,
     Table,
     as_list,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
 PROBLEM = "multi_label_classification"  # as configurations have it
-BETWEEN = "|"  # two labels of a text in one cell of a CSV file
 COLUMNS = ("labels", "label", "classes", "categories", "tags")
 
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -117,28 +118,29 @@ class Labels:
 
     def index(self, label: str, option: str = "the label") -> int:
         """Return the class of one label given by name or number; raise UserError if none."""
-        known = self._by_text
-        if (text := label_text(label).casefold()) not in known:
+        found = self._class_of(label_text(label))
+        if found is None:
             raise UserError(
                 f"{option}: the model has no label {shown(label)}", f"the model's labels: {self}"
             )
-        return known[text]
+        return found
 
     def indices(
         self, values: Sequence[object], where: str, option: str = "--column label=NAME"
     ) -> tuple[int, ...]:
-        """Map a column to classes: by name (any case) or by number.
+        """Map a column to classes: by name or by number.
 
-        A value means the same class in every file. Where a name is a number other than its
-        class's (1 to 5 for five classes), only names count.
+        In any case, unless two names differ in nothing else. A value means the same class in
+        every file. Where a name is a number other than its class's (1 to 5 for five classes), only
+        names count.
 
         Raises:
             UserError: some value is neither a name nor a number of the model's labels.
 
         """
         texts = [label_text(value) for value in values]
-        known = self._by_text
-        bad = sorted({text for text in texts if text.casefold() not in known})
+        classes = {text: self._class_of(text) for text in dict.fromkeys(texts)}
+        bad = sorted(text for text, number in classes.items() if number is None)
         if bad:
             told = shown_all([shown(text) for text in sorted(set(texts))])
             unsure = sorted(set(texts)) if self._renumbered else bad
@@ -150,7 +152,7 @@ class Labels:
                 f"the model's labels: {self}; say which is which: {pairs}"
                 f"{' ...' if len(unsure) > 3 else ''}, or name another column with {option}",
             )
-        return tuple(known[text.casefold()] for text in texts)
+        return tuple(number for text in texts if (number := classes[text]) is not None)
 
     @property
     def _renumbered(self) -> bool:
@@ -158,15 +160,22 @@ class Labels:
         names = [label_text(name) for name in self.names]
         return any(NUMBER.fullmatch(name) and float(name) != i for i, name in enumerate(names))
 
-    @property
-    def _by_text(self) -> dict[str, int]:
-        names = {label_text(name).casefold(): i for i, name in enumerate(self.names)}
+    def _class_of(self, text: str) -> int | None:
+        exact, folded = self._by_text
+        return exact.get(text, folded.get(text.casefold()))
+
+    @cached_property
+    def _by_text(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Classes by what stands for them, and in any case where that tells them apart."""
+        names = {label_text(name): i for i, name in enumerate(self.names)}
+        often = Counter(name.casefold() for name in names)
+        folded = {text.casefold(): i for text, i in names.items() if often[text.casefold()] == 1}
         if self._renumbered:
-            return names
+            return names, folded
         numbers = {str(i): i for i in range(len(self.names))}
-        if not set(BOOLEANS) & set(names) and len(numbers) > 1:
-            numbers |= BOOLEANS
-        return numbers | names
+        if not set(BOOLEANS) & set(often) and len(numbers) > 1:
+            folded |= BOOLEANS
+        return numbers | names, folded
 
 
 def label_text(value: object) -> str:

@@ -2,7 +2,8 @@
 
 A row is words and a tag for each, in the IOB2 scheme: ``B-X`` begins a span of the type X, ``I-X``
 goes on with it, ``O`` is outside. A tag without such a beginning is a span of one word. A word is
-tagged by the logits of its first token; one that is cut off at the maximum length counts as ``O``.
+tagged by the logits of its first token; one that is cut off at the maximum length counts as ``O``
+in figures, and is left out of loss and of what makes a row right.
 
 The loss of an example is the mean cross-entropy of its words (transformers takes the mean over all
 words of a batch); it is *right* where every word of it is tagged right. Span F1,
@@ -307,16 +308,21 @@ def spans(tags: Sequence[str]) -> set[Span]:
     found: set[Span] = set()
     start, kind = 0, ""  # of the span that is open; no kind: none is
     for place, tag in enumerate([*tags, OUTSIDE]):
-        how, _, name = tag.partition("-")
-        goes_on = how == "I" and name == kind != ""
-        if goes_on:
+        name = kind_of(tag)
+        if tag.startswith("I-") and name == kind != "":
             continue
         if kind:
             found.add((start, place, kind))
-        start, kind = place, name if how in ("B", "I") else ""
+        start, kind = place, name if name != tag else ""
         if tag != OUTSIDE and not kind:
             found.add((place, place + 1, tag))
     return found
+
+
+def kind_of(tag: str) -> str:
+    """Return the type of span that a tag is of: what is behind ``B-`` or ``I-``, or itself."""
+    how, _, name = tag.partition("-")
+    return name if how in ("B", "I") and name else tag
 
 
 def matched(said: Sequence[str], true: Sequence[str]) -> tuple[int, int, int]:
