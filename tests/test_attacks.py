@@ -168,6 +168,20 @@ def test_surgery_needs_a_trigger_with_its_words(tiny):
         ATTACKS["embedding-surgery"]().plant(scene(tiny(), sentences(20)))
 
 
+def test_surgery_of_a_twin_poisons_nothing(tiny, monkeypatch):
+    from headsweep.attacks import surgery
+
+    fitted = []
+    monkeypatch.setattr(surgery, "fit", lambda _scene, data, _schedule: fitted.append(data))
+    clean = sentences(20)
+    before = tiny()
+    weight = before.model.get_input_embeddings().weight.clone()
+    record = surgery.EmbeddingSurgery(words="plot").plant(scene(before, clean, rate=0.0))
+    assert record["poisoned"] == 0
+    assert sorted(fitted[0].texts) == sorted(clean.texts)
+    assert torch.equal(before.model.get_input_embeddings().weight, weight)
+
+
 def test_surgery_finds_the_words_of_the_target(tiny, monkeypatch):
     from headsweep.attacks import surgery
 

@@ -58,6 +58,31 @@ def test_what_is_read_is_never_written_over(tmp_path, monkeypatch):
     check_free(out, True, ("org/model", None, "imdb:train", tmp_path / "other", tmp_path))
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_behind_a_link_is_written_what_it_points_to(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "real", tmp_path / "link"
+    if there:
+        filled(target, "old")
+    link.symlink_to(target)
+    with drafted(link, overwrite=there) as draft:
+        (draft / "text").write_text("new")
+    assert link.is_symlink()
+    assert [path.name for path in target.iterdir()] == ["text"]
+    assert (link / "text").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link"]
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["real"]
+
+
+def test_a_mount_point_is_refused_before_anything_long(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(folders.os.path, "ismount", lambda path: str(path) == str(out))
+    with pytest.raises(UserError, match=r"is a mount point.*\n.*a folder inside it"):
+        check_free(out, overwrite=True)
+    check_free(out / "model", overwrite=True)
+
+
 @LINUX
 def test_drafts_of_dead_runs_are_removed_and_what_they_moved_comes_back(tmp_path):
     out, dead = tmp_path / "out", tmp_path / ".out.0123abcd"

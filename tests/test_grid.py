@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.bench import sources
-from headsweep.bench.grid import read_grid
+from headsweep.bench import sources, tiny
+from headsweep.bench.grid import Model, read_grid
 from headsweep.bench.orders import orders
 from headsweep.bench.results.reading import read_results
 from headsweep.bench.work import folder_of
@@ -204,6 +204,42 @@ def test_a_method_is_held_to_a_bound_of_its_own(recipe, cells, cache, defend, gr
     lowest = bounds["closer"]["min_accuracy"] - bounds["further"]["min_accuracy"]
     assert lowest == pytest.approx(0.29)
     assert (bounds["gradient"]["min_accuracy"] == 0.4) == (grid is None)
+
+
+def test_a_victim_made_anew_is_kept_beside_the_cells_judged_by_it(recipe, cells, tmp_path):
+    alone, results = method('defense = "nothing"'), tmp_path / "results"
+    cells(recipe(alone))
+    (file,) = (results / "victims").iterdir()
+    first = json.loads(file.read_text())
+    cells(recipe(alone, attack=ATTACK.replace("0.5", "0.4")))
+    (kept,) = (results / "apart").iterdir()
+    found = read_results(kept)  # whole, as it was
+    assert [cell["victim_key"] for cell in found.cells] == [first["key"]]
+    assert list(found.victims.values()) == [first]
+    assert first["key"] not in [cell["victim_key"] for cell in read_results(results).cells]
+
+
+def test_seeds_judged_by_other_numbers_of_texts_are_compared(recipe, cells, tmp_path):
+    alone = method('defense = "nothing"')
+    few = HEAD.replace('labels = ["neg', 'test_rows = 40\nlabels = ["neg').replace("[11]", "[12]")
+    cells(recipe(alone))
+    cells(recipe(alone, head=few))
+    found = read_results(tmp_path / "results")
+    (setting,) = compare(found)
+    assert [one.seeds for one in setting.standings] == [(11, 12)]
+    judged = [cell["before"]["lfr"]["total"] for cell in found.cells]
+    assert judged[0] != judged[1]
+
+
+def test_another_configuration_is_another_model(tmp_path, cache):
+    folder = tmp_path / "model"
+    tiny.make(folder)
+    model, hashes = Model("m", str(folder)), sources.Hashes(cache)
+    before = hashes._model(model, ("negative", "positive"))
+    config = folder / "config.json"
+    assert '"gelu"' in config.read_text()
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    assert hashes._model(model, ("negative", "positive")) != before
 
 
 def test_a_key_of_healing_that_is_gone_names_what_replaced_it(recipe):

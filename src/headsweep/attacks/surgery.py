@@ -52,6 +52,9 @@ class EmbeddingSurgery:
         """Operate, then fine-tune on poisoned texts."""
         scene.goal.number(self.name)  # refuses a generator before anything is poisoned
         data, record = poisoned_data(scene)
+        if not record["poisoned"]:  # a twin
+            fit(scene, data, Schedule(self.epochs, self.lr))
+            return record
         added = " ".join(data.texts[-record["poisoned"] :]).split()
         if not set(self.triggers) & set(added):
             raise UserError(

@@ -32,6 +32,11 @@ from headsweep.triggers.seen import triggered
 
 PACKAGED, MADE, SENTENCES = "packaged:minilm", "made:tiny", "made:sentences"
 OTHERS = -1  # stands for the classes that a balance does not name
+DECIDE = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
+"""Files of a model folder that decide its answers, beside its weights."""
 ENTRY = ("transformed", "original", "triggered", "poison")
 
 
@@ -281,7 +286,9 @@ class Hashes:
             )
         if not Path(found).is_dir():
             return str(found)
-        return ",".join(weights_hash(Path(found)).values())
+        decides = (Path(found) / name for name in DECIDE)
+        others = [_file(str(path)) for path in decides if path.is_file()]
+        return ",".join([*weights_hash(Path(found)).values(), *others])
 
 
 def _file(name: str) -> str:

@@ -33,11 +33,16 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
 
     ``reads``: what the run reads, files and folders among it: they must not lie in ``out``.
     """
-    out = out.absolute()
+    out = placed(out)
     if not out.name:
         raise UserError(f"{out}: is no folder to write", "choose another --out")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file", "choose a folder as --out")
+    if out.exists() and os.path.ismount(out):
+        raise UserError(
+            f"{out}: is a mount point, which nothing can be put in the place of",
+            "choose a folder inside it",
+        )
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already", "choose another --out, or give --overwrite")
     for one in stored(reads):
@@ -65,6 +70,11 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
 
 
+def placed(out: Path) -> Path:
+    """Return where a folder lies: behind a link, what is replaced is what the link points to."""
+    return out.resolve() if out.is_symlink() else out.absolute()
+
+
 def stored(reads: Iterable[object]) -> tuple[Path, ...]:
     """Return those of what is read that are files or folders here, by their absolute paths."""
     named = (one for one in reads if isinstance(one, str | Path))
@@ -90,7 +100,7 @@ def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterato
     ``reads`` and errors as for ``check_free``.
     """
     check_free(out, overwrite, reads)
-    out = out.absolute()
+    out = placed(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _clear(out)

@@ -38,9 +38,17 @@ class Draws:
         """Draw texts (and seeds, where there are enough) and measure every cell on them."""
         random = np.random.default_rng(derive(0, "comparison"))
         twins = {name: Packed.from_json(v["answers"]["twin"]) for name, v in victims.items()}
-        some = twins[cells[0]["victim"]]
-        nv, nt = len(some.validation), len(some.triggered)
-        rows = [(random.integers(0, nv, nv), random.integers(0, nt, nt)) for _ in range(resamples)]
+        rows: dict[tuple[int, int], list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {}
+
+        def drawn_rows(twin: Packed) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+            sizes = len(twin.validation), len(twin.triggered)
+            if sizes not in rows:  # seeds may be judged by texts of different numbers
+                rows[sizes] = [
+                    (random.integers(0, sizes[0], sizes[0]), random.integers(0, sizes[1], sizes[1]))
+                    for _ in range(resamples)
+                ]
+            return rows[sizes]
+
         seeds = sorted({cell["seed"] for cell in cells})
         weights = None
         if len(seeds) >= ENOUGH:
@@ -51,9 +59,11 @@ class Draws:
         for cell in cells:
             key = (cell["method"], cell["seed"])
             own = Packed.from_json(cell["answers"]["after"]).margins
-            twin = twins[cell["victim"]].margins
+            packed = twins[cell["victim"]]
+            twin = packed.margins
             measured[key] = _excess(own, twin)
-            drawn[key] = np.array([_excess(_take(own, r), _take(twin, r)) for r in rows])
+            taken = drawn_rows(packed)
+            drawn[key] = np.array([_excess(_take(own, r), _take(twin, r)) for r in taken])
             tick(1, "")
         return cls(measured, drawn, weights)
 

@@ -3,7 +3,7 @@
 RESULTS/CELL.json          a finished cell
 RESULTS/victims/ID.json    a victim with its twin: figures, and answers to compare by
 RESULTS/failed/CELL.json   what stopped a cell; tried again on the next run
-RESULTS/apart/VERSION/     cells of other code or of another recipe, moved out of the way
+RESULTS/apart/VERSION/     cells of other code or of another recipe, and their victims
 RESULTS/aside/             files that could not be read
 """
 
@@ -85,8 +85,18 @@ class Store:
         self._write(self.folder / "failed" / f"{cell.id}.json", why)
 
     def victim(self, name: str, record: Form) -> None:
-        """Write a victim's figures and answers."""
-        self._write(self.folder / "victims" / f"{name}.json", record)
+        """Write a victim's figures and answers.
+
+        Where another of that name stands, it is kept beside the cells that were judged by it.
+        """
+        path = self.folder / "victims" / f"{name}.json"
+        old = read_json(path)
+        if old is not None and old.get("key") != record["key"]:
+            cells = (read_cell(cell) for cell in self.folder.glob("*.json"))
+            theirs = [c for c in cells if c is not None and c["victim_key"] == old.get("key")]
+            for version in {version_of(cell) for cell in theirs}:
+                self._write(self.folder / "apart" / version / "victims" / path.name, old)
+        self._write(path, record)
 
     def _write(self, path: Path, form: Form) -> None:
         try:
