@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 
@@ -56,6 +57,27 @@ def test_what_is_read_is_never_written_over(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"is read here and would be replaced"):
             check_free(out, True, ("org/model", None, read))
     check_free(out, True, ("org/model", None, "imdb:train", tmp_path / "other", tmp_path))
+
+
+def test_files_of_ones_own_in_a_purified_folder_are_not_removed(tmp_path):
+    out = tmp_path / "out"
+    (out / "notes").mkdir(parents=True)
+    (out / "model.safetensors").write_text("")
+    (out / "config.json").write_text("{}")
+    (out / "README.md").write_text("mine to write on")
+    (out / "report.html").write_text("")
+    written = {
+        "weights_sha256": {"model.safetensors": ""},
+        "other_files_sha256": {"config.json": ""},
+    }
+    (out / MANIFEST).write_text(json.dumps({"format": "headsweep.manifest/1"} | written))
+    check_free(out, overwrite=True)
+    for name in ("notes/thesis.tex", "other.safetensors"):
+        (out / name).write_text("mine")
+        with pytest.raises(UserError, match=f"holds '{name}', which headsweep did not write"):
+            check_free(out, overwrite=True)
+        (out / name).unlink()
+    check_free(out, overwrite=True)
 
 
 @pytest.mark.parametrize("there", [False, True])

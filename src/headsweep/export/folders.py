@@ -19,10 +19,15 @@ from pathlib import Path
 
 from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 
 # A folder with one of these is ours to replace.
 OWN_FILES = (MANIFEST, EXPORT, COMPACT, "attack.json", "demo.json")
+
+FOR_PEOPLE = ("readme.md", ".gitattributes")  # the card is theirs to write, the other the Hub's
+NOT_LOADED = (".git", ".cache")  # folders that downloads add
+PAGE = ".html"
+WEIGHTS = ".safetensors"
 
 DRAFT, OLD = re.compile(r"\.[0-9a-f]{8}"), "old"
 _RESERVED: dict[Path, socket.socket] = {}  # what this process keeps others out of
@@ -60,6 +65,13 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
             f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",
             "choose another --out, or remove the folder yourself",
         )
+    foreign = _not_written(out) if out.exists() else None
+    if foreign is not None:
+        raise UserError(
+            f"{out}: holds {shown(foreign)}, which headsweep did not write and --overwrite would "
+            "remove",
+            "move it elsewhere, or choose another --out",
+        )
     reserve(out)
     parent = out.parent
     while not parent.exists():
@@ -91,6 +103,50 @@ def _is_ours(folder: Path) -> bool:
         except UserError:
             continue
     return False
+
+
+def _not_written(folder: Path) -> str | None:
+    """Return the first file of a purified model's folder that its manifest does not name."""
+    try:
+        manifest = table_of(folder / MANIFEST, LARGE)
+    except UserError:
+        return None
+    named = [manifest.get(key) for key in ("weights_sha256", "other_files_sha256")]
+    if not all(isinstance(one, dict) for one in named):
+        return None
+    known = {name for one in named if isinstance(one, dict) for name in one}
+    there = [*filter(is_weights, sorted(folder.iterdir())), *other_files(folder)]
+    names = (path.relative_to(folder).as_posix() for path in there)
+    return next((name for name in names if name not in known), None)
+
+
+def is_weights(path: Path) -> bool:
+    """Tell whether a file holds weights."""
+    return path.is_file() and path.suffix.lower() == WEIGHTS
+
+
+def other_files(folder: Path) -> list[Path]:
+    """Return the files of a model's folder beside its weights and manifest, and those below it.
+
+    What is for people is left out: the card, pages, and what downloads add.
+    """
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not _is_folder(path) and not _for_people(path.relative_to(folder))
+        if path.parent != folder or not (is_weights(path) or path.name == MANIFEST)
+    ]
+
+
+def _is_folder(path: Path) -> bool:
+    """Tell whether it is a folder whose files are looked at; a link to one is not."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _for_people(path: Path) -> bool:
+    if len(path.parts) > 1:
+        return path.parts[0] in NOT_LOADED
+    return path.name.lower() in FOR_PEOPLE or path.suffix.lower() == PAGE
 
 
 @contextmanager

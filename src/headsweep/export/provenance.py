@@ -12,18 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headsweep.drafts import MANIFEST
+from headsweep.export.folders import is_weights, other_files
 
-FOR_PEOPLE = ("readme.md", ".gitattributes")  # the card is theirs to write, the other the Hub's
-NOT_LOADED = (".git", ".cache")  # folders that downloads add
 LARGEST = 64 << 30  # bytes; no shard of a model is, but a file full of holes can be
-PAGE = ".html"
-WEIGHTS = ".safetensors"
 
 
 def weights_hash(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every weight file."""
-    return {path.name: _hash(path) for path in sorted(folder.iterdir()) if _is_weights(path)}
+    return {path.name: _hash(path) for path in sorted(folder.iterdir()) if is_weights(path)}
 
 
 def other_files_hash(folder: Path) -> dict[str, str]:
@@ -32,27 +28,7 @@ def other_files_hash(folder: Path) -> dict[str, str]:
     A configuration can lead to other weights or to code, and a tokenizer can be turned against
     the model, so nothing may be added. What is for people is left out: they may go on writing it.
     """
-    return {
-        path.relative_to(folder).as_posix(): _hash(path)
-        for path in sorted(folder.rglob("*"))
-        if not _is_folder(path) and not _for_people(path.relative_to(folder))
-        if path.parent != folder or not (_is_weights(path) or path.name == MANIFEST)
-    }
-
-
-def _is_weights(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() == WEIGHTS
-
-
-def _is_folder(path: Path) -> bool:
-    """Tell whether it is a folder whose files are looked at; a link to one is not."""
-    return path.is_dir() and not path.is_symlink()
-
-
-def _for_people(path: Path) -> bool:
-    if len(path.parts) > 1:
-        return path.parts[0] in NOT_LOADED
-    return path.name.lower() in FOR_PEOPLE or path.suffix.lower() == PAGE
+    return {path.relative_to(folder).as_posix(): _hash(path) for path in other_files(folder)}
 
 
 def _hash(path: Path) -> str:
