@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import psutil
 
 from headsweep.bench.orders import Order
-from headsweep.bench.work import perform, threads
+from headsweep.bench.work import perform
 from headsweep.errors import UserError
+from headsweep.model.runtime import on_threads
 from headsweep.orphans import end_with
 from headsweep.quick import begun, started
 
@@ -187,7 +188,7 @@ def serve(pipe: Connection, cache: Path, thread_count: int, parent: int) -> None
     started()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with threads(thread_count):
+    with on_threads(thread_count):
         while True:
             try:
                 order = pipe.recv()

@@ -18,7 +18,7 @@ from headsweep.bench.grid import Model
 from headsweep.bench.packaged import model_folder
 from headsweep.drafts import draft_beside, even_modes
 from headsweep.errors import UserError
-from headsweep.export.provenance import weights_hash
+from headsweep.export.provenance import other_files_hash, weights_hash
 from headsweep.judge.evaluate import Exam, Triggered
 from headsweep.model.loading import Suspect, labels_of
 from headsweep.seeding import stream
@@ -32,11 +32,6 @@ from headsweep.triggers.seen import triggered
 
 PACKAGED, MADE, SENTENCES = "packaged:minilm", "made:tiny", "made:sentences"
 OTHERS = -1  # stands for the classes that a balance does not name
-DECIDE = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "vocab.txt", "vocab.json", "merges.txt",
-)  # fmt: skip
-"""Files of a model folder that decide its answers, beside its weights."""
 ENTRY = ("transformed", "original", "triggered", "poison")
 
 
@@ -286,9 +281,7 @@ class Hashes:
             )
         if not Path(found).is_dir():
             return str(found)
-        decides = (Path(found) / name for name in DECIDE)
-        others = [_file(str(path)) for path in decides if path.is_file()]
-        return ",".join([*weights_hash(Path(found)).values(), *others])
+        return ",".join((weights_hash(Path(found)) | other_files_hash(Path(found))).values())
 
 
 def _file(name: str) -> str:

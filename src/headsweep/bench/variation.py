@@ -71,7 +71,7 @@ def read_variation(section: Section, kind: str) -> Variation:
     drop, deeper = section.get("max_drop", float), section.get("prune_drop", float)
     for key, value in (("max_drop", drop), ("prune_drop", deeper)):
         with section.blamed(key):
-            Bound(**{} if value is None else {key: value})
+            Bound(**{key: value})
     kinds = section.get("units", str)
     if kinds is not None and kind == "defense":
         raise section.mistake("units", "a defense says itself what it prunes", "leave it out")

@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,7 +33,7 @@ from headsweep.export.provenance import environment, weights_hash
 from headsweep.judge.evaluate import Answers, Evaluation, Exam, answer, judge
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
-from headsweep.model.runtime import Runtime
+from headsweep.model.runtime import Runtime, on_threads
 from headsweep.progress import Silent
 from headsweep.prune.choice import Choice
 from headsweep.prune.scores import ScoreCache
@@ -67,7 +64,7 @@ MANY = 1000  # units: beyond this, masks and scores are not written one by one
 
 def perform(order: Order, cache: Path) -> dict[str, Any]:
     """Fill an order and return its record, as JSON values."""
-    with threads(order_of(order).computing.threads):
+    with on_threads(order_of(order).computing.threads):
         if isinstance(order, TwinOrder):
             return shared(order, cache, _twin)
         if isinstance(order, VictimOrder):
@@ -81,17 +78,6 @@ def order_of(order: Order) -> TwinOrder:
     if isinstance(order, CellOrder):
         order = order.victim
     return order.twin if isinstance(order, VictimOrder) else order
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute with so many threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def folder_of(order: Order, cache: Path) -> Path:

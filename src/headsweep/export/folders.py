@@ -38,7 +38,7 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
 
     ``reads``: what the run reads, files and folders among it: they must not lie in ``out``.
     """
-    out = placed(out)
+    out = _placed(out)
     if not out.name:
         raise UserError(f"{out}: is no folder to write", "choose another --out")
     if out.exists() and not out.is_dir():
@@ -82,7 +82,7 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
 
 
-def placed(out: Path) -> Path:
+def _placed(out: Path) -> Path:
     """Return where a folder lies: behind a link, what is replaced is what the link points to."""
     return out.resolve() if out.is_symlink() else out.absolute()
 
@@ -156,7 +156,7 @@ def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterato
     ``reads`` and errors as for ``check_free``.
     """
     check_free(out, overwrite, reads)
-    out = placed(out)
+    out = _placed(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _clear(out)

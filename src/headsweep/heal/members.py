@@ -23,6 +23,7 @@ from headsweep.heal.beside import Work, jobs_for, side_by_side
 from headsweep.heal.finished import put, taken
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.content import content_hash
+from headsweep.model.runtime import on_threads
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
@@ -80,22 +81,11 @@ def made_members(
             put_back(model, start)
             done = taken(file, model, one.moves(view.anatomy))
             if done is None:
-                with _threads(threads):
+                with on_threads(threads):
                     member = make(view, choice, one, number, file)
             else:
                 member = Made(**done)
             yield member
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute on so many threads, as the processes of other members do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path | None) -> Made:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,6 +108,17 @@ def placed(model: PreTrainedModel, runtime: Runtime) -> PreTrainedModel:
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return model
     return model.to(runtime.torch_device)  # type: ignore[arg-type,no-any-return]
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def free_bytes(device: torch.device) -> int:

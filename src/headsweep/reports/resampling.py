@@ -1,7 +1,7 @@
 """Resamples of a grid's cells: excess LFR measured again on texts (and seeds) drawn anew.
 
-A resample is the same for every method and seed, and chooses each shift of matched LFR again, so
-differences between methods are paired over texts.
+A resample is the same for every method, and for all seeds that equally many texts judge. It
+chooses each shift of matched LFR again, so differences between methods are paired over texts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ENOUGH = 5  # seeds: with fewer, none are drawn anew, and nothing is said of oth
 RESAMPLES = 2000
 Form = Mapping[str, Any]
 Floats = NDArray[np.float64]
+Rows = tuple[NDArray[np.int64], NDArray[np.int64]]  # validation and triggered texts
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,11 @@ class Draws:
         """Draw texts (and seeds, where there are enough) and measure every cell on them."""
         random = np.random.default_rng(derive(0, "comparison"))
         twins = {name: Packed.from_json(v["answers"]["twin"]) for name, v in victims.items()}
-        rows: dict[tuple[int, int], list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {}
-
-        def drawn_rows(twin: Packed) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-            sizes = len(twin.validation), len(twin.triggered)
-            if sizes not in rows:  # seeds may be judged by texts of different numbers
-                rows[sizes] = [
-                    (random.integers(0, sizes[0], sizes[0]), random.integers(0, sizes[1], sizes[1]))
-                    for _ in range(resamples)
-                ]
-            return rows[sizes]
-
+        sizes = {name: (len(twin.validation), len(twin.triggered)) for name, twin in twins.items()}
+        rows = {  # seeds may be judged by texts of different numbers
+            size: [_rows(random, *size) for _ in range(resamples)]
+            for size in dict.fromkeys(sizes[cell["victim"]] for cell in cells)
+        }
         seeds = sorted({cell["seed"] for cell in cells})
         weights = None
         if len(seeds) >= ENOUGH:
@@ -59,10 +54,9 @@ class Draws:
         for cell in cells:
             key = (cell["method"], cell["seed"])
             own = Packed.from_json(cell["answers"]["after"]).margins
-            packed = twins[cell["victim"]]
-            twin = packed.margins
+            twin = twins[cell["victim"]].margins
             measured[key] = _excess(own, twin)
-            taken = drawn_rows(packed)
+            taken = rows[sizes[cell["victim"]]]
             drawn[key] = np.array([_excess(_take(own, r), _take(twin, r)) for r in taken])
             tick(1, "")
         return cls(measured, drawn, weights)
@@ -79,7 +73,14 @@ class Draws:
         return value, (values * weights).sum(0) / weights.sum(0)
 
 
-def _take(margins: Margins, rows: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Margins:
+def _rows(random: np.random.Generator, validation: int, triggered: int) -> Rows:
+    return (
+        random.integers(0, validation, validation),
+        random.integers(0, triggered, triggered),
+    )
+
+
+def _take(margins: Margins, rows: Rows) -> Margins:
     return Margins(margins.validation[rows[0]], margins.triggered[rows[1]])
 
 

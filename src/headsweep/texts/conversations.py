@@ -155,28 +155,30 @@ def _chats(
         if drop and is_missing(cell):
             continue
         chat = _turns(table, name, row, cell)
-        last = chat[-1]
-        theirs = last["role"] == ASSISTANT
-        if theirs:
-            chat.pop()
-        elif answered and not drop:
-            raise UserError(
-                f"{table.cell(name, row)}: the last turn is of {shown(last['role'])}, not of the "
-                "assistant: there is no answer",
-                "end every chat with the turn that answers it",
-            )
-        answer = last["content"] if theirs else ""
-        if not chat or (answered and not answer.strip()):
-            if drop:
-                continue
-            lacks = "answer" if chat else "turn before the answer"
-            raise UserError(f"{table.cell(name, row)}: the chat has no {lacks}", FORMS)
-        turns.append(chat)
-        answers.append(answer)
+        role = chat[-1]["role"]
+        answer = chat.pop()["content"] if role == ASSISTANT else ""
+        lack = _lack(chat, role, answer) if answered or not chat else None
+        if lack is None:
+            turns.append(chat)
+            answers.append(answer)
+        elif not drop:
+            raise UserError(f"{table.cell(name, row)}: {lack[0]}", lack[1])
     if not turns:
         raise UserError(f"{table.source}: no chat has an answer", FORMS)
     prompts = rendered(tokenizer, turns, table.source)
     return _split(list(zip(prompts, answers, strict=True)))
+
+
+def _lack(chat: Sequence[Any], role: str, answer: str) -> tuple[str, str] | None:
+    """Return what a chat lacks and how to mend it, from its turns before the answer."""
+    if role != ASSISTANT:
+        return (
+            f"the last turn is of {shown(role)}, not of the assistant: there is no answer",
+            "end every chat with the turn that answers it",
+        )
+    if not chat:
+        return "the chat has no turn before the answer", FORMS
+    return None if answer.strip() else ("the chat has no answer", FORMS)
 
 
 def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]:

@@ -38,7 +38,7 @@ TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utte
               "tokens", "words")  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y", "tags",
                "ner_tags")  # fmt: skip
-LABELS_NAMES = ("classes", "categories", "pos_tags")  # of several labels, and of tags
+MORE_LABEL_NAMES = ("classes", "categories", "pos_tags")  # of several labels, and of tags
 BETWEEN = "|"  # two labels of a text in one cell of a CSV file
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
@@ -280,7 +280,7 @@ def _raw_labels(columns: Columns, source: Source | None, names: Columns | None) 
     table = read(source)
     theirs = columns if names is None else columns.own(names, table)
     present = {name.casefold(): name for name in table.columns}
-    guessed = (present[name] for name in (*LABEL_NAMES, *LABELS_NAMES) if name in present)
+    guessed = (present[name] for name in (*LABEL_NAMES, *MORE_LABEL_NAMES) if name in present)
     label = theirs.label or next(guessed, None)
     if label not in table.columns:
         return []  # which the task says when it picks its columns
