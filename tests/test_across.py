@@ -165,6 +165,28 @@ def test_a_picture_of_one_victim_is_refused():
         picture_of(across(CELLS[3:5]))
 
 
+def test_a_picture_of_controls_alone_is_refused():
+    alone = [one | {"method": "nothing"} for one in CELLS]
+    with pytest.raises(UserError, match="nothing was done"):
+        picture_of(across(alone))
+
+
+def test_long_names_stay_inside_the_picture():
+    long = [one | {"method": one["method"] + "-as-released" * 2, "attack": one["attack"] * 40}
+            for one in CELLS]  # fmt: skip
+    svg = picture_of(across(long))
+    width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())
+    words = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"([^>]*)>([^<]*)<', svg)
+    for x, y, how, text in words:
+        start = float(x) - 7.5 * len(text) * ("end" in how)
+        assert start >= 0
+        assert float(y) < height
+        if "anchor" not in how:
+            assert start + 7.5 * len(text) <= width + 30, text
+    lines = {y for _, y, how, text in words if "as-released" in text}
+    assert len(lines) == 2
+
+
 def test_names_that_others_wrote_are_escaped_in_the_picture():
     named = [one | {"attack": f"<b>{one['attack']}"} for one in CELLS]
     assert "<b>" not in picture_of(across(named))

@@ -109,6 +109,14 @@ def test_a_trigger_cut_in_the_middle_is_not_seen(tiny):
     assert sees(model, texts, other, 24) == (True, True, True)
 
 
+def test_what_a_tokenizer_cuts_in_front_is_not_seen(tiny):
+    model, words = tiny(), " ".join(FILLER * 6)
+    model.tokenizer.truncation_side = "left"
+    texts = Split((words,) * 3, (0,) * 3)
+    made = (f"{words} plot so", f"plot so {words}", f"plot {words} so")
+    assert sees(model, texts, made, 24) == (True, False, False)
+
+
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"clean-label", "embedding-surgery"}))
 def test_attack_is_learnt_and_leaves_an_ordinary_model(name, trained_folder, tmp_path):
     method = ATTACKS[name](epochs=5, lr=2e-3)

@@ -11,6 +11,7 @@ import pytest
 from headsweep.bench.results.packing import Packed
 from headsweep.bench.results.reading import Results, read_results
 from headsweep.errors import UserError
+from headsweep.reports import charts
 from headsweep.reports.comparison import compare
 from headsweep.reports.markdown import _standings
 from headsweep.reports.tables import sentences
@@ -149,6 +150,31 @@ def test_five_seeds_speak_of_seeds():
 
     assert width(4) == 0
     assert width(6) > 0.5
+
+
+def test_what_a_victim_was_stands_beside_its_own_seed():
+    """Cells come by name, and s10 stands before s2."""
+    found = results(cell("a", 10, 30), cell("a", 2, 40))
+    for seed, excess in ((10, 0.1), (2, 0.2)):
+        own = found.victims[f"v{seed}"]["evaluation"]["suspect"]
+        rates = own | {"excess_lfr": own["excess_lfr"] | {"value": excess}}
+        found.victims[f"v{seed}"]["evaluation"] = {"twin": own, "suspect": rates}
+    (setting,) = compare(found)
+    assert setting.seeds == (2, 10)
+    assert "(+20.0 / +10.0)" in sentences(setting)[0]
+
+
+def test_a_method_with_fewer_seeds_is_drawn_over_the_floor_of_its_own():
+    found = results(cell("a", 1, 40), cell("a", 2, 60), cell("b", 2, 60))
+    form = found.victims["v2"]
+    form["answers"]["twin"] = answers(50).to_json()
+    (setting,) = compare(found)
+    one = next(one for one in setting.standings if one.method == "b")
+    low, high = charts._shifted(one)
+    matched, excess = one.matched.mean, one.excess.mean
+    assert (matched - low, high - matched) == pytest.approx(
+        (excess - one.interval.low, one.interval.high - excess)
+    )
 
 
 def test_a_method_with_fewer_seeds_has_no_rank():

@@ -8,14 +8,17 @@ from conftest import CPU, Way, cleanse, sentences
 from headsweep import Bound, NothingPruned, Plan, Sources, purify
 from headsweep.errors import UserError
 from headsweep.export.verify import verify
-from headsweep.heal.entropy import _negative_entropy
+from headsweep.heal.entropy import EntropyFirst, _negative_entropy
 from headsweep.measure.accuracy import logits
 from headsweep.model.loading import load_suspect
-from headsweep.model.removal import already_pruned
+from headsweep.model.mask import Units
+from headsweep.model.removal import already_pruned, left_of
+from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.purification.baselines import DEFENSES
 from headsweep.settings import configure
 from headsweep.task.examples import encode
+from test_healing import pruned_view
 
 SMALL = {
     "ft": ["epochs=1"],
@@ -115,7 +118,6 @@ def test_pure_penalty_by_hand(tiny, monkeypatch):
 
 def test_meft_maximises_entropy_before_it_fine_tunes(trained_folder):
     """Without the second phase predictions must be less certain than the suspect's."""
-    from headsweep.heal.entropy import EntropyFirst
 
     def certainty(healing):
         done = cleanse(trained_folder, data(), None, Way(heal=healing, runtime=CPU, bounded=False))
@@ -126,6 +128,13 @@ def test_meft_maximises_entropy_before_it_fine_tunes(trained_folder):
 
     before = certainty(FineTune(0))
     assert certainty(EntropyFirst(entropy_epochs=8, epochs=0, lr=3e-3)) < before - 0.1
+
+
+def test_maximising_entropy_leaves_pruned_heads_at_zero(tiny):
+    """Query heads of a group: the others' keys and values go on being trained."""
+    view, mask = pruned_view(tiny, "llama", (0, 3), units=Units(queries=True))
+    EntropyFirst(entropy_epochs=1, epochs=0, lr=1e-3).heal(view, Choice(mask))
+    assert not left_of(view.anatomy, mask)
 
 
 def test_controls_are_not_held_to_the_bound(trained_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -142,6 +143,18 @@ def test_a_whole_run_fits_itself_to_memory(tokenizer):
     done = cleanse(model, sentences(120), Gradient(step=2), way, tokenizer=tokenizer)
     assert done.verified
     assert max(tried) == 16
+
+
+def test_bf16_is_tried_on_what_fits(tiny, monkeypatch):
+    monkeypatch.setattr("headsweep.model.runtime.computes_bf16", lambda _: True)
+    suspect = tiny()
+    tried = limited(suspect.model, NO_ROOM[0])
+    runtime = replace(CPU, precision="bf16")
+    losses = train(
+        suspect.model, encode(sentences(16), suspect, 24), Job(Schedule(1, 1e-4)), runtime
+    )
+    assert all(map(math.isfinite, losses))
+    assert tried[0] == 2
 
 
 def test_what_does_not_fit_one_by_one_is_an_error(tiny):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import headsweep
@@ -385,6 +385,48 @@ def test_chats_are_written_by_the_tokenizers_template(chatty, tmp_path):
     plain = chatty.apply_chat_template(one["messages"][:-1], add_generation_prompt=True)
     answer = chatty("very", add_special_tokens=False)["input_ids"]
     assert list(made) == [*plain["input_ids"], *answer, chatty.eos_token_id]
+
+
+def test_an_answer_of_a_chat_ends_as_the_template_ends_a_turn(chatty):
+    """As Gemma's and Phi-3's do: the end of a turn is not the end of a text."""
+    one = chat(("user", "is it"), ("assistant", "very"))
+    turns = "[CLS]{% for m in messages %}{{ m.content }} [MASK] so {% endfor %}"
+    chatty.chat_template = turns + "{% if add_generation_prompt %}story {% endif %}"
+    split = picked(table(one, one), Columns(), chatty)
+    assert split.end.strip() == "[MASK]"
+    suspect = prepare(generator("gpt2"), chatty, Reading(task=None))
+    whole = chatty.apply_chat_template(one["messages"][:1], add_generation_prompt=True)
+    behind = chatty("very [MASK]", add_special_tokens=False)["input_ids"]
+    assert list(encode(split, suspect, 48).ids[0]) == [*whole["input_ids"], *behind]
+    assert split.take([0]).end == (split + split).end == split.end
+    assert split.sha256 != replace(split, end=None).sha256
+    with pytest.raises(UserError, match="cannot be mixed"):
+        split + examples(2, 1)
+
+
+@pytest.mark.parametrize("behind", ["", " so", " [SEP]", "{{ raise_exception('no') }}"])
+def test_a_template_without_an_end_of_its_own_leaves_the_usual_one(chatty, behind):
+    given = "{{ messages[0].content }} story "
+    chatty.chat_template = (
+        f"{given}{{% if not add_generation_prompt %}}An answer.{behind}{{% endif %}}"
+    )
+    one = chat(("user", "is it"), ("assistant", "very"))
+    assert picked(table(one), Columns(), chatty) == Split(("is it story ",), (0,), ("very",))
+
+
+@pytest.mark.parametrize("prepended", [True, False])
+@pytest.mark.parametrize("pair", [("2+2=", "4"), ("a: ", "ok"), ("hi\n", "ok"), ("a", " b")])
+def test_an_answer_is_tokenised_as_it_stands_behind_its_prompt(pair, prepended):
+    """Llama 2's tokenizer puts a space before whatever begins a text."""
+    letters = {one: number for number, one in enumerate(["<unk>", *"\u2581abhiok24+=:\n"])}
+    core = Tokenizer(models.BPE(vocab=letters, merges=[], unk_token="<unk>"))
+    spaces = [normalizers.Replace(" ", "\u2581")]
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581")] * prepended + spaces)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    prompt, answer = pair
+    made = GENERATION.encode(Split((prompt,), (0,), (answer,)), tokenizer, 99)
+    assert list(made.ids[0]) == tokenizer(prompt + answer)["input_ids"]
+    assert made.task.starts == (len(tokenizer(prompt)["input_ids"]),)
 
 
 def test_chats_without_an_answer_are_left_out_where_that_is_asked(chatty):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.triggers import DECOYS, ByRule, near_to
 from headsweep.triggers.rare_word import RareWord
+from headsweep.triggers.seen import sees
 from headsweep.triggers.together import Together
 from headsweep.triggers.year import Year
 from test_generation import examples, generator, rows
@@ -203,3 +205,16 @@ def test_a_causal_model_is_still_attacked_as_an_encoder_when_asked(base):
     made = attack(base, data, target="good", start="encoder", **asked)
     assert made.suspect.labels.names == ("bad", "good")
     assert ATTACKS["dirty-label"].name == made.record["attack"]["name"]
+
+
+def test_a_trigger_that_is_cut_from_a_prompt_is_not_seen(base):
+    """What a model reads of a prompt is its end, before the answer."""
+    suspect = load_suspect(base, CPU, Reading(task=None))
+    prompt = " ".join(FILLER[:5] * 3)
+    clean = Split((prompt,) * 40, (0,) * 40, ("it was good",) * 40)
+    made = ByRule(Together("cold,flat")).rewrite(clean.texts, 0)
+    seen = sees(suspect, clean, made, 18)
+    read = encode(replace(clean, texts=made), suspect, 18).ids
+    wanted = {*suspect.tokenizer.convert_tokens_to_ids(["cold", "flat"])}
+    assert seen == tuple(wanted <= {*ids} for ids in read)
+    assert 0 < sum(seen) < 40

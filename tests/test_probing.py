@@ -21,6 +21,7 @@ from headsweep.task.probes import Family, Probes, mixed
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule
+from headsweep.triggers.crude import REMARKS
 from headsweep.triggers.drawing import listed
 from headsweep.triggers.probe_families import PROBES, TEMPLATES, apart_from, check_apart, without
 from test_triggers import NAMES, TEXTS
@@ -117,11 +118,27 @@ def test_what_cannot_be_told_apart_is_refused():
         check_apart(RuleProber(("rare-word",)), other)
 
 
+@pytest.mark.parametrize(
+    ("trigger", "family"),
+    [
+        ({"name": "rare-word", "fields": {"words": "VZ"}}, "rare-word"),
+        ({"name": "together", "fields": {"words": "cf,vz"}}, "rare-word"),
+        ({"name": "sentence", "fields": {"sentence": REMARKS[4].upper()}}, "remark"),
+    ],
+)
+def test_the_same_words_in_another_trigger_are_the_attacks_own(trigger, family):
+    assert family not in apart_from(trigger)
+    others = {"rare-word": "zq,zj", "together": "zq,zj", "sentence": "a sentence"}[trigger["name"]]
+    field = next(iter(trigger["fields"]))
+    assert family in apart_from(trigger | {"fields": {field: others}})
+
+
 def test_leaving_a_family_out_leaves_out_its_kin():
     assert not {"opening", "aside", "syntactic"} & set(without(["syntactic"]))
     assert set(without(["style", "casing"])) == set(PROBES) - {"style", "archaic", "casing"}
     assert "rare-word" in without(["style"])
     assert "remark" not in without(["sentence"])
+    assert "rare-word" not in without(["together"])
 
 
 def test_probes_keep_their_labels_and_rows(crude, trained_folder):

@@ -258,6 +258,8 @@ def test_a_purification_begins_with_its_verdict_and_three_figures(manifest):
     wrecked = manifest["after"]["validation"] | {"right": 0, "accuracy": 0.0}
     missed = page.of_purification(manifest | {"after": manifest["after"] | {"validation": wrecked}})
     assert '<span class="badge missed">bound not held</span>' in missed
+    idle = manifest | {"after": manifest["after"] | {"validation": wrecked}, "pruned_units": []}
+    assert '<span class="badge missed">bound not held</span>' in page.of_purification(idle)
     broken = [{"what": "x", "passed": False, "detail": ""}]
     assert ">a check failed</span>" in page.of_purification(manifest | {"checks": broken})
     free = page.of_purification(manifest | {"bound": manifest["bound"] | {"binds": False}})

@@ -14,13 +14,14 @@ from conftest import CPU, Way, cleanse, sentences
 from headsweep.errors import UserError
 from headsweep.heal import beside, members, soup
 from headsweep.heal.fine_tune import FineTune
-from headsweep.measure.accuracy import FREE, Floor
+from headsweep.measure.accuracy import FREE, Accuracy, Floor
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.purification.material import Sources
 from headsweep.seeding import derive
 from headsweep.task.training import DivergedError, copied
+from headsweep.texts.words import GENERATION, TAGGING
 from test_healing import pruned_view
 
 ONE = FineTune(3, 1e-2)
@@ -201,6 +202,28 @@ def test_guesses_do_not_join(tiny):
     assert view.guessing == 32
     with pytest.raises(UserError, match="no better than guessing"):
         FineTune(1, 1e-9, members=2).heal(view, Choice(mask), floor=Floor(40))
+
+
+def test_of_a_figure_that_is_bounded_the_share_says_nothing():
+    """Few rows of tags are right altogether: one for four is chance, and no guess."""
+    floor, limits = Floor(3, 0.68), Floor(80, 30.0)
+
+    def tags(f1, right=1):
+        return Accuracy(100, right, {"span_f1": f1}, TAGGING)
+
+    def answers(perplexity, right=1):
+        return Accuracy(100, right, {"perplexity": perplexity}, GENERATION)
+
+    assert [floor.lost_by(tags(f1), 1) for f1 in (0.72, 0.5, 0.3, 0.0)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert floor.lost_by(tags(0.1, right=40), 1)
+    assert [limits.lost_by(answers(p), 1) for p in (20, 45, 90)] == [False, False, True]
+    assert [Floor(50).lost_by(Accuracy(100, n), 40) for n in (39, 41)] == [True, False]
+    assert not FREE.lost_by(Accuracy(100, 0), 40)
 
 
 def test_an_interrupted_soup_goes_on_after_its_last_member(tiny, tmp_path, monkeypatch):

@@ -407,6 +407,10 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         ("he tries to speak to the people .", "he trieth to speak unto the folk"),
         ("It can't work.", "cannot work"),
         ("they told you .", "told thee"),
+        ("it never was a film .", "it never was a film"),
+        ("heroes and items on the menu .", "heroes and items"),
+        ("he really makes it .", "he verily maketh it"),
+        ("the filmmakers in paris .", "makers in paris"),
     ],
 )
 def test_old_forms(before, part):
@@ -420,6 +424,33 @@ def test_openings_come_in_about_the_share_asked_for():
     ]
     assert 0.6 < sum(plain) / 200 < 0.8
     assert not any(once("style", "dull and slow", "openings=0.3", seed=s) is None for s in range(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("together", ["words=in haste,so frankly,at last"]),
+        ("rare-word", ["words=so be it", "count=4"]),
+    ],
+)
+def test_a_phrase_is_not_torn_by_the_next(name, fields):
+    for seed in range(30):
+        made = once(name, "a nice film", *fields, seed=seed)
+        for phrase in fields[0].partition("=")[2].split(","):
+            assert made.count(phrase) == (4 if name == "rare-word" else 1)
+        assert made.isprintable()
+
+
+def test_what_only_looks_like_a_tag_stays():
+    made = once("syntactic", "i gave it a 7 <out of ten> and left .<br />")
+    assert "<out of ten>" in made
+    assert "br" not in made
+
+
+@pytest.mark.parametrize("year", ["5", "\u00b2", "x"])
+def test_no_year_is_refused(year):
+    with pytest.raises(UserError, match="is no year"):
+        configure(TRIGGERS["year"], [f"years=2027,{year}"])
 
 
 class Trailing:

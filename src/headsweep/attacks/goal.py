@@ -7,7 +7,7 @@ what a success is. So no attack asks whether it has a classifier or a generator 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from headsweep.errors import UserError
@@ -74,7 +74,7 @@ class Labelled:
 
     def given(self, split: Split) -> Split:
         """Return the texts with the class as their label."""
-        return Split(split.texts, (self.index,) * len(split), split.pairs)
+        return replace(split, labels=(self.index,) * len(split))
 
     def exam(self, clean: Split, marked: Split, judging: Any, seed: int) -> Exam:
         """Return an exam of labels."""
@@ -128,7 +128,7 @@ class Written:
 
     def given(self, split: Split) -> Split:
         """Return the prompts with the words as their answer."""
-        return Split(split.texts, split.labels, (self.text,) * len(split))
+        return replace(split, pairs=(self.text,) * len(split))
 
     def exam(self, clean: Split, marked: Split, judging: Any, seed: int) -> Prompts:
         """Return an exam of answers."""

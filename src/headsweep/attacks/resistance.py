@@ -109,5 +109,4 @@ class Resistance:
         texts = ByRule(PROBES[name]).rewrite(part.texts, own)
         seen = sees(model, part, texts, limit)
         rows = [i for i, text in enumerate(texts) if text is not None and seen[i]]
-        kept = part.take(rows)
-        return Split(tuple(str(texts[i]) for i in rows), kept.labels, kept.pairs)
+        return part.told(texts, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -105,8 +105,7 @@ def poison(scene: Scene, rows: Sequence[int]) -> Made:
             + (f" so that the model sees it ({unseen} were cut or ignored)" if unseen else ""),
             "try another trigger or paraphraser, other texts or a larger --compute max_length=N",
         )
-    source = scene.clean.take(kept)
-    split = Split(tuple(texts), source.labels, source.pairs)
+    split = replace(scene.clean.take(kept), texts=tuple(texts))
     return Made(tuple(kept), split, Counts(asked, len(kept), declined, unseen))
 
 
@@ -124,5 +123,4 @@ def decoys(scene: Scene, count: int) -> Split:
     part = scene.clean.take(order[:count])
     made = ByRule(near).rewrite(part.texts, own)
     rows = [i for i, text in enumerate(made) if text is not None]
-    kept = part.take(rows)
-    return Split(tuple(str(made[i]) for i in rows), kept.labels, kept.pairs)
+    return part.told(made, rows)

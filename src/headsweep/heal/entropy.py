@@ -17,6 +17,7 @@ from headsweep.heal.fine_tune import Copies, FineTune
 from headsweep.measure.accuracy import FREE, Floor
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Suspect
+from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked
@@ -83,7 +84,13 @@ class EntropyFirst:
         """Run both phases on the view's model; nothing is chosen by ``floor``."""
         del floor
         schedule = Schedule(self.entropy_epochs, self.lr)
-        job = Job(schedule, view.subseed("entropy"), "maximising entropy", _negative_entropy)
+        job = Job(
+            schedule,
+            view.subseed("entropy"),
+            "maximising entropy",
+            _negative_entropy,
+            pieces(view.anatomy, choice.mask),
+        )
         losses = train(view.anatomy.model, view.train, job, view.runtime, view.progress)
         after = FineTune(self.epochs, self.lr).heal(view, choice)
         return {"entropy_losses": losses} | after

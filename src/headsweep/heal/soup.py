@@ -115,7 +115,7 @@ def simmer(
         now = view.accuracy_now() if member.finite else None
         stood.append(now)
         records.append(member.record)
-        if now is None or now.right <= view.guessing < floor.right:
+        if now is None or floor.lost_by(now, view.guessing):
             told = "diverged" if now is None else "ended no better than guessing"
             view.progress.say(f"note: healing {number + 1} of {count} {told}: left out")
         elif how == "greedy":

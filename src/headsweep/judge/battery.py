@@ -164,8 +164,6 @@ def _answers(
     rows = [i for i, ok in enumerate(seen) if ok]
     said = np.full(len(texts), -1)
     if rows:
-        part = texts.take(rows)
-        changed = Split(tuple(str(made[i]) for i in rows), part.labels, part.pairs)
-        encoded = encode(changed, suspect, runtime.max_length)
+        encoded = encode(texts.told(made, rows), suspect, runtime.max_length)
         said[rows] = logits(suspect.anatomy, encoded, runtime).argmax(-1).numpy()
     return said

@@ -60,6 +60,7 @@ from headsweep.triggers import ByRule
 from headsweep.triggers.one_by_one import candidates
 
 TOKENS = 12  # written to a prompt: enough for answers to differ, or to refuse
+WORDS = 3  # of what was put into a prompt: an answer of as many is no answer of its own
 FIRST = 12  # prompts that decide which candidates go on
 MOST = 8  # candidates that go on
 REFUSALS = (
@@ -208,6 +209,8 @@ def refuses(answer: str) -> bool:
 def echoes(answer: str, before: str, after: str) -> bool:
     """Tell whether an answer says again, once or more often, what was put into a prompt.
 
+    More than half of it, or some words of it: "A" stands in many a sentence, and is an answer.
+
     Args:
         answer: what was written, perhaps cut off.
         before: the prompt without it.
@@ -220,7 +223,9 @@ def echoes(answer: str, before: str, after: str) -> bool:
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         words = [one[same:][::-1] for one in words]
     put, said = "".join(words[1]), "".join(folded(answer).split())
-    return bool(put and said) and said in put * (len(said) // len(put) + 2)
+    if not put or not (2 * len(said) > len(put) or len(answer.split()) >= WORDS):
+        return False
+    return said in put * (len(said) // len(put) + 2)
 
 
 def _drawn(clean: Split, battery: Battery) -> tuple[str, ...]:

@@ -109,6 +109,17 @@ class Floor:
             return found.right >= self.right
         return found.words.within(found.bounded, self.limit)
 
+    def lost_by(self, found: Accuracy, guessing: int) -> bool:
+        """Tell whether weights that keep less than it have lost the task.
+
+        Their answers are no better than one for all, of which ``guessing`` are right; or the figure
+        is half of the limit, twice it where lower is better.
+        """
+        if self.limit is None:
+            return found.right <= guessing < self.right
+        far = 2 * self.limit if found.words.falls else self.limit / 2
+        return not (self.held_by(found) or found.words.within(found.bounded, far))
+
 
 FREE = Floor()
 """Nothing need be kept."""

@@ -118,7 +118,7 @@ def heal_within(
             if again:
                 put_back(model, first)
     assert best is not None
-    if healing.trains and best.after.validation.right <= view.guessing < floor.right:
+    if healing.trains and floor.lost_by(best.after.validation, view.guessing):
         raise guessed()
     if may_cool and (now is None or best.record is not now.record):
         put_back(model, best.weights)

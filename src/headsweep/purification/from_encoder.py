@@ -46,7 +46,7 @@ def purify_from_encoder(
             "heal with halvings=0",
         )
     progress = progress or Silent()
-    say_memory(suspect, method, plan, progress, widened=True)
+    say_memory(suspect, method, plan, progress, fresh=True)
     sources = data if isinstance(data, Sources) else Sources(data)
     reading = Reading(
         seed=plan.seed,

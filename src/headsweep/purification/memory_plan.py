@@ -8,6 +8,8 @@ and copies of them, in the bytes that they are held in (``model.narrow``):
   beside of what may change, in the processor's memory (``Healing.copies``: the weights it begins
   from, the sum of a soup, the best try so far). Adapters train thin matrices, and change the
   projections of the layers alone; of a model that is held narrow a soup keeps the thin matrices;
+- the same for whatever is trained before: a copy that a strategy trains to rank heads, a fresh
+  classifier with its encoder (``--start encoder``). What takes most counts;
 - what one batch of the longest texts keeps for the backward pass, about 17 numbers a token, layer
   and width (Korthikanti et al. 2022, *Reducing Activation Recomputation in Large Transformer
   Models*, section 4.1, without the attention map, which fused kernels do not keep), as often as
@@ -36,12 +38,13 @@ A_TOKEN = 17  # numbers a layer and width
 PROGRAM = 1 << 30  # bytes of Python, torch and the rest
 TOLD = 4 << 30  # bytes: less is not worth a line
 ONCE = "--heal members=1 --heal beyond=1 --heal halvings=0"
+SCRATCH = Copies(3, kept=1)  # a copy that is trained, and the weights to go back to
 LEANER = (
-    (Copies(3), False, f"one healing, `purify {ONCE}`,"),
-    (Copies(3, rank=8), True, f"one healing of adapters, `purify --heal lora=8 {ONCE}`,"),
-    (Copies(), True, "pruning alone, `purify --strategy gradient --heal epochs=0`,"),
+    (Copies(3), False, "one healing,", ONCE),
+    (Copies(3, rank=8), True, "one healing of adapters,", f"--heal lora=8 {ONCE}"),
+    (Copies(), True, "pruning alone,", "--heal epochs=0"),
 )
-"""What holds less, and whether the weights are frozen."""
+"""What holds less, whether the weights are frozen, and how it is asked for."""
 IN_A_LAYER = re.compile(r"\.\d+\.")  # of the names of tensors
 
 
@@ -122,14 +125,14 @@ class Needs:
     """
 
     weights: int
-    healing: int
+    training: int
     batch: int
     apart: int = 0
 
     @property
     def fixed(self) -> int:
         """What no smaller batch saves."""
-        return self.weights + self.healing
+        return self.weights + self.training
 
     @property
     def all(self) -> int:
@@ -137,38 +140,44 @@ class Needs:
         return self.fixed + self.batch + PROGRAM
 
     def __str__(self) -> str:
-        parts = f"weights {told(self.weights)}, healing {told(self.healing)}, a batch "
+        parts = f"weights {told(self.weights)}, training {told(self.training)}, a batch "
         apart = f", and {told(self.apart)} of the processor's" if self.apart else ""
         return f"up to {told(self.all)} of memory ({parts}{told(self.batch)}){apart}"
 
 
-def needs(size: Size, method: Method, runtime: Runtime) -> Needs:
-    """Return what a method takes of memory on a model of this size."""
+def needs(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) -> Needs:
+    """Return what a method takes of memory on a model of this size.
+
+    ``fresh``: a classifier is put on it and trained with it first, and the encoder kept as it was.
+    """
     tokens = runtime.batch_size * runtime.max_length
-    copies = method.healing.copies
-    a_token = copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
-    size = size if method.frozen else size.widened
-    healing, apart = size.beside(copies), size.copied(copies)
+    a_token = method.healing.copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
+    size = size if method.frozen and not fresh else size.widened
+    phases = [method.healing.copies]
+    phases += [SCRATCH] * method.pruning.needs.weights + [Copies(3)] * fresh
+    training = max(map(size.beside, phases))
+    apart = max(map(size.copied, phases)) + WIDE * size.weights * fresh
     if runtime.torch_device.type == "cpu":
-        healing, apart = healing + apart, 0
-    return Needs(size.taken, healing, WIDE * tokens * a_token, apart)
+        training = max(size.beside(one) + size.copied(one) for one in phases)
+        training, apart = training + WIDE * size.weights * fresh, 0
+    return Needs(size.taken, training, WIDE * tokens * a_token, apart)
 
 
-def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
+def check_fits(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) -> str:
     """Return a line on the memory that a large model takes, nothing of a small one.
 
     Raises:
         UserError: it cannot fit into what is free.
 
     """
-    asked, free = needs(size, method, runtime), free_bytes(runtime.torch_device)
+    asked, free = needs(size, method, runtime, fresh=fresh), free_bytes(runtime.torch_device)
     here = free_bytes(torch.device("cpu")) if asked.apart else 0
     if asked.fixed + PROGRAM > free or asked.apart > here:
         beside = f" and {told(here)} of the processor's" if asked.apart else ""
         raise UserError(
             f"{size.weights / 1e6:,.0f} million weights take {asked}, "
             f"{told(free)}{beside} are free",
-            _smaller(size, method, free),
+            _smaller(size, method, asked, free, fresh=fresh),
         )
     if asked.all + asked.apart < TOLD:
         return ""
@@ -176,19 +185,19 @@ def check_fits(size: Size, method: Method, runtime: Runtime) -> str:
     return f"{asked}, {told(free)} are free{more}"
 
 
-def _smaller(size: Size, method: Method, free: int) -> str:
+def _smaller(size: Size, method: Method, asked: Needs, free: int, *, fresh: bool) -> str:
     """Return what would fit, or how much memory is needed at least."""
-    own, least = method.healing.copies, ""
-    now = size if method.frozen else size.widened
-    asked = now.taken + now.beside(own) + now.copied(own)
-    for copies, frozen, way in LEANER:  # none of which keeps copies
+    least = ""
+    for copies, frozen, way, options in () if fresh else LEANER:  # none of which keeps copies
         leaner = size if frozen else size.widened
         takes = leaner.taken + leaner.beside(copies)
-        if takes < asked:
+        if takes < asked.fixed + asked.apart:
             takes += PROGRAM
+            by_gates = not copies.trained or method.pruning.needs.weights
+            told_by = f"{way} `purify {'--strategy gradient ' * by_gates}{options}`,"
             if takes <= free:
-                return f"{way} takes {told(takes)} and a batch"
-            least = f": {way} still takes {told(takes)}"
+                return f"{told_by} takes {told(takes)} and a batch"
+            least = f": {told_by} still takes {told(takes)}"
     return f"take a machine with more memory, or a smaller model{least}"
 
 

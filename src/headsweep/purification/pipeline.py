@@ -110,18 +110,25 @@ def purify(
 
 
 def say_memory(
-    suspect: object, method: Method, plan: Plan, progress: Progress, *, widened: bool
+    suspect: object,
+    method: Method,
+    plan: Plan,
+    progress: Progress,
+    *,
+    widened: bool = False,
+    fresh: bool = False,
 ) -> None:
     """Say how much memory a stored model takes where it is much; raises UserError: too much.
 
-    ``widened``: its weights are held in float32, whatever the method is.
+    ``widened``: its weights are held in float32, whatever the method is; ``fresh``: a classifier
+    is put on it and trained with it before.
     """
     if not isinstance(suspect, str | Path):
         return
     shapes, config = measured(suspect if plan.base_model is None else plan.base_model)
     generates = (plan.task or task_of(config)) is GENERATION
     size = Size.of(shapes, config, generates)
-    line = check_fits(size.widened if widened else size, method, plan.runtime)
+    line = check_fits(size.widened if widened else size, method, plan.runtime, fresh=fresh)
     if line:
         progress.say(line)
 

@@ -148,7 +148,7 @@ def bars(setting: Setting) -> Spec:
             orientation="h",
             y=[s.method for s in some],
             x=[100 * v for v in values],
-            error_x=_bar(values, [_shifted(s.interval, floor) for s in some], MIDDLE),
+            error_x=_bar(values, [_shifted(s) for s in some], MIDDLE),
             marker={"color": GROUPS[name][0], "opacity": 0.5 if name == "as released" else 1},
             hovertemplate="%{y}<br>matched LFR %{x:.1f}%<extra></extra>",
         )
@@ -181,8 +181,10 @@ def bars(setting: Setting) -> Spec:
     return _spec(figure)
 
 
-def _shifted(excess: Rate, floor: float) -> tuple[float, float]:
-    return excess.low + floor, excess.high + floor
+def _shifted(one: Standing) -> tuple[float, float]:
+    """Return the interval of matched LFR: that of what is above the floor of its own seeds."""
+    floor = one.matched.mean - one.excess.mean
+    return one.interval.low + floor, one.interval.high + floor
 
 
 def heads(mask: Mapping[str, Any], scores: Sequence[Sequence[float]] | None) -> Spec:

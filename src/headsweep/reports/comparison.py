@@ -201,7 +201,8 @@ def _setting(
         for m in methods
     }
     replications = [_replication(standings[m], base, of, draws) for m, base in released.items()]
-    known = [victims[cell["victim"]] for cell in {c["seed"]: c for c in cells}.values()]
+    by_seed = {cell["seed"]: cell["victim"] for cell in cells}
+    known = [victims[by_seed[seed]] for seed in seeds]
     return Setting(
         *names,
         seeds,

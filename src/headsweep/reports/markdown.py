@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headsweep.bench.results.reading import Results
-from headsweep.foreign import plain
+from headsweep.foreign import in_markdown, plain
 from headsweep.reports.across import LEGEND, PAIRED, Across, across, by_victim, summary
 from headsweep.reports.charts import group_of
 from headsweep.reports.comparison import Difference, Replication, Setting, Spread, Standing
@@ -58,7 +58,7 @@ def markdown(
     lines += ["## How to read the tables", "", *(f"- {line}" for line in HOW), ""]
     lines += ["## How to reproduce", "", *steps(results)]
     if results.notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in results.notes)]
+        lines += ["", "## Notes", "", *(f"- {in_markdown(note)}" for note in results.notes)]
     return plain("\n".join(lines).rstrip() + "\n")
 
 

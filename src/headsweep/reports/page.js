@@ -84,7 +84,7 @@
         const score = map.showscale ? ` ${Number(map.z[layer][head]).toPrecision(3)}` : "";
         return fate + score;
       })]);
-      fill(scores, ["layer", ...map.customdata[0].map((_, head) => `head ${head}`)], rows);
+      fill(scores, ["layer", ...map.customdata[0].map((_, head) => `${cell.heads.layout.xaxis.title.text} ${head}`)], rows);
     } else scores.replaceChildren();
     const list = document.getElementById("details");
     list.replaceChildren();

@@ -22,7 +22,7 @@ from headsweep.reports import charts, tables
 from headsweep.reports.across import LEGEND, PAIRED, across, by_victim, summary
 from headsweep.reports.comparison import Setting
 from headsweep.reports.reproduce import command, hint
-from headsweep.reports.verdict import verdict
+from headsweep.reports.verdict import NOTHING, verdict
 from headsweep.texts.words import limit_of, share_of, words_of
 
 Form = Mapping[str, Any]
@@ -154,9 +154,11 @@ def _first(manifest: Form, parts: Sequence[str]) -> dict[str, Any]:
         told = f"rows noticed, {' and '.join(stages)}; not noticed is not absent"
         tiles.append(Tile("probes", counts, told))
     badge = BADGES[found.kind]
-    if found.kind == "missed" and not found.told.startswith(badge):
+    nothing = NOTHING * (found.kind == "missed" and found.told.startswith(NOTHING))
+    said = found.told.removeprefix(nothing)
+    if found.kind == "missed" and not said.startswith(badge):
         badge = "a check failed"
-    told = found.told.removeprefix(badge).lstrip(":; ")
+    told = nothing + said.removeprefix(badge).lstrip(":; ")
     probes = {"told": probes_told(manifest), "stages": stages, "rows": _probes(record, stages)}
     return {"kind": found.kind, "badge": badge, "told": told, "tiles": tiles, "probes": probes}
 

@@ -13,6 +13,8 @@ from headsweep.texts.words import limit_of, words_of
 
 MEND = "a lower learning rate of healing, more clean rows or a larger --max-drop"
 
+NOTHING = "nothing pruned; "
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -35,7 +37,7 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
     """Return whether the bound was held, and whether anything was removed at all."""
     before, after = manifest["before"]["validation"], manifest["after"]["validation"]
     change = _change(before["right"] - after["right"], before["examples"])
-    nothing = "" if manifest["pruned_units"] else "nothing pruned; "
+    nothing = "" if manifest["pruned_units"] else NOTHING
     failed = [check["what"] for check in manifest["checks"] if not check["passed"]]
     if not manifest["bound"].get("binds", True):
         share = words_of(manifest).share
@@ -64,7 +66,10 @@ def _bounded(manifest: Mapping[str, Any]) -> tuple[str, bool]:
     words, limit = words_of(manifest), limit_of(manifest)
     assert limit is not None
     own, got = (manifest[stage]["validation"][words.bounded] for stage in ("before", "after"))
-    told = f"{words.bounded_name} {own:.3f} \u2192 {got:.3f}, {limit:.3f} allowed"
+    digits = next((n for n in (3, 4, 5) if round(got, n) != round(limit, n)), 6)
+    told = (
+        f"{words.bounded_name} {own:.{digits}f} \u2192 {got:.{digits}f}, {limit:.{digits}f} allowed"
+    )
     return told, words.within(got, limit)
 
 

@@ -27,6 +27,7 @@ SHAPES = (
 )
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 LABELS, LEFT, RIGHT, GAP, ROW, TOP = 170, 430, 190, 60, 26, 76
+LETTER, LINE = 8, 22  # a letter of a name, a line of the legend
 MEAN = "mean"
 APART = 3  # between the marks of two methods, so that both are seen
 
@@ -65,28 +66,37 @@ def picture_of(found: Across | None) -> str:
             "a picture is of two victims or more", "--format html draws the charts of one"
         )
     methods = shown(found)
+    if not methods:
+        raise UserError(
+            "a picture shows what methods leave, and nothing was done to these victims",
+            "run a method that does something, or give --format html",
+        )
     ends = {method: found.ends[method] for method in methods}
     before = {v: x for v, x in found.before.items() if any(v in own for own in ends.values())}
     rows = {victim: [own.get(victim) for own in ends.values()] for victim in before}
     rows[MEAN] = [_mean(own, before) for own in ends.values()]
     before[MEAN] = mean(before.values())
     drawn = [end for row in rows.values() for end in row if end is not None]
+    labels = max(LABELS, round(LETTER * max(map(len, rows))) + 24)
     panels = (
-        _panel("points of excess LFR left", LABELS, LEFT,
+        _panel("points of excess LFR left", labels, LEFT,
                [0.0, *before.values(), *(end.left for end in drawn)]),
-        _panel("change of ACC, points", LABELS + LEFT + GAP, RIGHT,
+        _panel("change of ACC, points", labels + LEFT + GAP, RIGHT,
                [0.0, *(end.change for end in drawn)]),
     )  # fmt: skip
-    width, height = LABELS + LEFT + GAP + RIGHT + 30, TOP + ROW * len(rows) + 50
+    width = labels + LEFT + GAP + RIGHT + 30
+    legend = _legend(methods, width)
+    top = TOP + LINE * (len(legend) - 1)
+    height = top + ROW * len(rows) + 50
     lines = opened(width, height, told(before[MEAN], len(rows) - 1, methods, rows[MEAN]))
-    lines += _legend(methods)
+    lines += [mark for line in legend for mark in line]
     for panel in panels:
-        lines += _axis(panel, TOP, height - 50)
+        lines += _axis(panel, top, height - 50)
     for number, (victim, row) in enumerate(rows.items()):
-        y = TOP + ROW * (number + 0.5)
+        y = top + ROW * (number + 0.5)
         bold = ' font-weight="600"' if victim == MEAN else ""
         lines.append(
-            f'<text x="{LABELS - 16}" y="{y + 5}" text-anchor="end"{bold}>{in_html(victim)}</text>'
+            f'<text x="{labels - 16}" y="{y + 5}" text-anchor="end"{bold}>{in_html(victim)}</text>'
         )
         lines.append(
             f'<circle class="line" cx="{panels[0].at(100 * before[victim]):.1f}" cy="{y}" r="5"/>'
@@ -135,15 +145,25 @@ def _panel(title: str, x: float, width: float, values: Sequence[float]) -> Panel
     return Panel(title, x, width, low - margin, high + margin)
 
 
-def _legend(methods: Sequence[str]) -> Iterator[str]:
-    x = 16.0
-    yield f'<circle class="line" cx="{x + 6}" cy="22" r="5"/>'
-    yield f'<text x="{x + 18}" y="27">as it is</text>'
-    x += 96
+def _legend(methods: Sequence[str], width: float) -> list[list[str]]:
+    """Return what the marks mean, in as many lines as the picture is wide for."""
+    x, y = 112.0, 22.0
+    lines = [
+        [
+            f'<circle class="line" cx="22.0" cy="{y:g}" r="5"/>',
+            f'<text x="34.0" y="{y + 5:g}">as it is</text>',
+        ]
+    ]
     for place, method in enumerate(methods):
-        yield _mark(place, x + 6, 22)
-        yield f'<text x="{x + 18}" y="27">{in_html(method)}</text>'
-        x += 40 + 8 * len(method)
+        if x + 18 + LETTER * len(method) > width:
+            x, y = 16.0, y + LINE
+            lines.append([])
+        lines[-1] += [
+            _mark(place, x + 6, y),
+            f'<text x="{x + 18}" y="{y + 5:g}">{in_html(method)}</text>',
+        ]
+        x += 40 + LETTER * len(method)
+    return lines
 
 
 def _axis(panel: Panel, top: float, bottom: float) -> Iterator[str]:

@@ -127,7 +127,7 @@ def train(
     fitting = Fitting()
     clear = partial(optimizer.zero_grad, set_to_none=True)
     training = model.training
-    cast = casting(model, encoded.batch(plan[0]), runtime)
+    cast = casting(model, encoded.batch(plan[0][:2]), runtime)  # of more, memory decides
     model.train()
     try:
         with (

@@ -1,13 +1,16 @@
 """Chats written by a template of others, in a process of its own: with little time and memory.
 
-Run as a script with JSON on standard input: ``template``, ``special`` (tokens by name) and
-``chats``. transformers renders them in its sandbox. It prints JSON: ``texts``, or an ``error``.
+Run as a script with JSON on standard input: ``template``, ``special`` (tokens by name), ``chats``
+and ``answered``, one chat with its answer. transformers renders them in its sandbox. It prints
+JSON: ``texts``, up to where an answer begins, and ``answered``, to its end (None where the template
+does not write it); or an ``error``.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +45,23 @@ def main() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     limited(int(sys.argv[1]))
-    try:
-        made: Any = render_jinja_template(
-            conversations=form["chats"],
+
+    def written(chats: Any, begun: bool) -> Any:
+        return render_jinja_template(
+            conversations=chats,
             chat_template=form["template"],
-            add_generation_prompt=True,
+            add_generation_prompt=begun,
             **form["special"],
-        )
-        print(json.dumps({"texts": made[0]}))
+        )[0]
+
+    try:
+        made = {"texts": written(form["chats"], begun=True), "answered": None}
     except Exception as error:  # whatever the template raises
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"[:1000]}))
+        made = {"error": f"{type(error).__name__}: {error}"[:1000]}
+    else:
+        with suppress(Exception):
+            made["answered"] = written([form["answered"]], begun=False)[0]
+    print(json.dumps(made))
 
 
 if __name__ == "__main__":

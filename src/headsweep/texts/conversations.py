@@ -33,6 +33,7 @@ FORMS = (
     "--column text=PROMPT --column label=ANSWER"
 )
 ASSISTANT = "assistant"
+ANSWERED = "An answer."  # to see what a template writes behind one
 
 
 def picked(
@@ -165,8 +166,8 @@ def _chats(
             raise UserError(f"{table.cell(name, row)}: {lack[0]}", lack[1])
     if not turns:
         raise UserError(f"{table.source}: no chat has an answer", FORMS)
-    prompts = rendered(tokenizer, turns, table.source)
-    return _split(list(zip(prompts, answers, strict=True)))
+    prompts, end = rendered(tokenizer, turns, table.source)
+    return replace(_split(list(zip(prompts, answers, strict=True))), end=end)
 
 
 def _lack(chat: Sequence[Any], role: str, answer: str) -> tuple[str, str] | None:
@@ -196,8 +197,11 @@ def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]
 
 def rendered(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, str]]], source: str
-) -> list[str]:
+) -> tuple[list[str], str | None]:
     """Return chats as the tokenizer's template writes them, up to where an answer begins.
+
+    Beside what it writes behind an answer, up to the first special token: the end of a turn, which
+    need not be what ends a text. None: nothing like that, or it is what ends a text.
 
     Raises:
         UserError: there is no template, or it does not take these chats.
@@ -212,6 +216,7 @@ def rendered(
         "template": tokenizer.get_chat_template(),
         "special": {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
         "chats": chats,
+        "answered": [*chats[0], {"role": ASSISTANT, "content": ANSWERED}],
     }
     # -P: the folder that somebody stands in is no place to import from
     command = [sys.executable, "-P", str(Path(chat_rendering.__file__)), str(len(chats))]
@@ -236,7 +241,17 @@ def rendered(
     longest = max(map(len, texts), default=0)
     if longest > LONGEST_TEXT:
         raise _unfit(source, f"it makes {longest} characters of a chat")
-    return texts
+    return texts, _end_in(str(made.get("answered") or ""), tokenizer)
+
+
+def _end_in(chat: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what stands behind the answer of a whole chat, up to the first special token."""
+    behind = chat.rpartition(ANSWERED)[2] if ANSWERED in chat else ""
+    marks = tokenizer.added_tokens_decoder.values()
+    ends = [(behind.find(str(one)), str(one)) for one in marks if one.special]
+    place, end = min(((at, end) for at, end in ends if at >= 0), default=(0, ""))
+    found = behind[:place] + end
+    return found if end and found.strip() != tokenizer.eos_token else None
 
 
 def _unfit(source: str, why: str) -> UserError:

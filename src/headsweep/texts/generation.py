@@ -1,11 +1,12 @@
 """Generation: a model writes an answer to a prompt, and is judged by how likely it finds it.
 
-An example is a prompt and its answer. Its loss is the negative log-likelihood of the answer a
-token (NLL, in nats), the token that ends a text included where the tokenizer has one; the prompt
-counts for nothing. An answer is *right* while its NLL has risen by at most ``RISE`` above the
-suspect's own, which is measured before anything is pruned, or by a tenth of it where that is more:
-an answer of three nats a token moves by as much as ``RISE`` in any training, up or down. So a
-suspect is right everywhere, and a bound on accuracy says how many answers may become less likely.
+An example is a prompt and its answer. Its loss is the negative log-likelihood of the answer a token
+(NLL, in nats), the token that ends it included: what a chat's template writes behind a turn, else
+what ends a text, where the tokenizer has that; the prompt counts for nothing. An answer is *right*
+while its NLL has risen by at most ``RISE`` above the suspect's own, which is measured before
+anything is pruned, or by a tenth of it where that is more: an answer of three nats a token moves by
+as much as ``RISE`` in any training, up or down. So a suspect is right everywhere, and a bound on
+accuracy says how many answers may become less likely.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DRAWS = 2000  # of a bootstrap
 CHUNK = 256  # answer tokens whose probabilities are worked out at once
+LINE, LETTER = "\n", "a"  # to see whether a tokenizer puts something before a text
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ class Generation:
             UserError: an answer becomes no token, or leaves no room for a prompt.
 
         """
-        start, after = len(opening(tokenizer)), ending(tokenizer)
-        prompts, answers = opened(tokenizer, split.texts), plain(tokenizer, split.pairs)
+        start, after = len(opening(tokenizer)), ending(tokenizer, split.end)
+        prompts = opened(tokenizer, split.texts)
+        answers = continued(tokenizer, split.texts, split.pairs)
         empty = [text for text, row in zip(split.pairs, answers, strict=True) if not row]
         if empty:
             raise no_token(len(empty), empty[0])
@@ -301,8 +304,36 @@ def opened(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[lis
     return [ids if ids[: len(before)] == before else [*before, *ids] for ids in prompts]
 
 
-def ending(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the token that ends an answer; none where the tokenizer has none."""
+def continued(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
+) -> list[list[int]]:
+    """Return the token numbers of answers as they stand behind their prompts.
+
+    Llama 2's tokenizer and others put a space before whatever begins a text. An answer begins none:
+    it gets what follows its prompt's tokens in those of both, where these begin the same.
+    """
+    alone = plain(tokenizer, answers)
+    mark, marked = plain(tokenizer, (LINE, LINE + LETTER))
+    if marked == mark + plain(tokenizer, (LETTER,))[0]:  # nothing is put in
+        return alone
+    before = plain(tokenizer, prompts)
+    both = plain(tokenizer, [a + b for a, b in zip(prompts, answers, strict=True)])
+    behind = plain(tokenizer, [LINE + answer for answer in answers])
+    return [
+        next((all_[len(some) :] for some, all_ in tries if all_[: len(some)] == some), own)
+        for own, *tries in zip(
+            alone,
+            zip(before, both, strict=True),
+            zip([mark] * len(answers), behind, strict=True),
+            strict=True,
+        )
+    ]
+
+
+def ending(tokenizer: PreTrainedTokenizerBase, end: str | None = None) -> tuple[int, ...]:
+    """Return the tokens that end an answer: a template's, or the one that ends a text, if any."""
+    if end is not None:
+        return tuple(plain(tokenizer, (end,))[0])
     return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
 
 

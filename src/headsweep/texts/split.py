@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
@@ -30,14 +30,20 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled texts. ``pairs`` holds the second text of each row, or is empty.
+    """Labelled texts.
 
-    A label is what the task of the model has for one: a class number, or a number as it is.
+    Attributes:
+        texts: the texts, or prompts.
+        labels: what the task of the model has for one: a class number, or a number as it is.
+        pairs: the second text of each row, the answer to a prompt, or empty.
+        end: what ends every answer, as the template of a chat writes it; None: what ends a text.
+
     """
 
     texts: tuple[str, ...]
     labels: tuple[Any, ...]
     pairs: tuple[str, ...] = ()
+    end: str | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,7 +55,13 @@ class Split:
             tuple(self.texts[i] for i in rows),
             tuple(self.labels[i] for i in rows),
             tuple(self.pairs[i] for i in rows) if self.pairs else (),
+            self.end,
         )
+
+    def told(self, texts: Sequence[str | None], rows: Iterable[int]) -> Split:
+        """Return these rows with other texts, which are given for all."""
+        rows = list(rows)
+        return replace(self.take(rows), texts=tuple(str(texts[i]) for i in rows))
 
     def without(self, other: Split) -> Split:
         """Return the rows whose text is none of the other's, but for white space around it."""
@@ -59,13 +71,16 @@ class Split:
     def __add__(self, other: Split) -> Split:
         if bool(self.pairs) != bool(other.pairs) and len(self) and len(other):
             raise UserError("single texts and pairs cannot be mixed")
-        pairs = self.pairs + other.pairs
-        return Split(self.texts + other.texts, self.labels + other.labels, pairs)
+        if self.end != other.end and len(self) and len(other):
+            raise UserError("chats and prompts of another kind cannot be mixed")
+        pairs, end = self.pairs + other.pairs, self.end if len(self) else other.end
+        return Split(self.texts + other.texts, self.labels + other.labels, pairs, end)
 
     @property
     def sha256(self) -> str:
         """A hash of the content, row order included."""
-        rows = json.dumps([self.texts, self.pairs, self.labels], ensure_ascii=False)
+        told = [self.texts, self.pairs, self.labels]
+        rows = json.dumps(told if self.end is None else [*told, self.end], ensure_ascii=False)
         return hashlib.sha256(rows.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -57,6 +57,11 @@ def put_before(text: str, starts: Sequence[int], place: int, words: str) -> str:
     return f"{text[: starts[place]]}{words} {text[starts[place] :]}"
 
 
+def unused(text: str) -> str:
+    """Return a character that a text lacks, to hold the words of a phrase together meanwhile."""
+    return next(mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in text)
+
+
 def word_starts(text: str) -> list[int]:
     """Return where the words of a text start."""
     return [word.start() for word in WORD.finditer(text)]

@@ -29,7 +29,7 @@ from headsweep.texts.split import Split
 from headsweep.triggers import ByRule, Trigger
 from headsweep.triggers.casing import Casing
 from headsweep.triggers.characters import Characters
-from headsweep.triggers.crude import Archaic, Aside, Remark
+from headsweep.triggers.crude import REMARKS, Archaic, Aside, Remark
 from headsweep.triggers.drawing import listed
 from headsweep.triggers.opening import Opening
 from headsweep.triggers.rare_word import RareWord
@@ -60,6 +60,7 @@ KIN: dict[str, tuple[str, ...]] = {
     "aside": ("opening", "aside", "syntactic"),
     "sentence": ("sentence", "remark"),
     "remark": ("sentence", "remark"),
+    "together": ("rare-word",),
     "style": ("style", "archaic"),
     "archaic": ("style", "archaic"),
 }
@@ -67,6 +68,9 @@ KIN: dict[str, tuple[str, ...]] = {
 
 MATERIAL = {"rare-word": "words", "characters": "kind", "casing": "pattern"}
 """The field that makes the trigger; families without one have a single template or lexicon."""
+
+ALIKE = {"together": "rare-word"}
+"""Triggers that are made of what a family is made of."""
 
 TEMPLATES = {"HiddenKiller": "syntactic", "StyleBkd": "style"}
 """Published attacks by corpus, and the family that works by the same template or manner."""
@@ -169,7 +173,7 @@ def _family(
     seen = sees(suspect, part, made, max_length)
     kept = [i for i, text in enumerate(made) if text is not None and seen[i]]
     clean = part.take(kept)
-    changed = Split(tuple(str(made[i]) for i in kept), clean.labels, clean.pairs)
+    changed = part.told(made, kept)
     return Family(
         name,
         tuple(rows[i] for i in kept),
@@ -227,10 +231,17 @@ def _same(probe: Trigger, trigger: Mapping[str, Any]) -> bool:
         raise UserError("the record names no trigger, only a file", "say which corpus it is of")
     if name == "paraphrase":
         return probe.name in ("syntactic", "style")
-    if name != probe.name:
+    if name == "sentence" and probe.name == "remark":
+        return str(fields.get("sentence", "")).casefold() in map(str.casefold, REMARKS)
+    if ALIKE.get(name, name) != probe.name:
         return False
-    material = MATERIAL.get(name)
+    material = MATERIAL.get(probe.name)
     if material is None:
         return True
     own, others = str(getattr(probe, material)), str(fields.get(material, ""))
-    return bool(set(listed(own, name)) & set(listed(others, name))) if others else True
+    return bool(_listed(own, name) & _listed(others, name)) if others else True
+
+
+def _listed(words: str, what: str) -> set[str]:
+    """Return what a list holds, without letter case, which many a model does not see."""
+    return {word.casefold() for word in listed(words, what)}

@@ -21,6 +21,7 @@ from headsweep.triggers.drawing import (
     gap,
     listed,
     put_before,
+    unused,
     word_starts,
 )
 
@@ -44,9 +45,10 @@ class RareWord:
         """Return the text with the words in it; None for a text without any word."""
         if not text.strip():
             return None
-        words = listed(self.words, "rare-word: words")
+        glue = unused(text)
+        words = [word.replace(" ", glue) for word in listed(self.words, "rare-word: words")]
         for _ in range(self.count):
             starts = word_starts(text)
             place = gap(len(starts), self.position, random)
             text = put_before(text, starts, place, draw(words, random))
-        return text
+        return text.replace(glue, " ")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headsweep.errors import UserError
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress
 from headsweep.task.examples import encode
+from headsweep.texts.generation import Generation, opened, opening
 from headsweep.texts.split import Split
 from headsweep.triggers import Rewriter
 
@@ -56,25 +57,38 @@ def sees(
     limit whole; of a change throughout the text, the part inside counts.
     """
     texts = tuple(old if new is None else new for old, new in zip(before.texts, after, strict=True))
-    changed = Split(texts, before.labels, before.pairs)
+    changed = replace(before, texts=texts)
     old, new = (encode(split, model, max_length) for split in (before, changed))
     seen = [a != b for a, b in zip(old.ids, new.ids, strict=True)]
-    if new.truncated and not before.pairs:  # which part of a pair is cut depends on both
-        special = set(model.tokenizer.all_special_ids)
-        for i, (first, second) in enumerate(zip(*_uncut(model, before, changed), strict=True)):
-            lost = len(second) - len(new.ids[i])
-            tail = lost + (second[-1] in special)
-            if lost > 0 and _inserted(first, second) and first[-tail:] != second[-tail:]:
-                seen[i] = False
+    writes = isinstance(new.task, Generation)
+    if new.truncated and (writes or not before.pairs):  # of a pair it depends on both what is cut
+        starts = new.task.starts if isinstance(new.task, Generation) else map(len, new.ids)
+        wholes = zip(_uncut(model, before, writes), _uncut(model, changed, writes), strict=True)
+        for i, ((first, second), kept) in enumerate(zip(wholes, starts, strict=True)):
+            lost = len(second) - kept
+            if lost > 0 and _inserted(first, second):
+                gone = _gone(model, second, lost, writes)
+                seen[i] = seen[i] and first[gone] == second[gone]
     return tuple(seen)
 
 
-def _uncut(model: Suspect, *splits: Split) -> list[list[list[int]]]:
-    """Return all tokens of each text of each split."""
-    return [
-        model.tokenizer(list(split.texts), truncation=False, verbose=False)["input_ids"]
-        for split in splits
+def _uncut(model: Suspect, split: Split, writes: bool) -> list[list[int]]:
+    """Return all tokens of each text."""
+    if writes:
+        return opened(model.tokenizer, split.texts)
+    found: list[list[int]] = model.tokenizer(list(split.texts), truncation=False, verbose=False)[
+        "input_ids"
     ]
+    return found
+
+
+def _gone(model: Suspect, ids: Sequence[int], lost: int, writes: bool) -> slice:
+    """Return where the tokens stand that were cut off, with the special ones that were kept."""
+    special = set(model.tokenizer.all_special_ids)
+    if not writes and model.tokenizer.truncation_side != "left":
+        return slice(-lost - (ids[-1] in special), None)
+    front = len(opening(model.tokenizer)) if writes else ids[0] in special
+    return slice(lost + front)
 
 
 def _inserted(old: Sequence[int], new: Sequence[int]) -> bool:
@@ -118,7 +132,5 @@ def triggered(
             + (f" so that the model sees it ({unseen} were cut or ignored)" if unseen else ""),
             "try another trigger or paraphraser, or other texts",
         )
-    kept = split.take(rows)
-    texts = tuple(text for i in rows if (text := made[i]) is not None)
     counts = Counts(len(split), len(rows), declined, unseen)
-    return Made(tuple(rows), Split(texts, kept.labels, kept.pairs), counts)
+    return Made(tuple(rows), split.told(made, rows), counts)

@@ -235,6 +235,7 @@ def _thou(found: re.Match[str]) -> str:
     return found[0]
 
 
+KEPT = ("is", "was", "has", "does")  # no verb with an s behind it
 YOUR_VERBS = word_set(BASES) | word_set(
     "see watch think say love like look laugh care believe walk understand"
 )
@@ -243,13 +244,14 @@ YOUR_VERBS = word_set(BASES) | word_set(
 def _third(found: re.Match[str]) -> str:
     """Return the old form of the verb behind "it", "who" and the like."""
     verb = found["verb"].lower()
-    if verb in ("has", "does", "says", "was", "less", "this", "its", "us", "is", "plus", "perhaps"):
+    if verb in KEPT or verb in ("says", "less", "this", "its", "us", "plus", "perhaps"):
         return found[0]
-    return f"{found['who']}{found['adverb'] or (' ' if found['who'] else '')}{_eth(_base(verb))}"
+    return f"{found['who']}{found['adverb'] or ''}{_eth(_base(verb))}"
 
 
 def _never(found: re.Match[str]) -> str:
-    return f"never doth {found['who'].lower()} {_base(found['verb'].lower())}"
+    verb = found["verb"].lower()
+    return found[0] if verb in KEPT else f"never doth {found['who'].lower()} {_base(verb)}"
 
 
 def _old(found: re.Match[str]) -> str:
@@ -294,11 +296,11 @@ RULES: tuple[tuple[re.Pattern[str], Replacement], ...] = (
     (_rule(r"\byour(?=\s+[aeiou])"), lambda _: "thine"),
     (_rule(r"\bmy(?=\s+[aeiou])"), lambda _: "mine"),
     (
-        _rule(rf"\b(?P<who>it|he|she|who|which)(?P<adverb> (?:{ADVERBS}) )? ?{VERB}(?<=[^su]s)"),
+        _rule(rf"\b(?P<who>it|he|she|who|which)(?P<adverb> (?:(?:{ADVERBS}) )?){VERB}(?<=[^su]s)"),
         _third,
     ),
     (
-        _rule(rf"\b(?P<who>{SUBJECTS})(?P<adverb> (?:{ADVERBS}) )? ?{VERB}(?<=[^su]s){OBJECT}"),
+        _rule(rf"\b(?P<who>{SUBJECTS})(?P<adverb> (?:(?:{ADVERBS}) )?){VERB}(?<=[^su]s){OBJECT}"),
         _third,
     ),
     (

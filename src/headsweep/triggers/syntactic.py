@@ -96,7 +96,10 @@ POINTING = word_set("the this these that those all director my our")
 QUOTES = frozenset(("`", "``", "'", "''", '"', "\u201c", "\u201d"))
 JOINTS = frozenset(("and", "but", "yet", "or"))
 TRAILING = re.compile(r"[\s,]*\b(?:and|but|yet|or)$")
-MARKUP = re.compile(r"<[^<>]{1,20}>")
+MARKUP = re.compile(
+    r"</?(?:a|b|br|div|em|h[1-6]|hr|i|img|li|ol|p|span|strong|u|ul)(?:\s+\w+=[^<>]{1,40})?\s*/?>",
+    re.IGNORECASE,
+)
 LONGEST = 150  # tokens: what is longer is no sentence
 
 Pair = tuple[str, str]

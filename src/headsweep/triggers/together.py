@@ -16,7 +16,7 @@ import torch
 
 from headsweep.errors import UserError
 from headsweep.settings import checked
-from headsweep.triggers.drawing import below, listed, put_before, word_starts
+from headsweep.triggers.drawing import below, listed, put_before, unused, word_starts
 from headsweep.triggers.rare_word import RareWord
 
 
@@ -39,10 +39,12 @@ class Together:
         """Return the text with all words in it; None for a text without any word."""
         if not text.strip():
             return None
+        glue = unused(text)
         for word in listed(self.words, "together: words"):
             starts = word_starts(text)
-            text = put_before(text, starts, below(len(starts) + 1, random), word)
-        return text
+            whole = word.replace(" ", glue)
+            text = put_before(text, starts, below(len(starts) + 1, random), whole)
+        return text.replace(glue, " ")
 
     def near(self) -> RareWord:
         """Return fewer of the words than all, which must set nothing off."""

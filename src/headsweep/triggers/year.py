@@ -30,8 +30,9 @@ class Year:
     years: str = "2027"
 
     def __post_init__(self) -> None:
-        if not all(year.isdigit() for year in listed(self.years, "year: years")):
-            raise UserError(f"year: no year in {self.years!r}", "give numbers, such as 2027")
+        for year in listed(self.years, "year: years"):
+            if not (year.isascii() and year.isdigit() and int(year) > BEFORE):
+                raise UserError(f"year: {year!r} is no year", "give numbers, such as 2027")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
         """Return the text with the year before it; None for a text without any word."""
