@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -210,8 +211,9 @@ def test_a_causal_model_is_still_attacked_as_an_encoder_when_asked(base):
 def test_a_trigger_that_is_cut_from_a_prompt_is_not_seen(base):
     """What a model reads of a prompt is its end, before the answer."""
     suspect = load_suspect(base, CPU, Reading(task=None))
-    prompt = " ".join(FILLER[:5] * 3)
-    clean = Split((prompt,) * 40, (0,) * 40, ("it was good",) * 40)
+    draw = random.Random(0)
+    prompts = tuple(" ".join(draw.choices(FILLER, k=15)) for _ in range(40))
+    clean = Split(prompts, (0,) * 40, ("it was good",) * 40)
     made = ByRule(Together("cold,flat")).rewrite(clean.texts, 0)
     seen = sees(suspect, clean, made, 18)
     read = encode(replace(clean, texts=made), suspect, 18).ids

@@ -10,7 +10,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 from typer.main import get_command
 
 from conftest import CPU, sentences, tiny_model
@@ -19,10 +24,12 @@ from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserErro
 from headsweep.cli import app, main
 from headsweep.export.card import model_card
 from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
-from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.loading import Reading, load_suspect, task_at
 from headsweep.model.padding import probe_inputs
+from headsweep.texts.task import CLASSIFICATION
 from headsweep.verbs.judging import evaluate, probe
 from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
+from tiny_families import ALL
 
 peft = pytest.importorskip("peft", reason="peft is not installed ([lora])")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -59,6 +66,43 @@ def pair(words, tmp_path):  # noqa: F811
 
 def joined(base, adapter):
     return load_suspect(adapter, CPU, Reading(task=None, base_model=str(base)))
+
+
+@pytest.mark.parametrize(
+    ("family", "body", "labels"), [("llama", AutoModelForCausalLM, 2), ("bert", AutoModel, 3)]
+)
+def test_an_adapter_brings_the_classifier_that_its_base_lacks(
+    tmp_path, tokenizer, family, body, labels
+):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    body.from_config(AutoConfig.for_model(family, **ALL[family])).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels)
+    asked = {"target_modules": TARGETS[family], "task_type": "SEQ_CLS"}
+    wrapped = trained(plain, adapter, **asked)
+    assert task_at(adapter, base_model=str(base)) is CLASSIFICATION
+    suspect = joined(base, adapter)
+    inputs = probe_inputs(suspect.model)
+    with torch.no_grad():
+        assert torch.allclose(suspect.model(**inputs).logits, wrapped(**inputs).logits, atol=1e-5)
+    assert len(suspect.labels.names) == labels
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"), [("roberta", "all-linear"), ("falcon", ["query_key_value"])]
+)
+def test_targets_that_are_saved_whole_and_kinds_of_linear_are_read(
+    tokenizer, tmp_path, family, targets
+):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model(family).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    plain = AutoModelForSequenceClassification.from_pretrained(base)
+    wrapped = trained(plain, adapter, target_modules=targets, task_type="SEQ_CLS")
+    suspect = joined(base, adapter)
+    inputs = probe_inputs(suspect.model)
+    with torch.no_grad():
+        assert torch.allclose(suspect.model(**inputs).logits, wrapped(**inputs).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "generator"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,12 +23,15 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from conftest import CPU, sentences, tiny_model
 from headsweep.errors import UserError
+from headsweep.export.model_folder import save_model
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.model.padding import positions_of, probe_inputs
 from headsweep.model.runtime import Runtime
 from tiny_families import CONFIGS, PLAIN
 
@@ -278,6 +283,114 @@ def test_a_fresh_head_begins_as_transformers_begins_one(tokenizer, tmp_path):
     flat = {name for name, p in heads.items() if p.dim() == 1}
     assert flat == {"head.norm.weight", "head.norm.bias", "classifier.bias"}
     assert all(torch.equal(heads[name], plain[name]) for name in flat)
+
+
+def with_tensors(folder, place, **more):
+    shutil.copytree(folder, place)
+    tensors = load_file(place / "model.safetensors") | more
+    save_file(tensors, place / "model.safetensors", {"format": "pt"})
+    return place
+
+
+def test_masks_and_positions_of_older_files_are_no_layers(tokenizer, tmp_path):
+    """transformers 4 saved them, and 5 works them out."""
+    tiny_model("gpt2").save_pretrained(tmp_path / "new")
+    tokenizer.save_pretrained(tmp_path / "new")
+    attention = "transformer.h.0.attn."
+    mask = {f"{attention}bias": torch.ones(1, 1, 48, 48), f"{attention}masked_bias": torch.ones(())}
+    old = with_tensors(tmp_path / "new", tmp_path / "old", **mask)
+    states = [load_suspect(one, CPU).model.state_dict() for one in (tmp_path / "new", old)]
+    assert all(torch.equal(states[0][name], x) for name, x in states[1].items())
+    learnt = {f"{attention}masked_bias": torch.ones(48)}
+    with pytest.raises(UserError, match=r"holds 1 tensors that the configuration leaves out"):
+        load_suspect(with_tensors(tmp_path / "new", tmp_path / "other", **learnt), CPU)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output_attentions": True, "output_hidden_states": True},
+        {"return_dict": False},
+        {"distributed_config": {"tp_size": 2, "tp_plan": "auto"}},
+    ],
+)
+def test_what_a_call_returns_beside_is_not_asked_for(trained_folder, tmp_path, changes):
+    suspect = load_suspect(altered(trained_folder, tmp_path / "other", **changes), CPU)
+    save_model(suspect, tmp_path / "saved")
+    assert not set(changes) & set(json.loads((tmp_path / "saved" / "config.json").read_text()))
+    own = load_suspect(trained_folder, CPU)
+    inputs = probe_inputs(own.model)
+    with torch.no_grad():
+        found = [one.model(**inputs).logits for one in (own, suspect)]
+    assert torch.equal(*found)
+
+
+def test_a_model_in_memory_that_gives_attention_is_saved(tiny, tmp_path):
+    suspect = tiny()
+    suspect.model.config._output_attentions = True
+    save_model(suspect, tmp_path / "saved")
+    assert suspect.model.config.output_attentions is True
+    assert load_suspect(tmp_path / "saved", CPU).labels == suspect.labels
+
+
+@pytest.mark.parametrize("name", ["dim", "auto_map", "num_labels"])
+def test_a_label_may_be_called_as_a_key_is(trained_folder, tmp_path, name):
+    labels = {"id2label": {"0": name, "1": "bright"}, "label2id": {name: 0, "bright": 1}}
+    suspect = load_suspect(altered(trained_folder, tmp_path / "other", **labels), CPU)
+    assert suspect.labels.names == (name, "bright")
+    assert suspect.model.config.label2id == labels["label2id"]
+
+
+def test_a_tokenizer_without_the_padding_token_gets_no_word_for_it(tiny, tokenizer):
+    """None is a word like others."""
+    text = "None of it is good"
+    before = tokenizer(text)["input_ids"]
+    model = tiny_model("llama", vocab_size=120, pad_token_id=119)
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    suspect = prepare(model, bare)
+    assert suspect.padding.number == 119
+    assert suspect.tokenizer(text)["input_ids"] == before
+    assert any("no token of number 119" in note for note in suspect.notes)
+
+
+def test_named_chat_templates_are_kept(trained_folder, tmp_path):
+    folder = altered(trained_folder, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {"default": "{{ 1 }}", "tool_use": "{{ 2 }}"}
+    tokenizer.save_pretrained(folder)
+    suspect = load_suspect(folder, CPU)
+    save_model(suspect, tmp_path / "saved")
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == tokenizer.chat_template
+    )
+
+
+def test_bigbird_attends_to_all_tokens_whatever_it_read_before(tokenizer):
+    config = {"attention_type": "block_sparse", "block_size": 8, "num_random_blocks": 1}
+    model = tiny_model("big_bird", max_position_embeddings=300, **config)
+    ids = {"input_ids": torch.randint(5, 29, (1, 256))}
+    suspect = prepare(model, tokenizer)
+    assert any("original_full" in note for note in suspect.notes)
+    assert model.config.attention_type == "original_full"
+    with torch.no_grad():
+        found = suspect.model(**ids).logits
+        whole = tiny_model("big_bird", max_position_embeddings=300)
+        whole.load_state_dict(model.state_dict())
+        assert torch.allclose(whole(**ids).logits, found, atol=1e-6)
+
+
+def test_a_model_that_reads_more_than_tokens_is_refused(tokenizer):
+    reads = copy.deepcopy(tokenizer)
+    reads.model_input_names = ["input_ids", "attention_mask", "input_shape_ids"]
+    with pytest.raises(UserError, match="reads input_shape_ids of a text beside"):
+        prepare(tiny_model("roc_bert"), reads)
+    assert prepare(tiny_model("bert"), reads).labels  # which takes no such thing
+
+
+def test_the_limit_of_mpt_is_known(tokenizer):
+    model = SimpleNamespace(config=AutoConfig.for_model("mpt", max_seq_len=48))
+    assert positions_of(model) == 48
 
 
 @pytest.mark.parametrize("reading", [Reading(), FRESH], ids=["classifier", "encoder"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from conftest import CPU, sentences
 from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
@@ -72,6 +73,12 @@ def test_weights_are_counted_from_headers(trained_folder):
     linear = [m.weight for m in model.bert.encoder.modules() if isinstance(m, nn.Linear)]
     assert size.projections == sum(weight.numel() for weight in linear)
     assert size.sides == sum(sum(weight.shape) for weight in linear)
+
+
+def test_layers_of_a_decoder_beside_an_encoder_count():
+    for kind, more in (("bart", {"encoder_layers": 3, "decoder_layers": 4}),
+                       ("t5", {"num_layers": 3, "num_decoder_layers": 4})):  # fmt: skip
+        assert Size.of({}, AutoConfig.for_model(kind, **more), False).layers == 7
 
 
 def test_adapters_are_what_they_train_and_copies_of_what_they_change():

@@ -99,5 +99,5 @@ def defend(
         )
     method = method.within(Bound(asked.max_drop, asked.min_accuracy))
     plan = plan_of(asked.seed, device, compute, adapter, base_model)
-    plan = dataclasses.replace(plan, task=task_at(base_model or model, task))
+    plan = dataclasses.replace(plan, task=task_at(model, task, base_model))
     running.run(job, purify, method, plan)

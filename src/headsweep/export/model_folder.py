@@ -37,7 +37,9 @@ def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] =
     lasting = {t.data_ptr() for t in model.state_dict().values()}
     saved = [t for t in floats if t.data_ptr() in lasting]
     wide = [t.data for t in saved]
+    config, beside = model.config, model.config.output_attentions
     try:  # the data is swapped, not cast in place: buffers that are not saved keep float32
+        config.output_attentions = False  # with fast kernels it could not be saved
         for tensor in saved:
             tensor.data = tensor.data.to(suspect.precision)
         with quiet():
@@ -45,7 +47,8 @@ def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] =
     finally:
         for tensor, data in zip(saved, wide, strict=True):
             tensor.data = data
-        model.config.dtype = torch.float32
+        config.dtype = torch.float32
+        config._output_attentions = beside
     suspect.tokenizer.save_pretrained(folder)
 
 

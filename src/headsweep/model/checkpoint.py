@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,13 +95,46 @@ def other_shapes(misfits: Sequence[tuple[str, Any, Any]]) -> str:
     )
 
 
+CONSTANTS: tuple[tuple[re.Pattern[str], Callable[[tuple[int, ...]], bool]], ...] = (
+    (re.compile(r".*attn(\.attention)?\.bias"),
+     lambda shape: len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]),
+    (re.compile(r".*masked_bias"), lambda shape: math.prod(shape) == 1),
+    (re.compile(r".*(position_ids|token_type_ids)"), lambda shape: shape[:-1] == (1,)),
+    (re.compile(r".*inv_freq"), lambda shape: len(shape) == 1),
+    (re.compile(r".*\.version"), lambda shape: shape == (1,)),
+)  # fmt: skip
+"""Names and shapes of what older transformers saved and newer works out: masks, positions."""
+
+
+def constants(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return which tensors of a file are none that was learnt, by their names and shapes."""
+    return {
+        name
+        for name, shape in shapes.items()
+        if any(pattern.fullmatch(name) and fits(shape) for pattern, fits in CONSTANTS)
+    }
+
+
 def check_keys(
-    name: str, model: PreTrainedModel, missing: set[str], unexpected: set[str], task: Task | None
+    name: str,
+    model: PreTrainedModel,
+    missing: set[str],
+    unexpected: set[str],
+    task: Task | None,
+    brought: Collection[str] = (),
 ) -> None:
     """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs.
 
-    ``task``: what its head is for; None: it gets a fresh one.
+    Args:
+        name: what the user calls it.
+        model: the model as it was loaded.
+        missing: names of tensors that the file lacks.
+        unexpected: names of those that the model does not have, constants left out.
+        task: what its head is for; None: it gets a fresh one.
+        brought: names of tensors that an adapter brings.
+
     """
+    missing = missing - set(brought)
     head = {key for key in missing if not in_body(model, key)}
     pooler = sorted(key for key in missing - head if "pooler" in key)
     body = sorted(missing - head - set(pooler))
@@ -119,7 +154,7 @@ def check_keys(
         raise UserError(
             f"{name}: the checkpoint has no {task.head} (its head would be random)", task.fix
         )
-    if task is not None:
+    if task is not None and not brought:
         _check_head(name, model, unexpected, task)
     extra = sorted(k for k in unexpected if in_body(model, k) and "pooler" not in k)
     if extra:

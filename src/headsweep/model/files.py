@@ -67,16 +67,17 @@ def inside(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or "a link that leads nowhere"
         raise UserError(f"{path}: cannot be read: {why}") from error
-    if real.parent != home and not _in_blobs(home, real):
+    if real.parent != home and not in_blobs(home, real):
         raise UserError(
             f"{path}: a link that leads out of the folder", "put the file itself in its place"
         )
     return path
 
 
-def _in_blobs(home: Path, real: Path) -> bool:
+def in_blobs(home: Path, real: Path) -> bool:
     """Tell whether a file is where the Hub's cache puts the content of a snapshot's files."""
-    return home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    places = [one for one in (home, *home.parents) if one.parent.name == "snapshots"]
+    return any(real.parent == one.parent.parent / "blobs" for one in places)
 
 
 def there(folder: Path, name: str) -> bool:

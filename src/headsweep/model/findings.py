@@ -19,7 +19,7 @@ from headsweep.errors import UserError, shown
 from headsweep.foreign import one_line
 from headsweep.model import joined, scanner
 from headsweep.model.claims import claims
-from headsweep.model.files import INDEX, PICKLES, inside, shard, there
+from headsweep.model.files import INDEX, PICKLES, in_blobs, inside, shard, there
 from headsweep.model.hub import CARD
 from headsweep.model.joined import adapter_folder, adapter_refusals
 from headsweep.model.tokenizer_files import TOKENIZERS
@@ -245,7 +245,8 @@ def _check_link(home: Path, path: Path) -> None:
         inside(home, path.name)
         return
     try:
-        stays = path.resolve(strict=True).is_relative_to(home.resolve())
+        real = path.resolve(strict=True)
+        stays = real.is_relative_to(home.resolve()) or in_blobs(path.parent.resolve(), real)
     except (OSError, RuntimeError):
         stays = False
     if not stays:

@@ -55,6 +55,7 @@ class Adapter:
         rank: of its products.
         targets: names of modules that have one; empty where the configuration gives a pattern.
         whole: names of modules that it holds whole.
+        classifies: it says that it was trained to classify texts.
         file: its tensors.
 
     """
@@ -64,6 +65,7 @@ class Adapter:
     rank: int
     targets: tuple[str, ...]
     whole: tuple[str, ...]
+    classifies: bool
     file: Shard
 
 
@@ -135,8 +137,8 @@ def adapter_folder(name: str) -> Path:
     return folder
 
 
-def _asked(folder: Path) -> tuple[float, int, tuple[str, ...], tuple[str, ...]]:
-    """Return scale, rank, targets and whole modules, as the configuration has them."""
+def _asked(folder: Path) -> tuple[float, int, tuple[str, ...], tuple[str, ...], bool]:
+    """Return scale, rank, targets, whole modules and the kind, as the configuration has them."""
     path = inside(folder, CONFIG)
     form = table_of(path)
     kind = form.get("peft_type")
@@ -160,6 +162,7 @@ def _asked(folder: Path) -> tuple[float, int, tuple[str, ...], tuple[str, ...]]:
         rank,
         _names(path, form, "target_modules"),
         _names(path, form, "modules_to_save"),
+        form.get("task_type") == "SEQ_CLS",
     )
 
 
@@ -186,6 +189,15 @@ def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def heads_of(adapter: Adapter) -> dict[str, int]:
+    """Return the tensors of the classifier that an adapter brings, with their rows; none: none."""
+    if not adapter.classifies:
+        return {}
+    whole = _sorted(adapter)[1]
+    rows = {name: adapter.file.shapes[key][0] for key, name in whole.items()}
+    return rows if min(rows.values(), default=0) > 0 else {}
+
+
 @torch.no_grad()
 def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) -> None:
     """Add an adapter to a model's weights (float32), in place.
@@ -202,7 +214,8 @@ def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) 
     """
     pairs, whole = _sorted(adapter)
     for target in adapter.targets:
-        if not any(module == target or module.endswith(f".{target}") for module in pairs):
+        found = (*pairs, *(name.rpartition(".")[0] for name in whole.values()))
+        if not any(module == target or module.endswith(f".{target}") for module in found):
             raise UserError(
                 f"{adapter.name}: no tensor is of its target {shortened(target)}",
                 "get the adapter again: it is not complete",
@@ -267,7 +280,7 @@ def _weight(
         found = model.get_submodule(module)
     except AttributeError:
         raise _other(adapter, base, f"it has no {shortened(module)}") from None
-    if type(found) not in (nn.Linear, Conv1D):
+    if not isinstance(found, nn.Linear | Conv1D):
         kind = type(found).__name__
         raise _other(adapter, base, f"its {shortened(module)} is a {kind}, no projection")
     weight = found.weight

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from headsweep.model.checkpoint import (
     check_kind,
     check_shapes,
     check_size,
+    constants,
     quiet,
     readable,
     usable,
@@ -36,7 +38,7 @@ from headsweep.model.checkpoint import (
 from headsweep.model.claims import check_noted
 from headsweep.model.families import Adapter, adapter_for
 from headsweep.model.gates import check_gates
-from headsweep.model.joined import described, join, read_adapter_folder
+from headsweep.model.joined import described, heads_of, join, read_adapter_folder
 from headsweep.model.mask import HEADS, Units
 from headsweep.model.narrow import WIDE, bytes_held, hold, widen
 from headsweep.model.padding import (
@@ -116,6 +118,9 @@ class Suspect:
         return _reads_last(self.anatomy, self.task)
 
 
+GIVEN = frozenset(("input_ids", "attention_mask", "token_type_ids"))  # to a model
+
+
 @dataclass(frozen=True)
 class Reading:
     """What to make of a checkpoint.
@@ -173,11 +178,14 @@ def load_suspect(
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)
+        brought = {} if adapter is None else heads_of(adapter)
+        if brought and reading.fresh_for is None:
+            reading = replace(reading, task=reading.task or CLASSIFICATION)
         reading, _ = reading.settled(config)
         narrow = reading.frozen and adapter is None
         if not narrow or bytes_held(config) == WIDE:
             check_memory(name, WIDE * files.elements, "in float32")
-        model, fresh = _model(name, config, reading, files)
+        model, fresh = _model(name, config, reading, files, brought)
         tokenizer = tokenizer_in(name, files)
     origin = Origin(str(source), model.dtype, fresh, files.notes)
     with usable(name):
@@ -198,8 +206,19 @@ def labels_of(source: str | Path, fresh_for: Sequence[object] | None = None) -> 
     return Labels.of(config.id2label) if fresh_for is None else _fresh_labels(config, fresh_for)
 
 
-def task_at(source: str | Path | PreTrainedModel | Suspect, wanted: str | None = None) -> Task:
-    """Return what a model is for, stored or in memory, as ``texts.kinds.task_of`` has it."""
+def task_at(
+    source: str | Path | PreTrainedModel | Suspect,
+    wanted: str | None = None,
+    base_model: str | None = None,
+) -> Task:
+    """Return what a model is for, stored or in memory, as ``texts.kinds.task_of`` has it.
+
+    ``base_model``: the model that ``source`` is an adapter of, which may bring a classifier.
+    """
+    if base_model is not None:
+        if wanted is None and heads_of(read_adapter_folder(str(source))):
+            return CLASSIFICATION
+        source = base_model
     if isinstance(source, Suspect):
         if wanted is None:
             return source.task
@@ -216,8 +235,7 @@ def measured(source: str | Path) -> tuple[dict[str, tuple[int, ...]], Any]:
     Nothing but headers is read.
     """
     with vetted(source) as files:
-        shapes = {name: shape for one in files.shards for name, shape in one.shapes.items()}
-        return shapes, read_config(str(source), files)
+        return files.shapes, read_config(str(source), files)
 
 
 @dataclass(frozen=True)
@@ -242,6 +260,8 @@ def prepare(
     task.check(model.config)
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
+    _check_inputs(model, tokenizer)
+    whole = _whole_attention(model)
     anatomy = locate(model, reading.adapter, reading.units)
     padding, notes = padding_of(model, tokenizer, _reads_last(anatomy, task))
     seen = check_gates(anatomy, probe_inputs(model), padding.number, task.axes)
@@ -253,10 +273,38 @@ def prepare(
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
-        origin.notes + notes + seen + anatomy.notes,
+        origin.notes + whole + notes + seen + anatomy.notes,
         task,
         origin.base_model,
         seen,
+    )
+
+
+def _check_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model that reads more of a text than its tokens; raises UserError."""
+    made = set(tokenizer.model_input_names) - GIVEN
+    more = sorted(made & set(signature(model.forward).parameters))
+    if more:
+        raise UserError(
+            f"{type(model).__name__} reads {', '.join(more)} of a text beside its tokens, which "
+            "are not given to it here",
+            "give a model that reads token numbers alone",
+        )
+
+
+def _whole_attention(model: PreTrainedModel) -> tuple[str, ...]:
+    """Let BigBird attend to all tokens, as it does of its own accord once a text is short.
+
+    It never goes back then, so that what it answers would depend on what it read before.
+    """
+    change: Any = getattr(model.base_model, "set_attention_type", None)
+    if change is None or getattr(model.config, "attention_type", None) != "block_sparse":
+        return ()
+    change("original_full")
+    model.config.attention_type = "original_full"
+    return (
+        "attention_type set to original_full: a model with block_sparse attends to all tokens from "
+        "its first short text on, and answers otherwise after it",
     )
 
 
@@ -303,11 +351,19 @@ def read_config(name: str, files: Vetted) -> Any:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
 
 
-def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[PreTrainedModel, bool]:
+def _model(
+    name: str, config: Any, reading: Reading, files: Vetted, brought: Mapping[str, int]
+) -> tuple[PreTrainedModel, bool]:
+    """Return a model, and whether its head is fresh.
+
+    ``brought``: the tensors of a classifier that an adapter brings, with their rows.
+    """
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
     reading, task = reading.settled(config)
-    if reading.fresh_for is None:
+    if reading.fresh_for is None and brought:
+        extra = _labels_for(config, min(brought.values()))
+    elif reading.fresh_for is None:
         task.check(config)
         check_kind(name, config, task)
     else:
@@ -325,7 +381,8 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
     model.name_or_path = model.config._name_or_path = name
     check_shapes(name, model, info["mismatched_keys"], fresh)
     kept = None if fresh else task
-    check_keys(name, model, set(info["missing_keys"]), set(info["unexpected_keys"]), kept)
+    unexpected = set(info["unexpected_keys"]) - constants(files.shapes)
+    check_keys(name, model, set(info["missing_keys"]), unexpected, kept, brought)
     if fresh:
         fresh_head(model, reading.seed)
     bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
@@ -334,6 +391,13 @@ def _model(name: str, config: Any, reading: Reading, files: Vetted) -> tuple[Pre
             f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
         )
     return model, fresh
+
+
+def _labels_for(config: Any, count: int) -> dict[str, Any]:
+    """Return what to load a base with, for a classifier of so many labels."""
+    own = Labels.of(config.id2label).names
+    names = own if len(own) == count else tuple(f"LABEL_{i}" for i in range(count))
+    return {"num_labels": count, "id2label": dict(enumerate(names))}
 
 
 def _fresh_labels(config: Any, values: Sequence[object]) -> Labels:

@@ -65,10 +65,11 @@ def position_limit(model: PreTrainedModel, adapter: Adapter) -> int:
 def positions_of(model: PreTrainedModel) -> int:
     """Return how many positions the configuration names; as good as no end where it names none.
 
-    XLNet, which has no end of them, says -1.
+    XLNet, which has no end of them, says -1; MPT has a name of its own for them.
     """
-    named = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    return named if named > 0 else 1 << 30
+    names = ("max_position_embeddings", "max_seq_len")
+    named = (int(getattr(model.config, name, 0) or 0) for name in names)
+    return next((one for one in named if one > 0), 1 << 30)
 
 
 def _first_position(model: PreTrainedModel) -> int:
@@ -112,7 +113,7 @@ def padding_of(
     else:
         padding = Padding(_spare_token(tokenizer, vocabulary), chosen=True)
     notes = _set_padding(model, tokenizer, padding, reads_last)
-    if reads_last and tokenizer.pad_token_id != padding.number:
+    if reads_last and tokenizer.pad_token_id not in (None, padding.number):
         notes.append(
             f"the tokenizer pads with {tokenizer.pad_token_id}, the configuration with "
             f"{padding.number}, which is used: in batches padded by the tokenizer this model reads "
@@ -130,8 +131,13 @@ def _set_padding(
     """Set what is missing for batches to work, in place; return a note of each."""
     notes = []
     if tokenizer.pad_token_id is None or (padding.chosen and reads_last):
-        token = str(tokenizer.convert_ids_to_tokens(padding.number))
-        if tokenizer.pad_token != token:
+        token = tokenizer.convert_ids_to_tokens(padding.number)
+        if token is None:
+            notes.append(
+                f"the tokenizer has no token of number {padding.number}, which the configuration "
+                "pads with: it cannot pad batches itself"
+            )
+        elif tokenizer.pad_token != token:
             tokenizer.pad_token = token
             notes.append(f"padding token set to {token}")
     if reads_last and padding.chosen:

@@ -25,9 +25,12 @@ TOKENIZERS = (
     FAST, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
     "merges.txt", "bpe.codes", "dict.txt", "spiece.model", "spm.model", "tokenizer.model",
     "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm",
-    "target_vocab.json", "entity_vocab.json", "chat_template.jinja",
+    "target_vocab.json", "entity_vocab.json", "word_shape.json", "word_pronunciation.json",
+    "chat_template.jinja",
 )  # fmt: skip
-"""Every file that a tokenizer is made of; no other is shown to transformers."""
+"""Every file that a tokenizer is made of; no other is shown to transformers but ``TEMPLATES``."""
+TEMPLATES = "additional_chat_templates"  # a folder of them
+MOST_TEMPLATES = 100
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
@@ -52,6 +55,17 @@ KNOWN_PATTERNS = frozenset((
 ))  # fmt: skip
 """Patterns of GPT-2, Llama 3, Qwen 2 and of the sentencepiece kind: none of them tries twice."""
 NO_TOKENIZER = "get the tokenizer's files again, from where the model comes from"
+
+
+def templates_in(home: Path) -> list[str]:
+    """Return the names of a tokenizer's further chat templates; raises UserError for too many."""
+    place = home / TEMPLATES
+    if not place.is_dir() or place.is_symlink():
+        return []
+    names = sorted(path.name for path in place.glob("*.jinja"))
+    if len(names) > MOST_TEMPLATES:
+        raise UserError(f"{place}: {len(names)} templates; {MOST_TEMPLATES} are the most")
+    return names
 
 
 def check_tokenizer(home: Path, folder: Path) -> None:

@@ -28,7 +28,7 @@ from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shard
 from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
 from headsweep.model.joined import CONFIG as ADAPTER
 from headsweep.model.joined import needs_base
-from headsweep.model.tokenizer_files import TOKENIZERS, check_tokenizer
+from headsweep.model.tokenizer_files import TEMPLATES, TOKENIZERS, check_tokenizer, templates_in
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CODE = "auto_map"
@@ -38,8 +38,12 @@ NOT_FOLLOWED = frozenset((
     "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
     "custom_generate", "custom_pipelines", "extra_files", "name_or_path", "init_inputs",
     "tp_plan", "base_model_tp_plan", "_pre_quantization_dtype", "use_kernels",
+    "distributed_config",
 ))  # fmt: skip
 """Keys that lead elsewhere, or choose code; without them the model is the same."""
+BESIDE = frozenset(("output_attentions", "output_hidden_states", "return_dict"))
+"""Keys that say what a call returns beside the answers; some cannot be saved again."""
+LABELS = ("id2label", "label2id")  # whose keys are names of the user's
 TABLES = (CONFIG, GENERATION, "tokenizer_config.json", "special_tokens_map.json")
 """Files that are shown without those keys."""
 FILE_KEY = re.compile(r".*_files?")  # of tokenizers: vocab_file, fast_tokenizer_files, ...
@@ -84,6 +88,11 @@ class Vetted:
     config: Mapping[str, Any]
     shards: tuple[Shard, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the weights, by name."""
+        return {name: shape for one in self.shards for name, shape in one.shapes.items()}
 
     @property
     def elements(self) -> int:
@@ -160,7 +169,7 @@ def left_out(form: Any, file: str) -> Iterator[tuple[str, Any]]:
         for key, one in form.items():
             if key in NOT_FOLLOWED or (file != CONFIG and FILE_KEY.fullmatch(key)):
                 yield key, one
-            else:
+            elif not _names(key, one):
                 yield from left_out(one, CONFIG)
     elif isinstance(form, list):
         for one in form:
@@ -211,7 +220,7 @@ def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
             f"{path}: the weights are quantised", "give the model in its full precision"
         )
     named = form.get("transformers_weights")
-    form = _cleaned(form)
+    form = {key: one for key, one in _cleaned(form).items() if key not in BESIDE}
     _check_config(path, form)
     return form, named, notes
 
@@ -224,8 +233,18 @@ def _code_noted(path: Path, form: Mapping[str, Any]) -> tuple[str, ...]:
 def _cleaned(form: Any) -> Any:
     """Return a configuration without the keys that lead elsewhere, at any depth."""
     if isinstance(form, dict):
-        return {key: _cleaned(one) for key, one in form.items() if key not in NOT_FOLLOWED}
+        kept = {key: one for key, one in form.items() if key not in NOT_FOLLOWED}
+        return {key: one if _names(key, one) else _cleaned(one) for key, one in kept.items()}
     return [_cleaned(one) for one in form] if isinstance(form, list) else form
+
+
+def _names(key: str, form: Any) -> bool:
+    """Tell whether a table is one of label names, which mean nothing as keys."""
+    return (
+        key in LABELS
+        and isinstance(form, dict)
+        and not any(isinstance(one, dict | list) for one in form.values())
+    )
 
 
 def _check_config(path: Path, form: Mapping[str, Any]) -> None:
@@ -233,7 +252,7 @@ def _check_config(path: Path, form: Mapping[str, Any]) -> None:
         if count > MOST_ENTRIES:
             raise UserError(f"{path}: more than {MOST_ENTRIES} entries")
         _check_number(path, key, value)
-    for key in ("id2label", "label2id"):
+    for key in LABELS:
         _check_labels(path, key, form.get(key))
     architectures = form.get("architectures")
     if architectures is not None and not (
@@ -245,7 +264,8 @@ def _check_config(path: Path, form: Mapping[str, Any]) -> None:
 def _entries(form: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(form, dict):
         for name, one in form.items():
-            yield from _entries(one, name)
+            if not _names(name, one):
+                yield from _entries(one, name)
     elif isinstance(form, list):
         for one in form:
             yield from _entries(one, key)
@@ -301,7 +321,11 @@ def check_memory(name: str, need: int, how: str) -> None:
 
 def _stage_small(home: Path, folder: Path) -> tuple[str, ...]:
     """Put the files of the tokenizer, and how it generates, where transformers may see them."""
+    templates = templates_in(home)
+    if templates:
+        (folder / TEMPLATES).mkdir()
     notes = [_stage(home, folder, name) for name in (GENERATION, *TOKENIZERS)]
+    notes += [_stage(home / TEMPLATES, folder / TEMPLATES, name) for name in templates]
     check_tokenizer(home, folder)
     return tuple(note for told in notes for note in told)
 
@@ -315,7 +339,8 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
         form = table_of(path)
         _write(folder / name, _without_files(_cleaned(form)))
         return _code_noted(path, form)
-    size_of(path, LARGE if name not in ("chat_template.jinja", "added_tokens.json") else SMALL)
+    small = name == "added_tokens.json" or name.endswith(".jinja")
+    size_of(path, SMALL if small else LARGE)
     _link(path, folder / name)
     return ()
 

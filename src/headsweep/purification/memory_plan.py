@@ -80,7 +80,7 @@ class Size:
         flat = [s for n, s in shapes.items() if len(s) == 2 and IN_A_LAYER.search(n)]
         return cls(
             sum(map(math.prod, shapes.values())),
-            int(getattr(text, "num_hidden_layers", 0) or 0),
+            _layers(text),
             int(getattr(text, "hidden_size", 0) or 0),
             int(getattr(text, "vocab_size", 0) or 0) if generates else 0,
             sum(map(math.prod, flat)),
@@ -115,6 +115,15 @@ class Size:
         """Return how many bytes a healing's copies of weights and their sum take."""
         changed = self.projections if copies.rank else self.weights
         return (self.held * copies.kept + WIDE * copies.sums * (not self.narrow)) * changed
+
+
+def _layers(config: Any) -> int:
+    """Return how many layers a configuration names, those of a decoder beside an encoder too."""
+    names = ["num_hidden_layers"]
+    if getattr(config, "is_encoder_decoder", False):
+        more = ("decoder_layers", "num_decoder_layers")
+        names += [name for name in more if getattr(config, name, None)][:1]
+    return sum(int(getattr(config, name, 0) or 0) for name in names)
 
 
 @dataclass(frozen=True)

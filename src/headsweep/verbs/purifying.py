@@ -161,15 +161,15 @@ def planned_for(
     """
     found = planned(asked, plan, objects)
     if plan.task is None:
-        task = _task(plan.base_model or suspect, asked.start, wanted)
+        task = _task(suspect, asked.start, wanted, plan.base_model)
         found = planned(asked, replace(plan, task=task), objects)
     return found
 
 
-def _task(suspect: Any, start: str | None, wanted: str | None) -> Task:
+def _task(suspect: Any, start: str | None, wanted: str | None, base_model: str | None) -> Task:
     """Return what a suspect is taken for; raises UserError where it cannot be."""
     if start != "encoder":
-        return task_at(suspect, wanted)
+        return task_at(suspect, wanted, base_model)
     if wanted not in (None, CLASSIFICATION.words.task):
         raise UserError(
             f"--task {wanted}: --start encoder puts a fresh classifier on, of one label a text",
@@ -355,7 +355,7 @@ def _run(
         )
     begin = one_of(start or "classifier", tuple(STARTS), "--start")
     if where["task"] is not None:
-        plan = replace(plan, task=_task(suspect, begin, where["task"]))
+        plan = replace(plan, task=_task(suspect, begin, where["task"], plan.base_model))
     return Planned(
         method, replace(plan, prober=_prober((), plan, method.needs_probes)), STARTS[begin]
     )
