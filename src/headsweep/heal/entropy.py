@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.heal.fine_tune import Copies, FineTune
+from headsweep.heal.whole import WholeOnce
 from headsweep.measure.accuracy import FREE, Floor
-from headsweep.model.anatomy import Anatomy
 from headsweep.model.loading import Suspect
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
@@ -28,7 +28,7 @@ from headsweep.texts.encoded import Batch
 
 @dataclass(frozen=True)
 @checked
-class EntropyFirst:
+class EntropyFirst(WholeOnce):
     """Entropy up, then cross-entropy down."""
 
     name: ClassVar[str] = "maximum entropy, then fine-tune"
@@ -46,27 +46,9 @@ class EntropyFirst:
         return self.entropy_epochs > 0 or self.epochs > 0
 
     @property
-    def frozen(self) -> bool:
-        """It trains all weights, where it trains."""
-        return not self.trains
-
-    @property
-    def needs_probes(self) -> bool:
-        """It heals on clean texts."""
-        return False
-
-    @property
-    def tries(self) -> int:
-        """It never begins anew."""
-        return 0
-
-    @property
     def copies(self) -> Copies:
         """Gradients, and the two averages of AdamW."""
         return Copies(3 if self.trains else 0)
-
-    def moves(self, anatomy: Anatomy) -> None:
-        """Return None: it may change any weight."""
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text both phases cost, about."""
@@ -76,9 +58,6 @@ class EntropyFirst:
         """Return it as it is: every classifier can be healed so; raises UserError for others."""
         suspect.task.one_label("maximum entropy")
         return self, []
-
-    def cooler(self) -> None:
-        """There is nothing cooler."""
 
     def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
         """Run both phases on the view's model; nothing is chosen by ``floor``."""

@@ -31,8 +31,8 @@ from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import Copies
+from headsweep.heal.whole import WholeOnce
 from headsweep.measure.accuracy import FREE, Floor
-from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import uncached
 from headsweep.model.loading import Suspect
 from headsweep.model.removal import pieces
@@ -47,7 +47,7 @@ STEP = 9.5  # passes of a text that a step costs: three forward, about three bac
 
 @dataclass(frozen=True)
 @checked
-class LayerConsistency:
+class LayerConsistency(WholeOnce):
     """Fine-tune on clean examples with consistency between layers added to the loss.
 
     Attributes:
@@ -76,30 +76,12 @@ class LayerConsistency:
         return self.epochs > 0
 
     @property
-    def frozen(self) -> bool:
-        """It trains all weights, where it trains."""
-        return not self.trains
-
-    @property
-    def needs_probes(self) -> bool:
-        """It heals on clean texts."""
-        return False
-
-    @property
-    def tries(self) -> int:
-        """It never begins anew."""
-        return 0
-
-    @property
     def copies(self) -> Copies:
         """Gradients and the two averages of AdamW; a pass for the loss, one with moved embeddings.
 
         The pass that finds where to move them is let go before both.
         """
         return Copies(3, graphs=2) if self.trains else Copies()
-
-    def moves(self, anatomy: Anatomy) -> None:
-        """Return None: it may change any weight."""
 
     def work(self, examples: int) -> float:
         """Return how many forward passes of a text it costs, about."""
@@ -109,9 +91,6 @@ class LayerConsistency:
         """Return it as it is: what has hidden states can be healed so, classifiers too."""
         del suspect
         return self, []
-
-    def cooler(self) -> None:
-        """There is nothing cooler."""
 
     def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
         """Fine-tune the view's model in place; nothing is chosen by ``floor``.
