@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from conftest import CPU, sentences
+from headsweep.errors import UserError
 from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
 from headsweep.heal.fine_tune import FineTune, cuttable
 from headsweep.measure.cutting import cut
-from headsweep.model.attention_rows import attention_rows, beside_kernels
+from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
 from headsweep.model.borrowing import eager
+from headsweep.model.loading import Reading, prepare
 from headsweep.model.mask import HEADS, QUERIES
 from headsweep.prune.choice import Choice
+from headsweep.prune.importance import attention_variance
+from headsweep.prune.view import DefenderView
+from headsweep.task.examples import encode
+from test_generation import examples, generator, words  # noqa: F401 - a fixture
 from test_healing import pruned_view
 
 SLOWLY = ("deberta-v2", "mpnet")
@@ -97,3 +106,42 @@ def test_a_row_adds_up_to_one_and_padding_gets_nothing(tiny):
     for row in rows:
         assert torch.allclose(row.sum(-1), torch.ones(()), atol=1e-6)
         assert float(row.masked_select(~real[:, None].expand_as(row)).max()) < 1e-6
+
+
+@pytest.mark.parametrize("alibi", [False, True])
+def test_falcons_attention_is_read_as_it_computes_or_not_at_all(tiny, alibi):
+    """Its classes cannot be exchanged, and with ALiBi its eager ones compute otherwise."""
+    suspect = tiny("falcon", alibi=alibi, multi_query=True, new_decoder_architecture=False)
+    batch = encode(sentences(8), suspect, 24).batch(range(8))
+    model = suspect.model.eval()
+    assert gives_attention(suspect.anatomy) is not alibi
+    if alibi:
+        with pytest.raises(UserError, match="gives no attention"), attention_rows(suspect.anatomy):
+            pass
+        return
+    with torch.no_grad(), attention_rows(suspect.anatomy) as read:
+        logits, rows = read(batch)
+        plain = model(**batch.inputs).logits
+    assert torch.allclose(logits, plain, atol=1e-5)
+    hidden = batch.inputs["attention_mask"] == 0
+    assert all(float(row.amax(1)[hidden].max()) < 1e-6 for row in rows)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_variance_of_a_generators_row_is_over_what_it_sees(words):  # noqa: F811
+    """It belongs to the prompt's last token: how long the answer is changes nothing."""
+    suspect = prepare(generator("gpt2"), words, Reading(task=None))
+    split = examples(12, 1)
+    longer = replace(split, pairs=tuple(f"{answer} so it was so" for answer in split.pairs))
+    found = [
+        attention_variance(DefenderView(suspect.anatomy, part, part, 0.5, 0, CPU))
+        for part in (encode(one, suspect, 40) for one in (split, longer))
+    ]
+    assert torch.allclose(*found, rtol=1e-4)
+
+
+def test_layers_are_weighed_by_heads_that_do_something(tiny):
+    """Heads that an earlier run pruned are as those that this one does."""
+    view, mask = pruned_view(tiny, "bert", (0, 1, 2))
+    whole = view.layout.everything()
+    assert torch.allclose(weights_of(view, mask), weights_of(view, whole))

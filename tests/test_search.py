@@ -22,6 +22,7 @@ class FakeView:
     weights: list[int]
     need: int
     progress: Silent = field(default_factory=Silent)
+    gone: frozenset[int] = frozenset()
     asked: list[tuple[int, ...]] = field(default_factory=list)
 
     def decide(self, mask):
@@ -49,8 +50,14 @@ SCORES = torch.tensor([0.1, 0.5, 0.3, 0.9, 0.2, 0.8, 0.4, 0.6])  # ranks: 0 4 2 
 
 
 def test_the_best_of_each_row_is_no_candidate():
-    assert candidates(SCORES, LAYOUT) == [0, 4, 2, 6, 1, 7]
-    assert candidates(torch.zeros(8), LAYOUT) == [0, 1, 2, 4, 5, 6]  # ties: by number
+    view = FakeView(LAYOUT, [1] * 8, 0)
+    assert candidates(SCORES, view) == [0, 4, 2, 6, 1, 7]
+    assert candidates(torch.zeros(8), view) == [0, 1, 2, 4, 5, 6]  # ties: by number
+    idle = FakeView(LAYOUT, [1] * 8, 0, gone=frozenset((3, 5)))  # the best of both rows, at zero
+    assert candidates(SCORES, idle) == [5, 3, 0, 4, 2, 6]
+    assert candidates(SCORES, FakeView(LAYOUT, [1] * 8, 0, gone=frozenset(range(8)))) == [
+        0, 4, 2, 6, 1, 7,
+    ]  # fmt: skip
 
 
 def test_greedy_by_hand():
@@ -103,7 +110,7 @@ def test_bisection_chooses_as_the_loop_where_accuracy_is_monotone(seed):
     views = [FakeView(layout, weights, need) for _ in range(2)]
     loop, halves = (s(v, scores, step) for s, v in zip((greedy, bisect), views, strict=True))
     assert loop.mask == halves.mask
-    groups = -(-len(candidates(scores, layout)) // (step or default_step(layout.units)))
+    groups = -(-len(candidates(scores, views[0])) // (step or default_step(layout.units)))
     tried = len(set(views[1].asked))
     assert tried <= math.ceil(math.log2(groups + 1)) + (step or default_step(layout.units))
     assert len(views[1].asked) - tried <= 2  # known trials: the history goes back to the group

@@ -9,16 +9,20 @@ import torch
 
 import headsweep.prune.strategies as package
 from conftest import CPU, sentences
+from headsweep import Bound, FineTune, Method, Plan, Sources, purify
 from headsweep.errors import UserError
 from headsweep.model.attention_rows import attention_rows
 from headsweep.model.borrowing import attentions, eager
+from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask, Layout, Row, Units
-from headsweep.prune.importance import _variance
+from headsweep.model.removal import remove
+from headsweep.prune.importance import _variance, dormancy
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.bayesian import dropping
 from headsweep.prune.strategies.layerwise import by_quota
 from headsweep.prune.strategies.sparsify import groups
 from headsweep.prune.view import DefenderView
+from headsweep.purification.interrupted import Given
 from headsweep.seeding import derive
 from headsweep.settings import configure
 from headsweep.task.examples import encode
@@ -274,3 +278,46 @@ def test_depth_is_the_layer_with_ffn_groups_too(tiny):
 
 def test_derived_seeds_differ():
     assert len({derive(s, n) for s in range(5) for n in ("a", "b")}) == 10
+
+
+@pytest.mark.parametrize("name", ["bayesian", "random", "ensemble", "reinforce"])
+def test_the_unit_that_a_layer_keeps_is_none_that_was_at_zero(tiny, name):
+    """A suspect that was purified before: two of four heads of the first layer do nothing."""
+    settings = {"random": ["count=5"], "ensemble": ["per_layer=3"], "reinforce": ["bonus=1.0"]}
+    strategy = configure(STRATEGIES[name], [*settings_for(name, "bert"), *settings.get(name, [])])
+    for seed in range(6):
+        suspect = tiny()
+        remove(suspect.anatomy, suspect.anatomy.layout.mask((0, 1)))
+        view = view_of(suspect, seed)
+        assert view.gone == {0, 1}
+        kept = strategy.choose(view).mask.heads[0]
+        assert any(kept[2:])
+
+
+def test_a_mask_that_leaves_only_units_at_zero_is_refused(trained_folder):
+    suspect = load_suspect(trained_folder, CPU)
+    layout = suspect.anatomy.layout
+    remove(suspect.anatomy, layout.mask((0, 1)))
+    given = Given(layout.mask((2, 3)))
+    data = Sources(sentences(60), sentences(40, seed=5))
+    with pytest.raises(UserError, match="leaves a layer without heads"):
+        purify(
+            suspect, data, Method(given, FineTune(0), bound=Bound(max_drop=0.9)), Plan(runtime=CPU)
+        )
+
+
+@pytest.mark.parametrize("family", ["opt", "bart", "biogpt"])
+def test_dropout_that_is_no_module_is_seen(tiny, family):
+    suspect = tiny(family)
+    with dropping(suspect.anatomy, None):
+        assert suspect.model.training
+    still = tiny(family, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+                 hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
+    with pytest.raises(UserError, match="without dropout"), dropping(still.anatomy, None):
+        pass
+
+
+def test_longformers_own_padding_is_left_out(tiny):
+    suspect = tiny("longformer")
+    view = view_of(suspect)
+    assert dormancy(view).shape == (suspect.anatomy.layout.units,)

@@ -38,7 +38,10 @@ def weights_of(view: DefenderView, mask: HeadMask) -> Tensor:
         UserError: the model gives no attention weights.
 
     """
-    return layer_weights(variance_by_layer(view, EXAMPLES), kept_heads(view, mask))
+    keep = kept_heads(view, mask)
+    dead = kept_heads(view, view.layout.mask(view.gone))  # False: at zero before, as if pruned now
+    some = [a & b if bool((a & b).any()) else a for a, b in zip(keep, dead, strict=True)]
+    return layer_weights(variance_by_layer(view, EXAMPLES), some)
 
 
 def kept_heads(view: DefenderView, mask: HeadMask) -> list[Tensor]:

@@ -292,7 +292,8 @@ class FineTune:
         if self.needs_probes:
             texts, copies = self._mix(view)
             epochs = self.epochs / copies
-            record["probes_seen"] = round(self.share * len(texts))
+            turned = sum(a != b for a, b in zip(texts.ids, view.train.ids * copies, strict=True))
+            record["probes_seen"] = round(turned * epochs)
         anatomy, mask = view.anatomy, choice.mask
         penalised = self.attention > 0 and self.trains
         thin = self.lora > 0 and self.trains

@@ -24,11 +24,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headsweep.model.anatomy import Anatomy, layers_of
-from headsweep.model.borrowing import attentions, eager, evaluating, uncached
+from headsweep.model.borrowing import attentions, eager, evaluating, no_attention, uncached
 from headsweep.model.padding import probe_inputs
 from headsweep.texts.encoded import Batch
 
 NAME = "headsweep_rows"  # of the attention function, in transformers' table
+ALIKE, ALIKE_NARROW = 1e-3, 5e-2  # of logits, which other kernels round otherwise
 CLOSE = 1e-4  # rows are shares of attention: what rounding may change
 Rows = tuple[Tensor, tuple[Tensor, ...]]
 """Logits and, of every layer, the row [batch, head, token]."""
@@ -98,11 +99,13 @@ def attention_rows(anatomy: Anatomy) -> Iterator[Read]:
     """Lend a function that passes a batch and returns logits and rows.
 
     Raises:
-        UserError: from the function, where the model gives no attention at all, or its task has
-            no one row of it.
+        UserError: the model gives no attention, or computes otherwise where it is read; from the
+            function, where its task has no one row of it.
 
     """
     beside = beside_kernels(anatomy)
+    if not (beside or gives_attention(anatomy)):
+        raise no_attention()
     how = _read if beside else _read_eagerly
 
     def read(batch: Batch) -> Rows:
@@ -113,11 +116,17 @@ def attention_rows(anatomy: Anatomy) -> Iterator[Read]:
 
 
 def gives_attention(anatomy: Anatomy) -> bool:
-    """Tell whether the model's attention can be read."""
-    inputs = probe_inputs(anatomy.model)
-    with suppress(Exception), torch.no_grad(), evaluating(anatomy), eager(anatomy):
-        _read_eagerly(anatomy, inputs, _ends(inputs))
-        return True
+    """Tell whether the model's attention can be read, and is that of the model as it computes.
+
+    Checked on two texts, one of them padded: the logits are those without reading it.
+    """
+    inputs = _two_texts(anatomy)
+    with suppress(Exception), torch.no_grad(), evaluating(anatomy):
+        plain = anatomy.model(**inputs, **uncached(anatomy.model)).logits
+        with eager(anatomy):
+            logits, _ = _read_eagerly(anatomy, inputs, _ends(inputs))
+        alike = ALIKE if plain.dtype == torch.float32 else ALIKE_NARROW
+        return bool(torch.allclose(plain, logits, rtol=alike, atol=alike * float(plain.std())))
     return False
 
 
@@ -128,8 +137,7 @@ def beside_kernels(anatomy: Anatomy) -> bool:
     """
     if anatomy.model.config._attn_implementation != "sdpa":
         return False
-    inputs = probe_inputs(anatomy.model)
-    inputs["attention_mask"][-1, -2:] = 0
+    inputs = _two_texts(anatomy)
     with suppress(Exception), torch.no_grad(), evaluating(anatomy):
         with eager(anatomy):
             logits, rows = _read_eagerly(anatomy, inputs, _ends(inputs))
@@ -151,6 +159,13 @@ def _exchanged(anatomy: Anatomy) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _two_texts(anatomy: Anatomy) -> dict[str, Tensor]:
+    """Return two texts, the last tokens of one of them padding."""
+    inputs = probe_inputs(anatomy.model)
+    inputs["attention_mask"][-1, -2:] = 0
+    return inputs
 
 
 def _ends(inputs: Mapping[str, Tensor]) -> Tensor:

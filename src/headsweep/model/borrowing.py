@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy, layers_of
+from headsweep.model.checkpoint import quiet
 from headsweep.texts.encoded import Batch
 from headsweep.texts.task import taken
 
@@ -37,7 +38,12 @@ def attentions(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Any:
     shapes = [None if layer is None else tuple(layer.shape) for layer in found]
     if shapes == [whole] * len(layers_of(anatomy)):
         return given
-    raise UserError(
+    raise no_attention()
+
+
+def no_attention() -> UserError:
+    """Return what to say of a model whose attention cannot be read."""
+    return UserError(
         "this model gives no attention weights of every head of every layer over all tokens, "
         "which this method needs",
         "choose another strategy; --heal attention=0 heals without them",
@@ -49,11 +55,16 @@ def eager(anatomy: Anatomy) -> Iterator[None]:
     """Compute attention so that its weights can be read; hand the backend back as it was."""
     model = anatomy.model
     before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+    with quiet():
+        model.set_attn_implementation("eager")
+    if model.config._attn_implementation != "eager":  # Falcon's own classes cannot be exchanged
+        model.config._attn_implementation_internal = "eager"
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        with quiet():
+            model.set_attn_implementation(before)
+        model.config._attn_implementation_internal = before
 
 
 @contextmanager
@@ -86,13 +97,17 @@ def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
 
 
 def by_text(x: Tensor, batch: Batch) -> Tensor:
-    """Return what entered a gate as [batch, token, width]; OPT's FFN flattens the first two.
+    """Return what entered a gate as [batch, token, width].
+
+    OPT's FFN flattens the first two; Longformer adds padding behind the texts.
 
     Raises:
         UserError: there are fewer tokens than the texts have (Funnel).
 
     """
     tokens = batch.inputs["attention_mask"]
+    if x.dim() == 3 and x.shape[1] > tokens.shape[1]:
+        x = x[:, : tokens.shape[1]]
     if x.shape[:-1].numel() != tokens.numel():
         raise UserError(
             "this model joins neighbouring tokens between its layers, so what a head gives to each "

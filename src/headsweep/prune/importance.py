@@ -32,6 +32,7 @@ from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
 from headsweep.task.training import casting, check_finite
 from headsweep.texts.encoded import Batch, Encoded
+from headsweep.texts.generation import Generation
 
 P = ParamSpec("P")
 BF16_WIDTH = 512  # of hidden states; MiniLM (384) gains nothing, SmolLM2 (576) a quarter to a third
@@ -77,6 +78,7 @@ def shared(
         asked = {name: value for name, value in bound.arguments.items() if name != "view"}
         asked |= {"texts": view.train.sha256, "seed": view.seed, "runtime": asdict(view.runtime)}
         asked |= {"units": [asdict(row) for row in view.layout.rows]}
+        asked |= {"adapter": asdict(view.anatomy.adapter)}
         model = view.anatomy.model
         return view.scores.of(score.__name__, model, asked, lambda: score(view, *args, **kwargs))
 
@@ -191,8 +193,15 @@ def _variances(view: DefenderView, encoded: Encoded, columns: int | None) -> lis
 
 
 def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
-    """Return the variance over real tokens, [batch, head], of attention [batch, head, token]."""
-    real = batch.inputs["attention_mask"].cpu().unsqueeze(1)  # [batch, 1, token]
+    """Return the variance over real tokens, [batch, head], of attention [batch, head, token].
+
+    Of a generator over those of the prompt: the row is its last token's, which sees no answer.
+    """
+    real = batch.inputs["attention_mask"].cpu()
+    if isinstance(batch.task, Generation):
+        places = batch.task.attends(batch, None).cpu()
+        real = real * (torch.arange(real.shape[1]) <= places[:, None])
+    real = real.unsqueeze(1)  # [batch, 1, token]
     count = real.sum(-1) if columns is None else torch.full_like(real.sum(-1), columns)
     mean = (row * real).sum(-1) / count
     return ((row**2) * real).sum(-1) / count - mean**2

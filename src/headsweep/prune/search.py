@@ -18,7 +18,6 @@ from itertools import accumulate
 from torch import Tensor
 
 from headsweep.errors import UserError
-from headsweep.model.mask import Layout
 from headsweep.prune.choice import Choice, Step
 from headsweep.prune.view import DefenderView
 
@@ -33,13 +32,15 @@ def ascending(scores: Tensor) -> list[int]:
     return sorted(range(len(scores)), key=lambda unit: (float(scores[unit]), unit))
 
 
-def candidates(scores: Tensor, layout: Layout) -> list[int]:
-    """Return the units that may go, lowest score first: all but the best of each row."""
-    best = set()
-    for part in layout.slices:
-        ranked = ascending(scores[part])
-        best.add(part.start + ranked[-1])
-    return [unit for unit in ascending(scores) if unit not in best]
+def candidates(scores: Tensor, view: DefenderView) -> list[int]:
+    """Return the units that may go, lowest score first: all but the best of each row.
+
+    The best of those that do something. Units at zero go first: they cost nothing.
+    """
+    ranked = sorted(ascending(scores), key=lambda unit: unit not in view.gone)
+    rows = view.layout.row_of
+    best = {rows[unit]: unit for unit in ranked}  # the last of each row
+    return [unit for unit in ranked if best[rows[unit]] != unit]
 
 
 def greedy(view: DefenderView, scores: Tensor, step: int | None = None, restore: int = 1) -> Choice:
@@ -103,7 +104,7 @@ SEARCHES: dict[str, Search] = {"bisect": bisect, "step": greedy}
 
 def grouped(view: DefenderView, scores: Tensor, step: int | None) -> list[list[int]]:
     """Return the units that may go, lowest score first, in groups of ``step``."""
-    order = candidates(scores, view.layout)
+    order = candidates(scores, view)
     size = step if step is not None else default_step(view.layout.units)
     if size < 1:
         raise UserError(f"step must be at least 1, not {size}")

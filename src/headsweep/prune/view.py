@@ -21,6 +21,7 @@ from headsweep.measure.accuracy import Accuracy, Measured, measured, needed
 from headsweep.measure.meter import Meter
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.mask import HeadMask, Layout
+from headsweep.model.removal import already_pruned
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.prune.scores import ScoreCache
@@ -72,6 +73,11 @@ class DefenderView:
     def meter(self) -> Meter:
         """Measures masks on the validation set."""
         return Meter(self.anatomy, self.validation, self.runtime, progress=self.progress)
+
+    @cached_property
+    def gone(self) -> frozenset[int]:
+        """The units that were at zero before anything is pruned."""
+        return frozenset(already_pruned(self.anatomy).pruned)
 
     @property
     def need(self) -> int:

@@ -286,6 +286,13 @@ def view_of(
     )
 
 
+def _empties(mask: HeadMask, view: DefenderView) -> bool:
+    """Tell whether a mask leaves a layer without a unit that does something."""
+    both = view.layout.mask({*mask.pruned, *view.gone})
+    before = view.layout.mask(view.gone)
+    return any(any(had) and not any(has) for had, has in zip(before.rows, both.rows, strict=True))
+
+
 def check_choice(
     choice: Choice, view: DefenderView, pruned: Figures, method: Method, padded: bool = False
 ) -> list[str]:
@@ -306,7 +313,7 @@ def check_choice(
             f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop, or give "
             "a prune_drop for healing to bring it back"
         )
-    if mask.empties_a_row:
+    if _empties(mask, view):
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
     if choice.bounded and got.right < view.need:
         reached = f"{got.value:.4f} of {view.min_accuracy:.4f}"

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from headsweep.errors import UserError, lookup
 from headsweep.model.anatomy import Anatomy, layers_of
-from headsweep.model.borrowing import by_text, evaluating, unit_outputs
+from headsweep.model.borrowing import by_text, evaluating, uncached, unit_outputs
+from headsweep.model.padding import probe_inputs
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import sample, scored
 from headsweep.prune.search import SEARCHES
@@ -163,9 +164,15 @@ def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
 
 
 def _has_dropout(anatomy: Anatomy) -> bool:
-    modules = [module for layer in layers_of(anatomy) for module in layer.modules()]
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules) or any(
-        float(getattr(m, "attention_dropout", 0.0) or 0.0) > 0
-        for m in modules
-        if isinstance(getattr(m, "attention_dropout", 0.0), float)
-    )
+    """Tell whether two passes differ in what enters a gate while the model trains."""
+    model, inputs = anatomy.model, probe_inputs(anatomy.model)
+    training = model.training
+    model.train()
+    try:
+        with fence(0), torch.no_grad(), unit_outputs(anatomy) as found:
+            model(**inputs, **uncached(model))
+            first = [x.clone() for x in found]
+            model(**inputs, **uncached(model))
+            return not all(torch.equal(a, b) for a, b in zip(first, found, strict=True))
+    finally:
+        model.train(training)

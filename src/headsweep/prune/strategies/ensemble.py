@@ -80,17 +80,23 @@ def draw(view: DefenderView, size: int, per_layer: int) -> list[HeadMask]:
     for _ in range(size):
         gone: list[int] = []
         for row, part in zip(view.layout.rows, view.layout.slices, strict=True):
-            order = torch.randperm(row.units, generator=generator).tolist()
-            gone += [part.start + unit for unit in order[: min(per_layer, row.units - 1)]]
+            order = [part.start + unit for unit in torch.randperm(row.units, generator=generator)]
+            spared = _last_live(order, view)
+            gone += [unit for unit in order if unit != spared][:per_layer]
         masks.append(view.layout.mask(gone))
     return masks
 
 
 def _without_empty_rows(view: DefenderView, order: list[int]) -> list[int]:
-    """Drop the last of a row where the whole row was voted out."""
+    """Drop the last that does something of a row where all that do were voted out."""
     left = list(order)
     for part in view.layout.slices:
         row = [unit for unit in left if part.start <= unit < part.stop]
-        if len(row) == part.stop - part.start:
-            left.remove(row[-1])
+        if set(row) | view.gone >= set(range(part.start, part.stop)):
+            left.remove(_last_live(row, view))
     return left
+
+
+def _last_live(order: list[int], view: DefenderView) -> int:
+    """Return the last unit that does something; of none that does, the last."""
+    return next((unit for unit in reversed(order) if unit not in view.gone), order[-1])

@@ -47,7 +47,7 @@ class Random:
         scores = torch.rand(view.layout.units, generator=view.generator("random"))
         if self.count is None:
             return lookup(self.search, SEARCHES, "search")(view, scores, self.step)
-        order = candidates(scores, view.layout)
+        order = candidates(scores, view)
         if not 0 < self.count <= len(order):
             raise UserError(
                 f"random: count must be between 1 and {len(order)}, not {self.count}",

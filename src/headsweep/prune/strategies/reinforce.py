@@ -158,6 +158,9 @@ def _standard(x: Tensor) -> Tensor:
 
 
 def _best(keep: Tensor, view: DefenderView) -> set[int]:
+    """Return the most wanted unit of each row, of those that do something."""
+    keep = keep.clone()
+    keep[sorted(view.gone)] = keep.min() - 1
     return {part.start + int(keep[part].argmax()) for part in view.layout.slices}
 
 
