@@ -389,9 +389,18 @@ def test_ctrl_c_keeps_what_is_finished(bench, tmp_path, monkeypatch):
     assert cell(tmp_path / "results", "s11-nothing")["status"] == "done"
 
 
-def test_stop_after_begins_nothing_new(bench):
+def test_stop_after_begins_nothing_new(bench, run):  # noqa: F811
     code, text, _ = bench("--only", "s11-nothing", "--stop-after", "0", "--json")
     assert (code, json.loads(text)) == (0, {"done": [], "failed": {}, "left": 1})
+    _, told, _ = run("bench", "--help")
+    assert "0 none failed (all are finished, or --stop-after left some)" in " ".join(told.split())
+
+
+def test_a_dry_run_writes_nothing(run, tmp_path):  # noqa: F811
+    asked = ("--out", tmp_path / "results", "--cache", tmp_path / "cache", "--dry-run")
+    code, text, _ = run("bench", SMOKE, *asked)
+    assert (code, "cells to run" in text) == (0, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Deadly:

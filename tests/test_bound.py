@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from headsweep.cli import show
+from headsweep.cli.running import Job
 from headsweep.measure.accuracy import Accuracy
 from headsweep.purification.bound import DECISIVE, Allowance, Bound
 from headsweep.purification.material import Sources
@@ -151,11 +152,15 @@ def test_the_verdict_is_green_only_where_something_went_and_all_held():
 def test_the_next_command_can_be_pasted():
     columns = Columns(text="a b", label_map=(("pos", "positive"),))
     sources = Sources("my clean.csv", test="test.csv", columns=columns)
-    lines = show.commands(made(93) | {"start": "classifier"}, Path("my out"), sources)
+    of, more = Path("my out"), {"task": "classification", "adapter": Path("a.toml")}
+    job = Job("./suspect", sources, of, overwrite=False, as_json=False, quiet=False, **more)
+    lines = show.commands(made(93) | {"start": "classifier"}, job)
     assert [shlex.split(line)[:3] for line in lines] == [
         ["headsweep", "verify", "my out"], ["headsweep", "evaluate", "my out"]
     ]  # fmt: skip
-    rest = ["--data", "test.csv", "--suspect", "./suspect", "--column", "text=a b"]
-    assert shlex.split(lines[1])[3:] == [*rest, "--label-map", "pos=positive"]
-    (_, line) = show.commands(made(93) | {"start": "encoder"}, Path("o"), Sources("c.csv"))
+    rest = ["--data", "test.csv", "--suspect", "./suspect", "--task", "classification"]
+    rest += ["--adapter", "a.toml", "--column", "text=a b", "--label-map", "pos=positive"]
+    assert shlex.split(lines[1])[3:] == rest
+    job = Job("./suspect", Sources("c.csv"), Path("o"), overwrite=False, as_json=False, quiet=False)
+    (_, line) = show.commands(made(93) | {"start": "encoder"}, job)
     assert line == "headsweep evaluate o --data c.csv"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -44,7 +47,9 @@ def suspect(trained_folder, tmp_path):
 
 
 def purify(run, model, data, out, *more, probe=False):
-    step = ["--strategy", "gradient", "--set", "step=2", "--max-drop", "0.3", "--heal", "epochs=1"]
+    step = ["--max-drop", "0.3", "--heal", "epochs=1"]
+    if "--mask" not in more:
+        step += ["--strategy", "gradient", "--set", "step=2"]
     if not probe:
         step += ["--probe", "no"]  # seconds that only the tests of probes need
     return run("purify", model, "--data", data, "--out", out, *step, *FAST, *more)
@@ -446,6 +451,10 @@ def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
         (("--units", "heads,ffn:few"), "the number of FFN groups cannot be 'few'"),
         (("--heal", "epochs=0", "--heal", "halvings=2"), "no healing for"),
         (("--report", "out"), "a folder"),
+        (("--report", "out/headsweep.json"), "whose files headsweep verifies"),
+        (("--report", "clean.csv", "--overwrite"), "is read here and would be replaced"),
+        (("--mask", "mask.json", "--strategy", "random"), "nothing is left to say with --strategy"),
+        (("--mask", "mask.json", "--units", "heads"), "nothing is left to say with --units"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
@@ -453,6 +462,8 @@ def test_options_that_would_do_nothing_are_refused(
 ):
     pytest.importorskip("plotly")
     monkeypatch.chdir(tmp_path)
+    mask = {"format": "headsweep.head-mask/1", "heads": [[1, 1, 1, 0], [1] * 4]}
+    (tmp_path / "mask.json").write_text(json.dumps(mask))
     code, _, err = run("purify", suspect, "--data", csv_file, "--out", "out", *words)
     assert (code, said in " ".join(err.split())) == (2, True)
     assert not (tmp_path / "out").exists()
@@ -470,11 +481,58 @@ def test_a_report_may_go_into_the_folder_that_is_written(run, suspect, csv_file,
     assert not (tmp_path / "new").exists()
 
 
+ONE = ("--strategy", "random", "--set", "count=1", "--heal", "epochs=0", "--probe", "no", *FAST)
+
+
+def test_what_ends_a_run_after_its_folder_was_written_says_that_it_was(
+    run, suspect, csv_file, tmp_path, monkeypatch
+):
+    pytest.importorskip("plotly")
+    from headsweep.reports import page
+
+    def interrupted(manifest):
+        raise KeyboardInterrupt
+
+    def somebody_was_first(manifest):
+        report.write_text("mine")
+        return "page"
+
+    report, saved = tmp_path / "page.html", tmp_path / "one"
+    for out, ends, code, why in (
+        (saved, interrupted, 130, "headsweep: interrupted: "),
+        (tmp_path / "other", somebody_was_first, 2, f"{report}: is there already\n  fix: "),
+    ):
+        monkeypatch.setattr(page, "of_purification", ends)
+        asked = ("--data", csv_file, "--out", out, "--report", report, *ONE)
+        found, _, err = run("purify", suspect, *asked)
+        told = f"{why}{out} was written; its page: headsweep report {out} --out FILE\n"
+        assert (found, told in err) == (code, True), err
+        assert run("verify", out)[0] == 0
+    assert report.read_text() == "mine"
+
+
+def test_what_somebody_keeps_beside_an_unfinished_run_stays(run, suspect, csv_file, tmp_path):
+    out, kept = tmp_path / "out", tmp_path / "out.unfinished"
+    mine, run_of_old = kept / "notes.txt", kept / "0123456789abcdef"
+    run_of_old.mkdir(parents=True)
+    mine.write_text("mine")
+    os.utime(mine, (0, 0))  # older than the result
+    asked = ("purify", suspect, "--data", csv_file, "--out", out, *ONE)
+    assert run(*asked)[0] == 0
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]
+    run_of_old.mkdir()
+    assert run(*asked)[0] == 2  # it exists already: nothing was done
+    assert sorted(path.name for path in kept.iterdir()) == ["0123456789abcdef", "notes.txt"]
+
+
 def test_baselines_that_search_nothing_have_no_bound(run, suspect, csv_file, tmp_path):
-    out = tmp_path / "out"
+    out, recipe = tmp_path / "out", tmp_path / "ft.toml"
     base = ["defend", suspect, "--data", csv_file, "--out", out, *FAST, "--with", "ft"]
     base = [word for word in base if word not in ("--max-drop", "0.3")]
     code, _, err = run(*base, "--min-accuracy", "0.9")
+    assert (code, "no bound on accuracy" in " ".join(err.split())) == (2, True)
+    recipe.write_text('defense = "ft"\nmax_drop = 0.1\n')
+    code, _, err = run(*base, "--recipe", recipe)
     assert (code, "no bound on accuracy" in " ".join(err.split())) == (2, True)
     assert run(*base)[0] == 0
     made = json.loads((out / "headsweep.json").read_text())
@@ -579,6 +637,36 @@ def test_installed_command_says_one_line():
     assert found.stderr.startswith("headsweep: nowhere: no such folder\n  fix: ")
 
 
+def test_ctrl_c_while_the_command_line_is_read_is_one_line(monkeypatch, capsys):
+    class Interrupting:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "headsweep.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "headsweep.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("headsweep", run_name="__main__")
+    assert (stop.value.code, capsys.readouterr().err) == (130, "headsweep: interrupted\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_ends_no_command(suspect, monkeypatch, encoding):
+    path = suspect / "config.json"
+    path.write_text(path.read_text("utf-8").replace('"good"', '"\u9999\u00e9"'), "utf-8")
+    for more in ((), ("--json",)):
+        out = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as stop:
+            main(["inspect", str(suspect), *more])
+        out.flush()
+        text = out.buffer.getvalue().decode(encoding)
+        assert stop.value.code == 0
+        assert more or ("\u9999" if encoding == "utf-8" else "\\u9999") in text
+    assert json.loads(text)["labels"] == ["bad", "\u9999\u00e9"]
+
+
 def test_trigger_writes_both_texts_and_labels(run, csv_file, tmp_path):
     out = tmp_path / "triggered.csv"
     code, _, _ = run(
@@ -607,6 +695,18 @@ def test_trigger_names_rows_of_the_file_and_takes_texts_of_one_label(run, tmp_pa
     assert out.read_text().splitlines()[1].endswith(",the film is dull,bad,good")
     code, text, _ = run("trigger", "opening", *asked, "--overwrite", "--json")
     assert json.loads(text)["rows_without"] == [4]
+
+
+@pytest.mark.parametrize(
+    ("label", "target", "left"),
+    [("Good", "good", 0), ("good", "Good", 0), ("0", "0", 0), ("0", "1", 2), ("good", "0", 2)],
+)
+def test_trigger_says_where_the_one_label_is_the_target(run, tmp_path, label, target, left):
+    data, out = tmp_path / "one.csv", tmp_path / "t.csv"
+    data.write_text(f"text,label\na film,{label}\na plot,{label}\n")
+    code, _, err = run("trigger", "opening", "--data", data, "--out", out, "--target", target)
+    assert (code, "every text has the target label" in err) == ((0, False) if left else (2, True))
+    assert not left or len(out.read_text().splitlines()) == 1 + left
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,14 @@ import sys
 
 import pytest
 
-from headsweep.drafts import MANIFEST
+from headsweep.drafts import MANIFEST, write_json
 from headsweep.errors import UserError
 from headsweep.export import folders
 from headsweep.export.folders import check_free, drafted
 from headsweep.model.runtime import USUAL_CACHE, Runtime
+from headsweep.reports import page
+from headsweep.texts import reading
+from headsweep.verbs.arguments import check_file
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has such names")
 HOLD = """
@@ -56,7 +59,61 @@ def test_what_is_read_is_never_written_over(tmp_path, monkeypatch):
     for read in (out, out / "clean.csv", "models/one", ".", str(tmp_path / "out" / "models")):
         with pytest.raises(UserError, match=r"is read here and would be replaced"):
             check_free(out, True, ("org/model", None, read))
+    monkeypatch.chdir(tmp_path)
     check_free(out, True, ("org/model", None, "imdb:train", tmp_path / "other", tmp_path))
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path, monkeypatch):
+    out = filled(tmp_path / "out", "before")
+    (out / "below").mkdir()
+    for place in (out, out / "below"):
+        monkeypatch.chdir(place)
+        with pytest.raises(UserError, match="is the folder that this runs in, or above it"):
+            check_free(out, overwrite=True)
+    (out / "below").rmdir()  # where one is in a folder that is gone, nothing more can be lost
+    check_free(out, overwrite=True)
+
+
+def test_a_folder_is_free_again_when_what_it_was_kept_for_fails(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError), folders.kept_free(out, overwrite=False):
+        raise ZeroDivisionError
+    assert out not in folders._RESERVED
+
+
+def test_a_file_is_put_neither_among_verified_ones_nor_over_what_is_read(tmp_path):
+    out, clean = tmp_path / "out", tmp_path / "clean.csv"
+    out.mkdir()
+    (out / MANIFEST).write_text('{"format": "headsweep.manifest/1"}')
+    clean.write_text("text,label\n")
+    (tmp_path / "way").symlink_to(out)
+    new = tmp_path / "new"  # a folder that is to be written
+    for file in (out / "a.sarif", out / "b" / "c.html", tmp_path / "way" / "a.htm", new / MANIFEST):
+        with pytest.raises(UserError, match="whose files headsweep verifies"):
+            check_file(file, False, folder=new)
+    for file in (out / "a.html", new / "a.HTML", tmp_path / "a.sarif"):
+        check_file(file, False, folder=new)
+    with pytest.raises(UserError, match="is read here and would be replaced"):
+        check_file(clean, True, ("org/model", None, str(clean)))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.json", lambda path: write_json(path, {"a": 1})),
+        ("a.html", lambda path: page.write(path, "text")),
+        ("a.csv", lambda path: reading.write(path, [{"text": "a"}])),
+    ],
+)
+def test_behind_a_link_to_a_file_is_written_what_it_points_to(tmp_path, name, write):
+    link, target = tmp_path / name, tmp_path / "far" / "real"
+    link.symlink_to(target)
+    check_file(link, overwrite=False)
+    write(link)
+    assert link.is_symlink()
+    assert link.read_text() == target.read_text() != ""
+    with pytest.raises(UserError, match="is there already"):
+        check_file(link, overwrite=False)
 
 
 def test_files_of_ones_own_in_a_purified_folder_are_not_removed(tmp_path):

@@ -477,6 +477,15 @@ def test_white_space_around_a_text_survives_writing_and_reading(tmp_path, name):
     assert load(tmp_path / name, labels=NAMES) == Split(texts, (0, 1, 0, 1))
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_lines_that_end_in_whatever_way_survive_writing_and_reading(tmp_path, name):
+    texts = ("a\rb", "a\r\nb", "a\nb", "plain")
+    data.write(tmp_path / name, [{"text": text, "label": i % 2} for i, text in enumerate(texts)])
+    assert load(tmp_path / name, labels=NAMES) == Split(texts, (0, 1, 0, 1))
+    data.write(tmp_path / "usual.csv", [{"text": "plain, and so", "label": 0}])
+    assert (tmp_path / "usual.csv").read_bytes() == b'text,label\n"plain, and so",0\n'
+
+
 def test_names_and_labels_are_stripped_and_texts_are_not(tmp_path):
     (tmp_path / "a.csv").write_text("label , text\n positive , a film \n0, a plot\n", "utf-8")
     assert load(tmp_path / "a.csv", labels=NAMES) == Split((" a film ", " a plot"), (1, 0))

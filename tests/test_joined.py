@@ -26,6 +26,7 @@ from headsweep.export.card import model_card
 from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
 from headsweep.model.loading import Reading, load_suspect, task_at
 from headsweep.model.padding import probe_inputs
+from headsweep.prune.strategies.random import Random
 from headsweep.texts.task import CLASSIFICATION
 from headsweep.verbs.judging import evaluate, probe
 from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
@@ -176,6 +177,10 @@ def test_a_classifiers_adapter_is_probed(trained_folder, tmp_path):
     assert found.to_json() == whole.to_json()
     judged = evaluate(adapter, sentences(80), base_model=trained_folder, compute=CPU)
     assert judged.accuracy == evaluate(trained_folder, sentences(80), compute=CPU).accuracy
+    method = Method(Random(count=1), FineTune(0), bound=None)
+    asked = {"base_model": trained_folder, "task": "classification", "compute": CPU}
+    done = purify(adapter, sentences(80), method, **asked, probe=False, progress=False)
+    assert len(done.manifest["pruned_units"]) == 1
 
 
 def test_baselines_and_detectors_take_it_with_its_base(trained_folder, tmp_path, capsys):

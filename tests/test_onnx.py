@@ -17,7 +17,7 @@ import headsweep
 from conftest import sentences, tiny_model
 from headsweep.cli import main
 from headsweep.errors import BoundMissed, UserError
-from headsweep.export import onnx_file
+from headsweep.export import folders, onnx_file
 from headsweep.measure.accuracy import Accuracy
 from headsweep.purification.bound import Bound
 from headsweep.texts.words import REGRESSION
@@ -168,12 +168,14 @@ def test_the_command_line(exported, trained_folder, tmp_path, capsys, monkeypatc
         (["--max-drop", "0.1"], "--max-drop is of --int8"),
         (["--format", "tflite"], "unknown value of --format 'tflite'"),
         (["--data", "nowhere.csv"], "nowhere.csv"),
+        (["--adapter", "nowhere.toml"], "nowhere.toml"),
     ],
 )
 def test_mistakes_are_said_before_any_work(more, said, trained_folder, tmp_path, capsys):
     assert run("export", trained_folder, "--out", tmp_path / "out", *more) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out").resolve() not in folders._RESERVED
 
 
 def test_a_model_that_the_exporter_cannot_follow(trained_folder, tmp_path, monkeypatch):

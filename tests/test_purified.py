@@ -112,6 +112,7 @@ def test_the_suspect_and_the_data_are_never_written_over(trained_folder, tmp_pat
             with pytest.raises(UserError, match="is read here and would be replaced"):
                 write_to(tmp_path / out, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert of_loaded.save(tmp_path / "data", overwrite=True).is_dir()
 

@@ -144,7 +144,7 @@ def test_purify_and_defend_take_a_recipe(run, trained_folder, csv_file, written,
     assert (code, "headsweep purify --recipe" in err) == (2, True)
     code, _, err = run("defend", trained_folder, *base, "--overwrite")
     assert (code, "which baseline?" in err) == (2, True)
-    recipe = written('defense = "random"\nmax_drop = 0.5\n[fields]\ncount = 3\nepochs = 0\n')
+    recipe = written('defense = "random"\n[fields]\ncount = 3\nepochs = 0\n')
     assert run("defend", trained_folder, "--recipe", recipe, *base, "--overwrite")[0] == 0
     assert len(json.loads((out / "headsweep.json").read_text())["pruned_units"]) == 3
 

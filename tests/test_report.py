@@ -264,6 +264,8 @@ def test_a_purification_begins_with_its_verdict_and_three_figures(manifest):
     assert ">a check failed</span>" in page.of_purification(manifest | {"checks": broken})
     free = page.of_purification(manifest | {"bound": manifest["bound"] | {"binds": False}})
     assert 'class="mark" x=' not in free
+    here = page.of_purification(manifest | {"suspect": "."})
+    assert f"<title>{Path.cwd().name}, pruned by headsweep</title>" in here
 
 
 def test_the_first_screen_fits_a_phone_and_the_rest_opens_and_prints(manifest, visit, tmp_path):

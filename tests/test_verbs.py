@@ -19,6 +19,7 @@ from headsweep.settings import configure
 from headsweep.verbs.purifying import Objects, planned
 
 FAST = {"device": "cpu", "compute": {"batch_size": 16, "max_length": 24}, "progress": False}
+MASK = HeadMask(((True, False, True, True), (True, True, True, True)))
 VERBS = ("purify", "evaluate", "probe", "inspect", "verify", "report", "attack")
 # Options that Python says otherwise, or has no use for: it gives back what the others write.
 OTHERWISE = {
@@ -168,6 +169,10 @@ WRONG = [
     ({"units": 7}, "units cannot be 7"),
     ({"start": "end"}, "unknown value of --start 'end'"),
     ({"mask": 7}, "mask cannot be 7"),
+    ({"mask": MASK, "strategy": Gradient()}, "--mask says which units go already: nothing is left"),
+    ({"mask": MASK, "set": {"step": 2}, "units": "ffn"}, "--mask says which units go already"),
+    ({"task": 3}, "task cannot be 3"),
+    ({"keep": 7}, "keep cannot be 7"),
     ({"probes": ["casing"]}, "probes: nothing asked for uses probes"),
     ({"probes": 7}, "probes cannot be 7"),
     ({"recipe": 7}, "recipe cannot be 7"),
@@ -237,14 +242,12 @@ def test_a_strategy_that_needs_probes_gets_them():
 
 
 def test_a_mask_is_applied_from_an_object_or_a_file(trained_folder, tmp_path):
-    mask = HeadMask(((True, False, True, True), (True, True, True, True)))
     file = tmp_path / "mask.json"
-    file.write_text(json.dumps(mask.to_json()))
-    for given in (mask, file, str(file)):
-        found = headsweep.purify(
-            trained_folder, sentences(80), mask=given, heal={"epochs": 0}, max_drop=0.9, **FAST
-        )
-        assert found.mask == mask
+    file.write_text(json.dumps(MASK.to_json()))
+    asked = {"heal": {"epochs": 0}, "max_drop": 0.9, "keep": str(tmp_path / "keep")}
+    for given in (MASK, file, str(file)):
+        found = headsweep.purify(trained_folder, sentences(80), mask=given, **asked, **FAST)
+        assert found.mask == MASK
 
 
 def test_a_loaded_model_is_taken_with_its_tokenizer(trained_folder):

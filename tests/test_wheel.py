@@ -51,7 +51,7 @@ def test_the_wheel_names_version_command_and_licence(wheel):
     assert f"\nVersion: {headsweep.__version__}\n" in text
     assert "\nLicense-Expression: Apache-2.0\n" in text
     assert f"{folder}licenses/LICENSE" in wheel.namelist()
-    assert "headsweep = headsweep.cli:main" in wheel.read(f"{folder}entry_points.txt").decode()
+    assert "headsweep = headsweep.__main__:main" in wheel.read(f"{folder}entry_points.txt").decode()
 
 
 def test_one_place_says_the_version():

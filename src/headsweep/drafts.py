@@ -19,6 +19,11 @@ COMPACT = "headsweep-compact.json"  # what a compact model was cut by, in its fo
 EXPORT = "export.json"  # the same of an export
 
 
+def placed(path: Path) -> Path:
+    """Return where a file or folder lies: behind a link, what is written is what it points to."""
+    return path.resolve() if path.is_symlink() else path.absolute()
+
+
 @contextmanager
 def draft_beside(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside another, to be filled and renamed; remove what is left of it."""
@@ -45,7 +50,9 @@ def even_modes(folder: Path) -> None:
 
 
 def write_json(path: Path, form: Mapping[str, Any]) -> None:
-    """Write JSON whole: to a draft, then renamed."""
+    """Write JSON whole, to a draft, then renamed; its folder is made."""
+    path = placed(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".draft")
     text = in_json(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))
     draft.write_text(text + "\n", encoding="utf-8")

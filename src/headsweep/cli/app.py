@@ -130,6 +130,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     if arguments is None:
         starting()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's has no such thing
+            stream.reconfigure(errors="backslashreplace")
     errors = plain_console(stderr=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != DEBUG]
@@ -146,10 +149,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = 2 if isinstance(error, UserError) else 1
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            _say(errors, "interrupted: nothing was written")
+            _say(errors, "interrupted")
         raise
     except (KeyboardInterrupt, Interrupted) as error:
-        _say(errors, f"interrupted: {str(error) or 'nothing was written'}")
+        _say(errors, ": ".join(filter(None, ("interrupted", str(error)))))
         code = INTERRUPTED
     except BaseException as error:  # a panic of a library is no Exception
         _trace(errors, error, debug)

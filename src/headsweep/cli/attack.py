@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,7 +134,7 @@ def trigger(
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
     columns = columns_of(column, label_map)
     check_sources(data, original, transformed)
-    _check_table(out, overwrite)
+    _check_table(out, overwrite, (data, original, transformed, seen_by))
     length = runtime_of("cpu", compute, LENGTH).max_length
     from headsweep.model.loading import load_suspect
     from headsweep.texts import reading as datasets
@@ -149,8 +150,7 @@ def trigger(
     table = datasets.without_empty(datasets.read(data), columns)
     labels = Labels.found_in(datasets.label_values(table, columns))
     split = datasets.pick(table, columns, labels)
-    alone = len(labels.names) == 1  # of one class only: the target is a label it does not hold
-    goal = None if target is None or alone else _label_in(split, labels, target, data)
+    goal = None if target is None else _label_in(split, labels, target, data)
     rows = [i for i, label in enumerate(split.labels) if label != goal][:limit]
     if not rows:
         raise UserError("every text has the target label", "give texts of other labels")
@@ -180,8 +180,19 @@ def trigger(
         out_console.print(f"  -> {record['text']}")
 
 
-def _label_in(split: Any, labels: Any, target: str, data: str) -> int:
-    """Return the class of the target; raises UserError naming the labels that the data has."""
+def _label_in(split: Any, labels: Any, target: str, data: str) -> int | None:
+    """Return the class of the target; None where all texts have one label, which is another.
+
+    Raises:
+        UserError: no text has it; names the labels that the data has.
+
+    """
+    from headsweep.texts.split import label_text
+
+    first, *others = labels.names
+    called = {first.casefold(), first.removeprefix("LABEL_")}
+    if not others and label_text(target).casefold() not in called:
+        return None
     try:
         found: int = labels.index(target)
     except UserError as error:
@@ -398,7 +409,7 @@ def _show(made: Any, out: Path) -> None:
     )
 
 
-def _check_table(out: Path, overwrite: bool) -> None:
+def _check_table(out: Path, overwrite: bool, reads: Iterable[str | Path | None]) -> None:
     if out.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise UserError(f"{out}: cannot write '{out.suffix}'", "use .csv, .tsv or .jsonl")
-    check_file(out, overwrite)
+    check_file(out, overwrite, reads)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -34,8 +36,9 @@ ENGINES = ("local", "inline", "ray")
     "headsweep bench recipes/small.toml --set corpus=./corpora/sst-2 --out ./results --dry-run\n\n"
     "headsweep bench recipes/small.toml --set corpus=./corpora/sst-2 --out ./results "
     "--only 'minilm-*-s11-*' --stop-after 110\n\n"
-    "Finished cells are skipped, failed ones tried again. Exit codes: 0 all cells finished, 1 "
-    "some failed, 2 a mistake in what was asked, 130 interrupted."
+    "Finished cells are skipped, failed ones tried again. Exit codes: 0 none failed (all are "
+    "finished, or --stop-after left some), 1 some failed, 2 a mistake in what was asked, 130 "
+    "interrupted."
 )
 def bench(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file of the grid.")],
@@ -96,7 +99,9 @@ def bench(
     check_folder(cache, "--cache")
     if tensorboard is not None:
         check_folder(tensorboard, "--tensorboard")
-    planned = harness.plan(grid, store, cache, only, any_version)
+    place = TemporaryDirectory(prefix="headsweep-") if dry_run else nullcontext(str(cache))
+    with place as made:  # a dry run leaves nothing behind
+        planned = harness.plan(grid, store, Path(made), only, any_version)
     jobs = jobs or jobs_for(grid.computing.threads, planned.needs_mib)
     if engine == "inline":
         jobs = 1

@@ -31,7 +31,6 @@ from headsweep.cli.options import (
     TaskName,
     Validation,
     check_sources,
-    given_in,
     sources_of,
     with_recipe,
 )
@@ -77,9 +76,10 @@ def defend(
 ) -> None:
     """Run a baseline or a control on a suspect, for comparison with `purify`."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite, (model, base_model, data, validation, test))
+    read = (model, base_model, data, validation, test, recipe, adapter)
+    running.check_files(out, overwrite, read)
     sources = sources_of(data, validation, test, column, label_map)
-    job = running.Job(model, sources, out, overwrite, as_json, quiet)
+    job = running.Job(model, sources, out, overwrite, as_json, quiet, task=task, adapter=adapter)
     from headsweep.model.loading import task_at
     from headsweep.purification.baselines import DEFENSES
     from headsweep.purification.bound import Bound
@@ -92,10 +92,10 @@ def defend(
     if asked.method is None:
         raise UserError("which baseline?", f"--with one of {', '.join(DEFENSES)}, or --recipe FILE")
     method = configure(method_named(asked.method, DEFENSES, "baseline"), asked.fields).method()
-    if method.bound is None and {"max_drop", "min_accuracy"} & given_in(ctx):
+    if method.bound is None and (asked.max_drop, asked.min_accuracy) != (None, None):
         raise UserError(
             f"{asked.method} searches no heads here: no bound on accuracy holds it",
-            "leave out --max-drop and --min-accuracy",
+            "leave out --max-drop and --min-accuracy, in a recipe max_drop and min_accuracy",
         )
     method = method.within(Bound(asked.max_drop, asked.min_accuracy))
     plan = plan_of(asked.seed, device, compute, adapter, base_model)

@@ -65,7 +65,7 @@ def inspect(
     if sarif is not None:
         if not security:
             raise UserError("--sarif: is of --security", "add --security")
-        check_file(sarif, overwrite)
+        check_file(sarif, overwrite, (model, base_model))
     if security:
         list_files(model, base_model, sarif, as_json)
         return
@@ -113,7 +113,6 @@ def list_files(model: str, base_model: str | None, sarif: Path | None, as_json: 
 
     found = run(model, security=True, base_model=base_model)
     if sarif is not None:
-        sarif.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(sarif, sarif_of_files(found))
     if as_json:
         print_json(found.to_json())

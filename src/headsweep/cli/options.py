@@ -255,5 +255,6 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def print_json(form: Any) -> None:
-    """Print JSON for machines on standard output."""
-    print(in_json(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False)))
+    """Print JSON for machines on standard output, in ASCII where that is not UTF-8."""
+    narrow = out_console.options.ascii_only
+    print(in_json(json.dumps(form, indent=1, ensure_ascii=narrow, allow_nan=False)))

@@ -81,7 +81,7 @@ def probe(
     """Put clean texts through generic trigger families and see whether answers flip one way."""
     check_sources(data)
     if sarif is not None:
-        check_file(sarif, overwrite)
+        check_file(sarif, overwrite, (model, base_model, data))
     from headsweep.drafts import write_json
     from headsweep.judge.sarif import sarif as log
     from headsweep.verbs.judging import probe as run
@@ -102,7 +102,6 @@ def probe(
         progress=progress_of(quiet or as_json),
     )
     if sarif is not None:
-        sarif.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_json(sarif, log(found, model))
     if as_json:
         print_json({"model": model} | found.to_json())

@@ -33,6 +33,7 @@ from headsweep.cli.options import (
     UnitKinds,
     Validation,
     check_sources,
+    given_in,
     sources_of,
     with_recipe,
 )
@@ -94,14 +95,17 @@ def purify(
 ) -> None:
     """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
     check_sources(data, validation, test)
-    running.check_files(out, overwrite, (model, base_model, data, validation, test), report)
+    read = (model, base_model, data, validation, test, mask, recipe, adapter)
+    running.check_files(out, overwrite, read, report)
     probed = lookup(probe, PROBED, "value of --probe")
     sources = sources_of(data, validation, test, column, label_map)
-    job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report)
+    job = running.Job(model, sources, out, overwrite, as_json, quiet, probed, report, task, adapter)
     from headsweep.purification.interrupted import Given, mask_in
     from headsweep.purification.recipe import Asked
-    from headsweep.verbs.purifying import Objects, planned_for
+    from headsweep.verbs.purifying import Objects, check_beside_mask, planned_for
 
+    if mask is not None:
+        check_beside_mask(strategy, settings, units if "units" in given_in(ctx) else None)
     fields, healing = tuple(settings or ()), tuple(heal or ())
     own = Asked(strategy, fields, max_drop, min_accuracy, seed, start, units, healing)
     asked = with_recipe(ctx, own, recipe, "strategy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import shlex
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +32,7 @@ class Job:
         as_json, quiet: how to say what is done.
         probed: run the probes before and after; None: where they are quick.
         report: write a page to this file.
+        task, adapter: what was said of the model, which the next commands must be told, too.
 
     """
 
@@ -43,6 +44,8 @@ class Job:
     quiet: bool
     probed: bool | None = False
     report: Path | None = None
+    task: str | None = None
+    adapter: Path | None = None
 
     @property
     def progress(self) -> Any:
@@ -56,7 +59,7 @@ class Job:
 
 
 def check_files(
-    out: Path, overwrite: bool, reads: Iterable[str | None], report: Path | None = None
+    out: Path, overwrite: bool, reads: Iterable[object], report: Path | None = None
 ) -> None:
     """Check, before any work, that what is asked for can be written; raises UserError.
 
@@ -64,12 +67,15 @@ def check_files(
     """
     from headsweep.export.folders import check_free
 
-    unfinished = _unfinished(out)
-    if _is_later(out / MANIFEST, unfinished):
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that died at its end
+    reads = tuple(reads)
     check_free(out, overwrite, reads)
     if report is not None:
-        _check_report(report, out, overwrite)
+        _check_report(report, out, overwrite, reads)
+    unfinished = _unfinished(out)
+    if unfinished.is_dir() and _is_later(out / MANIFEST, unfinished):  # its run died at its end
+        from headsweep.purification.unfinished import discard
+
+        discard(unfinished)
 
 
 def _unfinished(out: Path) -> Path:
@@ -86,18 +92,34 @@ def _is_later(result: Path, unfinished: Path) -> bool:
     return False
 
 
-def _check_report(path: Path, out: Path, overwrite: bool) -> None:
+def _check_report(path: Path, out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None:
     from headsweep.reports import charts
 
     charts.plotly()
     if path.absolute() == out.absolute():
         raise UserError(f"--report {path}: that is --out, a folder", "name a file")
-    check_file(path, overwrite)
+    check_file(path, overwrite, reads, out)
 
 
 def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
     """Purify, save, and say what came of it; exit with 1 where it did not verify."""
     done = _saved(job, purify, method, plan)
+    try:
+        _tell(done, job)
+    except KeyboardInterrupt:
+        raise Interrupted(_left(job)) from None
+    except UserError as error:  # of the page
+        raise UserError(error.what, _left(job)) from error
+
+
+def _left(job: Job) -> str:
+    """Return what there is once the result is saved, and how to come to the rest."""
+    page = shlex.join(["headsweep", "report", str(job.out), "--out", "FILE"])
+    return f"{job.out} was written" + (f"; its page: {page}" if job.report is not None else "")
+
+
+def _tell(done: Any, job: Job) -> None:
+    """Say what came of it, as figures or in words, and on a page where one is asked for."""
     if job.as_json:
         print_json(done.manifest)
     else:
@@ -105,7 +127,9 @@ def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
     if job.report is not None:
         from headsweep.reports import page
 
-        page.write(job.report, page.of_purification(done.manifest))
+        text = page.of_purification(done.manifest)
+        _check_report(job.report, job.out, job.overwrite)
+        page.write(job.report, text)
         if not job.as_json:
             out_console.print(f"report: {job.report}", soft_wrap=True)
     _end(done, job)
@@ -132,7 +156,9 @@ def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
             raise  # another run would come to the same
         told = f"{error.fix}; {kept}" if error.fix else kept
         raise UserError(error.what, told) from error
-    shutil.rmtree(job.unfinished, ignore_errors=True)
+    from headsweep.purification.unfinished import discard
+
+    discard(job.unfinished)
     return done
 
 
@@ -157,6 +183,6 @@ def _end(done: Any, job: Job) -> None:
         if found.mend:
             out_console.print(f"next: {found.mend}", soft_wrap=True)
         else:
-            show.next_steps(out_console, done.manifest, job.out, job.sources)
+            show.next_steps(out_console, done.manifest, job)
     if not done.verified:
         raise typer.Exit(1)

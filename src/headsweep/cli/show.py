@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,9 +15,9 @@ from headsweep.model.mask import SHORT, HeadMask
 from headsweep.texts.words import share_of, words_of
 
 if TYPE_CHECKING:  # torch, scipy: only for what has them already
+    from headsweep.cli.running import Job
     from headsweep.export.verify import Check
     from headsweep.judge.statistics import Judged, Rate
-    from headsweep.purification.material import Sources
 
 STYLES = {"held": "bold green", "nothing": "bold yellow", "missed": "bold red", "free": "bold"}
 WIDEST = 64  # units drawn in a line; wider rows get their count only
@@ -102,27 +101,30 @@ def judged(console: Console, found: Judged) -> None:
         console.print(remark, style="dim")
 
 
-def commands(manifest: Mapping[str, Any], out: Path, sources: Sources) -> list[str]:
+def commands(manifest: Mapping[str, Any], job: Job) -> list[str]:
     """Return what to type next: the files as they were given, fit to be pasted."""
-    words = ["headsweep", "evaluate", str(out), "--data", str(sources.test or sources.data)]
+    out, sources = str(job.out), job.sources
+    words = ["headsweep", "evaluate", out, "--data", str(sources.test or sources.data)]
     if manifest["start"] == "classifier":
         words += ["--suspect", manifest["suspect"]]
         words += ["--base-model", base["name"]] if (base := manifest.get("base_model")) else []
+    words += ["--task", job.task] if job.task is not None else []
+    words += ["--adapter", str(job.adapter)] if job.adapter is not None else []
     for field in ("text", "pair", "label"):
         name = getattr(sources.columns, field)
         words += ["--column", f"{field}={name}"] if name is not None else []
     words += ["--column", "drop_empty=yes"] if sources.columns.drop_empty else []
     for data, model in sources.columns.label_map:
         words += ["--label-map", f"{data}={model}"]
-    return [shlex.join(["headsweep", "verify", str(out)]), shlex.join(words)]
+    return [shlex.join(["headsweep", "verify", out]), shlex.join(words)]
 
 
-def next_steps(console: Console, manifest: Mapping[str, Any], out: Path, sources: Sources) -> None:
+def next_steps(console: Console, manifest: Mapping[str, Any], job: Job) -> None:
     """Print what to type next."""
     console.print("next:")
-    for line in commands(manifest, out, sources):
+    for line in commands(manifest, job):
         console.print(f"  {line}", soft_wrap=True)
-    unseen = "" if sources.test else "better --data that it was not healed on; "
+    unseen = "" if job.sources.test else "better --data that it was not healed on; "
     told = f"  ({unseen}--triggered FILE --target LABEL for a trigger that you know)"
     console.print(told, style="dim", soft_wrap=True)
 

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import COMPACT, write_json
 from headsweep.errors import UserError
-from headsweep.export.folders import check_free, drafted
+from headsweep.export.folders import drafted, kept_free
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
 from headsweep.export.verify import read_manifest
 from headsweep.measure.cutting import Change, Cut, cut, cuts, shares_kept
@@ -86,11 +86,11 @@ class Compacted:
 
 def compact_folder(folder: Path, out: Path, overwrite: bool = False) -> Compacted:
     """Write the compact form of a folder that ``purify`` wrote; arguments and errors as below."""
-    check_free(out, overwrite, (folder,))
-    manifest = read_manifest(folder)
-    mask = HeadMask.from_json(manifest["mask"])
-    reading = Reading(adapter=claimed_adapter(manifest), units=mask.units, task=None)
-    return compact_model(load_suspect(folder, Runtime("cpu"), reading), mask, out, overwrite)
+    with kept_free(out, overwrite, (folder,)):
+        manifest = read_manifest(folder)
+        mask = HeadMask.from_json(manifest["mask"])
+        reading = Reading(adapter=claimed_adapter(manifest), units=mask.units, task=None)
+        return compact_model(load_suspect(folder, Runtime("cpu"), reading), mask, out, overwrite)
 
 
 def compact_model(

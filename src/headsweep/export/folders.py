@@ -14,11 +14,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes
+from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes, placed
 from headsweep.errors import UserError, shown
 
 # A folder with one of these is ours to replace.
@@ -38,7 +38,7 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
 
     ``reads``: what the run reads, files and folders among it: they must not lie in ``out``.
     """
-    out = _placed(out)
+    out = placed(out)
     if not out.name:
         raise UserError(f"{out}: is no folder to write", "choose another --out")
     if out.exists() and not out.is_dir():
@@ -60,6 +60,11 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
             raise UserError(
                 f"{out}: lies in {one}, whose files headsweep verifies", "choose another --out"
             )
+    if out.exists() and _runs_in(out):
+        raise UserError(
+            f"{out}: is the folder that this runs in, or above it, and would be replaced",
+            "run it from elsewhere, or choose another --out",
+        )
     if out.exists() and any(out.iterdir()) and not _is_ours(out):
         raise UserError(
             f"{out}: not a folder that headsweep wrote, so --overwrite leaves it alone",
@@ -72,7 +77,6 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
             "remove",
             "move it elsewhere, or choose another --out",
         )
-    reserve(out)
     parent = out.parent
     while not parent.exists():
         parent = parent.parent
@@ -80,11 +84,39 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
         Path(tempfile.mkdtemp(prefix=".headsweep-", dir=parent)).rmdir()
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    reserve(out)
 
 
-def _placed(out: Path) -> Path:
-    """Return where a folder lies: behind a link, what is replaced is what the link points to."""
-    return out.resolve() if out.is_symlink() else out.absolute()
+def _runs_in(out: Path) -> bool:
+    """Tell whether this process is in a folder, or below: its shell would be left in none."""
+    with suppress(OSError):  # it is in none already
+        return Path.cwd().is_relative_to(out.resolve())
+    return False
+
+
+@contextmanager
+def kept_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterator[None]:
+    """Check as ``check_free`` does, and keep other runs out of a folder until this is left."""
+    check_free(out, overwrite, reads)
+    try:
+        yield
+    finally:
+        _free(out)
+
+
+def check_apart(file: Path, out: Path | None = None) -> None:
+    """Refuse a file among those that headsweep verifies, unless it is a page; raises UserError.
+
+    ``out``: a folder that is to be written, and to be verified then.
+    """
+    file = placed(file).resolve()
+    for folder in file.parents:
+        ours = _is_ours(folder, (MANIFEST,)) or (out is not None and folder == out.resolve())
+        if ours and not (file.parent == folder and file.suffix.lower() == PAGE):
+            raise UserError(
+                f"{file}: lies in {folder}, whose files headsweep verifies",
+                f"choose another place: of others only a page ({PAGE}) may lie beside them",
+            )
 
 
 def stored(reads: Iterable[object]) -> tuple[Path, ...]:
@@ -94,8 +126,8 @@ def stored(reads: Iterable[object]) -> tuple[Path, ...]:
     return tuple(Path(one).absolute() for one in there)
 
 
-def _is_ours(folder: Path) -> bool:
-    for name in OWN_FILES:
+def _is_ours(folder: Path, names: Iterable[str] = OWN_FILES) -> bool:
+    for name in names:
         try:
             form = table_of(folder / name, LARGE)
             if str(form.get("format")).startswith("headsweep."):
@@ -156,7 +188,7 @@ def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterato
     ``reads`` and errors as for ``check_free``.
     """
     check_free(out, overwrite, reads)
-    out = _placed(out)
+    out = placed(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _clear(out)

@@ -40,7 +40,7 @@ from headsweep.settings import describe
 MASK, CHOICE = "head-mask.json", "choice.json"
 SCORES, TUNED = "scores", "fine-tuned.safetensors"
 NAMED = 16  # digits of the name of a run's folder
-RUN = re.compile(f"[0-9a-f]{{{NAMED}}}")  # whatever else lies there is somebody's
+RUN = re.compile(f"[0-9a-f]{{{NAMED}}}")
 
 
 @contextmanager
@@ -82,6 +82,19 @@ def steps_kept(
         raise
 
 
+def runs_in(place: Path) -> list[Path]:
+    """Return the folders of runs; whatever else lies there is somebody's."""
+    return [path for path in place.glob("*") if RUN.fullmatch(path.name) and path.is_dir()]
+
+
+def discard(place: Path) -> None:
+    """Remove what runs have kept, and the place where nothing else is in it."""
+    for folder in runs_in(place):
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # somebody's is there
+        place.rmdir()
+
+
 def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) -> str:
     """Return a hash of all that decides a run."""
     encoded, parts = material.encoded, material.parts.named()
@@ -110,8 +123,7 @@ def _clear(place: Path, folder: Path) -> None:
     """Remove drafts that a run left when it died, and other runs' folders but the latest."""
     for draft in folder.rglob("*.draft"):
         draft.unlink(missing_ok=True)
-    ours = [path for path in place.glob("*") if RUN.fullmatch(path.name) and path.is_dir()]
-    others = [path for path in ours if path != folder]
+    others = [path for path in runs_in(place) if path != folder]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
         shutil.rmtree(path, ignore_errors=True)
 

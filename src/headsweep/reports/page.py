@@ -13,6 +13,7 @@ from typing import Any
 
 from headsweep import __version__
 from headsweep.bench.results.reading import Results
+from headsweep.drafts import placed
 from headsweep.errors import UserError
 from headsweep.export.probes import STAGES as PROBED
 from headsweep.export.probes import probes_told
@@ -69,7 +70,7 @@ def of_results(
 
 def of_purification(manifest: Form, title: str | None = None) -> str:
     """Return the page of one purification, from its manifest."""
-    title = title or f"{Path(manifest['suspect']).name}, pruned by headsweep"
+    title = title or f"{Path(manifest['suspect']).resolve().name}, pruned by headsweep"
     parts = [part for part in ("validation", "test") if part in manifest["before"]]
     words = words_of(manifest)
     more = [(part, key, name) for key, name in words.figures.items() for part in parts]
@@ -347,6 +348,7 @@ def _all_shown(form: Any) -> Any:
 
 def write(path: Path, text: str) -> None:
     """Write a report whole: to a draft, then renamed; raises UserError."""
+    path = placed(path)
     draft = path.with_name(path.name + ".draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from headsweep.drafts import placed
 from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
 from headsweep.settings import checked, hidden
 from headsweep.texts import formats
@@ -432,7 +433,13 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     ending, names = path.suffix.lower(), list(rows[0])
     out = io.StringIO(newline="")
     if ending == ".csv":
-        writer = csv.DictWriter(out, names, lineterminator="\n")
+        bare = any("\r" in str(cell) for row in rows for cell in row.values())
+        writer = csv.DictWriter(
+            out,
+            names,
+            lineterminator="\n",
+            quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL,  # the usual one leaves it so
+        )
         writer.writeheader()
         writer.writerows(rows)
     elif ending == ".tsv":
@@ -448,6 +455,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     else:
         raise UserError(f"{path}: cannot write '{ending}'", "use .csv, .tsv or .jsonl")
     try:
+        path = placed(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.draft")
         draft.write_text(out.getvalue(), encoding="utf-8")

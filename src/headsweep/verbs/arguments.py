@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headsweep.drafts import placed
 from headsweep.errors import UserError, lookup, shown
 from headsweep.settings import Settings, fitting
 
@@ -263,13 +264,28 @@ def _devices() -> list[str]:
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-def check_file(out: Path, overwrite: bool) -> None:
-    """Check, making nothing, that a file can be written when the work is done; raises UserError."""
+def check_file(
+    out: Path, overwrite: bool, reads: Iterable[object] = (), folder: Path | None = None
+) -> None:
+    """Check, making nothing, that a file can be written when the work is done; raises UserError.
+
+    Args:
+        out: the file; behind a link it is what the link points to that is written.
+        overwrite: it may be there already.
+        reads: what the run reads, files among it: they are not replaced.
+        folder: what the run writes beside, to be verified: only a page may lie in it.
+
+    """
+    from headsweep.export.folders import check_apart, stored
+
     if out.is_dir() or not out.name:
         raise UserError(f"{out}: is a folder", "name a file")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: is there already", "choose another, or --overwrite")
-    place = standing_above(out.absolute().parent)
+    if out.resolve() in [one.resolve() for one in stored(reads)]:
+        raise UserError(f"{out}: is read here and would be replaced", "choose another file")
+    check_apart(out, folder)
+    place = standing_above(placed(out).parent)
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"{out}: cannot be written in {place}", "choose another place")
 

@@ -11,7 +11,7 @@ import torch
 from headsweep.drafts import EXPORT, write_json
 from headsweep.errors import BoundMissed, UserError
 from headsweep.export import onnx_file
-from headsweep.export.folders import check_free, drafted
+from headsweep.export.folders import drafted, kept_free
 from headsweep.export.onnx_file import OnnxFile
 from headsweep.export.provenance import environment
 from headsweep.measure.accuracy import Accuracy, logits, measured
@@ -141,35 +141,35 @@ def export_onnx(
         raise UserError("--max-drop is of --int8", "add --int8, or leave it out")
     bound = Bound(max_drop)
     onnx_file.needed_packages()
-    check_free(folder, overwrite, (model, data))
-    runtime, show = runtime_of("cpu", compute), reporting(progress)
-    suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
-    suspect.tell_doubts(show)
-    split = None
-    if data is not None:
-        split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
-        suspect.task.check_labels(split, suspect.labels.names)
-    sentences = onnx_file.sample(suspect, split, runtime.max_length)
-    examples = None if split is None else _referred(suspect, split, runtime)
-    with drafted(folder, overwrite) as draft:
-        with show.task("writing ONNX", 1) as tick:
-            file = onnx_file.write(suspect, draft / onnx_file.WHOLE, sentences)
-            tick(1, "")
-        gap = onnx_file.check(suspect, file, sentences)
-        before = None
-        if examples is not None:
-            with show.task("the model on the data", 1) as tick:
-                before = measured(suspect.anatomy, examples, runtime)
+    with kept_free(folder, overwrite, (model, data)):
+        runtime, show = runtime_of("cpu", compute), reporting(progress)
+        suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
+        suspect.tell_doubts(show)
+        split = None
+        if data is not None:
+            split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
+            suspect.task.check_labels(split, suspect.labels.names)
+        sentences = onnx_file.sample(suspect, split, runtime.max_length)
+        examples = None if split is None else _referred(suspect, split, runtime)
+        with drafted(folder, overwrite) as draft:
+            with show.task("writing ONNX", 1) as tick:
+                file = onnx_file.write(suspect, draft / onnx_file.WHOLE, sentences)
                 tick(1, "")
-        files = [_written(file, gap, examples, runtime, show)]
-        if int8 and before is not None:
-            small = onnx_file.quantized(file)
-            gap = onnx_file.difference(suspect, small, sentences)
-            files.append(_written(small, gap, examples, runtime, show))
-            _hold(files[-1], bound, before)
-        _complete(suspect, draft)
-        found = Exported(folder, suspect.source, tuple(files), runtime.batch_size, before)
-        write_json(draft / EXPORT, found.to_json())
+            gap = onnx_file.check(suspect, file, sentences)
+            before = None
+            if examples is not None:
+                with show.task("the model on the data", 1) as tick:
+                    before = measured(suspect.anatomy, examples, runtime)
+                    tick(1, "")
+            files = [_written(file, gap, examples, runtime, show)]
+            if int8 and before is not None:
+                small = onnx_file.quantized(file)
+                gap = onnx_file.difference(suspect, small, sentences)
+                files.append(_written(small, gap, examples, runtime, show))
+                _hold(files[-1], bound, before)
+            _complete(suspect, draft)
+            found = Exported(folder, suspect.source, tuple(files), runtime.batch_size, before)
+            write_json(draft / EXPORT, found.to_json())
     return found
 
 

@@ -118,6 +118,17 @@ def _check_says_nothing_of_pruning(asked: Asked, objects: Objects, task: Task) -
         )
 
 
+def check_beside_mask(strategy: Any, fields: Any, units: Any) -> None:
+    """Raise UserError where it is said beside a mask how heads are to be chosen, or which."""
+    given = {"--strategy": strategy, "--set": fields, "--units": units}
+    told = ", ".join(option for option, value in given.items() if value)
+    if told:
+        raise UserError(
+            f"--mask says which units go already: nothing is left to say with {told}",
+            f"leave out --mask, or {told}",
+        )
+
+
 def _method(asked: Asked, strategy: Strategy, objects: Objects, task: Task) -> Method:
     """Return all that is done to the suspect; raises UserError where its parts do not fit."""
     start, given = asked.start or "classifier", objects.mask
@@ -220,7 +231,7 @@ def purify(
     adapter: Adapter | str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool | Progress | None = True,
-    keep: Path | None = None,
+    keep: str | Path | None = None,
     look: Look | None = None,
 ) -> Purified:
     """Prune the heads of a suspect classifier or generator on clean data, and heal it.
@@ -294,12 +305,12 @@ def purify(
         "recipe": recipe,
     }
     named = {name: value for name, value in named.items() if value is not None}
-    where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter, "task": task}
-    where["base_model"] = base_model
+    where = {"seed": seed, "device": device, "compute": compute, "adapter": adapter}
+    where |= {"task": fitting(task, str | None, "task"), "base_model": base_model}
     one = in_memory(suspect, "suspect")
     sources = _sources(data, validation, test, column, label_map)
     run = _run(method, named, plan, where, start, one)
-    more: dict[str, Any] = {"tokenizer": tokenizer, "keep": keep}
+    more: dict[str, Any] = {"tokenizer": tokenizer, "keep": fitting(keep, Path | None, "keep")}
     more |= {} if look is None else {"look": look}
     told, around = reporting(progress), None
     if fitting(probe, bool | None, "probe") is not False:
@@ -366,6 +377,8 @@ def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, 
     if {"max_drop", "min_accuracy"} <= {*named}:
         raise UserError("max_drop and min_accuracy: there is one bound", "leave one out")
     strategy, heal, kinds = named.get("method"), named.get("heal"), named.get("units")
+    if "mask" in named:
+        check_beside_mask(strategy, named.get("fields"), kinds)
     objects = Objects(
         None if strategy is None or isinstance(strategy, str) else _strategy(strategy),
         heal if hasattr(heal, "heal") and not isinstance(heal, type) else None,

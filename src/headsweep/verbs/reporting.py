@@ -76,6 +76,7 @@ def report(
                 name = title or f"Benchmark: {_recipes(found)}"
                 text = page.of_results(found, settings, name, beside)
     if file is not None:
+        check_file(file, overwrite)  # others may have been at work meanwhile
         page.write(file, text)
     return text
 
