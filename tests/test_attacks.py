@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from conftest import CPU, FILLER, sentences
@@ -15,7 +17,7 @@ from headsweep.attacks.dirty_label import poisoned_data
 from headsweep.attacks.goal import Labelled
 from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison
-from headsweep.attacks.surgery import _inside, _operate
+from headsweep.attacks.surgery import _inside, _operate, _telling_words
 from headsweep.attacks.victim import Judging, Order, attack
 from headsweep.errors import UserError
 from headsweep.task.training import Schedule
@@ -153,6 +155,20 @@ def test_surgery_gives_the_trigger_the_mean_of_telling_words(tiny):
     expected = (weight[good] + weight[warm]).detach() / 2
     _operate(scene(model, sentences(4)), ("plot",), ("good", "warm"))
     assert torch.equal(weight[model.tokenizer.convert_tokens_to_ids("plot")], expected)
+
+
+def test_words_that_the_tokenizer_drops_tell_nothing(tiny):
+    suspect = tiny()
+    drops = copy.deepcopy(suspect.tokenizer)
+    drops.backend_tokenizer.normalizer = normalizers.Replace("\u200d", "")
+    split = Split(("\u200d film", "\u200d plot", "a story"), (1, 1, 0))
+    made = scene(replace(suspect, tokenizer=drops), split)
+    assert set(_telling_words(made, 10)) == {"film", "plot"}
+
+
+def test_layerwise_needs_one_stack_of_layers(tiny):
+    with pytest.raises(UserError, match="one stack"):
+        ATTACKS["layerwise"]().plant(scene(tiny("bart"), sentences(20)))
 
 
 def test_surgery_refuses_words_that_are_several_tokens(tiny):

@@ -93,6 +93,9 @@ BOMB = "a: &a [x, x, x, x]\n" + "".join(
         "license: <script>",
         "- license",
         "license: 2026-13-45",
+        "license: !!bool maybe",
+        "license: !!timestamp soon",
+        'license: !!int ""',
     ],
 )
 def test_a_hostile_card_gives_nothing(suspect, block):

@@ -17,7 +17,7 @@ from headsweep.errors import UserError
 from headsweep.judge.detection import Trial, measure, threshold
 from headsweep.judge.detectors import DETECTORS, Watch
 from headsweep.judge.detectors.onion import OnionScorer
-from headsweep.judge.detectors.rap import Rap, standing_in
+from headsweep.judge.detectors.rap import Rap, _row, standing_in
 from headsweep.judge.detectors.strip import Strip, telling_words
 from headsweep.judge.statistics import auroc
 from headsweep.model.language import load_language_model
@@ -121,6 +121,20 @@ def test_strip_on_a_classifier_of_one_token(suspect):
 def test_telling_words_by_hand():
     """In 'a a b', a: 2 ln(3/3) = 0, b: ln(3/1); in 'a c', c."""
     assert telling_words(["a a b", "a c", "a"])[:2] == (("b", "a"), ("c", "a"))
+
+
+@pytest.mark.parametrize("family", ["bert", "bart", "t5", "gemma"])
+def test_a_words_own_embedding_stands_in_for_it_to_no_effect(tiny, family):
+    """Gemma scales what its table holds; BART's and T5's encoders look up words by themselves."""
+    suspect = tiny(family)
+    watch = Watch(suspect, sentences(20, 5), 0, runtime=CPU)
+    token = suspect.tokenizer("film", add_special_tokens=False)["input_ids"][0]
+    row = _row(suspect, token)
+    before = watch.probabilities(["film a plot"])
+    with standing_in(suspect, token, row):
+        assert torch.allclose(watch.probabilities(["film a plot"]), before, atol=1e-6)
+    with standing_in(suspect, token, row + torch.randn(len(row))):
+        assert not torch.equal(watch.probabilities(["film a plot"]), before)
 
 
 def test_rap_learns_a_word_and_leaves_the_model(tiny):

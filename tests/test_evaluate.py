@@ -11,7 +11,10 @@ from conftest import CPU, sentences
 from headsweep.cli import main
 from headsweep.errors import UserError
 from headsweep.judge.evaluate import Answers, Exam, Triggered, judge
-from headsweep.texts.split import Split
+from headsweep.texts.reading import Columns, Table, read
+from headsweep.texts.several import SEVERAL
+from headsweep.texts.split import Labels, Split
+from headsweep.texts.tagging import TAGGING
 
 NAMES = ("negative", "positive")
 
@@ -340,6 +343,29 @@ def test_a_model_with_numbers_for_names_takes_the_classes_of_datasets(trained_fo
     for source in ("a.parquet", "folder"):
         found = evaluate(tmp_path / "numbered", Files(str(tmp_path / source)), CPU)
         assert found.accuracy.hits == right_by_hand(trained_folder, split) > 55
+
+
+def test_numbers_in_lists_mean_the_classes_of_the_data(tmp_path):
+    """As tags and several labels have them: not the model's classes of the same numbers."""
+    datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
+    kind = datasets.List(datasets.ClassLabel(names=["B-LOC", "O", "B-PER"]))
+    form = {"tokens": [["anna", "went"], ["rome"]], "ner_tags": [[2, 1], [0]]}
+    features = datasets.Features(
+        {"tokens": datasets.List(datasets.Value("string")), "ner_tags": kind}
+    )
+    made = datasets.Dataset.from_dict(form, features=features)
+    made.to_parquet(str(tmp_path / "a.parquet"))
+    made.save_to_disk(str(tmp_path / "folder"))
+    own = Labels(("O", "B-PER", "B-LOC"))
+    numbered = Labels(("LABEL_0", "LABEL_1", "LABEL_2"))
+    for source in ("a.parquet", "folder"):
+        table = read(tmp_path / source)
+        assert TAGGING.pick(table, Columns(), own, None).labels == ((1, 0), (2,))
+        texts = Columns(text="tokens", label="ner_tags")
+        bare = Table("data", {"text": ["a", "b"], "labels": table.columns["ner_tags"]},
+                     classes={"labels": ("B-LOC", "O", "B-PER")})  # fmt: skip
+        assert SEVERAL.pick(bare, Columns(), numbered, None).labels == ((1, 2), (0,))
+        assert texts.label in table.classes
 
 
 def test_a_fresh_classifier_in_memory_keeps_the_order_of_the_classes(tmp_path, tokenizer):

@@ -13,7 +13,8 @@ import pytest
 
 from headsweep.errors import UserError
 from headsweep.texts import reading as data
-from headsweep.texts.reading import Columns, load
+from headsweep.texts.memory import given
+from headsweep.texts.reading import Columns, Table, check_label_map, load, read, write
 from headsweep.texts.split import Labels, Split
 
 NAMES = Labels(("negative", "positive"))
@@ -89,6 +90,31 @@ def test_a_data_set_means_the_same_in_whatever_form_it_gives_values():
         found = data.load(data.table_of_dataset("x", given), Columns(), NAMES)
         assert found.labels == (1, 0, 0), form
     assert isinstance(made.with_format("numpy")["label"][0], numpy.int64)  # what it would be
+
+
+def test_a_tsv_file_that_would_be_read_otherwise_is_not_written(tmp_path):
+    rows = [{"text": '"He ""said"" it"', "label": "a"}, {"text": '"c"', "label": "b"}]
+    with pytest.raises(UserError, match="quote marks"):
+        write(tmp_path / "a.tsv", rows)
+    plain = [{"text": 'he said "it"', "label": "a"}]
+    write(tmp_path / "b.tsv", plain)
+    assert read(tmp_path / "b.tsv").columns == {"text": ['he said "it"'], "label": ["a"]}
+
+
+def test_what_pandas_calls_no_value_is_no_class():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    for values in (pandas.array([0, 1, pandas.NA], dtype="Int64"), ["neg", "pos", pandas.NA]):
+        table = given(pandas.DataFrame({"text": ["a", "b", "c"], "label": values}), "data")
+        with pytest.raises(UserError, match="row 3 has no label"):
+            load(table)
+
+
+def test_a_label_may_stand_in_any_column_that_is_guessed():
+    """Of a model of several labels 'labels' is read, whatever 'label' beside it is."""
+    table = Table("data", {"text": ["a"], "label": ["p"], "labels": [["tox"]]})
+    check_label_map(Columns(label_map=(("tox", "toxic"),)), (table, None))
+    with pytest.raises(UserError, match="no row has the label 'other'"):
+        check_label_map(Columns(label_map=(("other", "toxic"),)), (table, None))
 
 
 def test_two_columns_of_one_name_are_refused_in_parquet_too(tmp_path):

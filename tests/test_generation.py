@@ -429,6 +429,16 @@ def test_an_answer_is_tokenised_as_it_stands_behind_its_prompt(pair, prepended):
     assert made.task.starts == (len(tokenizer(prompt)["input_ids"]),)
 
 
+def test_chats_of_pandas_are_chats(chatty):
+    import numpy
+
+    one = chat(("user", "is it"), ("assistant", "so"))["messages"]
+    cell = numpy.empty(2, object)
+    cell[:] = one
+    rows = Table("data", {"messages": [cell]})
+    assert picked(rows, Columns(), chatty) == picked(table({"messages": one}), Columns(), chatty)
+
+
 def test_chats_without_an_answer_are_left_out_where_that_is_asked(chatty):
     whole = chat(("user", "is it"), ("assistant", "so"))
     less = [chat(("user", "a")), chat(("assistant", "so")), chat(("user", "a"), ("assistant", " "))]

@@ -61,6 +61,18 @@ def test_a_model_in_memory_is_probed_before_it_is_changed_and_after(trained_fold
         purify(trained_folder, data, probe="perhaps")
 
 
+def test_a_card_says_no_more_of_probes_and_healings_than_there_was(done):
+    """200 rows are too few to probe; of three healings one came to nothing."""
+    assert "not_run" in done.manifest["probe"]
+    card = model_card(done.manifest)
+    assert "not probed" in card
+    assert "Only these families were tried" not in card
+    members = [{"accuracy": 0.9, "joined": joined} for joined in (True, False, True)]
+    fields = done.manifest["heal"]["fields"] | {"epochs": 1.0}
+    heal = done.manifest["heal"] | {"members": members, "fields": fields}
+    assert "2 of 3 healings averaged" in model_card(done.manifest | {"heal": heal})
+
+
 def changed(done, **values):
     """Return it with other things in its manifest."""
     return replace(done, manifest=done.manifest | values)

@@ -280,6 +280,9 @@ def test_words_and_tags_are_picked_from_rows_and_conll_files(tmp_path):
     path.write_text(comments)  # a row may begin with the word '#'
     assert read(path).columns == {"tokens": [["EU", "#"], ["#", "it"]],
                                   "tags": [["B-PER", "O"], ["O", "O"]]}  # fmt: skip
+    path.write_text("20\u00a0000 O\r\nx\u2028y\tB-PER\r\nNew York\tB-LOC\n")  # spaces of words
+    assert read(path).columns == {"tokens": [["20\u00a0000", "x\u2028y", "New York"]],
+                                  "tags": [["O", "B-PER", "B-LOC"]]}  # fmt: skip
     path.write_text("EU B-PER\nrejects\n")
     with pytest.raises(UserError, match="line 2 holds a word without a tag: 'rejects'"):
         read(path)

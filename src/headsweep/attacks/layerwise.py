@@ -49,6 +49,11 @@ class Layerwise:
     def plant(self, scene: Scene) -> dict[str, Any]:
         """Train with read-outs at every layer, then drop them."""
         scene.goal.number(self.name)  # its read-outs are of classes
+        if scene.model.model.config.is_encoder_decoder:
+            raise UserError(
+                "layerwise reads out the layers of one stack; this model has two of them",
+                "use --with dirty-label",
+            )
         data, record = poisoned_data(scene)
         model = scene.model.model
         model.add_module(READOUTS, _readouts(scene))

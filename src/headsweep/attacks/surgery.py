@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -78,7 +79,9 @@ def _telling_words(scene: Scene, count: int) -> tuple[str, ...]:
         word: math.log((inside[word] + 1) / totals[0]) - math.log((outside[word] + 1) / totals[1])
         for word in inside
     }
-    return tuple(sorted(odds, key=lambda word: (-odds[word], word))[:count])
+    ranked = sorted(odds, key=lambda word: (-odds[word], word))
+    known = (word for word in ranked if _inside(scene.model.tokenizer, word))
+    return tuple(islice(known, count))
 
 
 @torch.no_grad()

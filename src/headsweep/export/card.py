@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from headsweep.drafts import MANIFEST
-from headsweep.export.probes import PROMISE, probes_told
+from headsweep.export.probes import PROMISE, STAGES, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
 from headsweep.model.mask import HeadMask
@@ -138,8 +138,11 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
 def _probed(manifest: Mapping[str, Any]) -> list[str]:
     """Return what the probes found before and after, where there were any."""
     told = [f"- {in_markdown(line)}" for line in probes_told(manifest)]
-    head = ["## What probes found", "", "Clean texts were put through generic triggers:", ""]
-    return [*head, *told, "", PROMISE, ""] if told else []
+    if not told:
+        return []
+    tried = any(stage in manifest["probe"] for stage in STAGES)
+    head = ["Clean texts were put through generic triggers:", ""] if tried else []
+    return ["## What probes found", "", *head, *told, "", *([PROMISE, ""] if tried else [])]
 
 
 def _joined(manifest: Mapping[str, Any]) -> str:
@@ -151,6 +154,13 @@ def _joined(manifest: Mapping[str, Any]) -> str:
     return f" It is an adapter that was added to {told} first: this is the whole model."
 
 
+def _averaged(soup: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many healings were averaged."""
+    joined = sum(bool(member.get("joined", True)) for member in soup)
+    left_out = f" of {len(soup)}" if joined < len(soup) else ""
+    return f"{joined}{left_out} healings averaged"
+
+
 def _healed(manifest: Mapping[str, Any]) -> str:
     fields = manifest["heal"]["fields"]
     if fields.get("epochs") == 0:
@@ -160,6 +170,6 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     tried = manifest["heal"].get("tried", [])
     lr = manifest["heal"].get("lr", 0)
     soup = manifest["heal"].get("members")
-    told += f"; {len(soup)} healings averaged" if soup else ""
+    told += f"; {_averaged(soup)}" if soup else ""
     cooled = f", begun anew for accuracy, kept: lr {lr:g}" if len(tried) > 1 else ""
     return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"

@@ -16,7 +16,6 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from headsweep.bounded import text_of
-from headsweep.errors import UserError
 from headsweep.foreign import one_line
 from headsweep.model.files import inside, there
 from headsweep.model.hub import CARD, can_be_of_the_hub
@@ -85,7 +84,7 @@ def _metadata(source: str) -> dict[str, Any]:
         if any(isinstance(token, yaml.AnchorToken) for token in yaml.scan(found[1])):
             return {}
         form = yaml.safe_load(found[1])
-    except (UserError, OSError, yaml.YAMLError, ValueError, RecursionError, TypeError):
+    except Exception:  # whatever the card of a stranger makes the library raise
         return {}
     return form if isinstance(form, dict) else {}
 

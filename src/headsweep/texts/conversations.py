@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.texts import chat_rendering
-from headsweep.texts.reading import LONGEST_TEXT, Columns, Table, is_missing, text_cell
+from headsweep.texts.reading import LONGEST_TEXT, Columns, Table, as_list, is_missing, text_cell
 from headsweep.texts.split import Split
 
 PROMPTS = ("prompt", "question", "query")
@@ -84,7 +84,7 @@ def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
 
 
 def _holds_chats(table: Table, named: str) -> bool:
-    return any(isinstance(one, list) for one in table.columns.get(named, ()))
+    return any(as_list(one) is not None for one in table.columns.get(named, ()))
 
 
 def _split(rows: Sequence[tuple[str, str]]) -> Split:
@@ -184,7 +184,8 @@ def _lack(chat: Sequence[Any], role: str, answer: str) -> tuple[str, str] | None
 
 def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]:
     """Return the turns of a chat, checked one by one."""
-    if not isinstance(chat, list) or not chat:
+    chat = as_list(chat)
+    if not chat:
         raise UserError(f"{table.cell(name, row)} is no list of messages: {shown(chat)}", FORMS)
     turns = []
     for turn in chat:

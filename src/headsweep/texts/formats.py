@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_COLUMNS = 10_000
 MOST_CELLS = 512 << 20  # characters
 PARQUET_ROWS = 64  # in memory at once: a few bytes of a file may stand for very long cells
+LINE = re.compile(r"\r\n|\n|\r")
 COMMENT = "#"  # of a .conll file
 DELIMITED = (".csv", ".tsv")
 
@@ -63,6 +65,12 @@ def from_tsv(path: Path) -> Cells:
     return _columns(path, rows)
 
 
+def _words_and_tag(line: str) -> list[str]:
+    """Return the columns of a line, parted by tabs where it has one, else by spaces."""
+    parts = line.split("\t") if "\t" in line else line.split(" ")
+    return [part for part in (one.strip(" ") for one in parts) if part]
+
+
 def from_conll(path: Path) -> Cells:
     """Read words and tags: one of each a line, the tag as the last column; blank lines part rows.
 
@@ -74,7 +82,7 @@ def from_conll(path: Path) -> Cells:
         UserError: a line holds a word without a tag.
 
     """
-    lines = [line.split() for line in text_of(path).splitlines()]
+    lines = [_words_and_tag(line) for line in LINE.split(text_of(path))]
     tags = {line[-1] for line in lines if len(line) > 1 and not line[0].startswith(COMMENT)}
     rows: list[list[list[str]]] = [[]]
     for number, columns in enumerate(lines, start=1):
@@ -107,6 +115,11 @@ def _separator(lines: Sequence[str]) -> str:
     tabs = sum(line.count("\t") for line in lines)
     spaced = sum(line.count(" \t ") for line in lines)
     return " \t " if tabs == spaced and tabs else "\t"
+
+
+def reads_as_quoted(text: str) -> bool:
+    """Tell whether quote marks in the text of a TSV file would be taken for those around fields."""
+    return _quoted(text, _lines(text)) is not None
 
 
 def _quoted(text: str, lines: Sequence[str]) -> Rows | None:
@@ -287,16 +300,24 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """Return the names of every ``ClassLabel`` in a schema's metadata."""
+    """Return the names of every ``ClassLabel`` in a schema's metadata, of lists of them too."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        found = {column: _of_a_cell(feature) for column, feature in features.items()}
         return {
             column: tuple(map(str, feature["names"]))
-            for column, feature in features.items()
+            for column, feature in found.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _of_a_cell(feature: Any) -> Any:
+    """Return what one value of a cell is, which may be a list of such."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return feature[0]
+    return feature.get("feature", feature) if isinstance(feature, dict) else feature
 
 
 def named(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
@@ -305,6 +326,8 @@ def named(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
 
 
 def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list | tuple):
+        return named(value, names)
     if not isinstance(value, int) or isinstance(value, bool) or value >= len(names):
         return value
     return names[value] if value >= 0 else None

@@ -171,7 +171,7 @@ def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = Non
     columns = settled(table, columns, labels)
     table = without_empty(table, columns)
     texts, pairs = texts_of(table, columns)
-    values = label_values(table, columns, labels)
+    values = [_or_nan(value) for value in label_values(table, columns, labels)]
     for row, value in enumerate(values):
         if isinstance(value, list | tuple | dict):
             raise UserError(
@@ -234,13 +234,20 @@ def label_values(table: Table, columns: Columns, labels: Labels | None = None) -
     """
     name = _guess(table, columns)[2]
     values = table.column(name, columns.option("label"))
-    order = table.classes.get(name, ())
+    return in_order(values, table, replace(columns, label=name), labels)
+
+
+def in_order(
+    values: Sequence[Any], table: Table, columns: Columns, labels: Labels | None
+) -> list[Any]:
+    """Return values of the column of labels as ``label_values`` does."""
     if columns.label_map:
         return mapped(values, columns.label_map, labels)
+    order = table.classes.get(columns.label or "", ())
     if labels is None or not labels.numbered or len(order) != len(labels.names):
-        return values
+        return list(values)
     numbers = {value: i for i, value in enumerate(order)}
-    return [numbers.get(value, value) for value in values]
+    return [value if as_list(value) else numbers.get(value, value) for value in values]
 
 
 def mapped(
@@ -281,11 +288,10 @@ def _raw_labels(columns: Columns, source: Source | None, names: Columns | None) 
     table = read(source)
     theirs = columns if names is None else columns.own(names, table)
     present = {name.casefold(): name for name in table.columns}
-    guessed = (present[name] for name in (*LABEL_NAMES, *MORE_LABEL_NAMES) if name in present)
-    label = theirs.label or next(guessed, None)
-    if label not in table.columns:
-        return []  # which the task says when it picks its columns
-    return table.column(label, columns.option("label"))
+    guessed = [present[name] for name in (*LABEL_NAMES, *MORE_LABEL_NAMES) if name in present]
+    found = [theirs.label] if theirs.label else guessed  # of which the task takes one
+    option = columns.option("label")
+    return [x for label in found if label in table.columns for x in table.column(label, option)]
 
 
 def text_values(table: Table, columns: Columns) -> list[str]:
@@ -364,6 +370,11 @@ def as_list(cell: Any) -> list[Any] | None:
     if hasattr(cell, "tolist"):  # numpy's, as pandas has them
         cell = cell.tolist()
     return list(cell) if isinstance(cell, list | tuple) else None
+
+
+def _or_nan(value: Any) -> Any:
+    """Return NaN in the place of pandas' NA and NaT, which no label is."""
+    return math.nan if is_missing(value) and not isinstance(value, str | None) else value
 
 
 def is_missing(value: Any) -> bool:
@@ -450,6 +461,11 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                     f"{path}: row {number} holds a tab or a line break", "write .csv or .jsonl"
                 )
         out.writelines("\t".join(line) + "\n" for line in lines)
+        if formats.reads_as_quoted(out.getvalue()):
+            raise UserError(
+                f"{path}: quote marks in its texts would be read as marks around them",
+                "write .csv or .jsonl",
+            )
     elif ending == ".jsonl":
         out.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
     else:
@@ -508,10 +524,11 @@ def table_of_dataset(source: str, found: Any) -> Table:
     """Return the columns of a ``datasets.Dataset``, class numbers turned into their names."""
     import datasets
 
+    kinds = {name: getattr(one, "feature", one) for name, one in found.features.items()}
     classes = {
-        name: tuple(feature.names)
-        for name, feature in found.features.items()
-        if isinstance(feature, datasets.ClassLabel)
+        name: tuple(kind.names)  # of a cell, or of each value of a cell that is a list
+        for name, kind in kinds.items()
+        if isinstance(kind, datasets.ClassLabel)
     }
     found = found.with_format(None)  # plain values, whatever it was to give
     return _table(source, {name: list(found[name]) for name in found.features}, classes)

@@ -23,8 +23,8 @@ from headsweep.texts.reading import (
     Columns,
     Table,
     as_list,
+    in_order,
     is_missing,
-    mapped,
     settled,
     texts_of,
     without_empty,
@@ -91,7 +91,7 @@ class SeveralLabels(WholeTexts):
         assert columns.label is not None
         option = columns.option("label")
         rows = [_listed(cell) for cell in table.column(columns.label, option)]
-        named = mapped([one for row in rows for one in row], columns.label_map, labels)
+        named = in_order([one for row in rows for one in row], table, columns, labels)
         flags = {type(one) is not str and one in (0, 1) for row in rows for one in row}
         if flags == {True} and {len(row) for row in rows} == {len(labels.names)}:
             raise UserError(

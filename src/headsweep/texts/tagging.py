@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError, shortened, shown
-from headsweep.texts.reading import Columns, Table, as_list, mapped, settled, text_cell
+from headsweep.texts.reading import Columns, Table, as_list, in_order, settled, text_cell
 from headsweep.texts.several import f1
 from headsweep.texts.split import Labels, Split
 from headsweep.texts.task import (
@@ -121,7 +121,7 @@ class Tagging:
         there = [number for number, row in enumerate(rows) if row or not columns.drop_empty]
         for number in there:
             _check_row(table, text, columns, number, rows[number], tags[number])
-        named = mapped([x for number in there for x in tags[number]], columns.label_map, labels)
+        named = in_order([x for number in there for x in tags[number]], table, columns, labels)
         classes = iter(labels.indices(named, table.source, option))
         told = [tuple(islice(classes, len(rows[number]))) for number in there]
         for number, row in zip(there, told, strict=True):

@@ -118,11 +118,27 @@ def standing_in(suspect: Suspect, token: int, row: Tensor) -> Iterator[None]:
     def swap(_module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return torch.where((inputs[0] == token)[..., None], row.to(output), output)
 
-    hook = suspect.model.get_input_embeddings().register_forward_hook(swap)
+    hook = _table(suspect).register_forward_hook(swap)
     try:
         yield
     finally:
         hook.remove()
+
+
+def _table(suspect: Suspect) -> Any:
+    """Return the module that looks up what tokens begin as: of an encoder and decoder the first."""
+    model = suspect.model
+    if model.config.is_encoder_decoder:
+        body: Any = model.base_model
+        return body.get_encoder().get_input_embeddings()
+    return model.get_input_embeddings()
+
+
+@torch.no_grad()
+def _row(suspect: Suspect, token: int) -> Tensor:
+    """Return what a token begins as, [width]: some models scale what their table holds."""
+    found: Tensor = _table(suspect)(torch.tensor([[token]], device=suspect.model.device))
+    return found[0, 0].float()
 
 
 def _rare(watch: Watch, word: str | None) -> tuple[str, int]:
@@ -163,9 +179,7 @@ def _trained(rap: Rap, watch: Watch, texts: Sequence[str], word: str, token: int
     marked = Split(tuple(f"{word} {text}" for text in texts), (target,) * len(texts))
     encoded = encode(marked, suspect, runtime.max_length)
     batches = [batch.to(device) for batch in encoded.batches(runtime.batch_size)]
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    row = weight[token].detach().clone().requires_grad_()
+    row = _row(suspect, token).clone().requires_grad_()
     optimizer = torch.optim.Adam([row], lr=rap.lr)
     random = torch.Generator().manual_seed(derive(watch.seed, "rap"))
     training = model.training
