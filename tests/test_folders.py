@@ -95,6 +95,11 @@ def test_a_file_is_put_neither_among_verified_ones_nor_over_what_is_read(tmp_pat
         check_file(file, False, folder=new)
     with pytest.raises(UserError, match="is read here and would be replaced"):
         check_file(clean, True, ("org/model", None, str(clean)))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is read here and would be replaced"):
+        check_file(tmp_path / "model" / "config.json", True, (str(tmp_path / "model"),))
+    check_file(tmp_path / "model" / "page.html", False, (str(tmp_path / "model"),))
 
 
 @pytest.mark.parametrize(

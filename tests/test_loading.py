@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    RoCBertTokenizer,
 )
 
 from conftest import CPU, sentences, tiny_model
@@ -380,12 +381,18 @@ def test_bigbird_attends_to_all_tokens_whatever_it_read_before(tokenizer):
         assert torch.allclose(whole(**ids).logits, found, atol=1e-6)
 
 
-def test_a_model_that_reads_more_than_tokens_is_refused(tokenizer):
-    reads = copy.deepcopy(tokenizer)
-    reads.model_input_names = ["input_ids", "attention_mask", "input_shape_ids"]
-    with pytest.raises(UserError, match="reads input_shape_ids of a text beside"):
-        prepare(tiny_model("roc_bert"), reads)
-    assert prepare(tiny_model("bert"), reads).labels  # which takes no such thing
+def test_a_model_that_reads_more_than_tokens_is_refused(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    numbers = json.dumps({word: number for number, word in enumerate(words)})
+    for name in ("word_shape", "word_pronunciation"):
+        (tmp_path / f"{name}.json").write_text(numbers)
+    reads = RoCBertTokenizer.from_pretrained(tmp_path)
+    released = tiny_model("roc_bert", enable_shape=True, enable_pronunciation=True)
+    with pytest.raises(UserError, match="reads input_pronunciation_ids, input_shape_ids of a text"):
+        prepare(released, reads)
+    assert prepare(tiny_model("roc_bert"), reads).labels  # which takes neither
+    assert prepare(tiny_model("bert"), reads).labels
 
 
 def test_the_limit_of_mpt_is_known(tokenizer):

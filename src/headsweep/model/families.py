@@ -261,7 +261,7 @@ FAMILIES: dict[str, Adapter] = {
     "arcee": replace(_LLAMA, up=("mlp.up_proj",)),
     "bart": _BART,
     "bert": _BERT,
-    "big_bird": replace(_BERT, counts=()),  # sparse attention draws its blocks for all heads
+    "big_bird": replace(_BERT, counts=()),  # its layers are made for sparse attention
     "biogpt": _BIOGPT,
     "bloom": _BLOOM,
     "camembert": _ROBERTA,

@@ -119,6 +119,8 @@ class Suspect:
 
 
 GIVEN = frozenset(("input_ids", "attention_mask", "token_type_ids"))  # to a model
+SWITCHED = {"input_shape_ids": "enable_shape", "input_pronunciation_ids": "enable_pronunciation"}
+"""What RoCBert reads beside, where its configuration says so."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ def prepare(
 
 def _check_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a model that reads more of a text than its tokens; raises UserError."""
-    made = set(tokenizer.model_input_names) - GIVEN
+    made = {*tokenizer.model_input_names, *tokenizer("a", verbose=False)} - GIVEN
+    made -= {name for name, switch in SWITCHED.items() if not getattr(model.config, switch, True)}
     more = sorted(made & set(signature(model.forward).parameters))
     if more:
         raise UserError(
