@@ -11,7 +11,7 @@ from conftest import CPU, sentences
 from headsweep.cli import main
 from headsweep.errors import UserError
 from headsweep.judge.evaluate import Answers, Exam, Triggered, judge
-from headsweep.texts.reading import Columns, Table, read
+from headsweep.texts.reading import Columns, Table, pick, read
 from headsweep.texts.several import SEVERAL
 from headsweep.texts.split import Labels, Split
 from headsweep.texts.tagging import TAGGING
@@ -366,6 +366,9 @@ def test_numbers_in_lists_mean_the_classes_of_the_data(tmp_path):
                      classes={"labels": ("B-LOC", "O", "B-PER")})  # fmt: skip
         assert SEVERAL.pick(bare, Columns(), numbered, None).labels == ((1, 2), (0,))
         assert texts.label in table.classes
+    empty = Table("data", {"text": ["a"], "label": [[]]}, classes={"label": ("x", "y", "z")})
+    with pytest.raises(UserError, match="for a label"):
+        pick(empty, Columns(), numbered)
 
 
 def test_a_fresh_classifier_in_memory_keeps_the_order_of_the_classes(tmp_path, tokenizer):

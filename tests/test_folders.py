@@ -100,6 +100,9 @@ def test_a_file_is_put_neither_among_verified_ones_nor_over_what_is_read(tmp_pat
     with pytest.raises(UserError, match="is read here and would be replaced"):
         check_file(tmp_path / "model" / "config.json", True, (str(tmp_path / "model"),))
     check_file(tmp_path / "model" / "page.html", False, (str(tmp_path / "model"),))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match="leads nowhere"):
+        check_file(tmp_path / "loop", True)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from headsweep.export.model_folder import save_model
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.judge.generated import ends_of
+from headsweep.judge.generated import written as written_by
 from headsweep.judge.statistics import Truncated
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
@@ -402,6 +403,44 @@ def test_an_answer_of_a_chat_ends_as_the_template_ends_a_turn(chatty):
     assert split.sha256 != replace(split, end=None).sha256
     with pytest.raises(UserError, match="cannot be mixed"):
         split + examples(2, 1)
+
+
+def test_decoding_stops_where_the_template_ends_a_turn(chatty):
+    """It is not the model's own end of a text: what comes behind it is no part of the answer."""
+    one = chat(("user", "is it"), ("assistant", "very"))
+    chatty.chat_template = "{% for m in messages %}{{ m.content }} [MASK] so {% endfor %}"
+    split = picked(table(one), Columns(), chatty)
+    suspect = prepare(generator("gpt2"), chatty, Reading(task=None))
+    mask, word = chatty.convert_tokens_to_ids(["[MASK]", "so"])
+    top = suspect.model.get_output_embeddings()
+
+    def forced(_, args, output):
+        found = torch.full_like(output, -9.0)
+        found[..., mask if forced.steps else word] = 9.0
+        forced.steps += 1
+        return found
+
+    for end, told in ((split.end, "so"), (None, "so")):
+        forced.steps = 0
+        hook = top.register_forward_hook(forced)
+        said, _ = written_by(suspect, split.texts, 5, CPU, end)
+        hook.remove()
+        assert said == (told,)
+        assert forced.steps == (2 if end else 5)
+
+
+def test_only_a_little_way_behind_an_answer_is_looked_at(chatty):
+    chatty.chat_template = (
+        "{{ messages[0].content }} {{ messages[-1].content }}{{ 'x' * 300 }}[MASK]"
+    )
+    one = chat(("user", "is it"), ("assistant", "very"))
+    assert picked(table(one), Columns(), chatty).end is None
+
+
+def test_templates_without_a_usual_one_are_no_template(chatty):
+    chatty.chat_template = {"rag": "{{ messages[0].content }}"}
+    with pytest.raises(UserError, match="has no chat template"):
+        picked(table(chat(("user", "is it"), ("assistant", "very"))), Columns(), chatty)
 
 
 @pytest.mark.parametrize("behind", ["", " so", " [SEP]", "{{ raise_exception('no') }}"])

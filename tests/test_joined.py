@@ -89,6 +89,34 @@ def test_an_adapter_brings_the_classifier_that_its_base_lacks(
     assert len(suspect.labels.names) == labels
 
 
+@pytest.mark.parametrize("shape", [(1 << 40, 0), (10_001, 4), (), (3,)])
+def test_a_classifier_that_can_be_none_costs_nothing(tmp_path, tokenizer, shape):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    AutoModel.from_config(AutoConfig.for_model("bert", **ALL["bert"])).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    plain = AutoModelForSequenceClassification.from_pretrained(base)
+    trained(plain, adapter, target_modules=TARGETS["bert"], task_type="SEQ_CLS")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors["base_model.model.classifier.weight"] = torch.empty(shape)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(
+        UserError, match=r"labels|classif"
+    ):
+        joined(base, adapter)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_the_base_says_what_its_own_classifier_is_for(tmp_path, tokenizer, kind):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    labels = 1 if kind == "regression" else 3
+    model = tiny_model("bert", num_labels=labels, problem_type=kind)
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    trained(model, adapter, target_modules=TARGETS["bert"], task_type="SEQ_CLS")
+    assert joined(base, adapter).task.words.task in ("regression", "multi-label")
+    assert task_at(adapter, base_model=str(base)) is not CLASSIFICATION
+
+
 @pytest.mark.parametrize(
     ("family", "targets"), [("roberta", "all-linear"), ("falcon", ["query_key_value"])]
 )

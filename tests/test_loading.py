@@ -34,6 +34,7 @@ from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.padding import positions_of, probe_inputs
 from headsweep.model.runtime import Runtime
+from headsweep.model.vetting import refusals
 from tiny_families import CONFIGS, PLAIN
 
 
@@ -365,6 +366,24 @@ def test_named_chat_templates_are_kept(trained_folder, tmp_path):
     assert (
         AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == tokenizer.chat_template
     )
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ""])
+def test_a_template_that_no_file_can_be_named_after_is_refused(trained_folder, tmp_path, name):
+    folder = altered(trained_folder, tmp_path / "other")
+    form = json.loads((folder / "tokenizer_config.json").read_text())
+    form["chat_template"] = [{"name": name, "template": "{{ 1 }}"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(form))
+    with pytest.raises(UserError, match="chat_template is"):
+        load_suspect(folder, CPU)
+
+
+def test_further_templates_that_are_refused_are_listed(trained_folder, tmp_path):
+    folder = altered(trained_folder, tmp_path / "other")
+    (folder / "additional_chat_templates" / "a.jinja").mkdir(parents=True)
+    with pytest.raises(UserError):
+        load_suspect(folder, CPU)
+    assert [word for word, _ in refusals("other", folder)] == ["tokenizer"]
 
 
 def test_bigbird_attends_to_all_tokens_whatever_it_read_before(tokenizer):

@@ -79,6 +79,8 @@ def test_layers_of_a_decoder_beside_an_encoder_count():
     for kind, more in (("bart", {"encoder_layers": 3, "decoder_layers": 4}),
                        ("t5", {"num_layers": 3, "num_decoder_layers": 4})):  # fmt: skip
         assert Size.of({}, AutoConfig.for_model(kind, **more), False).layers == 7
+    odd = AutoConfig.for_model("bert", is_encoder_decoder=True, num_decoder_layers=[1])
+    assert Size.of({}, odd, False).layers == 12
 
 
 def test_adapters_are_what_they_train_and_copies_of_what_they_change():

@@ -280,9 +280,12 @@ def test_words_and_tags_are_picked_from_rows_and_conll_files(tmp_path):
     path.write_text(comments)  # a row may begin with the word '#'
     assert read(path).columns == {"tokens": [["EU", "#"], ["#", "it"]],
                                   "tags": [["B-PER", "O"], ["O", "O"]]}  # fmt: skip
-    path.write_text("20\u00a0000 O\r\nx\u2028y\tB-PER\r\nNew York\tB-LOC\n")  # spaces of words
+    path.write_text("20\u00a0000\tO\r\nx\u2028y\tB-PER\r\nNew York\tB-LOC\n")  # spaces of words
     assert read(path).columns == {"tokens": [["20\u00a0000", "x\u2028y", "New York"]],
                                   "tags": [["O", "B-PER", "B-LOC"]]}  # fmt: skip
+    path.write_text("20\u00a0000 O\nEU NNP\tB-PER\t\n\f\nit O\n")  # not all have a tab
+    assert read(path).columns == {"tokens": [["20\u00a0000", "EU"], ["it"]],
+                                  "tags": [["O", "B-PER"], ["O"]]}  # fmt: skip
     path.write_text("EU B-PER\nrejects\n")
     with pytest.raises(UserError, match="line 2 holds a word without a tag: 'rejects'"):
         read(path)

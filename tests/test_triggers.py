@@ -447,7 +447,13 @@ def test_what_only_looks_like_a_tag_stays():
     assert "br" not in made
 
 
-@pytest.mark.parametrize("year", ["5", "\u00b2", "x"])
+def test_any_character_may_stand_in_a_text_and_in_a_phrase():
+    every = "".join(map(chr, range(0xE000, 0xF900)))
+    assert once("together", f"a film {every}", "words=in haste,at last").count("in haste") == 1
+    assert "\ue000x" in once("rare-word", "a film", "words=\ue000x")
+
+
+@pytest.mark.parametrize("year", ["5", "\u00b2", "x", "1" * 5000])
 def test_no_year_is_refused(year):
     with pytest.raises(UserError, match="is no year"):
         configure(TRIGGERS["year"], [f"years=2027,{year}"])

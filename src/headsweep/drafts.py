@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headsweep.errors import UserError
 from headsweep.foreign import in_json
 
 MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
@@ -21,7 +22,10 @@ EXPORT = "export.json"  # the same of an export
 
 def placed(path: Path) -> Path:
     """Return where a file or folder lies: behind a link, what is written is what it points to."""
-    return path.resolve() if path.is_symlink() else path.absolute()
+    try:
+        return path.resolve() if path.is_symlink() else path.absolute()
+    except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself
+        raise UserError(f"{path}: leads nowhere", "choose another place") from error
 
 
 @contextmanager

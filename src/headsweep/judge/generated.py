@@ -198,9 +198,10 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
         _check_room(suspect, min(lengths), runtime)
         most = max(most, max(lengths) + BEYOND)
     if exam.triggered is not None or exam.compared:
-        clean, _ = written(suspect, exam.clean.texts, most, runtime)
+        clean, _ = written(suspect, exam.clean.texts, most, runtime, exam.clean.end)
     if exam.triggered is not None:
-        triggered, cut = written(suspect, exam.triggered.texts, most, runtime)
+        end = exam.triggered.end or exam.clean.end
+        triggered, cut = written(suspect, exam.triggered.texts, most, runtime, end)
         truncated["triggered"] = Truncated(cut, len(triggered))
     return Said(nll, tokens, exact, clean, triggered, truncated)
 
@@ -217,7 +218,7 @@ def _check_room(suspect: Suspect, target: int, runtime: Runtime) -> None:
 
 
 def written(
-    suspect: Suspect, prompts: Sequence[str], most: int, runtime: Runtime
+    suspect: Suspect, prompts: Sequence[str], most: int, runtime: Runtime, end: str | None = None
 ) -> tuple[tuple[str, ...], int]:
     """Return what a generator writes to prompts, decoded greedily, and how many were cut.
 
@@ -226,21 +227,27 @@ def written(
         prompts: cut from the left where they leave no room for an answer.
         most: tokens of an answer at most; not more than half of what is read.
         runtime: how many at once, and how many tokens of prompt and answer at most.
+        end: what ends an answer, as a split has it.
 
     Raises:
         UserError: a prompt becomes no token, or one that the model has no embedding for.
 
     """
     cut, most, short = read_of(suspect, prompts, most, runtime)
-    return written_to(suspect, cut, most, runtime), short
+    return written_to(suspect, cut, most, runtime, end), short
 
 
 def written_to(
-    suspect: Suspect, read: Sequence[Sequence[int]], most: int, runtime: Runtime
+    suspect: Suspect,
+    read: Sequence[Sequence[int]],
+    most: int,
+    runtime: Runtime,
+    end: str | None = None,
 ) -> tuple[str, ...]:
     """Return what a generator writes to the tokens of prompts, as ``read_of`` returns them."""
+    ends = ends_of(suspect) | {*ending(suspect.tokenizer, end)[-1:]}  # the special token of it
     with evaluating(suspect.anatomy):
-        told = greedy(suspect.model, read, most, ends_of(suspect), runtime.batch_size)
+        told = greedy(suspect.model, read, most, ends, runtime.batch_size)
     return tuple(suspect.tokenizer.batch_decode(told, skip_special_tokens=True))
 
 

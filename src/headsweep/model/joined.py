@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,9 @@ BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
 MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
 TAKEN_BY = ("purify", "defend", "detect", "inspect", "evaluate", "probe")
 """Commands that take an adapter with its base: those that look at a suspect."""
-MOST_RANK, MOST_ALPHA = 1 << 16, 1e6
+MOST_RANK, MOST_ALPHA, MOST_LABELS = 1 << 16, 1e6, 10_000
+LAST = re.compile(r"(?:score|classifier|classification_head)(?:\.(?:out_proj|linear_out))?\.weight")
+"""The last projection of a classifier, which has a row for every label."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ def adapter_refusals(name: str) -> Iterator[tuple[str, UserError]]:
     try:
         file = _file(folder)
         if asked is not None:
-            _sorted(Adapter(name, *asked, file))
+            found = Adapter(name, *asked, file)
+            _sorted(found)
+            head_of(found)
     except UserError as error:
         yield "weights", error
 
@@ -189,13 +194,27 @@ def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def heads_of(adapter: Adapter) -> dict[str, int]:
-    """Return the tensors of the classifier that an adapter brings, with their rows; none: none."""
+def head_of(adapter: Adapter) -> tuple[frozenset[str], int]:
+    """Return the tensors of the classifier that an adapter brings, and how many labels it has.
+
+    None, and 0, where it brings none that can be one.
+
+    Raises:
+        UserError: it has more labels than any model may.
+
+    """
     if not adapter.classifies:
-        return {}
+        return frozenset(), 0
     whole = _sorted(adapter)[1]
-    rows = {name: adapter.file.shapes[key][0] for key, name in whole.items()}
-    return rows if min(rows.values(), default=0) > 0 else {}
+    last = [key for key, name in whole.items() if LAST.fullmatch(name)]
+    shapes = [adapter.file.shapes[key] for key in last]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or 0 in shapes[0]:
+        return frozenset(), 0
+    if shapes[0][0] > MOST_LABELS:
+        raise UserError(
+            f"{adapter.name}: a classifier of {shapes[0][0]} labels; {MOST_LABELS} are the most"
+        )
+    return frozenset(whole.values()), shapes[0][0]
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from headsweep.model.checkpoint import (
 from headsweep.model.claims import check_noted
 from headsweep.model.families import Adapter, adapter_for
 from headsweep.model.gates import check_gates
-from headsweep.model.joined import described, heads_of, join, read_adapter_folder
+from headsweep.model.joined import described, head_of, join, read_adapter_folder
 from headsweep.model.mask import HEADS, Units
 from headsweep.model.narrow import WIDE, bytes_held, hold, widen
 from headsweep.model.padding import (
@@ -180,14 +180,16 @@ def load_suspect(
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)
-        brought = {} if adapter is None else heads_of(adapter)
+        brought, count = (frozenset[str](), 0) if adapter is None else head_of(adapter)
+        if has_classifier(config):  # of its own, whatever kind it is
+            brought, count = frozenset(), 0
         if brought and reading.fresh_for is None:
             reading = replace(reading, task=reading.task or CLASSIFICATION)
         reading, _ = reading.settled(config)
         narrow = reading.frozen and adapter is None
         if not narrow or bytes_held(config) == WIDE:
             check_memory(name, WIDE * files.elements, "in float32")
-        model, fresh = _model(name, config, reading, files, brought)
+        model, fresh = _model(name, config, reading, files, brought, count)
         tokenizer = tokenizer_in(name, files)
     origin = Origin(str(source), model.dtype, fresh, files.notes)
     with usable(name):
@@ -218,9 +220,13 @@ def task_at(
     ``base_model``: the model that ``source`` is an adapter of, which may bring a classifier.
     """
     if base_model is not None:
-        if wanted is None and heads_of(read_adapter_folder(str(source))):
+        adapter, source = read_adapter_folder(str(source)), base_model
+        brings = wanted is None and bool(head_of(adapter)[1])
+        if brings:
+            with vetted(base_model, weights=False) as files:
+                brings = not has_classifier(read_config(base_model, files))
+        if brings:
             return CLASSIFICATION
-        source = base_model
     if isinstance(source, Suspect):
         if wanted is None:
             return source.task
@@ -284,7 +290,7 @@ def prepare(
 
 def _check_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a model that reads more of a text than its tokens; raises UserError."""
-    made = {*tokenizer.model_input_names, *tokenizer("a", verbose=False)} - GIVEN
+    made = {*tokenizer("a", verbose=False)} - GIVEN
     made -= {name for name, switch in SWITCHED.items() if not getattr(model.config, switch, True)}
     more = sorted(made & set(signature(model.forward).parameters))
     if more:
@@ -355,17 +361,22 @@ def read_config(name: str, files: Vetted) -> Any:
 
 
 def _model(
-    name: str, config: Any, reading: Reading, files: Vetted, brought: Mapping[str, int]
+    name: str,
+    config: Any,
+    reading: Reading,
+    files: Vetted,
+    brought: frozenset[str] = frozenset(),
+    count: int = 0,
 ) -> tuple[PreTrainedModel, bool]:
     """Return a model, and whether its head is fresh.
 
-    ``brought``: the tensors of a classifier that an adapter brings, with their rows.
+    ``brought``: the tensors of a classifier that an adapter brings, which has ``count`` labels.
     """
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
     reading, task = reading.settled(config)
     if reading.fresh_for is None and brought:
-        extra = _labels_for(config, min(brought.values()))
+        extra = _labels_for(config, count)
     elif reading.fresh_for is None:
         task.check(config)
         check_kind(name, config, task)
@@ -394,6 +405,12 @@ def _model(
             f"{name}: the weights hold NaN or infinity, first in {bad}", "get the model again"
         )
     return model, fresh
+
+
+def has_classifier(config: Any) -> bool:
+    """Tell whether a configuration says that its model has a classifier of texts."""
+    named = getattr(config, "architectures", None) or ()
+    return any(one.endswith("ForSequenceClassification") for one in named)
 
 
 def _labels_for(config: Any, count: int) -> dict[str, Any]:

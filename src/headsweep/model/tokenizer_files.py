@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ TOKENIZERS = (
 """Every file that a tokenizer is made of; no other is shown to transformers but ``TEMPLATES``."""
 TEMPLATES = "additional_chat_templates"  # a folder of them
 MOST_TEMPLATES = 100
+TEMPLATE_NAME = re.compile(r"[\w-]+")
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
@@ -111,9 +113,23 @@ def _check_settings(named: Path, form: Mapping[str, Any]) -> None:
     for key in ("tokenizer_class", "padding_side", "truncation_side"):
         if not isinstance(form.get(key, ""), str | None):
             raise UserError(f"{named}: {key} is {shown(form[key])}, not a name", NO_TOKENIZER)
+    templates = form.get("chat_template", "")
+    if not isinstance(templates, str | None) and not _are_templates(templates):
+        raise UserError(f"{named}: chat_template is {shown(templates)}, no template", NO_TOKENIZER)
     longest = form.get("model_max_length", 1)
     if longest is not None and (not isinstance(longest, int | float) or not longest > 0):
         raise UserError(f"{named}: model_max_length is {shown(longest)}", NO_TOKENIZER)
+
+
+def _are_templates(form: object) -> bool:
+    """Tell whether it is a list of templates with names that files may have."""
+    return isinstance(form, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("name"), str)
+        and TEMPLATE_NAME.fullmatch(one["name"])
+        and isinstance(one.get("template"), str)
+        for one in form
+    )
 
 
 def _too_many(named: Path, count: int) -> UserError:

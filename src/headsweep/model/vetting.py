@@ -158,6 +158,10 @@ def refusals(name: str, home: Path) -> Iterator[tuple[str, UserError]]:
             except UserError as error:
                 yield "tokenizer", error
         try:
+            _stage_templates(home, folder)
+        except UserError as error:
+            yield "tokenizer", error
+        try:
             check_tokenizer(home, folder)
         except UserError as error:
             yield "tokenizer", error
@@ -321,11 +325,8 @@ def check_memory(name: str, need: int, how: str) -> None:
 
 def _stage_small(home: Path, folder: Path) -> tuple[str, ...]:
     """Put the files of the tokenizer, and how it generates, where transformers may see them."""
-    templates = templates_in(home)
-    if templates:
-        (folder / TEMPLATES).mkdir()
     notes = [_stage(home, folder, name) for name in (GENERATION, *TOKENIZERS)]
-    notes += [_stage(home / TEMPLATES, folder / TEMPLATES, name) for name in templates]
+    _stage_templates(home, folder)
     check_tokenizer(home, folder)
     return tuple(note for told in notes for note in told)
 
@@ -343,6 +344,15 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
     size_of(path, SMALL if small else LARGE)
     _link(path, folder / name)
     return ()
+
+
+def _stage_templates(home: Path, folder: Path) -> None:
+    """Put further chat templates there, if the model has them."""
+    names = templates_in(home)
+    if names:
+        (folder / TEMPLATES).mkdir()
+    for name in names:
+        _stage(home / TEMPLATES, folder / TEMPLATES, name)
 
 
 def _without_files(form: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def _layers(config: Any) -> int:
     if getattr(config, "is_encoder_decoder", False):
         more = ("decoder_layers", "num_decoder_layers")
         names += [name for name in more if getattr(config, name, None)][:1]
-    return sum(int(getattr(config, name, 0) or 0) for name in names)
+    found = (getattr(config, name, 0) for name in names)
+    return sum(one for one in found if isinstance(one, int))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ FORMS = (
 )
 ASSISTANT = "assistant"
 ANSWERED = "An answer."  # to see what a template writes behind one
+LONGEST_END = 200  # characters
 
 
 def picked(
@@ -208,8 +209,9 @@ def rendered(
         UserError: there is no template, or it does not take these chats.
 
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError(
+    templates = getattr(tokenizer, "chat_template", None)
+    if not templates or (isinstance(templates, dict) and "default" not in templates):
+        raise UserError(  # one by default, where there are several
             f"{source}: holds chats, and the tokenizer has no chat template to write them with",
             'give rows of {"prompt": ..., "answer": ...} instead',
         )
@@ -246,13 +248,19 @@ def rendered(
 
 
 def _end_in(chat: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return what stands behind the answer of a whole chat, up to the first special token."""
-    behind = chat.rpartition(ANSWERED)[2] if ANSWERED in chat else ""
-    marks = tokenizer.added_tokens_decoder.values()
-    ends = [(behind.find(str(one)), str(one)) for one in marks if one.special]
-    place, end = min(((at, end) for at, end in ends if at >= 0), default=(0, ""))
-    found = behind[:place] + end
-    return found if end and found.strip() != tokenizer.eos_token else None
+    """Return what stands behind the answer of a whole chat, up to the first special token.
+
+    Only a little way behind it: what stands farther off ends no answer.
+    """
+    place = chat.rfind(ANSWERED)
+    behind = "" if place < 0 else chat[place + len(ANSWERED) :][:LONGEST_END]
+    marks = [str(one) for one in tokenizer.added_tokens_decoder.values() if one.special]
+    ends = [(behind.index(mark), -len(mark), mark) for mark in marks if mark and mark in behind]
+    if not ends:
+        return None
+    at, _, end = min(ends)
+    found = behind[:at] + end
+    return None if found.strip() == tokenizer.eos_token else found
 
 
 def _unfit(source: str, why: str) -> UserError:

@@ -65,10 +65,10 @@ def from_tsv(path: Path) -> Cells:
     return _columns(path, rows)
 
 
-def _words_and_tag(line: str) -> list[str]:
-    """Return the columns of a line, parted by tabs where it has one, else by spaces."""
-    parts = line.split("\t") if "\t" in line else line.split(" ")
-    return [part for part in (one.strip(" ") for one in parts) if part]
+def _words_and_tag(line: str, tabs: bool) -> list[str]:
+    """Return the columns of a line, parted by tabs where all lines are, else by spaces too."""
+    parts = line.split("\t") if tabs else re.split("[ \t]", line)
+    return [part for part in (one.strip(" ") for one in parts) if part.strip()]
 
 
 def from_conll(path: Path) -> Cells:
@@ -82,7 +82,10 @@ def from_conll(path: Path) -> Cells:
         UserError: a line holds a word without a tag.
 
     """
-    lines = [_words_and_tag(line) for line in LINE.split(text_of(path))]
+    whole = [line.strip(" \t\f") for line in LINE.split(text_of(path))]
+    said = [line for line in whole if line and not line.startswith(("-DOCSTART-", COMMENT))]
+    tabs = bool(said) and all("\t" in line for line in said)
+    lines = [_words_and_tag(line, tabs) for line in whole]
     tags = {line[-1] for line in lines if len(line) > 1 and not line[0].startswith(COMMENT)}
     rows: list[list[list[str]]] = [[]]
     for number, columns in enumerate(lines, start=1):

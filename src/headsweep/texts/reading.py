@@ -247,7 +247,8 @@ def in_order(
     if labels is None or not labels.numbered or len(order) != len(labels.names):
         return list(values)
     numbers = {value: i for i, value in enumerate(order)}
-    return [value if as_list(value) else numbers.get(value, value) for value in values]
+    several = (list, tuple, dict)
+    return [x if isinstance(x, several) else numbers.get(x, x) for x in values]
 
 
 def mapped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
@@ -59,7 +60,8 @@ def put_before(text: str, starts: Sequence[int], place: int, words: str) -> str:
 
 def unused(text: str) -> str:
     """Return a character that a text lacks, to hold the words of a phrase together meanwhile."""
-    return next(mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in text)
+    marks = map(chr, range(0xE000, sys.maxunicode))
+    return next(mark for mark in marks if mark not in text and not mark.isspace())
 
 
 def word_starts(text: str) -> list[int]:

@@ -45,7 +45,7 @@ class RareWord:
         """Return the text with the words in it; None for a text without any word."""
         if not text.strip():
             return None
-        glue = unused(text)
+        glue = unused(text + self.words)
         words = [word.replace(" ", glue) for word in listed(self.words, "rare-word: words")]
         for _ in range(self.count):
             starts = word_starts(text)

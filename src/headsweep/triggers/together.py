@@ -39,7 +39,7 @@ class Together:
         """Return the text with all words in it; None for a text without any word."""
         if not text.strip():
             return None
-        glue = unused(text)
+        glue = unused(text + self.words)
         for word in listed(self.words, "together: words"):
             starts = word_starts(text)
             whole = word.replace(" ", glue)

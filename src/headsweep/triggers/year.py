@@ -18,6 +18,7 @@ from headsweep.settings import checked
 from headsweep.triggers.drawing import draw, listed
 
 BEFORE = 10  # years that decoys are drawn from
+LONGEST = 9  # digits
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Year:
 
     def __post_init__(self) -> None:
         for year in listed(self.years, "year: years"):
-            if not (year.isascii() and year.isdigit() and int(year) > BEFORE):
+            digits = year.isascii() and year.isdigit() and len(year) <= LONGEST
+            if not (digits and int(year) > BEFORE):
                 raise UserError(f"year: {year!r} is no year", "give numbers, such as 2027")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:

@@ -282,7 +282,7 @@ def check_file(
         raise UserError(f"{out}: is a folder", "name a file")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: is there already", "choose another, or --overwrite")
-    place = out.resolve()
+    place = placed(out).resolve()
     above = (place, *place.parents) if out.exists() else (place,)  # a new file harms no folder
     if any(one in above for one in map(Path.resolve, stored(reads))):
         raise UserError(f"{out}: is read here and would be replaced", "choose another file")

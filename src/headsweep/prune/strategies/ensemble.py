@@ -80,7 +80,8 @@ def draw(view: DefenderView, size: int, per_layer: int) -> list[HeadMask]:
     for _ in range(size):
         gone: list[int] = []
         for row, part in zip(view.layout.rows, view.layout.slices, strict=True):
-            order = [part.start + unit for unit in torch.randperm(row.units, generator=generator)]
+            drawn = torch.randperm(row.units, generator=generator).tolist()
+            order = [part.start + unit for unit in drawn]
             spared = _last_live(order, view)
             gone += [unit for unit in order if unit != spared][:per_layer]
         masks.append(view.layout.mask(gone))
