@@ -126,7 +126,7 @@ def searches(setting: Setting, runs: int, reference_runs: int) -> list[Row]:
     """Time the search in every stage of the engine against the plain reference loop."""
     view = setting.view()
     scores = gate_importance(view, 500)
-    order, step = candidates(scores, view.layout), default_step(view.layout.units)
+    order, step = candidates(scores, view), default_step(view.layout.units)
     batches = reference.padded(setting.validation)
     fp32 = replace(setting.runtime, measure_in="fp32")
     bare = replace(fp32, cache_mib=0)
@@ -197,7 +197,7 @@ def candidates_at_once(setting: Setting, runs: int) -> list[Row]:
     """
     runtime = replace(setting.runtime, measure_in="fp32")
     first = setting.view(runtime)
-    order = candidates(gate_importance(first, 500), first.layout)
+    order = candidates(gate_importance(first, 500), first)
     third = first.layout.units // 3
 
     def back_off_with(together: int) -> Any:

@@ -155,7 +155,7 @@ def test_the_memory_that_is_foretold_grows_as_what_a_step_holds(monkeypatch):
             needs(replace(size, layers=layers), Method(healing=healing), CPU) for layers in (2, 4)
         )
         foretold[type(healing)] = many.batch - few.batch
-        assert few.healing == 3 * few.weights
+        assert few.training == 3 * few.weights
     measured = grows[LayerConsistency] / grows[FineTune]
     assert foretold[LayerConsistency] / foretold[FineTune] == 2
     assert measured == pytest.approx(2, rel=0.1)

@@ -294,8 +294,8 @@ def test_the_rate_of_healing_alone_is_raised_as_well():
 
 def test_it_holds_a_fraction_of_what_whole_weights_take():
     size = Size(10**9, 10, 100, 0, 8 * 10**8, 10**6)
-    whole = needs(size, Method(healing=FineTune()), CPU).healing
-    thin = needs(size, Method(healing=FineTune(lora=8), bound=Bound()), CPU).healing
+    whole = needs(size, Method(healing=FineTune()), CPU).training
+    thin = needs(size, Method(healing=FineTune(lora=8), bound=Bound()), CPU).training
     assert thin == 4 * 4 * 8 * 10**6
     assert whole == 3 * 4 * 10**9
 

@@ -40,7 +40,7 @@ def test_the_reference_loop_chooses_as_the_stepwise_search(tiny, drop):
     bound = own.accuracy(own.layout.everything()) - drop
     view = DefenderView(suspect.anatomy, encoded, encoded, bound, 0, CPU)
     scores = torch.rand(16, generator=torch.Generator().manual_seed(1))
-    order = candidates(scores, view.layout)
+    order = candidates(scores, view)
     found, masks = reference.search(
         suspect.model, reference.padded(encoded), order, needed(bound, 60), 3
     )
