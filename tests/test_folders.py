@@ -103,6 +103,10 @@ def test_a_file_is_put_neither_among_verified_ones_nor_over_what_is_read(tmp_pat
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(UserError, match="leads nowhere"):
         check_file(tmp_path / "loop", True)
+    with pytest.raises(UserError, match="leads nowhere"):
+        check_file(tmp_path / "loop" / "a.html", True)
+    with pytest.raises(UserError, match="leads nowhere"):
+        check_free(tmp_path / "loop" / "out", overwrite=False)
 
 
 @pytest.mark.parametrize(

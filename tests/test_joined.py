@@ -89,6 +89,32 @@ def test_an_adapter_brings_the_classifier_that_its_base_lacks(
     assert len(suspect.labels.names) == labels
 
 
+def test_xlnets_classifier_is_brought_too(tmp_path, tokenizer):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    AutoModel.from_config(AutoConfig.for_model("xlnet", **ALL["xlnet"])).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    whole = ["sequence_summary", "logits_proj"]
+    asked = {"target_modules": ["layer_1"], "task_type": "SEQ_CLS", "modules_to_save": whole}
+    trained(plain, adapter, **asked)
+    suspect = joined(base, adapter)
+    assert len(suspect.labels.names) == 3
+    wanted = load_file(adapter / "adapter_model.safetensors")["base_model.model.logits_proj.weight"]
+    assert torch.equal(suspect.model.logits_proj.weight, wanted)
+
+
+def test_a_classifier_of_other_labels_than_its_bases_is_refused(tmp_path, tokenizer):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model("bert").save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    more = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=3, ignore_mismatched_sizes=True
+    )
+    trained(more, adapter, target_modules=TARGETS["bert"], task_type="SEQ_CLS")
+    with pytest.raises(UserError, match="a classifier of 3 labels, and that of .* has 2"):
+        joined(base, adapter)
+
+
 @pytest.mark.parametrize("shape", [(1 << 40, 0), (10_001, 4), (), (3,)])
 def test_a_classifier_that_can_be_none_costs_nothing(tmp_path, tokenizer, shape):
     base, adapter = tmp_path / "base", tmp_path / "adapter"
@@ -99,9 +125,7 @@ def test_a_classifier_that_can_be_none_costs_nothing(tmp_path, tokenizer, shape)
     tensors = load_file(adapter / "adapter_model.safetensors")
     tensors["base_model.model.classifier.weight"] = torch.empty(shape)
     save_file(tensors, adapter / "adapter_model.safetensors")
-    with pytest.raises(
-        UserError, match=r"labels|classif"
-    ):
+    with pytest.raises(UserError, match=r"labels|classif"):
         joined(base, adapter)
 
 
@@ -118,7 +142,8 @@ def test_the_base_says_what_its_own_classifier_is_for(tmp_path, tokenizer, kind)
 
 
 @pytest.mark.parametrize(
-    ("family", "targets"), [("roberta", "all-linear"), ("falcon", ["query_key_value"])]
+    ("family", "targets"),
+    [("roberta", "all-linear"), ("falcon", ["query_key_value"]), ("distilbert", ["q_lin"])],
 )
 def test_targets_that_are_saved_whole_and_kinds_of_linear_are_read(
     tokenizer, tmp_path, family, targets

@@ -368,7 +368,23 @@ def test_named_chat_templates_are_kept(trained_folder, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", ""])
+@pytest.mark.parametrize(
+    "templates",
+    [
+        {"default": "{{ 1 }}", "v1.5": "{{ 2 }}"},
+        [{"name": "tool use", "template": "{{ 2 }}"}, {"name": "default", "template": "{{ 1 }}"}],
+    ],
+)
+def test_templates_of_any_form_are_kept(trained_folder, tmp_path, templates):
+    folder = altered(trained_folder, tmp_path / "other")
+    form = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(form | {"chat_template": templates}))
+    save_model(load_suspect(folder, CPU), tmp_path / "saved")
+    kept = AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template
+    assert sorted(kept.values()) == ["{{ 1 }}", "{{ 2 }}"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "x" * 300])
 def test_a_template_that_no_file_can_be_named_after_is_refused(trained_folder, tmp_path, name):
     folder = altered(trained_folder, tmp_path / "other")
     form = json.loads((folder / "tokenizer_config.json").read_text())

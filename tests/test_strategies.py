@@ -280,7 +280,9 @@ def test_derived_seeds_differ():
     assert len({derive(s, n) for s in range(5) for n in ("a", "b")}) == 10
 
 
-@pytest.mark.parametrize("name", ["bayesian", "random", "ensemble", "reinforce"])
+@pytest.mark.parametrize(
+    "name", ["bayesian", "random", "ensemble", "reinforce", "ensemble-as-released"]
+)
 def test_the_unit_that_a_layer_keeps_is_none_that_was_at_zero(tiny, name):
     """A suspect that was purified before: two of four heads of the first layer do nothing."""
     settings = {"random": ["count=5"], "ensemble": ["per_layer=3"], "reinforce": ["bonus=1.0"]}

@@ -286,6 +286,10 @@ def test_words_and_tags_are_picked_from_rows_and_conll_files(tmp_path):
     path.write_text("20\u00a0000 O\nEU NNP\tB-PER\t\n\f\nit O\n")  # not all have a tab
     assert read(path).columns == {"tokens": [["20\u00a0000", "EU"], ["it"]],
                                   "tags": [["O", "B-PER"], ["O"]]}  # fmt: skip
+    path.write_text("-DOCSTART- -X- O\n\nNew York\tB-LOC\n")
+    assert read(path).columns == {"tokens": [["New York"]], "tags": [["B-LOC"]]}
+    path.write_text("EU NNP B-PER\n\u00a0 NN O\n")
+    assert read(path).columns["tokens"] == [["EU", "\u00a0"]]
     path.write_text("EU B-PER\nrejects\n")
     with pytest.raises(UserError, match="line 2 holds a word without a tag: 'rejects'"):
         read(path)

@@ -23,7 +23,8 @@ EXPORT = "export.json"  # the same of an export
 def placed(path: Path) -> Path:
     """Return where a file or folder lies: behind a link, what is written is what it points to."""
     try:
-        return path.resolve() if path.is_symlink() else path.absolute()
+        real = path.resolve()
+        return real if path.is_symlink() else path.absolute()
     except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself
         raise UserError(f"{path}: leads nowhere", "choose another place") from error
 

@@ -111,7 +111,9 @@ def check_apart(file: Path, out: Path | None = None) -> None:
     """
     file = placed(file).resolve()
     for folder in file.parents:
-        ours = _is_ours(folder, (MANIFEST,)) or (out is not None and folder == out.resolve())
+        ours = _is_ours(folder, (MANIFEST,)) or (
+            out is not None and folder == placed(out).resolve()
+        )
         if ours and not (file.parent == folder and file.suffix.lower() == PAGE):
             raise UserError(
                 f"{file}: lies in {folder}, whose files headsweep verifies",

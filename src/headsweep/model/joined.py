@@ -44,8 +44,12 @@ MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
 TAKEN_BY = ("purify", "defend", "detect", "inspect", "evaluate", "probe")
 """Commands that take an adapter with its base: those that look at a suspect."""
 MOST_RANK, MOST_ALPHA, MOST_LABELS = 1 << 16, 1e6, 10_000
-LAST = re.compile(r"(?:score|classifier|classification_head)(?:\.(?:out_proj|linear_out))?\.weight")
-"""The last projection of a classifier, which has a row for every label."""
+LAST = (
+    re.compile(r"(?:score|classifier|classification_head)(?:\.(?:out_proj|linear_out))?\.weight"),
+    re.compile(r"logits_proj\.weight"),  # XLNet
+    re.compile(r"sequence_summary\.summary\.weight"),  # XLM, Flaubert
+)
+"""The last projection of a classifier, which has a row for every label: the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -206,15 +210,16 @@ def head_of(adapter: Adapter) -> tuple[frozenset[str], int]:
     if not adapter.classifies:
         return frozenset(), 0
     whole = _sorted(adapter)[1]
-    last = [key for key, name in whole.items() if LAST.fullmatch(name)]
-    shapes = [adapter.file.shapes[key] for key in last]
-    if len(shapes) != 1 or len(shapes[0]) != 2 or 0 in shapes[0]:
+    keys = {name: key for key, name in whole.items()}
+    last = next((name for one in LAST for name in keys if one.fullmatch(name)), None)
+    shape = () if last is None else adapter.file.shapes[keys[last]]
+    if len(shape) != 2 or 0 in shape:
         return frozenset(), 0
-    if shapes[0][0] > MOST_LABELS:
+    if shape[0] > MOST_LABELS:
         raise UserError(
-            f"{adapter.name}: a classifier of {shapes[0][0]} labels; {MOST_LABELS} are the most"
+            f"{adapter.name}: a classifier of {shape[0]} labels; {MOST_LABELS} are the most"
         )
-    return frozenset(whole.values()), shapes[0][0]
+    return frozenset(keys), shape[0]
 
 
 @torch.no_grad()
@@ -280,7 +285,7 @@ def _sorted(adapter: Adapter) -> tuple[dict[str, dict[str, str]], dict[str, str]
         module, _, part = name.removesuffix(".weight").rpartition(".")
         if part in ("lora_A", "lora_B") and key.startswith(PREFIX) and name.endswith(".weight"):
             pairs.setdefault(module, {})[part] = key
-        elif key.startswith(PREFIX) and name.split(".")[0] in adapter.whole:
+        elif key.startswith(PREFIX) and _is_whole(name, adapter):
             whole[key] = name
         else:
             raise UserError(f"{adapter.name}: {shortened(key)} is no tensor of plain LoRA", MERGE)
@@ -289,6 +294,13 @@ def _sorted(adapter: Adapter) -> tuple[dict[str, dict[str, str]], dict[str, str]
         what = "no products" if half is None else f"one half of what is added to {shortened(half)}"
         raise UserError(f"{adapter.name}: holds {what}", "get the adapter again")
     return pairs, whole
+
+
+def _is_whole(name: str, adapter: Adapter) -> bool:
+    """Tell whether a tensor is of a module that is held whole: peft goes by how its path ends."""
+    parts = name.split(".")
+    paths = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return any(path.endswith(adapter.whole) for path in paths)
 
 
 def _weight(

@@ -38,7 +38,7 @@ from headsweep.model.checkpoint import (
 from headsweep.model.claims import check_noted
 from headsweep.model.families import Adapter, adapter_for
 from headsweep.model.gates import check_gates
-from headsweep.model.joined import described, head_of, join, read_adapter_folder
+from headsweep.model.joined import MERGE, described, head_of, join, read_adapter_folder
 from headsweep.model.mask import HEADS, Units
 from headsweep.model.narrow import WIDE, bytes_held, hold, widen
 from headsweep.model.padding import (
@@ -182,6 +182,12 @@ def load_suspect(
             adapter_for(config.model_type)
         brought, count = (frozenset[str](), 0) if adapter is None else head_of(adapter)
         if has_classifier(config):  # of its own, whatever kind it is
+            if count not in (0, config.num_labels) and reading.fresh_for is None:
+                raise UserError(
+                    f"{source} brings a classifier of {count} labels, and that of {name} has "
+                    f"{config.num_labels}",
+                    MERGE,
+                )
             brought, count = frozenset(), 0
         if brought and reading.fresh_for is None:
             reading = replace(reading, task=reading.task or CLASSIFICATION)

@@ -32,7 +32,7 @@ TOKENIZERS = (
 """Every file that a tokenizer is made of; no other is shown to transformers but ``TEMPLATES``."""
 TEMPLATES = "additional_chat_templates"  # a folder of them
 MOST_TEMPLATES = 100
-TEMPLATE_NAME = re.compile(r"[\w-]+")
+TEMPLATE_NAME = re.compile(r"[\w.+ -]{1,60}")
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
@@ -122,13 +122,19 @@ def _check_settings(named: Path, form: Mapping[str, Any]) -> None:
 
 
 def _are_templates(form: object) -> bool:
-    """Tell whether it is a list of templates with names that files may have."""
-    return isinstance(form, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("name"), str)
-        and TEMPLATE_NAME.fullmatch(one["name"])
-        and isinstance(one.get("template"), str)
-        for one in form
+    """Tell whether it is a list or table of templates with names that files may have."""
+    if isinstance(form, list) and all(isinstance(one, dict) for one in form):
+        pairs = [(one.get("name"), one.get("template")) for one in form]
+    elif isinstance(form, dict):
+        pairs = list(form.items())
+    else:
+        return False
+    return len(pairs) <= MOST_TEMPLATES and all(
+        isinstance(name, str)
+        and isinstance(template, str)
+        and TEMPLATE_NAME.fullmatch(name)
+        and name not in (".", "..")
+        for name, template in pairs
     )
 
 

@@ -67,8 +67,9 @@ def from_tsv(path: Path) -> Cells:
 
 def _words_and_tag(line: str, tabs: bool) -> list[str]:
     """Return the columns of a line, parted by tabs where all lines are, else by spaces too."""
-    parts = line.split("\t") if tabs else re.split("[ \t]", line)
-    return [part for part in (one.strip(" ") for one in parts) if part.strip()]
+    parted = tabs and "\t" in line
+    parts = line.split("\t") if parted else re.split("[ \t]", line)
+    return [part for part in (one.strip(" ") for one in parts) if part]
 
 
 def from_conll(path: Path) -> Cells:

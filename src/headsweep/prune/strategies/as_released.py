@@ -117,8 +117,9 @@ class EnsembleAsReleased:
             raise NothingPruned("ensemble-as-released: a member misses min accuracy, which ends it")
         gone = {unit for mask in masks for unit in mask.pruned}
         for part in view.layout.slices:  # the script can empty a layer; we keep its first head
-            if gone.issuperset(range(part.start, part.stop)):
-                gone.remove(part.start)
+            row = range(part.start, part.stop)
+            if view.gone.union(gone).issuperset(row):
+                gone.discard(next((unit for unit in row if unit not in view.gone), part.start))
         return Choice(view.layout.mask(gone), bounded=False)
 
 

@@ -93,7 +93,7 @@ def _without_empty_rows(view: DefenderView, order: list[int]) -> list[int]:
     left = list(order)
     for part in view.layout.slices:
         row = [unit for unit in left if part.start <= unit < part.stop]
-        if set(row) | view.gone >= set(range(part.start, part.stop)):
+        if row and set(row) | view.gone >= set(range(part.start, part.stop)):
             left.remove(_last_live(row, view))
     return left
 
