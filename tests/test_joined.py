@@ -111,7 +111,7 @@ def test_a_classifier_of_other_labels_than_its_bases_is_refused(tmp_path, tokeni
         base, num_labels=3, ignore_mismatched_sizes=True
     )
     trained(more, adapter, target_modules=TARGETS["bert"], task_type="SEQ_CLS")
-    with pytest.raises(UserError, match="a classifier of 3 labels, and that of .* has 2"):
+    with pytest.raises(UserError, match=r"a classifier of 3 labels, and that of .* has 2"):
         joined(base, adapter)
 
 

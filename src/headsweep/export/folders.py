@@ -109,11 +109,9 @@ def check_apart(file: Path, out: Path | None = None) -> None:
 
     ``out``: a folder that is to be written, and to be verified then.
     """
-    file = placed(file).resolve()
+    file, beside = placed(file).resolve(), None if out is None else placed(out).resolve()
     for folder in file.parents:
-        ours = _is_ours(folder, (MANIFEST,)) or (
-            out is not None and folder == placed(out).resolve()
-        )
+        ours = _is_ours(folder, (MANIFEST,)) or folder == beside
         if ours and not (file.parent == folder and file.suffix.lower() == PAGE):
             raise UserError(
                 f"{file}: lies in {folder}, whose files headsweep verifies",
