@@ -147,11 +147,11 @@ def _panel(title: str, x: float, width: float, values: Sequence[float]) -> Panel
 
 def _legend(methods: Sequence[str], width: float) -> list[list[str]]:
     """Return what the marks mean, in as many lines as the picture is wide for."""
-    x, y = 112.0, 22.0
+    x, y = 112.0, 22
     lines = [
         [
-            f'<circle class="line" cx="22.0" cy="{y:g}" r="5"/>',
-            f'<text x="34.0" y="{y + 5:g}">as it is</text>',
+            f'<circle class="line" cx="22.0" cy="{y}" r="5"/>',
+            f'<text x="34.0" y="{y + 5}">as it is</text>',
         ]
     ]
     for place, method in enumerate(methods):
@@ -160,7 +160,7 @@ def _legend(methods: Sequence[str], width: float) -> list[list[str]]:
             lines.append([])
         lines[-1] += [
             _mark(place, x + 6, y),
-            f'<text x="{x + 18}" y="{y + 5:g}">{in_html(method)}</text>',
+            f'<text x="{x + 18}" y="{y + 5}">{in_html(method)}</text>',
         ]
         x += 40 + LETTER * len(method)
     return lines
