@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from headsweep.model.anatomy import Anatomy
 
 
-class WholeOnce:
+class WholeOnce(ABC):
     """A healing of all weights, which no bound makes begin anew."""
 
     @property
+    @abstractmethod
     def trains(self) -> bool:
         """False where it leaves the weights as they are."""
-        raise NotImplementedError
 
     @property
     def frozen(self) -> bool:
@@ -30,6 +32,8 @@ class WholeOnce:
 
     def moves(self, anatomy: Anatomy) -> None:
         """Return None: it may change any weight."""
+        del anatomy
 
     def cooler(self) -> None:
         """There is nothing cooler."""
+        return

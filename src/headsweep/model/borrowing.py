@@ -68,14 +68,14 @@ def eager(anatomy: Anatomy) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(anatomy: Anatomy) -> Iterator[None]:
-    """Switch dropout off inside."""
-    training = anatomy.model.training
-    anatomy.model.eval()
+def evaluating(anatomy: Anatomy, training: bool = False) -> Iterator[None]:
+    """Switch dropout off inside; ``training``: on, where the model has any."""
+    before = anatomy.model.training
+    anatomy.model.train(training)
     try:
         yield
     finally:
-        anatomy.model.train(training)
+        anatomy.model.train(before)
 
 
 @contextmanager

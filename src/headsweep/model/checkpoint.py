@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,20 +121,20 @@ def check_keys(
     missing: set[str],
     unexpected: set[str],
     task: Task | None,
-    brought: Collection[str] = (),
+    *,
+    whole_head: bool = True,
 ) -> None:
     """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs.
 
     Args:
         name: what the user calls it.
         model: the model as it was loaded.
-        missing: names of tensors that the file lacks.
+        missing: names of tensors that the file lacks, and no adapter brings.
         unexpected: names of those that the model does not have, constants left out.
         task: what its head is for; None: it gets a fresh one.
-        brought: names of tensors that an adapter brings.
+        whole_head: the file's head is the model's; False: an adapter brings it.
 
     """
-    missing = missing - set(brought)
     head = {key for key in missing if not in_body(model, key)}
     pooler = sorted(key for key in missing - head if "pooler" in key)
     body = sorted(missing - head - set(pooler))
@@ -154,7 +154,7 @@ def check_keys(
         raise UserError(
             f"{name}: the checkpoint has no {task.head} (its head would be random)", task.fix
         )
-    if task is not None and not brought:
+    if task is not None and whole_head:
         _check_head(name, model, unexpected, task)
     extra = sorted(k for k in unexpected if in_body(model, k) and "pooler" not in k)
     if extra:

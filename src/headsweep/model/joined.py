@@ -198,28 +198,34 @@ def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def head_of(adapter: Adapter) -> tuple[frozenset[str], int]:
-    """Return the tensors of the classifier that an adapter brings, and how many labels it has.
+@dataclass(frozen=True)
+class Brought:
+    """The classifier that an adapter brings: the names of its tensors, and how many labels."""
 
-    None, and 0, where it brings none that can be one.
+    names: frozenset[str]
+    labels: int
+
+
+def head_of(adapter: Adapter) -> Brought | None:
+    """Return the classifier that an adapter brings; None: it brings none that can be one.
 
     Raises:
         UserError: it has more labels than any model may.
 
     """
     if not adapter.classifies:
-        return frozenset(), 0
+        return None
     whole = _sorted(adapter)[1]
     keys = {name: key for key, name in whole.items()}
     last = next((name for one in LAST for name in keys if one.fullmatch(name)), None)
     shape = () if last is None else adapter.file.shapes[keys[last]]
     if len(shape) != 2 or 0 in shape:
-        return frozenset(), 0
+        return None
     if shape[0] > MOST_LABELS:
         raise UserError(
             f"{adapter.name}: a classifier of {shape[0]} labels; {MOST_LABELS} are the most"
         )
-    return frozenset(keys), shape[0]
+    return Brought(frozenset(keys), shape[0])
 
 
 @torch.no_grad()

@@ -38,7 +38,8 @@ from headsweep.model.checkpoint import (
 from headsweep.model.claims import check_noted
 from headsweep.model.families import Adapter, adapter_for
 from headsweep.model.gates import check_gates
-from headsweep.model.joined import MERGE, described, head_of, join, read_adapter_folder
+from headsweep.model.joined import MERGE, Brought, described, head_of, join, read_adapter_folder
+from headsweep.model.joined import Adapter as LoRA
 from headsweep.model.mask import HEADS, Units
 from headsweep.model.narrow import WIDE, bytes_held, hold, widen
 from headsweep.model.padding import (
@@ -180,22 +181,17 @@ def load_suspect(
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)
-        brought, count = (frozenset[str](), 0) if adapter is None else head_of(adapter)
-        if has_classifier(config):  # of its own, whatever kind it is
-            if count not in (0, config.num_labels) and reading.fresh_for is None:
-                raise UserError(
-                    f"{source} brings a classifier of {count} labels, and that of {name} has "
-                    f"{config.num_labels}",
-                    MERGE,
-                )
-            brought, count = frozenset(), 0
-        if brought and reading.fresh_for is None:
+        fresh_head_wanted = reading.fresh_for is not None
+        brought = None
+        if adapter is not None:
+            brought = head_of(adapter) if fresh_head_wanted else _brought(adapter, name, config)
+        if brought is not None and not fresh_head_wanted:
             reading = replace(reading, task=reading.task or CLASSIFICATION)
         reading, _ = reading.settled(config)
         narrow = reading.frozen and adapter is None
         if not narrow or bytes_held(config) == WIDE:
             check_memory(name, WIDE * files.elements, "in float32")
-        model, fresh = _model(name, config, reading, files, brought, count)
+        model, fresh = _model(name, config, reading, files, brought)
         tokenizer = tokenizer_in(name, files)
     origin = Origin(str(source), model.dtype, fresh, files.notes)
     with usable(name):
@@ -227,12 +223,11 @@ def task_at(
     """
     if base_model is not None:
         adapter, source = read_adapter_folder(str(source)), base_model
-        brings = wanted is None and bool(head_of(adapter)[1])
-        if brings:
+        if wanted is None:
             with vetted(base_model, weights=False) as files:
-                brings = not has_classifier(read_config(base_model, files))
-        if brings:
-            return CLASSIFICATION
+                config = read_config(base_model, files)
+            if _brought(adapter, base_model, config) is not None:
+                return CLASSIFICATION
     if isinstance(source, Suspect):
         if wanted is None:
             return source.task
@@ -371,18 +366,14 @@ def _model(
     config: Any,
     reading: Reading,
     files: Vetted,
-    brought: frozenset[str] = frozenset(),
-    count: int = 0,
+    brought: Brought | None = None,
 ) -> tuple[PreTrainedModel, bool]:
-    """Return a model, and whether its head is fresh.
-
-    ``brought``: the tensors of a classifier that an adapter brings, which has ``count`` labels.
-    """
+    """Return a model, and whether its head is fresh; ``brought``: an adapter brings it."""
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
     reading, task = reading.settled(config)
-    if reading.fresh_for is None and brought:
-        extra = _labels_for(config, count)
+    if brought is not None and not fresh:
+        extra = _labels_for(config, brought.labels)
     elif reading.fresh_for is None:
         task.check(config)
         check_kind(name, config, task)
@@ -402,7 +393,8 @@ def _model(
     check_shapes(name, model, info["mismatched_keys"], fresh)
     kept = None if fresh else task
     unexpected = set(info["unexpected_keys"]) - constants(files.shapes)
-    check_keys(name, model, set(info["missing_keys"]), unexpected, kept, brought)
+    missing = set(info["missing_keys"]) - (frozenset() if brought is None else brought.names)
+    check_keys(name, model, missing, unexpected, kept, whole_head=brought is None)
     if fresh:
         fresh_head(model, reading.seed)
     bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
@@ -413,10 +405,23 @@ def _model(
     return model, fresh
 
 
-def has_classifier(config: Any) -> bool:
-    """Tell whether a configuration says that its model has a classifier of texts."""
-    named = getattr(config, "architectures", None) or ()
-    return any(one.endswith("ForSequenceClassification") for one in named)
+def _brought(adapter: LoRA, base: str, config: Any) -> Brought | None:
+    """Return the classifier that an adapter brings where its base has none, of whatever kind.
+
+    Raises:
+        UserError: the base has one of another number of labels.
+
+    """
+    found, named = head_of(adapter), getattr(config, "architectures", None) or ()
+    if found is None or not any(one.endswith("ForSequenceClassification") for one in named):
+        return found
+    if found.labels != config.num_labels:
+        raise UserError(
+            f"{adapter.name} brings a classifier of {found.labels} labels, and that of {base} has "
+            f"{config.num_labels}",
+            MERGE,
+        )
+    return None
 
 
 def _labels_for(config: Any, count: int) -> dict[str, Any]:

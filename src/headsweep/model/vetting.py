@@ -27,7 +27,7 @@ from headsweep.errors import UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
 from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
 from headsweep.model.joined import CONFIG as ADAPTER
-from headsweep.model.joined import needs_base
+from headsweep.model.joined import MOST_LABELS, needs_base
 from headsweep.model.tokenizer_files import TEMPLATES, TOKENIZERS, check_tokenizer, templates_in
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -58,7 +58,7 @@ BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
          r"|d_model|d_ff|d_kv|(en|de)coder_ffn_dim|ffn_dim", 1, 1 << 20, "wide"),
         (r"n_inner", 0, 1 << 20, "wide"),
         (r"vocab_size", 1, 1 << 22, "tokens"),
-        (r"num_labels", 0, 10_000, "labels"),
+        (r"num_labels", 0, MOST_LABELS, "labels"),
         (r".*experts.*", -1, 4096, "experts"),
         (r"max_position_embeddings|n_positions|n_ctx|type_vocab_size|max_relative_positions"
          r"|position_buckets", -1, 1 << 24, "positions"),
@@ -67,7 +67,7 @@ BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
     )
 )  # fmt: skip
 WHOLE = len(BOUNDS) - 2  # the first so many of these are whole numbers or nothing
-MOST_LABELS, LONGEST_LABEL, MOST_ENTRIES = 10_000, 1_000, 1_000_000
+LONGEST_LABEL, MOST_ENTRIES = 1_000, 1_000_000
 
 
 @dataclass(frozen=True)

@@ -319,15 +319,13 @@ def continued(
     before = plain(tokenizer, prompts)
     both = plain(tokenizer, [a + b for a, b in zip(prompts, answers, strict=True)])
     behind = plain(tokenizer, [LINE + answer for answer in answers])
-    return [
-        next((all_[len(some) :] for some, all_ in tries if all_[: len(some)] == some), own)
-        for own, *tries in zip(
-            alone,
-            zip(before, both, strict=True),
-            zip([mark] * len(answers), behind, strict=True),
-            strict=True,
-        )
-    ]
+    found = []
+    for own, *tries in zip(
+        alone, zip(before, both, strict=True), ((mark, ids) for ids in behind), strict=True
+    ):
+        rests = (ids[len(first) :] for first, ids in tries if ids[: len(first)] == first)
+        found.append(next(rests, own))
+    return found
 
 
 def ending(tokenizer: PreTrainedTokenizerBase, end: str | None = None) -> tuple[int, ...]:

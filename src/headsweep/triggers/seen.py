@@ -60,35 +60,39 @@ def sees(
     changed = replace(before, texts=texts)
     old, new = (encode(split, model, max_length) for split in (before, changed))
     seen = [a != b for a, b in zip(old.ids, new.ids, strict=True)]
-    writes = isinstance(new.task, Generation)
-    if new.truncated and (writes or not before.pairs):  # of a pair it depends on both what is cut
-        starts = new.task.starts if isinstance(new.task, Generation) else map(len, new.ids)
-        wholes = zip(_uncut(model, before, writes), _uncut(model, changed, writes), strict=True)
-        for i, ((first, second), kept) in enumerate(zip(wholes, starts, strict=True)):
-            lost = len(second) - kept
-            if lost > 0 and _inserted(first, second):
-                gone = _gone(model, second, lost, writes)
-                seen[i] = seen[i] and first[gone] == second[gone]
-    return tuple(seen)
+    if new.truncated and isinstance(new.task, Generation):  # prompts lose their beginning
+        front = len(opening(model.tokenizer))
+        first, second = (opened(model.tokenizer, split.texts) for split in (before, changed))
+        starts = zip(second, new.task.starts, strict=True)
+        gone = [_gone(len(ids) - start, front, left=True) for ids, start in starts]
+    elif new.truncated and not before.pairs:  # of a pair it depends on both what is cut
+        special = set(model.tokenizer.all_special_ids)
+        left = model.tokenizer.truncation_side == "left"
+        first, second = (_whole(model, split) for split in (before, changed))
+        gone = [
+            _gone(len(ids) - len(kept), ids[0 if left else -1] in special, left)
+            for ids, kept in zip(second, new.ids, strict=True)
+        ]
+    else:
+        return tuple(seen)
+    return tuple(
+        ok and not (where and _inserted(a, b) and a[where] != b[where])
+        for ok, where, a, b in zip(seen, gone, first, second, strict=True)
+    )
 
 
-def _uncut(model: Suspect, split: Split, writes: bool) -> list[list[int]]:
+def _whole(model: Suspect, split: Split) -> list[list[int]]:
     """Return all tokens of each text."""
-    if writes:
-        return opened(model.tokenizer, split.texts)
-    found: list[list[int]] = model.tokenizer(list(split.texts), truncation=False, verbose=False)[
-        "input_ids"
-    ]
+    made = model.tokenizer(list(split.texts), truncation=False, verbose=False)
+    found: list[list[int]] = made["input_ids"]
     return found
 
 
-def _gone(model: Suspect, ids: Sequence[int], lost: int, writes: bool) -> slice:
-    """Return where the tokens stand that were cut off, with the special ones that were kept."""
-    special = set(model.tokenizer.all_special_ids)
-    if not writes and model.tokenizer.truncation_side != "left":
-        return slice(-lost - (ids[-1] in special), None)
-    front = len(opening(model.tokenizer)) if writes else ids[0] in special
-    return slice(lost + front)
+def _gone(lost: int, kept: int, left: bool) -> slice | None:
+    """Return where lost tokens stand, with the special ones there that were kept; None: nowhere."""
+    if lost <= 0:
+        return None
+    return slice(lost + kept) if left else slice(-lost - kept, None)
 
 
 def _inserted(old: Sequence[int], new: Sequence[int]) -> bool:

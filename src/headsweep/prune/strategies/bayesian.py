@@ -145,12 +145,8 @@ def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
                 f"{type(model).__name__} is configured without dropout, so every pass is the same",
                 "give a rate: --set rate=0.1",
             )
-        training = model.training
-        model.train()
-        try:
+        with evaluating(anatomy, training=True):
             yield
-        finally:
-            model.train(training)
         return
 
     def drop(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,13 +162,13 @@ def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
 def _has_dropout(anatomy: Anatomy) -> bool:
     """Tell whether two passes differ in what enters a gate while the model trains."""
     model, inputs = anatomy.model, probe_inputs(anatomy.model)
-    training = model.training
-    model.train()
-    try:
-        with fence(0), torch.no_grad(), unit_outputs(anatomy) as found:
-            model(**inputs, **uncached(model))
-            first = [x.clone() for x in found]
-            model(**inputs, **uncached(model))
-            return not all(torch.equal(a, b) for a, b in zip(first, found, strict=True))
-    finally:
-        model.train(training)
+    with (
+        evaluating(anatomy, training=True),
+        fence(0),
+        torch.no_grad(),
+        unit_outputs(anatomy) as found,
+    ):
+        model(**inputs, **uncached(model))
+        first = [x.clone() for x in found]
+        model(**inputs, **uncached(model))
+        return not all(torch.equal(a, b) for a, b in zip(first, found, strict=True))
