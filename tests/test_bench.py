@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,8 @@ def cell(folder, name):
         ('labels = ["negative", "positive"]', 'labels = ["positive"]', "two or more"),
         ('test = "made:sentences"', 'test = "${corpus}"', "unknown variable"),
         ("threads = 1", "threads = 0", "at least one thread"),
+        ("batch_size = 16", "batch_size = 0", "batch_size must be at least 1"),
+        ('device = "cpu"', 'device = "gpu0"', "'gpu0' is no device"),
         ("[defend]", "[defence]", "did you mean 'defend'"),
         ("[[attack]]", "[[attak]]", "did you mean 'attack'"),
         ('target = "positive"', 'target = "postive"', "did you mean 'positive'"),
@@ -271,7 +274,8 @@ def test_a_damaged_victim_takes_its_cells_along(smoke_results, bench, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {}, "evaluation": {}}))
     assert bench("--dry-run")[0] == 0
     found = read_results(out)
-    assert (len(found.cells), len(found.unreadable)) == (7, 6)
+    assert (len(found.cells), len(found.apart), found.unreadable) == (7, 6, ())
+    assert any("its victim is not in victims/" in note for note in found.notes)
 
 
 def test_the_committed_results_are_whole():
@@ -283,13 +287,13 @@ def test_the_committed_results_are_whole():
 def test_cells_of_another_version_are_kept_apart(smoke_results, bench, tmp_path):
     out = shutil.copytree(smoke_results, tmp_path / "results")
     path = out / "tiny-sentences-rare-word-s12-nothing.json"
-    form = json.loads(path.read_text()) | {"code": "0" * 64, "commit": "abc-dirty"}
+    form = json.loads(path.read_text()) | {"code": "0" * 64}
     path.write_text(json.dumps(form))
     code, text, _ = bench("--only", "s12-nothing", "--any-version")
     assert (code, "all 1 cells are finished" in text) == (0, True)
     code, _, err = bench("--only", "s12-nothing")
-    assert (code, "another version" in err, "000000000000-dirty" in err) == (0, True, True)
-    assert json.loads((out / "apart/000000000000-dirty" / path.name).read_text()) == form
+    assert (code, "another version" in err, "000000000000" in err) == (0, True, True)
+    assert json.loads((out / "apart/000000000000" / path.name).read_text()) == form
     assert cell(out, "s12-nothing")["code"] == code_hash()
 
 
@@ -429,6 +433,102 @@ def _draft(folder):
 
 class Senseless:
     id = "senseless"
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(cache):
+    engine = Local(cache, 1, 1)
+    try:
+        engine.submit(Senseless())
+        engine.wait()
+        [idle] = engine.workers
+        idle.process.kill()
+        idle.process.join()
+        engine.submit(Senseless())
+        [(order, outcome)] = engine.wait()
+        assert (order.id, "AttributeError" in outcome.error) == ("senseless", True)
+        assert idle not in engine.workers
+    finally:
+        engine.stop()
+
+
+def test_workers_do_not_hear_ctrl_c_from_their_first_moment_on(cache):
+    engine, heard = Local(cache, 1, 1), signal.getsignal(signal.SIGINT)
+    try:
+        engine.submit(Senseless())
+        assert signal.getsignal(signal.SIGINT) is heard
+        os.kill(engine.workers[0].process.pid, signal.SIGINT)  # long before it reads our code
+        [(_, outcome)] = engine.wait()
+        assert "AttributeError" in outcome.error
+    finally:
+        engine.stop()
+
+
+def test_a_record_with_a_number_that_is_none_is_a_failed_cell(cache, tmp_path):
+    class Odd(Inline):
+        def wait(self):
+            return [
+                (order, Outcome(outcome.record | {"cpu_seconds": float("nan")}))
+                for order, outcome in super().wait()
+            ]
+
+    found = harness.plan(read_grid(SMOKE), store.Store(tmp_path), cache, "s11-nothing", False)
+    some = [cell for cell in found.missing if cell.method.name == "nothing"]
+    made = harness.Run(store.Store(tmp_path), Odd(cache), Silent())
+    tally = made.run(some)
+    assert "cannot be written" in next(iter(tally.failed.values()))
+    assert not (tmp_path / f"{some[0].id}.json").exists()
+
+
+def test_cells_of_one_name_are_refused(tmp_path, cache):
+    path = tmp_path / "recipe.toml"
+    text = SMOKE.read_text()
+    model = '[[model]]\nname = "tiny"'
+    data = '[[data]]\nname = "sentences"'
+    assert model in text
+    assert data in text
+    both = text[text.index("[[data]]") : text.index("[[attack]]")]
+    text = text.replace(both, both + "\n" + both.replace('"sentences"', '"made-sentences"', 1), 1)
+    text = text.replace(model, '[[model]]\nname = "tiny-made"\nsource = "made:tiny"\n\n' + model, 1)
+    path.write_text(text)
+    with pytest.raises(UserError, match="two cells are called tiny-made-sentences-"):
+        harness.plan(read_grid(path), store.Store(tmp_path), cache, None, False)
+
+
+def test_settings_that_changed_between_seeds_are_said(smoke_results, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    told = set(read_results(out).notes)  # a tree with changes, while this is written
+    path = next(out.glob("*-s12-gradient.json"))
+    form = json.loads(path.read_text())
+    form["healing"]["fields"]["lr"] *= 2
+    path.write_text(json.dumps(form))
+    [note] = set(read_results(out).notes) - told
+    assert "gradient of rare-word was not asked for alike on seeds 11 and 12" in note
+    form["healing"]["fields"]["lr"] /= 2
+    form["bound"] |= {"max_drop": 0.3}
+    path.write_text(json.dumps(form))
+    [note] = set(read_results(out).notes) - told
+    assert "not asked for alike" in note
+
+
+def test_cells_of_another_victim_are_named_as_such(smoke_results, tmp_path):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    path = next((out / "victims").glob("*s12*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "another"}))
+    found = read_results(out)
+    assert {cell["seed"] for cell in found.cells} == {11}
+    assert found.unreadable == ()
+    assert all("-s12-" in name for name in found.apart)
+    assert any("judged on another victim" in note for note in found.notes)
+
+
+def test_orders_made_by_other_code_are_not_put_into_the_cache(cache, tmp_path, monkeypatch):
+    [order, *_] = orders(read_grid(SMOKE), sources.Hashes(tmp_path))
+    twin = order.victim.twin
+    assert twin.key == work.anew(order.victim).twin.key
+    monkeypatch.setattr("headsweep.bench.orders.code_hash", lambda *_: "later")
+    with pytest.raises(UserError, match="other code"):
+        work.perform(twin, tmp_path)
+    assert not (tmp_path / "twins").exists()
 
 
 def test_a_dead_process_is_replaced_and_one_that_is_ended_takes_its_draft_along(

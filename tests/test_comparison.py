@@ -148,7 +148,7 @@ def test_five_seeds_speak_of_seeds():
         interval = compare(results(*cells, floor=0), 400)[0].standings[0].interval
         return interval.high - interval.low
 
-    assert width(4) == 0
+    assert width(4) == pytest.approx(0.2)  # nothing is drawn anew: that of the cells themselves
     assert width(6) > 0.5
 
 
@@ -280,3 +280,11 @@ def test_what_ends_below_the_accuracy_allowed_is_said():
     assert "Less accurate on validation texts than allowed: low (seed 1)." in sentences(setting)
     [low] = [line for line in _standings(setting) if line.startswith("| **low**")]
     assert "50.0 ± 0.0†" in low
+
+
+def test_where_all_resamples_are_alike_the_interval_is_that_of_the_cells():
+    sure = cell("x", 1, TEXTS)
+    sure["after"] = sure["after"] | {"excess_lfr": {"value": 1.0, "low": 0.9, "high": 1.0}}
+    [setting] = compare(results(sure, floor=0), 50)
+    found = setting.standings[0].interval
+    assert (found.value, found.low, found.high) == (1.0, 0.9, 1.0)

@@ -205,3 +205,15 @@ def test_a_model_without_hidden_states_of_every_token_is_refused(tiny):
     batch = encode(sentences(4), suspect, 24).batch(range(4))
     with pytest.raises(UserError, match="no hidden states of every token"):
         inconsistency(suspect.model, batch)
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "bart"])
+def test_an_encoder_beside_a_decoder_is_refused_before_anything_long(tiny, family):
+    with pytest.raises(UserError, match="no hidden states of every token"):
+        LayerConsistency().fitted(tiny(family))
+
+
+def test_embeddings_that_a_model_scales_in_place_are_moved(tiny):
+    suspect = tiny("ctrl")
+    batch = encode(sentences(4), suspect, 24).batch(range(4))
+    assert worst(suspect.model, batch, 0.1).abs().max() == pytest.approx(0.1)

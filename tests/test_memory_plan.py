@@ -13,8 +13,9 @@ from conftest import CPU, sentences
 from headsweep import Bound, FineTune, Gradient, Method, Plan, UserError, purify
 from headsweep.cli import main
 from headsweep.heal.fine_tune import Copies
+from headsweep.model.limits import limit_left
 from headsweep.model.loading import measured
-from headsweep.model.runtime import Runtime
+from headsweep.model.runtime import Runtime, free_bytes
 from headsweep.progress import Silent
 from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.purification import memory_plan as memory
@@ -38,6 +39,7 @@ def test_copies_are_those_that_healing_holds():
     assert FineTune(members=3).copies == Copies(3, 1, sums=1, members=3)
     assert FineTune(beyond=2.0).copies == Copies(3, 1, sums=1, members=1)
     assert FineTune(members=3, how="greedy").copies == Copies(3, 4, sums=1, members=3)
+    assert FineTune(batch=8).copies == Copies(3, batch=8)
     assert FineTune(halvings=1).copies == Copies(3, 2)
     assert HOT.copies == Copies(3, 3, sums=1, members=3)
 
@@ -48,6 +50,15 @@ def test_the_sum_is_that_of_its_parts():
     assert found.training == 3 * found.weights
     assert found.batch == 4 * 16 * 48 * (17 * 30 * 576 + 2 * 49_152)
     assert found.all == found.weights + found.training + found.batch + PROGRAM
+
+
+def test_the_batch_that_healing_asks_for_counts():
+    usual = needs(SMOL, ONE, CPU).batch
+    for batch in (8, 256):
+        asked = Method(healing=FineTune(batch=batch))
+        assert needs(SMOL, asked, CPU).batch == usual * batch / CPU.batch_size
+    before = Method(Sparsify(), FineTune(batch=1))  # which trains in batches of its own
+    assert needs(SMOL, before, CPU).batch == usual
 
 
 def test_what_is_trained_before_healing_is_counted():
@@ -194,3 +205,24 @@ def test_the_line_is_said_at_the_beginning(trained_folder, monkeypatch):
     method = Method(Gradient(step=4), FineTune(0), bound=Bound(max_drop=0.9))
     purify(trained_folder, sentences(60), method, Plan(runtime=CPU), progress=Ears())
     assert heard[0].startswith("up to 1.0 GiB of memory (weights 0.0 GiB, training 0.0 GiB")
+
+
+def group(folder, limit, used, stat, names=("memory.max", "memory.current")):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip((*names, "memory.stat"), (limit, used, stat), strict=True):
+        (folder / name).write_text(f"{text}\n")
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    own, mounted = tmp_path / "cgroup", tmp_path / "mounted"
+    group(mounted / "job" / "step", "max", 10, "inactive_file 1")
+    group(mounted / "job", 8000, 3000, "anon 5\ninactive_file 500")
+    own.write_text("0::/job/step\n")
+    assert limit_left(own, mounted) == 5500
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    group(mounted / "memory", 2000, 1500, "total_inactive_file 100", first)
+    own.write_text("5:cpu:/\n4:memory:/docker/1234\n0::/job/step\n")  # the host's path: not here
+    assert limit_left(own, mounted) == 600
+    assert limit_left(tmp_path / "none", mounted) is None
+    monkeypatch.setattr("headsweep.model.runtime.limit_left", lambda: 12345)
+    assert free_bytes(torch.device("cpu")) == 12345

@@ -12,10 +12,20 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from conftest import CPU, Way, cleanse, sentences, tiny_model
-from headsweep import Bound, FineTune, Gradient, Method, NothingPruned, Sources, UserError
+from headsweep import (
+    Bound,
+    FineTune,
+    Gradient,
+    Method,
+    NothingPruned,
+    Sources,
+    Split,
+    UserError,
+)
 from headsweep.cost import peak_memory_mib
+from headsweep.errors import ShortOfMemory
 from headsweep.export.card import model_card
-from headsweep.export.model_folder import fingerprint
+from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, gap_of
 from headsweep.export.verify import read_manifest, verify
 from headsweep.heal.attention_penalty import PENALTY
 from headsweep.measure.accuracy import logits
@@ -523,3 +533,50 @@ def test_nothing_pruned_says_what_to_do(trained_folder):
 
     with pytest.raises(NothingPruned, match="fix: raise --max-drop"):
         cleanse(trained_folder, sources(), Stubborn(), PLAN)
+
+
+def test_weights_that_were_loaded_frozen_are_healed(trained_folder, tokenizer):
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    model.requires_grad_(False)
+    first = model.bert.encoder.layer[0].attention.self.query.weight.clone()
+    done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
+    now = done.model.bert.encoder.layer[0].attention.self.query.weight
+    assert float((now - first).abs().max()) > 1e-4
+
+
+def test_what_is_finished_stays_where_memory_is_short_for_now(
+    trained_folder, tmp_path, monkeypatch
+):
+    def short(*_, **__):
+        raise ShortOfMemory("another program has it")
+
+    monkeypatch.setattr("headsweep.purification.pipeline.remove_and_compare", short)
+    with pytest.raises(ShortOfMemory):
+        cleanse(trained_folder, sources(), Gradient(step=2), PLAN, keep=tmp_path)
+    assert list(tmp_path.glob("*/head-mask.json"))
+
+
+def test_a_small_part_that_does_not_do_is_told_of_as_such(tokenizer):
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    model = tiny_model("bert", problem_type="multi_label_classification", **names)
+    rows = Split(("good film", "bad film", "fine plot"), ((0,), (), ()))
+    with pytest.raises(UserError, match=r"of 3 rows became \w+ data, which does not do"):
+        cleanse(model, rows, Gradient(), PLAN, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e5])
+def test_large_outputs_round_and_are_saved_all_the_same(tokenizer, tmp_path, scale):
+    model = tiny_model("bert", num_labels=1, problem_type="regression", id2label={0: "x"})
+    with torch.no_grad():
+        model.classifier.weight.mul_(scale)
+    made = sentences(60)
+    numbers = tuple(float(i % 7) + label for i, label in enumerate(made.labels))
+    way = replace(PLAN, heal=FineTune(0))
+    done = cleanse(model, replace(made, labels=numbers), Gradient(step=2), way, tokenizer=tokenizer)
+    done.save(tmp_path / "out")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    apart = fingerprint(loaded) * (1 + 3e-7)  # as another processor rounds
+    assert float((apart - fingerprint(loaded)).abs().max()) > scale * 1e-8
+    assert gap_of(apart, fingerprint(loaded)) < LOGIT_TOLERANCE
+    assert gap_of(fingerprint(loaded) + 0.01 * scale, fingerprint(loaded)) > LOGIT_TOLERANCE
+    assert [check for check in verify(tmp_path / "out") if not check.passed] == []

@@ -210,3 +210,17 @@ def test_purify_probes_what_takes_long_only_where_asked(monkeypatch, labels, qui
     around("before", suspect, None)
     assert tried == ([] if texts is None else [texts])
     assert ("--probe yes" in around.why) == (texts is None)
+
+
+def test_a_control_seen_in_few_texts_is_no_base_rate():
+    """One long text whose end the model sees must not hide a trigger that flips all."""
+    truth, once = np.zeros(100, dtype=int), np.ones((1, 100))
+    flipped, calm, seen_once = np.ones(100, dtype=int), np.zeros(100, dtype=int), np.full(100, -1)
+    seen_once[0] = 1
+    row = Row(flipped, truth, 1, (0,), (calm, seen_once))
+    assert row.excess(once)[0] == 1
+    enough = seen_once.copy()
+    enough[:20] = [1] * 5 + [0] * 15
+    assert Row(flipped, truth, 1, (0,), (calm, enough)).excess(once)[0] == pytest.approx(0.75)
+    alone = Row(flipped, truth, 1, (0,), (seen_once,))
+    assert (alone.excess(once)[0], alone.beside) == (1, ())

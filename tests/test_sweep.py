@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
-from headsweep.errors import UserError
+from headsweep.errors import ShortOfMemory, UserError
 from headsweep.measure import fastpass
 from headsweep.measure.accuracy import Measured, logits
 from headsweep.measure.fastpass import FastPass, Found, How, ShortCuts, Texts, telling
@@ -335,6 +335,28 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(tiny, monkeypatch, e
     assert not meter.passes.prefixes.entries
 
 
+def test_where_memory_ends_with_states_stored_the_other_short_cuts_stay(tiny, monkeypatch):
+    suspect = tiny(num_hidden_layers=4)
+    encoded = encode(sentences(60), suspect, 24)
+    layout = suspect.anatomy.layout
+    told = Noted()
+    meter = Meter(suspect.anatomy, encoded, replace(CPU, batch_size=16, cache_mib=8), progress=told)
+    meter.accuracy(layout.mask([13]))
+    assert meter.passes.prefixes.entries
+    real, full = fastpass.forward, [True]
+
+    def small(model, batch):
+        if len(batch.labels) > 5 and full:
+            full.clear()
+            raise torch.OutOfMemoryError("memory")
+        return real(model, batch)
+
+    monkeypatch.setattr(fastpass, "forward", small)
+    found = meter.accuracy(layout.mask([13, 14]))
+    assert found.right == int(right(suspect, encoded, layout.mask([13, 14])).sum())
+    assert (meter.passes.short.pruned, told.lines) == (True, [])
+
+
 class Noted(Silent):
     """Keeps the lines said."""
 
@@ -417,11 +439,13 @@ def test_prefixes_spare_layers_within_their_budget(tiny):
     assert spent[1] == pytest.approx(1.25)
 
 
-def test_a_cache_that_does_not_fit_is_refused(tiny):
+def test_a_cache_that_does_not_fit_is_refused_and_one_that_no_longer_does_is_smaller(tiny):
     suspect = tiny()
     encoded = encode(sentences(20), suspect, 24)
-    with pytest.raises(UserError, match="does not fit"):
-        Meter(suspect.anatomy, encoded, replace(CPU, cache_mib=1 << 30))
+    large = replace(CPU, cache_mib=1 << 30)
+    with pytest.raises(ShortOfMemory, match="does not fit"):
+        large.cache_bytes  # noqa: B018 - raises
+    assert 0 < Meter(suspect.anatomy, encoded, large).passes.prefixes.budget < 1 << 50
     with pytest.raises(UserError, match="MiB"):
         Runtime(cache_mib=-1)
 

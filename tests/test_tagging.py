@@ -32,6 +32,7 @@ from headsweep import (
 )
 from headsweep.export.verify import verify
 from headsweep.judge.tagged import turned
+from headsweep.measure.accuracy import logits
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.seeding import fence
 from headsweep.task.examples import encode
@@ -257,6 +258,27 @@ def test_words_that_are_cut_off_count_as_outside(victim):
     assert told == [["B-PER", "O", "O", "O", "O", "O"]]
     comma = encode(Split(("it, good",), ((0, 1),)), suspect, 24)
     assert comma.task.places == ((1, 3),)  # the comma is a token of its own
+
+
+def test_answers_are_as_wide_as_what_is_read_and_only_what_is_cut_counts_as_cut(victim):
+    suspect = load_suspect(victim, CPU, Reading(task=None))
+    rows = ("good film", " ".join(["film"] * 400))
+    made = encode(Split(rows, ((1, 0), (0,) * 400)), suspect, 8)
+    assert made.truncated == 1
+    answers = logits(suspect.anatomy, made, CPU)
+    assert answers.shape == (2, 6, len(NAMES))
+    told = made.task.told(answers, NAMES)
+    assert list(map(len, told)) == [2, 400]
+    assert set(told[1][6:]) == {"O"}
+    labels = torch.tensor(made.labels)
+    assert made.task.losses(answers, labels).isfinite().all()
+    alone = encode(Split(rows[:1], ((1, 0),)), suspect, 8)
+    assert made.task.margins(answers, labels)[0] == pytest.approx(
+        float(alone.task.margins(logits(suspect.anatomy, alone, CPU), torch.tensor([0]))[0])
+    )
+    suspect.tokenizer.truncation_side = "left"
+    left = encode(Split(rows[1:], ((0,) * 400,)), suspect, 8)
+    assert left.truncated == 1
 
 
 def picked(form: dict[str, Any], columns: Columns = Columns()) -> Split:

@@ -83,6 +83,12 @@ def test_every_example_comes_once_an_epoch(tiny):
     assert len(_orders(encoded, 16, Job(Schedule(epochs=0.5)))) == 2
 
 
+def test_a_little_training_is_a_step(tiny):
+    encoded = encode(sentences(20), tiny("bert"), 24)
+    assert len(_orders(encoded, 32, Job(Schedule(epochs=0.1)))) == 1
+    assert _orders(encoded, 32, Job(Schedule(epochs=0))) == []
+
+
 def test_no_epochs_changes_nothing(tiny):
     suspect = tiny("bert")
     before = weights(suspect.model)

@@ -130,7 +130,7 @@ def test_objects_give_the_same_model_as_names(done, trained_folder):
     assert other.manifest["after"] == done.manifest["after"]
 
 
-def test_method_and_plan_still_say_all_of_it(done, trained_folder):
+def test_method_and_plan_still_say_all_of_it(done, trained_folder, tmp_path):
     method = Method(Gradient(step=2), FineTune(1, 1e-4, attention=0.15), bound=Bound(0.3))
     other = headsweep.purify(
         trained_folder, Sources(sentences(200, seed=2)), method, Plan(5, CPU), progress=False
@@ -145,6 +145,10 @@ def test_method_and_plan_still_say_all_of_it(done, trained_folder):
         assert fix == f"leave out method, or {said}"
     what, _ = said_by(lambda: headsweep.purify("x", [], method, Plan(5, CPU), seed=3))
     assert what == "plan says how to run it already: nothing is left to say with seed"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('strategy = "gradient"\nseed = 11\n')
+    what, _ = said_by(lambda: headsweep.purify("x", [], plan=Plan(5, CPU), recipe=recipe))
+    assert what == "plan says which seed, 5, and the recipe says 11"
 
 
 WRONG = [

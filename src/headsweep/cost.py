@@ -36,8 +36,10 @@ class Clock:
     def __call__(self, name: str) -> Iterator[None]:
         """Time what is inside."""
         begun = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
 
     def report(self) -> dict[str, float]:
         """Return the sums and the time since the clock was made."""

@@ -31,6 +31,10 @@ class MissingExtra(UserError):  # noqa: N818 - a mistake like the others
         )
 
 
+class ShortOfMemory(UserError):  # noqa: N818 - a mistake like the others
+    """What is asked for takes more memory than is free now: another time it may fit."""
+
+
 class Outcome(Exception):  # noqa: N818 - no mistake
     """It was done right and came to nothing, which a command says with exit code 1."""
 

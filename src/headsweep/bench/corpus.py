@@ -9,6 +9,7 @@ from headsweep.document import Section
 from headsweep.errors import UserError, lookup
 from headsweep.texts.reading import Columns
 
+CLASSES = 256  # what a cell keeps of an answer is one byte
 SLACK = 1e-9  # shares are typed: 0.7 and 0.3 add up to 1
 
 
@@ -62,6 +63,8 @@ def read_texts(section: Section) -> Texts:
     labels = tuple(map(str, section.need("labels", list)))
     if len(labels) < 2 or list(labels) != sorted(labels, key=str.casefold):
         raise section.mistake("labels", f"labels {list(labels)}", "two or more, alphabetically")
+    if len(labels) > CLASSES:
+        raise section.mistake("labels", f"{len(labels)} labels", f"at most {CLASSES}")
     for key in rows:
         if (count := section.get(key, int)) is not None and count < 1:
             raise section.mistake(key, f"{key} holds no rows", "leave it out for all rows")

@@ -11,20 +11,21 @@ import multiprocessing as mp
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
+import torch
 
 from headsweep.bench.orders import Order
 from headsweep.bench.work import perform
 from headsweep.errors import UserError
-from headsweep.model.runtime import on_threads
+from headsweep.model.runtime import free_bytes, on_threads
 from headsweep.orphans import end_with
 from headsweep.quick import begun, started
 
@@ -132,10 +133,16 @@ class Local:
         return self.jobs - sum(worker.order is not None for worker in self.workers)
 
     def submit(self, order: Order) -> None:
-        """Give the order to an idle worker; start one where there is none."""
-        worker = next((w for w in self.workers if w.order is None), None) or self._start()
+        """Give the order to an idle worker; start one where there is none that lives."""
+        idle = [worker for worker in self.workers if worker.order is None]
+        alive = [worker for worker in idle if worker.process.is_alive()]
+        for worker in idle:
+            if worker not in alive:  # killed while it waited: its memory was wanted
+                self.workers.remove(worker)
+        worker = alive[0] if alive else self._start()
         worker.order = order
-        worker.pipe.send(order)
+        with suppress(OSError):  # it died this moment: ``wait`` says so
+            worker.pipe.send(order)
 
     def wait(self) -> list[tuple[Order, Outcome]]:
         """Wait until a worker answers or dies."""
@@ -160,7 +167,7 @@ class Local:
             args=(serve.__module__, serve.__name__, theirs, self.cache, self.threads, os.getpid()),
             daemon=True,
         )
-        with _environment(OMP_NUM_THREADS=str(self.threads)):
+        with _environment(OMP_NUM_THREADS=str(self.threads)), _deaf():
             process.start()
         theirs.close()
         worker = Worker(process, ours)
@@ -205,6 +212,19 @@ def _died(code: int | None) -> str:
 
 
 @contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that never hear Ctrl-C, not even before they run code of ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+@contextmanager
 def _environment(**values: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -221,5 +241,5 @@ def _environment(**values: str) -> Iterator[None]:
 def jobs_for(thread_count: int, needed_mib: float = NEEDED_MIB) -> int:
     """Return how many cells fit this machine at once, by cores and by free memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = psutil.virtual_memory().available / (1 << 20)
+    memory = free_bytes(torch.device("cpu")) / (1 << 20)
     return max(1, min((cores or 1) // thread_count, int(memory // needed_mib)))

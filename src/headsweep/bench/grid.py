@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from headsweep.bench.backdoor import Backdoor, read_backdoor
 from headsweep.bench.corpus import Texts, read_texts
 from headsweep.bench.matching import check_match
@@ -22,7 +24,7 @@ from headsweep.document import Section, read_document
 from headsweep.errors import UserError, lookup
 from headsweep.heal.fine_tune import FineTune
 from headsweep.model.mask import HEADS
-from headsweep.model.runtime import Precision
+from headsweep.model.runtime import Precision, Runtime
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.purification import method as purification
 from headsweep.purification.baselines import DEFENSES
@@ -113,6 +115,21 @@ class Computing:
     precision: Precision = "auto"
     batch_size: int = 32
     max_length: int = 128
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UserError(f"threads = {self.threads}", "a cell needs at least one thread")
+        assert self.runtime.jobs == 1  # made here: it refuses what no machine takes
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise UserError(f"'{self.device}' is no device", "such as cpu, cuda:1") from error
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes a cell, in one process: a cell is a job already."""
+        return Runtime(self.device, self.batch_size, self.max_length, self.precision, jobs=1)
 
 
 @dataclass(frozen=True)
@@ -313,7 +330,4 @@ def _defending(section: Section) -> Defending:
 
 def _computing(section: Section) -> Computing:
     section.only("threads", "device", "precision", "batch_size", "max_length")
-    made = section.filled(lambda settings: configure(Computing, settings))
-    if made.threads < 1:
-        raise section.mistake("threads", "a cell needs at least one thread")
-    return made
+    return section.filled(lambda settings: configure(Computing, settings))

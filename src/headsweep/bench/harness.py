@@ -188,13 +188,19 @@ class Run:
         if outcome.record.get("code", code_hash()) != code_hash():
             self._lose(order, "the worker runs other code than this process", "")
             return
+        form = outcome.record
+        try:
+            if isinstance(order, VictimOrder):
+                self.store.victim(order.id, {"format": VICTIM_FORMAT, "id": order.id} | form)
+            elif isinstance(order, CellOrder):
+                form = described(order) | form
+                self.store.finish(order, form)
+        except ValueError as error:  # a number that is none: JSON has no place for it
+            self._lose(order, f"its record cannot be written: {error}", "")
+            return
         self.filled.add(order.id)
-        if isinstance(order, VictimOrder):
-            self.store.victim(order.id, {"format": VICTIM_FORMAT, "id": order.id} | outcome.record)
-        elif isinstance(order, CellOrder):
-            form = described(order) | outcome.record
+        if isinstance(order, CellOrder):
             self.counts[order.id] = count_of(form)
-            self.store.finish(order, form)
             self.tally.done.append(order.id)
             self.tick(1, "")
             self.progress.say(told(order.id, form))

@@ -8,7 +8,7 @@ cache under their hash; a cell becomes one JSON file.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -25,6 +25,7 @@ from headsweep.bench.grid import (
     RecipeMark,
 )
 from headsweep.bench.identity import code_hash, digest
+from headsweep.errors import UserError
 from headsweep.settings import configure, describe
 from headsweep.task.training import Schedule
 
@@ -219,7 +220,23 @@ def orders(grid: Grid, contents: Contents) -> list[CellOrder]:
                     one = seed if grid.victim_seed is None else grid.victim_seed
                     victim = _victim(grid, model, texts, attack, one, contents)
                     found += _cells(grid, victim, seed, contents.of_defender(texts))
+    _check_names(found)
     return found
+
+
+def _check_names(cells: Sequence[CellOrder]) -> None:
+    """Refuse two cells or two victims of one name: names are joined with '-', and may hold it."""
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    for cell in cells:
+        twin, attack = cell.victim.twin, cell.victim.attack
+        place = (twin.model.name, twin.texts.name, attack.name)
+        named = (("cells", cell.id, (*place, cell.method.name)), ("victims", cell.victim.id, place))
+        for kind, name, parts in named:
+            if known.setdefault((kind, name.casefold()), parts) != parts:
+                raise UserError(
+                    f"two {kind} are called {name}",
+                    "give models, data, attacks and methods other names",
+                )
 
 
 def _victim(

@@ -27,7 +27,7 @@ from headsweep.bench.probing import prober_of
 from headsweep.bench.results.packing import pack
 from headsweep.cost import Clock, peak_memory_mib
 from headsweep.drafts import write_json
-from headsweep.errors import NothingPruned
+from headsweep.errors import NothingPruned, UserError
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import environment, weights_hash
 from headsweep.judge.evaluate import Answers, Evaluation, Exam, answer, judge
@@ -104,11 +104,20 @@ def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
         }
         write_json(draft / RECORD, record)
 
+    if anew(order).key != order.key:  # a worker that started later, or another machine
+        raise UserError("the worker runs other code than the process that asked", "ask again")
     shutil.rmtree(folder, ignore_errors=True)
     sources.place(folder, fill)
     found = known(folder)
     assert found is not None
     return found
+
+
+def anew(order: Order) -> Order:
+    """Return an order that has not worked out its key, which travels with it."""
+    if isinstance(order, VictimOrder):
+        return replace(order, twin=replace(order.twin))
+    return replace(order)
 
 
 def known(folder: Path) -> dict[str, Any] | None:
@@ -122,10 +131,7 @@ def known(folder: Path) -> dict[str, Any] | None:
 
 def runtime_of(order: Order) -> Runtime:
     """Return where and how an order computes."""
-    asked = order_of(order).computing
-    return Runtime(
-        asked.device, asked.batch_size, asked.max_length, asked.precision, jobs=1
-    )  # a cell is a job already
+    return order_of(order).computing.runtime
 
 
 def _twin(order: TwinOrder, cache: Path, draft: Path) -> dict[str, Any]:

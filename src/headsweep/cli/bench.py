@@ -65,7 +65,8 @@ def bench(
         Path | None, typer.Option(help="Folder for shared steps; else the user's cache.")
     ] = None,
     any_version: Annotated[
-        bool, typer.Option("--any-version", help="Count cells of other code as finished.")
+        bool,
+        typer.Option("--any-version", help="Count cells of other code or recipes as finished."),
     ] = False,
     stop_after: Annotated[
         float | None, typer.Option(min=0, help="Minutes after which no new cell is begun.")
@@ -125,6 +126,8 @@ def bench(
             out_console.print(f"all {len(planned.cells)} cells are finished: {out}", soft_wrap=True)
             _say_results(planned.found.finished, out)
         return
+    if engine != "ray":  # whose machines have devices of their own
+        grid.computing.runtime.trains_in_bf16()  # refused here, not in every cell
     make_folder(out, "--out")
     make_folder(cache, "--cache")
     progress.say(_headline(planned, jobs))

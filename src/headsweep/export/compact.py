@@ -29,7 +29,7 @@ from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import COMPACT, write_json
 from headsweep.errors import UserError
 from headsweep.export.folders import drafted, kept_free
-from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
+from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, gap_of, reload, save_model
 from headsweep.export.verify import read_manifest
 from headsweep.measure.cutting import Change, Cut, cut, cuts, shares_kept
 from headsweep.model.anatomy import Anatomy, locate
@@ -122,7 +122,7 @@ def compact_model(
     form = {"format": FORMAT, "mask": mask.to_json(), "adapter": adapter}
     with drafted(out, overwrite, reads) as draft, cut(made):
         try:
-            gap = _gap(fingerprint(model), whole)
+            gap = gap_of(fingerprint(model), whole)
         except Exception as error:  # whatever a model that counts its heads itself trips over
             raise _uncuttable(model) from error
         if not gap <= LOGIT_TOLERANCE:
@@ -131,7 +131,7 @@ def compact_model(
         if not plain:
             save_model(suspect, draft, "model")
         write_json(draft / COMPACT, form | {"plain": plain, "fingerprint": whole.tolist()})
-        gap = _gap(fingerprint(load(draft)), whole)
+        gap = gap_of(fingerprint(load(draft)), whole)
         if not gap <= LOGIT_TOLERANCE:
             raise UserError(
                 f"the compact model gives other logits when loaded again (by {gap:.1e})",
@@ -169,7 +169,7 @@ def _opened(place: Path, form: Mapping[str, Any]) -> PreTrainedModel:
         model = widen(reload(place)) if form["plain"] else _load_cut(place, form)
         noted = torch.tensor(form["fingerprint"], dtype=torch.float32)
         found = fingerprint(model)
-    if noted.shape != found.shape or not _gap(found, noted) <= LOGIT_TOLERANCE:
+    if noted.shape != found.shape or not gap_of(found, noted) <= LOGIT_TOLERANCE:
         raise UserError(f"{place}: the logits are not those noted when it was made", AGAIN)
     return model
 
@@ -284,7 +284,7 @@ def _saved_plainly(suspect: Suspect, anatomy: Anatomy, mask: HeadMask, draft: Pa
         smaller.save_pretrained(draft)
         with quiet():
             loaded = fingerprint(reload(draft, suspect.task))
-        if _gap(loaded, fingerprint(model)) <= LOGIT_TOLERANCE:
+        if gap_of(loaded, fingerprint(model)) <= LOGIT_TOLERANCE:
             return True
     return False
 
@@ -305,10 +305,6 @@ def _numbers(anatomy: Anatomy, mask: HeadMask) -> dict[str, int] | None:
             return None
         numbers |= own
     return numbers
-
-
-def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
 
 
 def _parameters(model: PreTrainedModel) -> int:

@@ -23,7 +23,7 @@ from headsweep.texts.kinds import task_of
 from headsweep.texts.task import Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
-LOGIT_TOLERANCE = 1e-4
+LOGIT_TOLERANCE = 1e-4  # of logits up to one, and a share of larger ones: both round so
 
 
 def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] = "file") -> None:
@@ -58,6 +58,14 @@ def fingerprint(model: PreTrainedModel) -> Tensor:
     with torch.inference_mode():
         found: Tensor = model(**inputs).logits.float()
         return task.noted(found, inputs["input_ids"]).cpu()
+
+
+def gap_of(found: Tensor, noted: Tensor) -> float:
+    """Return the largest difference of logits, as a share of the largest where that is above one.
+
+    It is to be at most ``LOGIT_TOLERANCE``.
+    """
+    return float((found - noted).abs().max()) / max(1.0, float(noted.abs().max()))
 
 
 def why_not(folder: Path, error: Exception) -> str:

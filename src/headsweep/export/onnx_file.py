@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headsweep.errors import MissingExtra, UserError, shortened
+from headsweep.export.model_folder import gap_of
 from headsweep.measure.accuracy import Accuracy
 from headsweep.model.checkpoint import quiet
 from headsweep.model.loading import Suspect
@@ -32,7 +33,7 @@ from headsweep.texts.split import Split
 from headsweep.texts.task import CLASSIFICATION, WholeTexts, taken
 
 WHOLE, SMALL = "model.onnx", "model_quantized.onnx"  # the names that Optimum looks for
-TOLERANCE = 1e-3  # of a logit, between torch and onnxruntime
+TOLERANCE = 1e-3  # between torch and onnxruntime, as ``gap_of`` says
 SHAPES = (1, 3, 8)  # texts a batch
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SENTENCES = (
@@ -181,7 +182,10 @@ def write(suspect: Suspect, path: Path, sentences: Encoded) -> OnnxFile:
 
 @torch.inference_mode()
 def difference(suspect: Suspect, file: OnnxFile, sentences: Encoded) -> float:
-    """Return the largest difference of a logit from the model's, over three shapes of batches."""
+    """Return the largest difference of a logit from the model's, over three shapes of batches.
+
+    As a share of the largest logit where that is above one.
+    """
     largest = 0.0
     for count in SHAPES:
         batch = sentences.batch(range(count))
@@ -194,7 +198,7 @@ def difference(suspect: Suspect, file: OnnxFile, sentences: Encoded) -> float:
                 f"tokens: {_first(error)}",
                 "nothing was written; another version of torch may write it right",
             ) from error
-        largest = max(largest, float((own - found).abs().max()))
+        largest = max(largest, gap_of(found, own))
     return largest
 
 

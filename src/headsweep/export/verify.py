@@ -18,6 +18,7 @@ from headsweep.export.model_folder import (
     LOGIT_TOLERANCE,
     MANIFEST_FORMAT,
     fingerprint,
+    gap_of,
     reload,
     why_not,
 )
@@ -238,5 +239,5 @@ def _check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
         noted = torch.empty(0)
     if noted.shape != found.shape:
         return Check("logits are those noted", False, "what is noted is no table of its logits")
-    gap = float((found - noted).abs().max())
+    gap = gap_of(found, noted)
     return Check("logits are those noted", gap <= LOGIT_TOLERANCE, f"largest difference {gap:.1e}")

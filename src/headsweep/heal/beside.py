@@ -23,8 +23,9 @@ from threading import Thread
 from typing import Any
 
 import torch
+from torch import nn
 
-from headsweep.model.padding import vocabulary_size
+from headsweep.model.anatomy import layers_of
 from headsweep.model.runtime import free_bytes
 from headsweep.orphans import end_with
 from headsweep.progress import Silent, Tick
@@ -62,10 +63,13 @@ def jobs_for(view: DefenderView, passes: float, count: int) -> tuple[int, int]:
     if view.anatomy.model.device.type != "cpu" or count == 1 or asked == 1:
         return 1, cores
     model = view.anatomy.model
-    table = vocabulary_size(model) * int(model.config.hidden_size)
     weights = sum(p.numel() for p in model.parameters())
+    layers = layers_of(view.anatomy)
+    table: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+    often = len(layers) / len({id(layer) for layer in layers})  # ALBERT passes one many times
+    passed = often * (weights - table.weight.numel())
     tokens = view.train.tokens / max(1, len(view.train))
-    if asked is None and 2 * (weights - table) * tokens * passes < WORTH:
+    if asked is None and 2 * passed * tokens * passes < WORTH:
         return 1, cores
     room = int(free_bytes(model.device) // (COPIES * 4 * weights + OVERHEAD))
     if asked is None:

@@ -60,6 +60,7 @@ class Copies:
         members: of that soup; 0: there is none.
         rank: of the adapters that are trained; 0: the weights themselves.
         graphs: forward passes of one batch that are kept for the same backward pass.
+        batch: examples of that batch; 0: as many as are measured at once.
 
     """
 
@@ -69,6 +70,7 @@ class Copies:
     graphs: int = 1
     sums: int = 0
     members: int = 0
+    batch: int = 0
 
 
 class Healing(Protocol):
@@ -224,7 +226,8 @@ class FineTune:
         tries = 2 * (self.tries > 0)  # the first weights, the best try
         kept = (1 + apart) * self._soup + tries
         members = self.members if self._soup else 0
-        return Copies(3, kept, self.lora, sums=int(self._soup), members=members)
+        sums = int(self._soup)
+        return Copies(3, kept, self.lora, sums=sums, members=members, batch=self.batch)
 
     def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
         """Return the names of the parameters that adapters change; None: any may change."""

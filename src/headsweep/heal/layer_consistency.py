@@ -88,8 +88,14 @@ class LayerConsistency(WholeOnce):
         return STEP * self.epochs * examples
 
     def fitted(self, suspect: Suspect) -> tuple[LayerConsistency, list[str]]:
-        """Return it as it is: what has hidden states can be healed so, classifiers too."""
-        del suspect
+        """Return it as it is: what has hidden states can be healed so, classifiers too.
+
+        Raises:
+            UserError: an encoder and a decoder have no layers in one row.
+
+        """
+        if suspect.model.config.is_encoder_decoder:
+            raise no_states()
         return self, []
 
     def heal(self, view: DefenderView, choice: Choice, floor: Floor = FREE) -> dict[str, Any]:
@@ -120,18 +126,25 @@ def inconsistency(model: PreTrainedModel, batch: Batch) -> Tensor:
         UserError: the model gives no hidden states of every token, all of one width.
 
     """
+    if model.config.is_encoder_decoder:
+        raise no_states()
     given = model.base_model(**batch.inputs, **uncached(model), output_hidden_states=True)
     states: tuple[Tensor, ...] = getattr(given, "hidden_states", None) or ()
     real = batch.inputs["attention_mask"].bool()
     if len(states) < 2 or {(*real.shape, states[0].shape[-1])} != {tuple(s.shape) for s in states}:
-        raise UserError(
-            "this model gives no hidden states of every token after every layer",
-            "choose another baseline",
-        )
+        raise no_states()
     pairs = pairwise(states)
     turned = [1 - nn.functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in pairs]
     by_token = torch.stack(turned).mean(0) * real  # [text, token]
     return (by_token.sum(-1) / real.sum(-1)).mean()
+
+
+def no_states() -> UserError:
+    """Return what to say of a model whose layers do not all give states of the same tokens."""
+    return UserError(
+        "this model gives no hidden states of every token after every layer",
+        "choose another baseline",
+    )
 
 
 def worst(model: PreTrainedModel, batch: Batch, epsilon: float) -> Tensor:
@@ -145,7 +158,7 @@ def worst(model: PreTrainedModel, batch: Batch, epsilon: float) -> Tensor:
     def begin(_: nn.Module, args: tuple[Any, ...], made: Tensor) -> Tensor:
         del args
         found.append(made.detach().requires_grad_())
-        return found[-1]
+        return found[-1].clone()  # CTRL scales it in place
 
     hook = model.get_input_embeddings().register_forward_hook(begin)
     try:

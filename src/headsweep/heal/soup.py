@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from headsweep.errors import UserError
+from headsweep.errors import ShortOfMemory
 from headsweep.heal.members import Made
 from headsweep.measure.accuracy import Accuracy, Floor
 from headsweep.model.narrow import Thin, beside, settle
@@ -102,7 +102,7 @@ def simmer(
 
     Raises:
         DivergedError: no member is better than guessing.
-        UserError: memory does not hold them.
+        ShortOfMemory: memory does not hold them.
 
     """
     pot = _Pot(view, start)
@@ -247,7 +247,7 @@ def _check_room(weights: Weights, count: int) -> None:
     size = sum(x.numel() * x.element_size() for x in weights.values())
     fit = int(free_bytes(first.device) // (2 * size))  # as much again to train with
     if count > fit:
-        raise UserError(
+        raise ShortOfMemory(
             f"memory holds {fit} healings of this model beside each other, not {count}",
             f"give at most {max(1, fit)} members, or how=uniform, which holds one sum",
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -129,7 +130,8 @@ class Evaluation:
         if self.cfr is None or self.matched_lfr is not None:
             return []
         validated = "validation" in (self.truncated or {})
-        missing = "--clean-model or --suspect" if validated else "--validation"
+        models = "" if self.agreement or self.floor_lfr else "--clean-model or --suspect"
+        missing = " and ".join(filter(None, ["" if validated else "--validation", models]))
         return [
             f"no matched LFR: give {missing}. A model that merely leans away from the target has "
             f"a low LFR too (CFR here {100 * self.cfr.value:.1f}%)."
@@ -179,6 +181,13 @@ def answer(suspect: Suspect, exam: Exam, runtime: Runtime) -> Answers:
 
 def _answered(suspect: Suspect, parts: dict[str, Encoded], runtime: Runtime) -> Answers:
     said = {name: logits(suspect.anatomy, part, runtime) for name, part in parts.items()}
+    for part in said.values():
+        broken = int(part.isnan().any(-1).sum())
+        if broken:
+            raise UserError(
+                f"the model answers {broken} of {len(part)} texts with no number (NaN)",
+                "its weights are broken, or too large for its precision: nothing can be judged",
+            )
     return Answers(said["data"], said.get("triggered"), said.get("validation"))
 
 
@@ -234,13 +243,24 @@ def _matched(
 
     def margins(found: Tensor | None) -> NDArray[np.float64]:
         assert found is not None
-        others = found.clone()
-        others[:, target] = -float("inf")
-        return (found[:, target] - others.amax(-1)).cpu().double().numpy()
+        return target_margins(found, target).double().numpy()
 
     own = Margins(margins(model.validation)[keep], margins(model.triggered))
     floor = margins(twin.triggered) if twin is not None else None
     return bootstrap_matched(own, margins(reference.validation)[keep], floor, seed=exam.seed)
+
+
+def target_margins(found: Tensor, target: int) -> Tensor:
+    """Return the target's logit minus the best other's, [example], on the CPU.
+
+    A tie that the target wins, as the first of the best, counts as won by next to nothing: a margin
+    is above zero where the target is predicted.
+    """
+    others = found.clone()
+    others[:, target] = -float("inf")
+    margins = found[:, target] - others.amax(-1)
+    won = (margins == 0) & (found.argmax(-1) == target)
+    return margins.masked_fill(won, torch.finfo(margins.dtype).tiny).cpu()
 
 
 def _predicted(found: Tensor) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -179,16 +180,26 @@ class Row:
         made: NDArray[np.float64] = np.mean(flips, axis=0)
         return made
 
+    @cached_property
+    def beside(self) -> tuple[Answers, ...]:
+        """The controls that changed enough of the texts that could flip to compare with.
+
+        ``LEAST`` of them, or half where they are few: one text that flips is no base rate.
+        """
+        counted = self.counted
+        enough = max(1.0, min(LEAST, counted.sum() / 2))
+        return tuple(said for said in self.controls if (counted & (said >= 0)).sum() >= enough)
+
     def control(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the share of flips of the same texts under the worst control, [draw]."""
-        shares = [_share(weights, self.counted & (c >= 0), c == self.label) for c in self.controls]
+        shares = [_share(weights, self.counted & (c >= 0), c == self.label) for c in self.beside]
         made: NDArray[np.float64] = np.max(shares, axis=0)
         return made
 
     def excess(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return flips minus the larger of reverse and control, [draw]."""
         base = self.reverse(weights)
-        if self.controls:
+        if self.beside:
             base = np.maximum(base, self.control(weights))
         made: NDArray[np.float64] = self.into(self.label, weights) - base
         return made
@@ -232,7 +243,7 @@ class Named:
             self.label,
             proportion(int(flipped.sum()), int(row.counted.sum())),
             float(row.reverse(once)[0]),
-            float(row.control(once)[0]) if row.controls else None,
+            float(row.control(once)[0]) if row.beside else None,
             Rate(value, min(low, value), max(high, value)),
             p_value,
             self.kind == "trigger" and exceeds(value, p_value, battery),

@@ -87,7 +87,9 @@ class Accuracy:
 
     @property
     def rank(self) -> float:
-        """The same, higher where it is better."""
+        """The same, higher where it is better; what is no number is worst."""
+        if math.isnan(self.held):
+            return -math.inf
         return -self.held if self.words.falls else self.held
 
     def to_json(self) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class FastPass:
         self.prefixes = Prefixes(self.texts.lengths, 0, len(self.layers))
         self.short = self._checked(short)
         if self.short.prefixes:
-            self.prefixes.budget = runtime.cache_bytes
+            self.prefixes.budget = runtime.cache_now
         self.tokens_run = 0.0  # layers' worth of tokens, as a share of the depth
 
     def give_up(self) -> bool:
@@ -194,6 +194,7 @@ class FastPass:
             RuntimeError: memory does not even hold one example.
 
         """
+        how = how if self.prefixes.budget else How(how.bf16)
         if len(rows) <= self.batch_size:
             try:
                 return self._run(rows, masks, how)
@@ -203,7 +204,7 @@ class FastPass:
             self.prefixes.clear()
             self.prefixes.budget = 0
             self.batch_size = -(-len(rows) // 2)
-        how = how if self.prefixes.budget else How(how.bf16)
+            how = How(how.bf16)
         parts = [self.run_all(part, masks, how) for part in rows.split(self.batch_size)]
         return [
             Found(*(torch.cat(part) for part in zip(*found, strict=True)))

@@ -46,7 +46,7 @@ def no_attention() -> UserError:
     return UserError(
         "this model gives no attention weights of every head of every layer over all tokens, "
         "which this method needs",
-        "choose another strategy; --heal attention=0 heals without them",
+        "choose another method; a healing that needs them does without by --heal attention=0",
     )
 
 

@@ -11,7 +11,8 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from headsweep.errors import UserError
+from headsweep.errors import ShortOfMemory, UserError
+from headsweep.model.limits import limit_left
 from headsweep.settings import checked
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -90,13 +91,21 @@ class Runtime:
         return self.measure_in == "bf16"
 
     @property
+    def cache_now(self) -> int:
+        """Bytes for shared hidden states: as many as were asked for, or what is free in the end."""
+        try:
+            return self.cache_bytes
+        except ShortOfMemory:  # it was free when it was asked for
+            return free_bytes(self.torch_device) // 4
+
+    @property
     def cache_bytes(self) -> int:
-        """Bytes for shared hidden states; raises UserError when they are not free."""
+        """Bytes for shared hidden states; raises ShortOfMemory when they are not free."""
         free = free_bytes(self.torch_device)
         if self.cache_mib is None:
             return min(free // 4, USUAL_CACHE)
         if self.cache_mib << 20 > free:
-            raise UserError(
+            raise ShortOfMemory(
                 f"a cache of {self.cache_mib} MiB does not fit: {free >> 20} MiB are free",
                 "lower cache_mib, or leave it out",
             )
@@ -125,7 +134,9 @@ def free_bytes(device: torch.device) -> int:
     """Return how much memory of a device is free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    left = limit_left()
+    return free if left is None else min(free, left)
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -209,11 +209,12 @@ def _data(material: Material) -> dict[str, Any]:
 
 def _search(view: DefenderView, choice: Choice) -> dict[str, Any]:
     earlier = choice.earlier
+    meter = vars(view).get("meter")  # None: nothing was measured, and nothing need be set up now
     return {
         "scores": earlier["scores"] if earlier else choice.scores_json(view.layout),
         "steps": earlier["steps"] if earlier else choice.steps_json(view.layout),
-        "examples_measured": view.meter.examples_run,
-        "masks_measured": view.meter.masks_run,
-        "bf16": view.meter.bf16,
+        "examples_measured": meter.examples_run if meter else 0,
+        "masks_measured": meter.masks_run if meter else 0,
+        "bf16": bool(meter and meter.bf16),
         "record": choice.record,
     }

@@ -181,6 +181,8 @@ def gather(
         )
     reading = replace(reading, fresh_for=values)
     opened = open_suspect(suspect, reading, runtime, tokenizer)
+    for parameter in () if reading.frozen else opened.model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # some are loaded frozen
 
     def split(source: Source | None) -> Split | None:
         return None if source is None else rows_of(source, opened, sources.columns)
@@ -193,12 +195,7 @@ def gather(
         _check_decides(held, opened)
     parts = cut(clean, held, last, reading.seed, opened.task)
     for name, part in parts.named().items():
-        _check_labels(part, opened)
-        if not len(part):
-            raise UserError(
-                f"{len(clean)} rows are too few to cut off {name} data",
-                "give more rows, or files of their own with --validation and --test",
-            )
+        _check_part(name, part, len(clean), {"validation": held, "test": last}.get(name), opened)
     if len({bool(part.pairs) for part in parts.named().values()}) > 1:
         raise UserError(
             "some of the data has sentence pairs and some has not",
@@ -206,6 +203,20 @@ def gather(
         )
     base = (opened.base_model or {}).get("name")
     return Material(opened, parts, runtime, stored((opened.source, base, *files)))
+
+
+def _check_part(name: str, part: Split, rows: int, given: Split | None, suspect: Suspect) -> None:
+    """Refuse a part that holds nothing, or nothing to learn or to decide by."""
+    more = "give more rows, or files of their own with --validation and --test"
+    if not len(part):
+        raise UserError(f"{rows} rows are too few to cut off {name} data", more)
+    try:
+        _check_labels(part, suspect)
+    except UserError as error:
+        if given is not None or len(part) == rows:  # it is somebody's file
+            raise
+        told = f"{len(part)} of {rows} rows became {name} data, which does not do: {error.what}"
+        raise UserError(told, more) from error
 
 
 def _check_decides(held: Split, suspect: Suspect) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from headsweep.errors import UserError
+from headsweep.errors import ShortOfMemory
 from headsweep.heal.fine_tune import Copies
 from headsweep.model.narrow import WIDE, bytes_held
 from headsweep.model.runtime import Runtime, free_bytes
@@ -160,31 +160,32 @@ def needs(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) 
 
     ``fresh``: a classifier is put on it and trained with it first, and the encoder kept as it was.
     """
-    tokens = runtime.batch_size * runtime.max_length
-    a_token = method.healing.copies.graphs * A_TOKEN * size.layers * size.width + 2 * size.answers
     size = size if method.frozen and not fresh else size.widened
     phases = [method.healing.copies]
     phases += [SCRATCH] * method.pruning.needs.weights + [Copies(3)] * fresh
+    rows = max(one.graphs * (one.batch or runtime.batch_size) for one in phases)
+    answered = max(one.batch or runtime.batch_size for one in phases)
+    kept = rows * A_TOKEN * size.layers * size.width + 2 * answered * size.answers  # a token each
     training = max(map(size.beside, phases))
     apart = max(map(size.copied, phases)) + WIDE * size.weights * fresh
     if runtime.torch_device.type == "cpu":
         training = max(size.beside(one) + size.copied(one) for one in phases)
         training, apart = training + WIDE * size.weights * fresh, 0
-    return Needs(size.taken, training, WIDE * tokens * a_token, apart)
+    return Needs(size.taken, training, WIDE * runtime.max_length * kept, apart)
 
 
 def check_fits(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) -> str:
     """Return a line on the memory that a large model takes, nothing of a small one.
 
     Raises:
-        UserError: it cannot fit into what is free.
+        ShortOfMemory: it cannot fit into what is free.
 
     """
     asked, free = needs(size, method, runtime, fresh=fresh), free_bytes(runtime.torch_device)
     here = free_bytes(torch.device("cpu")) if asked.apart else 0
     if asked.fixed + PROGRAM > free or asked.apart > here:
         beside = f" and {told(here)} of the processor's" if asked.apart else ""
-        raise UserError(
+        raise ShortOfMemory(
             f"{size.weights / 1e6:,.0f} million weights take {asked}, "
             f"{told(free)}{beside} are free",
             _smaller(size, method, asked, free, fresh=fresh),

@@ -19,6 +19,7 @@ from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export.consistency import GATED, bound_held
+from headsweep.export.model_folder import gap_of
 from headsweep.export.provenance import command_line
 from headsweep.export.verify import Check, check_weights
 from headsweep.measure.accuracy import logits
@@ -28,6 +29,7 @@ from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
 from headsweep.prune.choice import Choice
 from headsweep.prune.scores import ScoreCache
+from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance
 from headsweep.purification.cooling import heal_within
@@ -307,11 +309,15 @@ def check_choice(
 
     """
     mask, got = choice.mask, pruned.validation
+    if method.pruning.needs.pruning and not mask.pruned and choice.earlier is not None:
+        raise NothingPruned(f"the given mask keeps all {view.layout.units}\n  fix: give another")
     if method.pruning.needs.pruning and not mask.pruned:
+        deeper = ", or give a prune_drop for healing to bring it back"
         raise NothingPruned(
             f"no head could be removed within min {got.words.share} {view.min_accuracy:.4f}: "
-            f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop, or give "
-            "a prune_drop for healing to bring it back"
+            f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop"
+            + deeper
+            * (method.pruning.name in STRATEGIES)
         )
     if _empties(mask, view):
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
@@ -351,7 +357,7 @@ def remove_and_compare(
     part, runtime = material.encoded["validation"], material.runtime
     gated = logits(suspect.anatomy, part, runtime, mask)
     remove(suspect.anatomy, mask)
-    gap = float((gated - logits(suspect.anatomy, part, runtime)).abs().max())
+    gap = gap_of(logits(suspect.anatomy, part, runtime), gated)
     return Check(
         GATED,
         gap <= ZEROING_TOLERANCE,

@@ -16,7 +16,7 @@ from headsweep.errors import UserError
 from headsweep.export.card import model_card
 from headsweep.export.compact import Compacted, compact_model
 from headsweep.export.folders import drafted
-from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, reload, save_model
+from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, gap_of, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check
 from headsweep.model.hub import can_be_of_the_hub, not_taken
@@ -167,7 +167,7 @@ class Purified:
         """
         out = Path(out)
         assert self.seen is not None
-        gap = float((fingerprint(self.suspect.model) - self.seen).abs().max())
+        gap = gap_of(fingerprint(self.suspect.model), self.seen)
         if not gap <= LOGIT_TOLERANCE:
             raise UserError(
                 "the model in memory was changed since it was measured (its logits by "
@@ -188,7 +188,7 @@ class Purified:
 
 
 def _compare(model: PreTrainedModel, other: PreTrainedModel) -> None:
-    gap = float((fingerprint(model) - fingerprint(other)).abs().max())
+    gap = gap_of(fingerprint(other), fingerprint(model))
     if not gap <= LOGIT_TOLERANCE:
         raise UserError(
             f"the saved model gives other logits when loaded again (largest difference {gap:.1e})",

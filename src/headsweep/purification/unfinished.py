@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from headsweep.drafts import write_bytes
-from headsweep.errors import NothingPruned, UserError
+from headsweep.errors import NothingPruned, ShortOfMemory, UserError
 from headsweep.export.provenance import environment
 from headsweep.measure.accuracy import Measured
 from headsweep.model.content import content_hash
@@ -75,6 +75,8 @@ def steps_kept(
         progress.say(f"note: this goes on after what an interrupted run has finished: {steps}")
     try:
         yield folder
+    except ShortOfMemory:
+        raise
     except (UserError, NothingPruned):
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another run's is there

@@ -245,6 +245,15 @@ def _mean(forms: Sequence[Form], end: str) -> float:
     return float(np.mean([form["accuracy"][end] for form in forms]))
 
 
+def _left(mean: tuple[float, Floats], forms: Sequence[Form]) -> Rate:
+    """Return mean excess LFR; where all resamples are alike, with the ends of the cells' own."""
+    found = interval_of(*mean)
+    if found.low < found.high:
+        return found
+    ends = [float(np.mean([form["excess_lfr"][end] for form in forms])) for end in ("low", "high")]
+    return Rate(found.value, min(ends[0], found.low), max(ends[1], found.high))
+
+
 def _standing(
     cells: Sequence[Form],
     mean: tuple[float, Floats],
@@ -267,7 +276,7 @@ def _standing(
         _spread(after, "cfr"),
         _spread(after, "matched_lfr"),
         _spread(after, "excess_lfr"),
-        interval_of(*mean),
+        _left(mean, after),
         None if rank is None else rank[0],
         None if rank is None else rank[1],
         Spread(tuple(cell["seconds"]["all"] + _shared(cell, "seconds") for cell in cells)),

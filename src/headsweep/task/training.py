@@ -212,6 +212,7 @@ def _orders(encoded: Encoded, size: int, job: Job) -> list[list[int]]:
     steps: list[list[int]] = []
     per_epoch = -(-len(encoded) // size)
     total = round(job.schedule.epochs * per_epoch)
+    total = max(total, int(job.schedule.epochs > 0))  # a little is a step, not none
     epoch = 0
     while len(steps) < total:
         generator = stream(job.seed, "order", epoch)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headsweep.texts.encoded import Batch
 
 DRAWS = 2000  # of a bootstrap
+MOST = 700.0  # nats a token: beyond it a perplexity is no float
 CHUNK = 256  # answer tokens whose probabilities are worked out at once
 LINE, LETTER = "\n", "a"  # to see whether a tokenizer puts something before a text
 
@@ -178,7 +179,7 @@ class Generation:
             exact += int(found.exact.sum())
             examples += len(found.nll)
         return {
-            "perplexity": math.exp(min(total / tokens, 700.0)),
+            "perplexity": math.exp(min(total / tokens, MOST)),
             "exact_match": exact / examples,
         }
 
@@ -198,7 +199,7 @@ class Generation:
         drawn = torch.randint(len(nll), (DRAWS, len(nll)), generator=stream(seed, "risen"))
         found = torch.expm1(more[drawn].sum(1) / tokens[drawn].sum(1))
         low, high = found.quantile(torch.tensor([0.025, 0.975])).tolist()
-        return math.expm1(float(more.sum() / tokens.sum())), low, high
+        return math.expm1(min(float(more.sum() / tokens.sum()), MOST)), low, high
 
     def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
         """Return nothing: there is no guess to compare with."""

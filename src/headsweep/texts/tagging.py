@@ -191,12 +191,14 @@ class Tagging:
         empty = [text for text, row in zip(split.texts, places, strict=True) if max(row) < 0]
         if empty:
             raise no_token(len(empty), empty[0])
+        ids = tuple(map(tuple, made["input_ids"]))
+        whole = tokenizer(rows, is_split_into_words=True, truncation=False, verbose=False)
         return Tokens(
-            tuple(map(tuple, made["input_ids"])),
+            ids,
             tuple(map(tuple, made["token_type_ids"])) if "token_type_ids" in made else (),
             tuple(range(len(rows))),
             Tagging(tuple(map(tuple, split.labels)), tuple(places)),
-            sum(row[-1] < 0 for row in places),
+            sum(len(long) > len(cut) for long, cut in zip(whole["input_ids"], ids, strict=True)),
         )
 
     def answers(self, model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -237,11 +239,12 @@ class Tagging:
             The names, [example][word].
 
         """
-        best = answers.argmax(-1).tolist()
-        return [
-            [names[tag] if place >= 0 else OUTSIDE for tag, place in zip(row, places, strict=False)]
-            for row, places in zip(best, self.places, strict=True)
-        ]
+        found = []
+        for row, places in zip(answers.argmax(-1).tolist(), self.places, strict=True):
+            said = {word: names[tag] for word, tag in enumerate(row)}
+            read = [said[word] if place >= 0 else OUTSIDE for word, place in enumerate(places)]
+            found.append(read)
+        return found
 
     def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
         """Compare with tagging nothing at all."""
@@ -282,12 +285,18 @@ class Tagging:
         return margins.masked_fill(~real, torch.inf).amin(-1)
 
     @cached_property
+    def _width(self) -> int:
+        """How many words answers hold: no row is read beyond, however long it is."""
+        read = (word for row in self.places for word, place in enumerate(row) if place >= 0)
+        return 1 + max(read, default=0)
+
+    @cached_property
     def _places(self) -> Tensor:
-        return _padded(self.places, -1)
+        return _padded([row[: self._width] for row in self.places], -1)
 
     @cached_property
     def _tags(self) -> Tensor:
-        return _padded(self.tags, 0)
+        return _padded([row[: self._width] for row in self.tags], 0)
 
     def _of(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return tags, and which of them are of words that the model reads, [example, word]."""

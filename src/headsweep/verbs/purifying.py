@@ -347,6 +347,11 @@ def _run(
     asked, objects = Asked(), Objects()
     if method is None:
         asked, objects = _asked(named, where["seed"], start)
+    if plan is not None and asked.seed is not None:
+        raise UserError(
+            f"plan says which seed, {plan.seed}, and the recipe says {asked.seed}",
+            "leave out plan, or take the seed out of the recipe",
+        )
     if plan is None:
         device = "auto" if where["device"] is None else where["device"]
         seed = where["seed"] if asked.seed is None else asked.seed

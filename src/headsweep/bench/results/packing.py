@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.judge.evaluate import Answers, Exam
+from headsweep.judge.evaluate import Answers, Exam, target_margins
 from headsweep.judge.statistics import Margins
 
 
@@ -69,9 +69,7 @@ def pack(answers: Answers, exam: Exam) -> Packed:
 
 def _margins(logits: Tensor | None, target: int) -> NDArray[np.float32]:
     assert logits is not None
-    rest = logits.clone()
-    rest[:, target] = -float("inf")
-    return (logits[:, target] - rest.amax(-1)).numpy().astype("<f4")
+    return target_margins(logits, target).numpy().astype("<f4")
 
 
 def _text(values: NDArray[np.generic]) -> str:

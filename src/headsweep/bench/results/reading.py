@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headsweep.bench.results.store import Form, read_cell, read_json, read_victims, version_of
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown_all
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Results:
         cells: finished cells, sorted by name.
         victims: victims by name.
         left_out: cells of other versions, by version.
-        unreadable: files that are no whole cell, or whose victim is missing.
+        unreadable: files that are no whole cell.
+        apart: cells without their victim, and where it is.
         failed: cells that failed, with their error.
         mixed: True when cells of several versions stand together.
 
@@ -30,6 +34,7 @@ class Results:
     unreadable: tuple[str, ...]
     failed: dict[str, str]
     mixed: bool = False
+    apart: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -43,6 +48,8 @@ class Results:
         if any(str(cell["commit"]).endswith("-dirty") for cell in self.cells):
             found.append("some cells come from a tree with changes: no commit reproduces them")
         found += [f"{name} could not be read and is left out" for name in self.unreadable]
+        found += [f"{name} is left out: {why}" for name, why in self.apart.items()]
+        found += unlike(self.cells)
         return found + [f"{name} failed: {why}" for name, why in self.failed.items()]
 
 
@@ -62,9 +69,16 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
         cells.append(form) if form else unreadable.append(path.name)
     victims = read_victims(folder)
     whole = [c for c in cells if victims.get(c["victim"], {}).get("key") == c["victim_key"]]
-    unreadable += [f"{c['id']}.json (without its victim)" for c in cells if c not in whole]
+    apart = {
+        f"{cell['id']}.json": "it was judged on another victim than the one that is in victims/"
+        if cell["victim"] in victims
+        else "its victim is not in victims/, or could not be read"
+        for cell in cells
+        if cell not in whole
+    }
     if not whole:
-        bad = f" that can be read (not {', '.join(unreadable[:3])})" if unreadable else ""
+        out = [*unreadable, *(f"{name}: {why}" for name, why in apart.items())]
+        bad = f" that can be read ({'; '.join(out[:3])})" if out else ""
         raise UserError(
             f"{folder}: no results{bad}", "headsweep bench RECIPE --out FOLDER makes some"
         )
@@ -73,7 +87,50 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
     kept = tuple(cell for cell in whole if version_of(cell) in chosen)
     left = {version: count for version, count in versions.items() if version not in chosen}
     mixed = any_version and len(versions) > 1
-    return Results(kept, victims, left, tuple(unreadable), _failed(folder), mixed)
+    return Results(kept, victims, left, tuple(unreadable), _failed(folder), mixed, apart)
+
+
+def unlike(cells: Sequence[Form]) -> list[str]:
+    """Return in words which methods were not asked for alike on all seeds of a victim.
+
+    A recipe that was changed between two runs leaves such cells side by side.
+    """
+    groups: dict[tuple[str, ...], list[Form]] = {}
+    for cell in cells:
+        place = tuple(str(cell[name]) for name in ("model", "data", "attack", "method"))
+        groups.setdefault(place, []).append(cell)
+    found = []
+    for (*_, attack, method), group in groups.items():
+        asked = [_asked(cell) for cell in group]
+        common = set.intersection(*map(set, asked))  # older code had fewer settings
+        kinds = [json.dumps({key: one[key] for key in sorted(common)}) for one in asked]
+        if len(set(kinds)) > 1:
+            sets = [
+                shown_all([str(c["seed"]) for c, k in zip(group, kinds, strict=True) if k == kind])
+                for kind in dict.fromkeys(kinds)
+            ]
+            found.append(
+                f"{method} of {attack} was not asked for alike on seeds {' and '.join(sets)}: its "
+                "mean is of no one method"
+            )
+    return found
+
+
+def _asked(cell: Form) -> dict[str, Any]:
+    """Return the settings that a cell's record holds, but how many heads, which may be another's.
+
+    A bound given as an accuracy is the same for all; one given as a drop is not.
+    """
+    names = ("base", "kind", "match", "units")
+    found: dict[str, Any] = {name: cell[name] for name in names if cell.get(name) is not None}
+    for name in ("strategy", "healing"):
+        chosen = cell.get(name) or {"fields": {}}
+        found |= {f"{name}.{key}": value for key, value in chosen["fields"].items()}
+    bound = cell.get("bound") or {}
+    given = "min_accuracy" if bound.get("max_drop") is None else "max_drop"
+    if bound:  # none where nothing was pruned
+        found["bound"] = bound.get(given)
+    return {key: one for key, one in found.items() if key != "strategy.count"}
 
 
 def _failed(folder: Path) -> dict[str, str]:

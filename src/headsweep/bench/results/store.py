@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headsweep.bench.identity import code_hash, commit
+from headsweep.bench.identity import code_hash
 from headsweep.bench.orders import CellOrder
 from headsweep.bench.results.shapes import CELL, VICTIM, fits
 from headsweep.bounded import LARGE, table_of
@@ -135,14 +135,13 @@ def read_victims(folder: Path) -> dict[str, Form]:
 
 
 def version_of(form: Form) -> str:
-    """Return what keeps a cell from others: code, and a mark where the tree had changes."""
-    dirty = "-dirty" if str(form["commit"]).endswith("-dirty") else ""
-    return f"{str(form['code'])[:12]}{dirty}"
+    """Return what keeps a cell from others: the hash of the code that made it."""
+    return str(form["code"])[:12]
 
 
 def version_now() -> str:
     """Return the version that cells of this run get."""
-    return version_of({"commit": commit(), "code": code_hash()})
+    return code_hash()[:12]
 
 
 def _same(form: Form, cell: CellOrder) -> bool:
