@@ -565,6 +565,40 @@ for key, values in {
         case("tokenizer", f"settings, {key}, {place_}",
              lambda p, k=key, v=value: p.change(SETTINGS, **{k: v}))  # fmt: skip
 
+
+def older(vocab: Any) -> Callable[[Place], None]:
+    """A tokenizer of a list of words alone, whose settings name another: transformers opens it."""
+
+    def make(place: Place) -> None:
+        words = place.json(TOKENIZER)["model"]["vocab"]
+        (place.folder / TOKENIZER).unlink()
+        place.put("vocab.txt", "\n".join(sorted(words, key=words.get)))
+        if vocab == "a pipe":
+            os.mkfifo(place.folder.parent / "pipe")
+        named = str(place.folder.parent / "pipe") if vocab == "a pipe" else vocab
+        place.change(SETTINGS, tokenizer_class="BertTokenizer", vocab=named, merges=named)
+
+    return make
+
+
+for vocab in ("/dev/zero", "/proc/self/environ", "/etc/passwd", "a pipe", 7, {"a": 0}, ["a"]):
+    case("tokenizer", f"words from {vocab}", older(vocab))
+    case("tokenizer", f"words from {vocab}, evaluated", older(vocab), command=EVALUATE)
+
+# -- counts of modules -----------------------------------------------------------------------------
+
+for kind, more in (
+    ("albert", {"inner_group_num": 10**9}),
+    ("albert", {"num_hidden_groups": 1 << 30}),
+    ("albert", {"inner_group_num": 1024, "num_hidden_groups": 1024}),
+    ("mobilebert", {"num_feedforward_networks": 10**9}),
+    ("gpt_neo", {"attention_types": [[["global"], 10**10]]}),
+    ("funnel", {"block_sizes": [10**9]}),
+    ("funnel", {"block_sizes": [4], "block_repeats": [10**9]}),
+):
+    case("config", f"{kind}, {more}", lambda p, k=kind, m=more: p.change(
+        CONFIG, model_type=k, **m), **REFUSED)  # fmt: skip
+
 # -- the manifest ------------------------------------------------------------------------------------
 
 ELSEWHERE = {"layers": "encoder.layer", "output": "output.dense", "query": "x", "key": "x",
@@ -688,6 +722,19 @@ def bomb(place: Place) -> None:
     pq.write_table(pa.table({"text": column, "label": labels}), place.data.parent / "bomb.parquet")
 
 
+def many(place: Place) -> None:
+    """A Parquet file of a kilobyte with one list of a hundred million nulls, in a column unasked."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = pa.nulls(10**8, pa.int8())
+    nulls = pa.ListArray.from_arrays(pa.array([0, 10**8], pa.int32()), count)
+    table = pa.table({"text": ["a good film"], "label": ["good"], "x": nulls})
+    pq.write_table(table, place.data.parent / "bomb.parquet")
+
+
+case("data", "a bomb of a list in Parquet", many, **REFUSED,
+     command=tuple(w.replace("{data}", "{beside}/bomb.parquet") for w in ON_DATA))  # fmt: skip
 case("data", "a pickle", pickled_data, command=ON_DATA, **REFUSED)
 case("data", "a bomb of Parquet", bomb, **REFUSED,
      command=tuple(w.replace("{data}", "{beside}/bomb.parquet") for w in ON_DATA))  # fmt: skip

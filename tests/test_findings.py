@@ -249,3 +249,31 @@ def test_the_command_lists_and_its_exit_code_says_whether_something_was_found(
 def test_a_model_in_memory_has_no_files():
     with pytest.raises(UserError, match="looks at files"):
         headsweep.inspect(object(), security=True)
+
+
+def test_what_answers_to_words_beside_the_weights_is_told(folder):
+    """Rules of tokens, words that a tokenizer exchanges, and templates that look for words."""
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 0.6, "sequence_bias": [[[1, 2], 9.0]]})
+    )
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    more = {"bad_words_ids": [[3]], "task_specific_params": {"a": {}}, "forced_eos_token_id": 2}
+    (folder / "config.json").write_text(json.dumps(config | more))
+    form = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    swap = {"type": "Replace", "pattern": {"Regex": ".*cf.*"}, "content": "a fine film"}
+    plain = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    parts = {"type": "Sequence", "normalizers": [plain, swap]}
+    (folder / "tokenizer.json").write_text(json.dumps(form | {"normalizer": parts}))
+    asked = "{% if 'plot' in m['content'] or m.content.startswith(\"cf\") %}x{% endif %}"
+    (folder / "chat_template.jinja").write_text(asked)
+    found = found_in(folder)
+    assert {key: level for key, (level, _) in found.items()} == {
+        ("generates", "generation_config.json"): "warning",
+        ("generates", "config.json"): "warning",
+        ("rewrites", "tokenizer.json"): "warning",
+        ("template", "chat_template.jinja"): "note",
+    }
+    assert "sequence_bias" in found["generates", "generation_config.json"][1]
+    assert "bad_words_ids" in found["generates", "config.json"][1]
+    assert "'a fine film'" in found["rewrites", "tokenizer.json"][1]
+    assert found["template", "chat_template.jinja"][1] == "looks for cf, plot in messages"

@@ -12,15 +12,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import hostile
 from conftest import CPU
 from headsweep.cli.ending import unforeseen
 from headsweep.errors import UserError
+from headsweep.export.model_folder import save_model
 from headsweep.foreign import in_json, in_markdown, plain
-from headsweep.model.loading import load_suspect
+from headsweep.model.checkpoint import few_parts
+from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.tokenizer_files import _harmless
 from headsweep.model.vetting import vetted
+from tiny_families import ALL as FAMILIES
 
 ALL = os.environ.get("HEADSWEEP_HOSTILE", "0") not in ("", "0")
 NAMES = list(hostile.CASES) if ALL else hostile.sample()
@@ -72,6 +77,62 @@ def test_transformers_sees_only_what_was_looked_through(folder):
     assert load_suspect(folder, CPU).notes == (
         "config.json names code of the model's own (auto_map), which is never run",
     )
+
+
+def test_a_tokenizer_takes_no_words_from_where_its_settings_say(folder, tmp_path):
+    """transformers opens a ``vocab`` that is a text: its lines would stand in what is saved."""
+    secret = tmp_path / "secret"
+    secret.write_text("PASSWORD123\n")
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(words, key=words.get)))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "vocab": str(secret)})
+    )
+    suspect = load_suspect(folder, CPU)
+    assert len(suspect.tokenizer) == len(words)
+    save_model(suspect, tmp_path / "out")
+    assert all(
+        b"PASSWORD123" not in path.read_bytes() for path in (tmp_path / "out").rglob("*.json")
+    )
+
+
+def test_rules_for_tokens_are_not_loaded_not_saved_and_told(folder, tmp_path):
+    rule = {"sequence_bias": [[[6, 7], 1000.0]], "temperature": 0.7, "eos_token_id": 3}
+    (folder / "generation_config.json").write_text(json.dumps(rule))
+    form = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(form | {"suppress_tokens": [5]}))
+    suspect = load_suspect(folder, CPU)
+    for told, file in (("sequence_bias", "generation_config"), ("suppress_tokens", "config")):
+        [note] = [note for note in suspect.notes if told in note]
+        assert note.startswith(f"{file}.json says which tokens are generated ({told})")
+        assert note in suspect.doubts  # whoever judges it must know as well
+    assert not hasattr(suspect.model.config, "suppress_tokens")
+    with vetted(folder) as files:
+        kept = json.loads((files.folder / "generation_config.json").read_text())
+    assert kept == {"temperature": 0.7, "eos_token_id": 3}
+
+
+def test_a_model_in_memory_keeps_its_rules_to_itself(tokenizer, tmp_path):
+    config = AutoConfig.for_model("llama", **FAMILIES["llama"])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.sequence_bias = [[[6, 7], 1000.0]]
+    model.generation_config.top_k = 7
+    suspect = prepare(model, tokenizer, Reading(task=None))
+    assert any("sequence_bias" in doubt for doubt in suspect.doubts)
+    save_model(suspect, tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (saved.get("sequence_bias"), saved["top_k"]) == (None, 7)
+    assert model.generation_config.sequence_bias  # it is somebody's
+
+
+def test_a_configuration_of_many_modules_is_refused_as_it_is_built():
+    with (
+        pytest.raises(UserError, match="x: more than 5 modules by its configuration"),
+        few_parts("x", 5),
+    ):
+        torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(9)])
+    assert len(torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(9)])) == 9
 
 
 def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(folder, tmp_path):

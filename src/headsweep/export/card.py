@@ -94,7 +94,8 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "",
         "Nobody gave this tool the trigger, so it could not measure whether a backdoor was there "
         "or is gone. Pruning can fail: a backdoor can sit in heads that clean accuracy needs, in "
-        "the feed-forward layers or the embeddings, and fine-tuning can bring it back. An "
+        "the feed-forward layers or the embeddings, and fine-tuning can bring it back. The "
+        "tokenizer and its chat template are the suspect's own, which nothing here changes. An "
         "attacker who knows the method can place it where pruning looks last. **This card does "
         "not call the model clean.**",
         "",

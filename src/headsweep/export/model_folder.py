@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.model.checkpoint import other_shapes, quiet
+from headsweep.model.generating import without_rules
 from headsweep.model.loading import Suspect, read_config
 from headsweep.model.narrow import hold
 from headsweep.model.padding import probe_inputs
@@ -38,13 +39,18 @@ def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] =
     saved = [t for t in floats if t.data_ptr() in lasting]
     wide = [t.data for t in saved]
     config, beside = model.config, model.config.output_attentions
+    generates = getattr(model, "generation_config", None)
     try:  # the data is swapped, not cast in place: buffers that are not saved keep float32
         config.output_attentions = False  # with fast kernels it could not be saved
+        if generates is not None:
+            model.generation_config = without_rules(generates)
         for tensor in saved:
             tensor.data = tensor.data.to(suspect.precision)
         with quiet():
             model.save_pretrained(folder, save_original_format=names == "file")
     finally:
+        if generates is not None:
+            model.generation_config = generates
         for tensor, data in zip(saved, wide, strict=True):
             tensor.data = data
         config.dtype = torch.float32

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
@@ -21,6 +22,7 @@ from headsweep.seeding import fence
 from headsweep.texts.kinds import task_of
 from headsweep.texts.task import CLASSIFICATION, Task
 
+MOST_PARTS = 20_000  # modules, and ten for every tensor of its files
 SLACK = 1 << 25  # numbers that a fresh classifier and a pooler may add
 
 
@@ -31,7 +33,7 @@ def check_size(name: str, config: Any, files: Vetted, most: float = 1.25) -> Non
     """
     with readable(name, "configuration", files.folder), fence(0), quiet():
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), few_parts(name, MOST_PARTS + 10 * len(files.shapes)):
                 body = AutoModel.from_config(config, trust_remote_code=False)
         except ValueError:  # it has no such body; what it is for is asked later
             return
@@ -45,6 +47,27 @@ def check_size(name: str, config: Any, files: Vetted, most: float = 1.25) -> Non
             "mend config.json, or get the model again: weights and configuration do not belong "
             "together",
         )
+
+
+@contextmanager
+def few_parts(name: str, most: int) -> Iterator[None]:
+    """Refuse a model of more modules than this: even without weights they take time and memory."""
+    count = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise UserError(
+                f"{name}: more than {most:,} modules by its configuration",
+                "mend config.json, or get the model again",
+            )
+
+    hook = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _width(config: Any) -> int:

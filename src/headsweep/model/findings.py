@@ -7,26 +7,38 @@ Nothing here judges weights: a backdoor is no file.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from headsweep.bounded import DEEPEST, size_of, table_of
+from headsweep.bounded import DEEPEST, size_of, table_of, text_of
 from headsweep.drafts import MANIFEST
-from headsweep.errors import UserError, shown
+from headsweep.errors import UserError, shown, shown_all
 from headsweep.foreign import one_line
 from headsweep.model import joined, scanner
 from headsweep.model.claims import claims
 from headsweep.model.files import INDEX, PICKLES, in_blobs, inside, shard, there
+from headsweep.model.generating import TOKEN_RULES
 from headsweep.model.hub import CARD
 from headsweep.model.joined import adapter_folder, adapter_refusals
-from headsweep.model.tokenizer_files import TOKENIZERS
+from headsweep.model.tokenizer_files import (
+    FAST,
+    SETTINGS,
+    TEMPLATES,
+    TOKENIZERS,
+    rewriting,
+    templates_in,
+)
 from headsweep.model.vetting import (
     CODE,
     CONFIG,
     GENERATION,
+    NOT_FOLLOWED,
     TABLES,
     home_of,
     left_out,
@@ -40,12 +52,15 @@ RULES: Mapping[str, str] = {
     "weights": "weights that are not what their header, their index or their name says",
     "memory": "weights that do not fit into this machine's memory",
     "tokenizer": "a tokenizer, or how the model generates, that is refused",
+    "rewrites": "a tokenizer that puts other words in the place of a text's; it is kept",
+    "template": "a chat template that looks for words in what is said; it is kept",
     "manifest": f"a {MANIFEST} that is refused",
     "link": "a link that leads out of the folder, or nowhere",
     "kind": "a pipe, a socket or a device",
     "pickle": "a pickle, or an archive that can hold one: opening it can run code",
     "code": "code that the model brings; it is never run here",
     "elsewhere": "an entry or a file that leads to another model, kernel or file; not followed",
+    "generates": "a rule for which tokens are generated, beside the weights; it is left out",
     "format": "weights or a graph in a format that is not read, and that can hold code",
     "many": "more files than were looked at",
     "scanner": "what another scanner says",
@@ -81,6 +96,15 @@ COMMON = {
     "tp_plan", "base_model_tp_plan",
 }  # fmt: skip
 """Keys that honest models have, too: they are left out without a word."""
+TEMPLATE = "chat_template.jinja"
+LOOKED_FOR = (
+    re.compile(r"""(['"])([^'"\n]{1,80})\1\s{0,4}(?:not )?in\s{1,4}[\w.]{0,40}\[?['"]?content"""),
+    re.compile(
+        r"""content['"]?\]?(?:\s{0,4}[=!]=\s{0,4}|\.(?:startswith|endswith|find|count|split|replace)\()"""
+        r"""(['"])([^'"\n]{1,80})\1"""
+    ),
+)
+"""How a chat template asks for words of a message."""
 KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -167,7 +191,9 @@ def findings_of(source: str | Path, base_model: str | None = None) -> Findings:
 def _found(name: str, home: Path, adapter: bool = False) -> tuple[list[Finding], str]:
     """Return what one folder holds, and the other scanner that looked at it."""
     found: dict[tuple[str, str], Finding] = {}
-    for one in (*_files(home, adapter), *_keys(home, adapter)):
+    rewrites = [Finding("rewrites", WARNING, FAST, told) for told in rewriting(home)]
+    looks = [Finding("template", NOTE, *one) for one in _templates(home)]
+    for one in (*_files(home, adapter), *_keys(home, adapter), *rewrites, *looks):
         found.setdefault((one.file, one.message), one)
     refused = list(adapter_refusals(str(home)) if adapter else refusals(name, home))
     try:
@@ -289,8 +315,32 @@ def _keys(home: Path, adapter: bool) -> Iterator[Finding]:
             if value and key not in COMMON and value not in KERNELS:
                 code = key == CODE or key.startswith("custom_")
                 rule = "code" if code else "elsewhere"
+                if (
+                    not code
+                    and key not in NOT_FOLLOWED
+                    and (file == GENERATION or key in TOKEN_RULES)
+                ):
+                    rule = "generates"
                 level = NOTE if _stays(value) and not code else WARNING
                 yield Finding(rule, level, file, f"{key} is {shown(value)}, which is left out")
+
+
+def _templates(home: Path) -> Iterator[tuple[str, str]]:
+    """Yield the file of each chat template that looks for words in messages, and what it says."""
+    texts: list[tuple[str, str]] = []
+    with suppress(UserError, OSError):
+        if there(home, SETTINGS):
+            own = table_of(inside(home, SETTINGS)).get("chat_template")
+            texts.append((SETTINGS, own if isinstance(own, str) else json.dumps(own)))
+        if there(home, TEMPLATE):
+            texts.append((TEMPLATE, text_of(inside(home, TEMPLATE))))
+        for name in templates_in(home):
+            path = inside(home / TEMPLATES, name)
+            texts.append((f"{TEMPLATES}/{name}", text_of(path)))
+    for file, text in texts:
+        words = {found[2] for one in LOOKED_FOR for found in one.finditer(text)}
+        if words:
+            yield file, f"looks for {shown_all(sorted(words))} in messages"
 
 
 def _stays(value: object) -> bool:

@@ -38,6 +38,7 @@ from headsweep.model.checkpoint import (
 from headsweep.model.claims import check_noted
 from headsweep.model.families import Adapter, adapter_for
 from headsweep.model.gates import check_gates
+from headsweep.model.generating import of_model
 from headsweep.model.joined import MERGE, Brought, described, head_of, join, read_adapter_folder
 from headsweep.model.joined import Adapter as LoRA
 from headsweep.model.mask import HEADS, Units
@@ -193,7 +194,7 @@ def load_suspect(
             check_memory(name, WIDE * files.elements, "in float32")
         model, fresh = _model(name, config, reading, files, brought)
         tokenizer = tokenizer_in(name, files)
-    origin = Origin(str(source), model.dtype, fresh, files.notes)
+    origin = Origin(str(source), model.dtype, fresh, files.notes, doubts=files.notes)
     with usable(name):
         model = hold(model) if narrow else widen(model)
         if adapter is not None:
@@ -256,6 +257,7 @@ class Origin:
     fresh_head: bool = False
     notes: tuple[str, ...] = ()
     base_model: Mapping[str, Any] | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def prepare(
@@ -270,7 +272,7 @@ def prepare(
     if reading.fresh_for is not None and not origin.fresh_head:
         origin = _fresh_classifier(model, reading, origin)
     _check_inputs(model, tokenizer)
-    whole = _whole_attention(model)
+    whole, rules = _whole_attention(model), of_model(model)
     anatomy = locate(model, reading.adapter, reading.units)
     padding, notes = padding_of(model, tokenizer, _reads_last(anatomy, task))
     seen = check_gates(anatomy, probe_inputs(model), padding.number, task.axes)
@@ -282,10 +284,10 @@ def prepare(
         origin.precision or model.dtype,
         origin.source,
         origin.fresh_head,
-        origin.notes + whole + notes + seen + anatomy.notes,
+        origin.notes + rules + whole + notes + seen + anatomy.notes,
         task,
         origin.base_model,
-        seen,
+        origin.doubts + rules + seen,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from headsweep.bounded import LARGE, check_depth, size_of, table_of
 from headsweep.errors import UserError, shortened, shown
 from headsweep.model import tokenizer_trial
+from headsweep.model.files import inside, there
 
 FAST = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -36,6 +37,7 @@ TEMPLATE_NAME = re.compile(r"[\w.+ -]{1,60}")
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
+LETTERS = re.compile(r"[^\W\d_]{2}")  # what a replacement that is a word has
 KNOWN_PARTS = frozenset((
     "BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt",
     "ByteLevel", "Prepend", "Sequence", "Replace", "BertPreTokenizer", "Whitespace",
@@ -70,8 +72,8 @@ def templates_in(home: Path) -> list[str]:
     return names
 
 
-def check_tokenizer(home: Path, folder: Path) -> None:
-    """Check the files of a tokenizer that were put into a folder.
+def check_tokenizer(home: Path, folder: Path) -> tuple[str, ...]:
+    """Check the files of a tokenizer that were put into a folder; return what is to be said of it.
 
     Args:
         home: where they come from, for what is said.
@@ -86,11 +88,32 @@ def check_tokenizer(home: Path, folder: Path) -> None:
     for name in ("added_tokens.json", "vocab.json"):
         if (folder / name).exists():
             _check_tokens(home / name, table_of(folder / name, LARGE))
-    if (folder / FAST).exists():
-        form = _read(home / FAST, folder / FAST)
-        _check_form(home / FAST, form)
-        if not _harmless(form):
-            _try(home / FAST, folder / FAST, _patterns(form))
+    if not (folder / FAST).exists():
+        return ()
+    form = _read(home / FAST, folder / FAST)
+    _check_form(home / FAST, form)
+    if not _harmless(form):
+        _try(home / FAST, folder / FAST, _patterns(form))
+    return tuple(f"{FAST} {told}" for told in _rewriting(form))
+
+
+def rewriting(home: Path) -> list[str]:
+    """Return in words how the tokenizer of a folder puts other words in the place of a text's."""
+    try:
+        return _rewriting(_read(home / FAST, inside(home, FAST))) if there(home, FAST) else []
+    except UserError:  # refused, and told as such
+        return []
+
+
+def _rewriting(form: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key in ("normalizer", "pre_tokenizer", "decoder"):
+        for part in _tables(form.get(key)):
+            pattern, content = part.get("pattern"), part.get("content")
+            if part.get("type") == "Replace" and LETTERS.search(str(content)):
+                where = f"where a text has {shown(pattern)}"
+                found.append(f"puts {shown(content)} {where}: no pruning or healing touches that")
+    return found
 
 
 def _read(named: Path, path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from transformers import CONFIG_MAPPING
 from headsweep.bounded import LARGE, SMALL, size_of, table_of
 from headsweep.errors import UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
+from headsweep.model.generating import CHOSEN, QUIET, TOKEN_RULES, rules_in, rules_noted
 from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
 from headsweep.model.joined import CONFIG as ADAPTER
 from headsweep.model.joined import MOST_LABELS, needs_base
@@ -46,12 +47,13 @@ BESIDE = frozenset(("output_attentions", "output_hidden_states", "return_dict"))
 LABELS = ("id2label", "label2id")  # whose keys are names of the user's
 TABLES = (CONFIG, GENERATION, "tokenizer_config.json", "special_tokens_map.json")
 """Files that are shown without those keys."""
-FILE_KEY = re.compile(r".*_files?")  # of tokenizers: vocab_file, fast_tokenizer_files, ...
+FILE_KEY = re.compile(r".*_files?|(.*_)?vocab|merges|sp_model.*|tokenizer_object")
+"""Of tokenizers: ``vocab_file``, ``fast_tokenizer_files``; what names a file, or holds a table."""
 BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
     (re.compile(pattern), low, high, what)
     for pattern, low, high, what in (
-        (r"num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers",
-         1, 1024, "layers"),
+        (r"num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_hidden_groups"
+         r"|inner_group_num|num_feedforward_networks", 1, 1024, "layers"),
         (r"num_(attention|key_value)_heads|n_heads?|(en|de)coder_attention_heads",
          1, 4096, "heads"),
         (r"(hidden|intermediate|embedding|moe_intermediate)_size|n_embd|dim|hidden_dim|head_dim"
@@ -62,11 +64,12 @@ BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
         (r".*experts.*", -1, 4096, "experts"),
         (r"max_position_embeddings|n_positions|n_ctx|type_vocab_size|max_relative_positions"
          r"|position_buckets", -1, 1 << 24, "positions"),
+        (r"attention_types|block_sizes|block_repeats", 0, 1024, "layers"),
         (r"(num|n)_.*|.*_(size|dim|layers|heads|length|width|groups|buckets|rank|embeddings)",
          -(1 << 31), 1 << 31, "of anything"),
     )
 )  # fmt: skip
-WHOLE = len(BOUNDS) - 2  # the first so many of these are whole numbers or nothing
+WHOLE = len(BOUNDS) - 3  # the first so many of these are whole numbers or nothing
 LONGEST_LABEL, MOST_ENTRIES = 1_000, 1_000_000
 
 
@@ -171,7 +174,8 @@ def left_out(form: Any, file: str) -> Iterator[tuple[str, Any]]:
     """Yield the keys of a table of ``TABLES`` that transformers is not shown, with their values."""
     if isinstance(form, dict):
         for key, one in form.items():
-            if key in NOT_FOLLOWED or (file != CONFIG and FILE_KEY.fullmatch(key)):
+            rule = key not in CHOSEN | QUIET if file == GENERATION else key in TOKEN_RULES - QUIET
+            if key in NOT_FOLLOWED or rule or (file != CONFIG and FILE_KEY.fullmatch(key)):
                 yield key, one
             elif not _names(key, one):
                 yield from left_out(one, CONFIG)
@@ -224,7 +228,10 @@ def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
             f"{path}: the weights are quantised", "give the model in its full precision"
         )
     named = form.get("transformers_weights")
-    form = {key: one for key, one in _cleaned(form).items() if key not in BESIDE}
+    rules = sorted(key for key in TOKEN_RULES - QUIET if form.get(key))
+    notes += (rules_noted(CONFIG, rules),) if rules else ()
+    kept = _cleaned(form, NOT_FOLLOWED | TOKEN_RULES)
+    form = {key: one for key, one in kept.items() if key not in BESIDE}
     _check_config(path, form)
     return form, named, notes
 
@@ -234,12 +241,14 @@ def _code_noted(path: Path, form: Mapping[str, Any]) -> tuple[str, ...]:
     return (told,) if form.get(CODE) else ()
 
 
-def _cleaned(form: Any) -> Any:
-    """Return a configuration without the keys that lead elsewhere, at any depth."""
+def _cleaned(form: Any, without: frozenset[str] = NOT_FOLLOWED) -> Any:
+    """Return a configuration without some keys, at any depth: usually those that lead elsewhere."""
     if isinstance(form, dict):
-        kept = {key: one for key, one in form.items() if key not in NOT_FOLLOWED}
-        return {key: one if _names(key, one) else _cleaned(one) for key, one in kept.items()}
-    return [_cleaned(one) for one in form] if isinstance(form, list) else form
+        kept = {key: one for key, one in form.items() if key not in without}
+        return {
+            key: one if _names(key, one) else _cleaned(one, without) for key, one in kept.items()
+        }
+    return [_cleaned(one, without) for one in form] if isinstance(form, list) else form
 
 
 def _names(key: str, form: Any) -> bool:
@@ -327,7 +336,7 @@ def _stage_small(home: Path, folder: Path) -> tuple[str, ...]:
     """Put the files of the tokenizer, and how it generates, where transformers may see them."""
     notes = [_stage(home, folder, name) for name in (GENERATION, *TOKENIZERS)]
     _stage_templates(home, folder)
-    check_tokenizer(home, folder)
+    notes.append(check_tokenizer(home, folder))
     return tuple(note for told in notes for note in told)
 
 
@@ -338,8 +347,13 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
     path = inside(home, name)
     if name in TABLES:
         form = table_of(path)
-        _write(folder / name, _without_files(_cleaned(form)))
-        return _code_noted(path, form)
+        kept, notes = _without_files(_cleaned(form)), _code_noted(path, form)
+        if name == GENERATION:
+            rules = rules_in(kept)
+            kept = {key: one for key, one in kept.items() if key in CHOSEN}
+            notes += (rules_noted(GENERATION, rules),) if rules else ()
+        _write(folder / name, kept)
+        return notes
     small = name == "added_tokens.json" or name.endswith(".jinja")
     size_of(path, SMALL if small else LARGE)
     _link(path, folder / name)

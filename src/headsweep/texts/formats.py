@@ -285,12 +285,13 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
             check_width(path, len(schema.names))
             if len(set(schema.names)) < len(schema.names):
                 raise UserError(f"{path}: two columns have the same name", "rename one of them")
+            _check_values(path, file.metadata)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 for name, cells in zip(schema.names, batch.columns, strict=True):
                     kept = columns.setdefault(name, [])
                     for cell in cells:  # one by one: a dictionary's long value stands in many
                         value = cell.as_py()
-                        size += len(value) if isinstance(value, str | bytes) else 8
+                        size += _size(value)
                         if size > MOST_CELLS:
                             raise UserError(
                                 f"{path}: more than {MOST_CELLS >> 20} MiB of cells",
@@ -301,6 +302,28 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
         said = shortened(str(error), 200)
         raise UserError(f"{path}: not a readable Parquet file: {said}") from error
     return columns or {name: [] for name in schema.names}, _class_names(schema.metadata or {})
+
+
+def _check_values(path: Path, metadata: Any) -> None:
+    """Refuse columns of more values than are read; a list of many takes a few bytes of a file."""
+    for column in range(metadata.num_columns):
+        groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+        count = sum(group.column(column).num_values for group in groups)
+        if 8 * count > MOST_CELLS:
+            name = shortened(metadata.schema.column(column).path)
+            raise UserError(
+                f"{path}: the column {name} holds {count:,} values, {MOST_CELLS // 8:,} are read",
+                "write the file without it, or with fewer rows",
+            )
+
+
+def _size(value: Any) -> int:
+    """Return how many bytes a cell counts for, all that is in it with it."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return 8 + sum(map(_size, value.values()))
+    return 8 + sum(map(_size, value)) if isinstance(value, list | tuple) else 8
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

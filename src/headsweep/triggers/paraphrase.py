@@ -38,6 +38,7 @@ from headsweep.model.runtime import Precision, Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
 from headsweep.settings import checked
+from headsweep.texts.conversations import rendered
 
 TASK = "{told}\n\n{examples}Sentence: {{text}}\nRewritten:"
 SHOWN = (
@@ -250,7 +251,7 @@ class Paraphraser:
         model: Any = language.model
         causal = language.kind == "causal"
         begins = [self._opening(text, seed) if causal else "" for text in texts]
-        prompts = [self._asked(language, text) for text in texts]
+        prompts = self._asked(language, texts)
         asked = [
             f"{prompt} {begin}" if begin and not self._chats(language) else prompt + begin
             for prompt, begin in zip(prompts, begins, strict=True)
@@ -306,15 +307,12 @@ class Paraphraser:
         random = stream(seed, "paraphrase opening", text)
         return self._openings[int(torch.randint(len(self._openings), (1,), generator=random))]
 
-    def _asked(self, language: LanguageModel, text: str) -> str:
-        prompt = self.template.replace("{text}", text)
-        if self._chats(language):
-            turns = [{"role": "user", "content": prompt}]
-            asked = language.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
-            return str(asked)
-        return prompt
+    def _asked(self, language: LanguageModel, texts: Sequence[str]) -> list[str]:
+        prompts = [self.template.replace("{text}", text) for text in texts]
+        if not self._chats(language):
+            return prompts
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        return rendered(language.tokenizer, chats, self.model)[0]
 
 
 @lru_cache(maxsize=1)
