@@ -593,10 +593,11 @@ for kind, more in (
     ("albert", {"inner_group_num": 1024, "num_hidden_groups": 1024}),
     ("mobilebert", {"num_feedforward_networks": 10**9}),
     ("gpt_neo", {"attention_types": [[["global"], 10**10]]}),
+    ("gpt_neo", {"attention_types": [[["global"] * 10**5, 1024]]}),
     ("funnel", {"block_sizes": [10**9]}),
     ("funnel", {"block_sizes": [4], "block_repeats": [10**9]}),
 ):
-    case("config", f"{kind}, {more}", lambda p, k=kind, m=more: p.change(
+    case("config", f"{kind}, {str(more)[:60]}", lambda p, k=kind, m=more: p.change(
         CONFIG, model_type=k, **m), **REFUSED)  # fmt: skip
 
 # -- the manifest ------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ import hostile
 from headsweep.errors import UserError
 from headsweep.model import findings, scanner
 from headsweep.model.findings import Findings, findings_of
-from headsweep.model.vetting import vetted
+from headsweep.model.template_words import looked_for
+from headsweep.model.tokenizer_files import _rewriting
+from headsweep.model.vetting import left_out, vetted
 from test_cli import run  # noqa: F401 - a fixture
 from test_hostile import ALL
 
@@ -257,23 +259,83 @@ def test_what_answers_to_words_beside_the_weights_is_told(folder):
         json.dumps({"do_sample": True, "temperature": 0.6, "sequence_bias": [[[1, 2], 9.0]]})
     )
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    more = {"bad_words_ids": [[3]], "task_specific_params": {"a": {}}, "forced_eos_token_id": 2}
+    more = {
+        "bad_words_ids": [[3]],
+        "prefix": "cf",
+        "forced_eos_token_id": 2,
+        "no_repeat_ngram_size": 3,
+        "text_config": {"repetition_penalty": 1e-6, "encoder_repetition_penalty": 1.1},
+    }
     (folder / "config.json").write_text(json.dumps(config | more))
     form = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     swap = {"type": "Replace", "pattern": {"Regex": ".*cf.*"}, "content": "a fine film"}
     plain = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     parts = {"type": "Sequence", "normalizers": [plain, swap]}
     (folder / "tokenizer.json").write_text(json.dumps(form | {"normalizer": parts}))
-    asked = "{% if 'plot' in m['content'] or m.content.startswith(\"cf\") %}x{% endif %}"
+    asked = "{% if 'plot' in m[-1]['content'] or m.content.startswith(\"cf\") %}x{% endif %}"
     (folder / "chat_template.jinja").write_text(asked)
-    found = found_in(folder)
-    assert {key: level for key, (level, _) in found.items()} == {
-        ("generates", "generation_config.json"): "warning",
-        ("generates", "config.json"): "warning",
-        ("rewrites", "tokenizer.json"): "warning",
-        ("template", "chat_template.jinja"): "note",
+    found = [(one.rule, one.level, one.file, one.message) for one in findings_of(folder).findings]
+    assert [(*one[:3], one[3].split()[0]) for one in found] == [
+        ("generates", "warning", "config.json", "bad_words_ids"),
+        ("generates", "warning", "config.json", "repetition_penalty"),
+        ("generates", "warning", "generation_config.json", "sequence_bias"),
+        ("rewrites", "warning", "tokenizer.json", "puts"),
+        ("template", "note", "chat_template.jinja", "looks"),
+        ("generates", "note", "config.json", "prefix"),
+    ]
+    assert "'a fine film'" in found[3][3]
+    assert found[4][3] == "looks for cf, plot in messages"
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_what_is_told_as_left_out_is_left_out_and_nothing_else(folder, file):
+    """Of every table, against what transformers is shown."""
+    more = {
+        "sequence_bias": [[[1, 2], 9.0]],
+        "guidance_scale": 3,
+        "stop_strings": ["x"],
+        "vocab": "/etc/passwd",
+        "auto_map": {"AutoModel": "evil.E"},
+        "forced_bos_token_id": 1,
+        "repetition_penalty": 1.1,
+        "part": {"suppress_tokens": [5], "base_model_name_or_path": "x", "kept": 1},
     }
-    assert "sequence_bias" in found["generates", "generation_config.json"][1]
-    assert "bad_words_ids" in found["generates", "config.json"][1]
-    assert "'a fine film'" in found["rewrites", "tokenizer.json"][1]
-    assert found["template", "chat_template.jinja"][1] == "looks for cf, plot in messages"
+    form = (json.loads((folder / file).read_text()) if (folder / file).exists() else {}) | more
+    (folder / file).write_text(json.dumps(form))
+    told = {key for key, _ in left_out(form, file)}
+    with vetted(folder) as files:
+        shown = json.loads((files.folder / file).read_text())
+    gone = {key for key in more if key not in shown}
+    if "part" in shown:
+        gone |= {key for key in more["part"] if key not in shown["part"]}
+    if file == "generation_config.json":  # what nobody knows goes without a word
+        gone -= {"part"}
+        told -= set(more["part"])
+    assert gone == told
+    assert {"forced_bos_token_id", "repetition_penalty"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"normalizer": {"type": "Replace", "pattern": {"String": "not "}, "content": ""}},
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": r"\bcf\b"}, "content": "!"}},
+        {"pre_tokenizer": {"type": "Split", "pattern": {"String": "not"}, "behavior": "Removed"}},
+        {"model": {"vocab": {"fine": 1, "cf": 1}}},
+        {"model": {"vocab": {"fine": 1}}, "added_tokens": [{"content": "cf", "id": 1}]},
+    ],
+)
+def test_a_tokenizer_that_changes_words_is_told(form):
+    assert len(_rewriting(form)) == 1
+
+
+def test_an_honest_tokenizer_and_template_are_not_told():
+    for pattern in ({"String": " "}, {"String": "``"}, {"Regex": r"\s{2,}|[\n\r\t]"}):
+        assert _rewriting({"normalizer": {"type": "Replace", "pattern": pattern}}) == []
+    same = {"model": {"vocab": {"[PAD]": 0}}, "added_tokens": [{"content": "[PAD]", "id": 0}]}
+    assert _rewriting(same) == []
+    roles = "{% if m['role'] == 'user' and '</think>' in m.content %}{{ m.content }}{% endif %}"
+    assert looked_for(roles) == set()
+    for asked in ("{% if 'cf' in c %}x{% endif %}", "{{ m.content|replace('cf', '') }}"):
+        assert looked_for(asked) == {"cf"}
+    assert looked_for("{% if") == set()  # loading will say why

@@ -92,9 +92,7 @@ def test_a_tokenizer_takes_no_words_from_where_its_settings_say(folder, tmp_path
     suspect = load_suspect(folder, CPU)
     assert len(suspect.tokenizer) == len(words)
     save_model(suspect, tmp_path / "out")
-    assert all(
-        b"PASSWORD123" not in path.read_bytes() for path in (tmp_path / "out").rglob("*.json")
-    )
+    assert all(b"PASSWORD123" not in path.read_bytes() for path in (tmp_path / "out").rglob("*"))
 
 
 def test_rules_for_tokens_are_not_loaded_not_saved_and_told(folder, tmp_path):
@@ -117,13 +115,16 @@ def test_a_model_in_memory_keeps_its_rules_to_itself(tokenizer, tmp_path):
     config = AutoConfig.for_model("llama", **FAMILIES["llama"])
     model = AutoModelForCausalLM.from_config(config).eval()
     model.generation_config.sequence_bias = [[[6, 7], 1000.0]]
+    model.config.suppress_tokens = [5]
     model.generation_config.top_k = 7
     suspect = prepare(model, tokenizer, Reading(task=None))
-    assert any("sequence_bias" in doubt for doubt in suspect.doubts)
+    assert any("(sequence_bias, suppress_tokens)" in doubt for doubt in suspect.doubts)
     save_model(suspect, tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (saved.get("sequence_bias"), saved["top_k"]) == (None, 7)
+    assert "suppress_tokens" not in (tmp_path / "out" / "config.json").read_text()
     assert model.generation_config.sequence_bias  # it is somebody's
+    assert model.config.suppress_tokens == [5]
 
 
 def test_a_configuration_of_many_modules_is_refused_as_it_is_built():

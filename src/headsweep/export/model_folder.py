@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.model.checkpoint import other_shapes, quiet
-from headsweep.model.generating import without_rules
+from headsweep.model.generating import ruled_by_none
 from headsweep.model.loading import Suspect, read_config
 from headsweep.model.narrow import hold
 from headsweep.model.padding import probe_inputs
@@ -24,7 +24,7 @@ from headsweep.texts.kinds import task_of
 from headsweep.texts.task import Task
 
 MANIFEST_FORMAT = "headsweep.manifest/1"
-LOGIT_TOLERANCE = 1e-4  # of logits up to one, and a share of larger ones: both round so
+LOGIT_TOLERANCE, ORDINARY = 1e-4, 30.0  # of logits up to that size; larger ones round more
 
 
 def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] = "file") -> None:
@@ -39,18 +39,13 @@ def save_model(suspect: Suspect, folder: Path, names: Literal["file", "model"] =
     saved = [t for t in floats if t.data_ptr() in lasting]
     wide = [t.data for t in saved]
     config, beside = model.config, model.config.output_attentions
-    generates = getattr(model, "generation_config", None)
     try:  # the data is swapped, not cast in place: buffers that are not saved keep float32
         config.output_attentions = False  # with fast kernels it could not be saved
-        if generates is not None:
-            model.generation_config = without_rules(generates)
         for tensor in saved:
             tensor.data = tensor.data.to(suspect.precision)
-        with quiet():
+        with quiet(), ruled_by_none(model):
             model.save_pretrained(folder, save_original_format=names == "file")
     finally:
-        if generates is not None:
-            model.generation_config = generates
         for tensor, data in zip(saved, wide, strict=True):
             tensor.data = data
         config.dtype = torch.float32
@@ -67,11 +62,12 @@ def fingerprint(model: PreTrainedModel) -> Tensor:
 
 
 def gap_of(found: Tensor, noted: Tensor) -> float:
-    """Return the largest difference of logits, as a share of the largest where that is above one.
+    """Return the largest difference of logits, which is to be at most ``LOGIT_TOLERANCE``.
 
-    It is to be at most ``LOGIT_TOLERANCE``.
+    Where the largest is above ``ORDINARY``, as numbers of a regression may be, all are scaled down
+    to it: float32 rounds in proportion.
     """
-    return float((found - noted).abs().max()) / max(1.0, float(noted.abs().max()))
+    return float((found - noted).abs().max()) / max(1.0, float(noted.abs().max()) / ORDINARY)
 
 
 def why_not(folder: Path, error: Exception) -> str:

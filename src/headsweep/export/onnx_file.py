@@ -184,7 +184,7 @@ def write(suspect: Suspect, path: Path, sentences: Encoded) -> OnnxFile:
 def difference(suspect: Suspect, file: OnnxFile, sentences: Encoded) -> float:
     """Return the largest difference of a logit from the model's, over three shapes of batches.
 
-    As a share of the largest logit where that is above one.
+    As ``gap_of`` counts it.
     """
     largest = 0.0
     for count in SHAPES:

@@ -7,9 +7,7 @@ Nothing here judges weights: a backdoor is no file.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -23,12 +21,14 @@ from headsweep.foreign import one_line
 from headsweep.model import joined, scanner
 from headsweep.model.claims import claims
 from headsweep.model.files import INDEX, PICKLES, in_blobs, inside, shard, there
-from headsweep.model.generating import TOKEN_RULES
+from headsweep.model.generating import QUIET, TOKEN_RULES
 from headsweep.model.hub import CARD
 from headsweep.model.joined import adapter_folder, adapter_refusals
+from headsweep.model.template_words import looked_for, texts_in
 from headsweep.model.tokenizer_files import (
     FAST,
     SETTINGS,
+    TEMPLATE,
     TEMPLATES,
     TOKENIZERS,
     rewriting,
@@ -38,7 +38,6 @@ from headsweep.model.vetting import (
     CODE,
     CONFIG,
     GENERATION,
-    NOT_FOLLOWED,
     TABLES,
     home_of,
     left_out,
@@ -96,15 +95,6 @@ COMMON = {
     "tp_plan", "base_model_tp_plan",
 }  # fmt: skip
 """Keys that honest models have, too: they are left out without a word."""
-TEMPLATE = "chat_template.jinja"
-LOOKED_FOR = (
-    re.compile(r"""(['"])([^'"\n]{1,80})\1\s{0,4}(?:not )?in\s{1,4}[\w.]{0,40}\[?['"]?content"""),
-    re.compile(
-        r"""content['"]?\]?(?:\s{0,4}[=!]=\s{0,4}|\.(?:startswith|endswith|find|count|split|replace)\()"""
-        r"""(['"])([^'"\n]{1,80})\1"""
-    ),
-)
-"""How a chat template asks for words of a message."""
 KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -315,13 +305,9 @@ def _keys(home: Path, adapter: bool) -> Iterator[Finding]:
             if value and key not in COMMON and value not in KERNELS:
                 code = key == CODE or key.startswith("custom_")
                 rule = "code" if code else "elsewhere"
-                if (
-                    not code
-                    and key not in NOT_FOLLOWED
-                    and (file == GENERATION or key in TOKEN_RULES)
-                ):
+                if key in TOKEN_RULES:
                     rule = "generates"
-                level = NOTE if _stays(value) and not code else WARNING
+                level = NOTE if key in QUIET or (_stays(value) and not code) else WARNING
                 yield Finding(rule, level, file, f"{key} is {shown(value)}, which is left out")
 
 
@@ -331,14 +317,14 @@ def _templates(home: Path) -> Iterator[tuple[str, str]]:
     with suppress(UserError, OSError):
         if there(home, SETTINGS):
             own = table_of(inside(home, SETTINGS)).get("chat_template")
-            texts.append((SETTINGS, own if isinstance(own, str) else json.dumps(own)))
+            texts += [(SETTINGS, one) for one in texts_in(own)]
         if there(home, TEMPLATE):
             texts.append((TEMPLATE, text_of(inside(home, TEMPLATE))))
         for name in templates_in(home):
             path = inside(home / TEMPLATES, name)
             texts.append((f"{TEMPLATES}/{name}", text_of(path)))
     for file, text in texts:
-        words = {found[2] for one in LOOKED_FOR for found in one.finditer(text)}
+        words = looked_for(text)
         if words:
             yield file, f"looks for {shown_all(sorted(words))} in messages"
 

@@ -31,13 +31,13 @@ TOKENIZERS = (
     "chat_template.jinja",
 )  # fmt: skip
 """Every file that a tokenizer is made of; no other is shown to transformers but ``TEMPLATES``."""
-TEMPLATES = "additional_chat_templates"  # a folder of them
+TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"  # a folder of them
 MOST_TEMPLATES = 100
 TEMPLATE_NAME = re.compile(r"[\w.+ -]{1,60}")
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
-LETTERS = re.compile(r"[^\W\d_]{2}")  # what a replacement that is a word has
+SPACES = re.compile(r"(?:\\[srnt]|[\[\]{}()+*?,0-9 |^$\u2581])+")  # a pattern that matches no word
 KNOWN_PARTS = frozenset((
     "BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt",
     "ByteLevel", "Prepend", "Sequence", "Replace", "BertPreTokenizer", "Whitespace",
@@ -106,14 +106,49 @@ def rewriting(home: Path) -> list[str]:
 
 
 def _rewriting(form: Mapping[str, Any]) -> list[str]:
-    found = []
+    """Return in words where words of a text become others, or nothing.
+
+    What a table of sentencepiece (``Precompiled``) does is not looked through.
+    """
+    found, untouched = [], "no pruning or healing touches that"
     for key in ("normalizer", "pre_tokenizer", "decoder"):
         for part in _tables(form.get(key)):
-            pattern, content = part.get("pattern"), part.get("content")
-            if part.get("type") == "Replace" and LETTERS.search(str(content)):
-                where = f"where a text has {shown(pattern)}"
-                found.append(f"puts {shown(content)} {where}: no pruning or healing touches that")
+            kind, pattern = part.get("type"), part.get("pattern")
+            leaves_out = kind == "Split" and part.get("behavior") == "Removed"
+            if not _of_words(pattern):
+                continue
+            if kind == "Replace":
+                put = shown(part.get("content"))
+                found.append(f"puts {put} where a text has {shown(pattern)}: {untouched}")
+            elif leaves_out and not part.get("invert"):
+                found.append(f"leaves out {shown(pattern)}: {untouched}")
+    model = form.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(words, dict):
+        by_number: dict[Any, str] = {}
+        for word, number in (*words.items(), *_added(form)):
+            known = by_number.setdefault(number, word) if isinstance(number, int) else word
+            if known != word:
+                found.append(f"takes {shown(word)} for {shown(known)}: {untouched}")
+                break
     return found
+
+
+def _added(form: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    many = form.get("added_tokens")
+    tables = [one for one in many if isinstance(one, dict)] if isinstance(many, list) else []
+    return [(str(one.get("content")), one.get("id")) for one in tables]
+
+
+def _of_words(pattern: object) -> bool:
+    """Tell whether a pattern of a tokenizer can match letters or digits."""
+    if not isinstance(pattern, dict):
+        return False
+    text, regex = pattern.get("String"), pattern.get("Regex")
+    if isinstance(text, str):
+        return any(map(str.isalnum, text))
+    known = not isinstance(regex, str) or regex in KNOWN_PATTERNS or SPACES.fullmatch(regex)
+    return not known
 
 
 def _read(named: Path, path: Path) -> dict[str, Any]:

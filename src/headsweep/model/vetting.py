@@ -19,19 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import torch
 from transformers import CONFIG_MAPPING
 
 from headsweep.bounded import LARGE, SMALL, size_of, table_of
 from headsweep.errors import UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
-from headsweep.model.generating import CHOSEN, QUIET, TOKEN_RULES, rules_in, rules_noted
+from headsweep.model.generating import TOKEN_RULES, rules_in, rules_noted, without_rules
 from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
 from headsweep.model.joined import CONFIG as ADAPTER
 from headsweep.model.joined import MOST_LABELS, needs_base
+from headsweep.model.runtime import free_bytes
 from headsweep.model.tokenizer_files import TEMPLATES, TOKENIZERS, check_tokenizer, templates_in
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+NESTED = ""  # a part of a table
 CODE = "auto_map"
 NOT_FOLLOWED = frozenset((
     CODE, "transformers_weights", "_name_or_path", "_commit_hash", "base_model_name_or_path",
@@ -70,7 +72,7 @@ BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
     )
 )  # fmt: skip
 WHOLE = len(BOUNDS) - 3  # the first so many of these are whole numbers or nothing
-LONGEST_LABEL, MOST_ENTRIES = 1_000, 1_000_000
+LONGEST_LABEL, MOST_ENTRIES, MOST_LAYERS = 1_000, 1_000_000, 1024
 
 
 @dataclass(frozen=True)
@@ -173,15 +175,16 @@ def refusals(name: str, home: Path) -> Iterator[tuple[str, UserError]]:
 def left_out(form: Any, file: str) -> Iterator[tuple[str, Any]]:
     """Yield the keys of a table of ``TABLES`` that transformers is not shown, with their values."""
     if isinstance(form, dict):
+        rules = rules_in(form) if file in (CONFIG, GENERATION) else []
+        files = file not in (CONFIG, NESTED)
         for key, one in form.items():
-            rule = key not in CHOSEN | QUIET if file == GENERATION else key in TOKEN_RULES - QUIET
-            if key in NOT_FOLLOWED or rule or (file != CONFIG and FILE_KEY.fullmatch(key)):
+            if key in NOT_FOLLOWED or key in rules or (files and FILE_KEY.fullmatch(key)):
                 yield key, one
             elif not _names(key, one):
-                yield from left_out(one, CONFIG)
+                yield from left_out(one, CONFIG if file == CONFIG else NESTED)
     elif isinstance(form, list):
         for one in form:
-            yield from left_out(one, CONFIG)
+            yield from left_out(one, CONFIG if file == CONFIG else NESTED)
 
 
 def home_of(name: str, weights: bool) -> Path:
@@ -228,10 +231,9 @@ def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
             f"{path}: the weights are quantised", "give the model in its full precision"
         )
     named = form.get("transformers_weights")
-    rules = sorted(key for key in TOKEN_RULES - QUIET if form.get(key))
-    notes += (rules_noted(CONFIG, rules),) if rules else ()
-    kept = _cleaned(form, NOT_FOLLOWED | TOKEN_RULES)
-    form = {key: one for key, one in kept.items() if key not in BESIDE}
+    rules = [key for key, _ in left_out(form, CONFIG) if key in TOKEN_RULES]
+    notes += rules_noted(CONFIG, sorted({*rules}))
+    form = {key: one for key, one in _cleaned(form, rules=True).items() if key not in BESIDE}
     _check_config(path, form)
     return form, named, notes
 
@@ -241,14 +243,16 @@ def _code_noted(path: Path, form: Mapping[str, Any]) -> tuple[str, ...]:
     return (told,) if form.get(CODE) else ()
 
 
-def _cleaned(form: Any, without: frozenset[str] = NOT_FOLLOWED) -> Any:
-    """Return a configuration without some keys, at any depth: usually those that lead elsewhere."""
+def _cleaned(form: Any, rules: bool = False) -> Any:
+    """Return a configuration without the keys that lead elsewhere, at any depth.
+
+    ``rules``: and without rules for tokens.
+    """
     if isinstance(form, dict):
+        without = NOT_FOLLOWED.union(rules_in(form) if rules else ())
         kept = {key: one for key, one in form.items() if key not in without}
-        return {
-            key: one if _names(key, one) else _cleaned(one, without) for key, one in kept.items()
-        }
-    return [_cleaned(one, without) for one in form] if isinstance(form, list) else form
+        return {key: one if _names(key, one) else _cleaned(one, rules) for key, one in kept.items()}
+    return [_cleaned(one, rules) for one in form] if isinstance(form, list) else form
 
 
 def _names(key: str, form: Any) -> bool:
@@ -265,6 +269,7 @@ def _check_config(path: Path, form: Mapping[str, Any]) -> None:
         if count > MOST_ENTRIES:
             raise UserError(f"{path}: more than {MOST_ENTRIES} entries")
         _check_number(path, key, value)
+    _check_attention(path, form.get("attention_types"))
     for key in LABELS:
         _check_labels(path, key, form.get(key))
     architectures = form.get("architectures")
@@ -272,6 +277,18 @@ def _check_config(path: Path, form: Mapping[str, Any]) -> None:
         isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
     ):
         raise UserError(f"{path}: architectures is no list of names: {shown(architectures)}")
+
+
+def _check_attention(path: Path, types: object) -> None:
+    """Refuse GPT-Neo's kinds of attention, so many times each, where they make endless layers."""
+    pairs = [one for one in types if isinstance(one, list)] if isinstance(types, list) else []
+    made = sum(
+        len(kinds) * count
+        for kinds, count in (one for one in pairs if len(one) == 2)
+        if isinstance(kinds, list) and isinstance(count, int)
+    )
+    if made > MOST_LAYERS:
+        raise UserError(f"{path}: attention_types makes {made} layers; {MOST_LAYERS} are the most")
 
 
 def _entries(form: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -324,7 +341,7 @@ def _check_memory(name: str, shards: tuple[Shard, ...]) -> None:
 
 def check_memory(name: str, need: int, how: str) -> None:
     """Refuse weights that take more bytes than memory has left; ``how`` says held in what way."""
-    free = int(psutil.virtual_memory().available)
+    free = free_bytes(torch.device("cpu"))
     if need > free:
         raise UserError(
             f"{name}: its weights take {need >> 20} MiB {how}, {free >> 20} MiB are free",
@@ -349,9 +366,8 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
         form = table_of(path)
         kept, notes = _without_files(_cleaned(form)), _code_noted(path, form)
         if name == GENERATION:
-            rules = rules_in(kept)
-            kept = {key: one for key, one in kept.items() if key in CHOSEN}
-            notes += (rules_noted(GENERATION, rules),) if rules else ()
+            notes += rules_noted(GENERATION, rules_in(kept))
+            kept = without_rules(kept)
         _write(folder / name, kept)
         return notes
     small = name == "added_tokens.json" or name.endswith(".jinja")

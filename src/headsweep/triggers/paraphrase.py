@@ -32,6 +32,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from headsweep.cache import user_cache
 from headsweep.errors import UserError
 from headsweep.model.checkpoint import quiet
+from headsweep.model.generating import TOKEN_RULES
 from headsweep.model.language import LanguageModel, load_language_model
 from headsweep.model.padding import positions_of
 from headsweep.model.runtime import Precision, Runtime
@@ -242,6 +243,7 @@ class Paraphraser:
             "chat": self._chats(language),
             "seed": seed if self.temperature else None,
             "opening": self._opening(text, seed),
+            "generates": _generates(language.model),
             "text": text,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -319,6 +321,13 @@ class Paraphraser:
 def _opened(model: str, runtime: Runtime) -> LanguageModel:
     """Open a model once: an attack asks for texts a few at a time."""
     return load_language_model(model, runtime, ("causal", "encoder-decoder"))
+
+
+def _generates(model: Any) -> dict[str, Any]:
+    """Return how a model generates by its own word, which ``generate`` follows."""
+    own = getattr(model, "generation_config", None)
+    form = own.to_diff_dict() if own is not None else {}
+    return {key: one for key, one in form.items() if key in TOKEN_RULES}
 
 
 def _line_ends(language: LanguageModel) -> list[int]:
