@@ -540,7 +540,7 @@ def test_weights_that_were_loaded_frozen_are_healed(trained_folder, tokenizer):
     model.requires_grad_(False)
     first = model.bert.encoder.layer[0].attention.self.query.weight.clone()
     done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
-    now = done.model.bert.encoder.layer[0].attention.self.query.weight
+    now = done.model.bert.encoder.layer[0].attention.self.query.weight.detach()
     assert float((now - first).abs().max()) > 1e-4
 
 
