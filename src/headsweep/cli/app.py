@@ -22,8 +22,8 @@ INTERRUPTED, DEBUG, LOG_FILE = 130, "--debug", "--log-file"
 
 app = typer.Typer(
     name="headsweep",
-    help="Take a backdoor out of a Hugging Face text classifier by pruning attention heads, "
-    "knowing neither the trigger nor a clean copy of the model.",
+    help="Take a backdoor out of a Hugging Face text classifier or language model: prune attention "
+    "heads and fine-tune, without the trigger and without a clean copy of the model.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -44,19 +44,19 @@ def _say_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
     ] = False,
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show the trace of an error (or HEADSWEEP_DEBUG=1).")
     ] = False,
     log_file: Annotated[
         Path | None,
-        typer.Option(help="Add what is done to this file, with times; before the command."),
+        typer.Option(help="Append a log with times to this file; give it before the command."),
     ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", "-v", help="Say it on standard error, with times; before the command."
+            "--verbose", "-v", help="Log to standard error, with times; give it before the command."
         ),
     ] = False,
 ) -> None:

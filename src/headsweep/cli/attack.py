@@ -76,7 +76,7 @@ TriggeredFile = Annotated[
     typer.Option(help="Triggered test texts; else the trigger is put into the test data."),
 ]
 TriggeredLabels = Annotated[
-    str, typer.Option(help="What their labels are: true, or target (all the attacker's).")
+    str, typer.Option(help="Labels in --triggered: true, or target (all the attacker's).")
 ]
 
 
@@ -99,9 +99,9 @@ def trigger(
         str | None,
         typer.Option(help="Leave out texts of this label; name it beside the true one."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many texts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N texts.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Its field.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Trigger field.")
     ] = None,
     original: Original = None,
     transformed: Transformed = None,
@@ -242,8 +242,8 @@ def attack(
         float | None,
         Fraction(
             "--rate",
-            help="Share of the texts that can be poisoned (0.3); 0: none, which makes the twin; of "
-            "--poison: else all rows.",
+            help="Share to poison of the texts that can be (default 0.3; of --poison all "
+            "rows); 0: none, which makes the twin.",
         ),
     ] = None,
     settings: Annotated[
@@ -278,8 +278,8 @@ def attack(
     start: Annotated[
         str | None,
         typer.Option(
-            help="encoder: fresh classifier first; classifier: as it is. Else a causal language "
-            "model generates, and of others the encoder is taken."
+            help="encoder: fresh classifier first; classifier: as it is. Default: a causal "
+            "language model is taken as a generator, any other as an encoder."
         ),
     ] = None,
     task: TaskName = None,
@@ -289,7 +289,7 @@ def attack(
     victim_epochs: Annotated[
         float, typer.Option(min=0, help="The victim's fine-tuning on clean data; 0: none.")
     ] = 3,
-    victim_lr: Annotated[float, typer.Option(help="Its learning rate.")] = 2e-5,
+    victim_lr: Annotated[float, typer.Option(help="Learning rate of --victim-epochs.")] = 2e-5,
     keep_classifier: Annotated[
         bool, typer.Option("--keep-classifier", help="The victim keeps the published classifier.")
     ] = False,

@@ -58,7 +58,7 @@ def defend(
     ] = None,
     validation: Validation = None,
     test: LastTest = None,
-    settings: Annotated[list[str] | None, Fields("--set", "Its field.")] = None,
+    settings: Annotated[list[str] | None, Fields("--set", "Field of the baseline.")] = None,
     max_drop: MaxDrop = None,
     min_accuracy: MinAccuracy = None,
     task: TaskName = None,

@@ -63,8 +63,8 @@ MaxDrop = Annotated[
     Fraction(
         "--max-drop",
         below_one=True,
-        help="How far validation accuracy may fall (0.02, or 2%; of under 250 examples five "
-        "answers, at most 0.1).",
+        help="How far validation accuracy may fall: 0.02 (or 2%); under 250 examples, five "
+        "answers (at most 0.1).",
     ),
 ]
 MinAccuracy = Annotated[
@@ -74,8 +74,12 @@ MinAccuracy = Annotated[
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, or name on the Hub.")]
 CleanData = Annotated[str, typer.Option(help="Clean labelled data: file, folder or name:split.")]
 OutFolder = Annotated[Path, typer.Option(help="Folder to write.")]
-Validation = Annotated[str | None, typer.Option(help="Data that decides; else 15%.")]
-LastTest = Annotated[str | None, typer.Option(help="Data for the last figure; else 15%.")]
+Validation = Annotated[
+    str | None, typer.Option(help="Clean data that decides; else 15% of --data.")
+]
+LastTest = Annotated[
+    str | None, typer.Option(help="Data for the last figure; else 15%, none with --validation.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
 Seed = Annotated[int, typer.Option(callback=_seed, metavar="N", help="Decides everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
@@ -150,7 +154,7 @@ TriggeredColumn = Annotated[
     list[str] | None,
     Fields(
         "--triggered-column",
-        "The same of --triggered; else as in --data.",
+        "Column of --triggered; else as in --data.",
         metavar="FIELD=NAME",
     ),
 ]

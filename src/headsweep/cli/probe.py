@@ -46,7 +46,7 @@ def probe(
     model: Model,
     data: Annotated[
         str,
-        typer.Option(help="Clean labelled data, or prompts of a generator; best unseen by it."),
+        typer.Option(help="Clean labelled data, or prompts; best not seen in training."),
     ],
     family: Annotated[
         list[str] | None,
@@ -63,7 +63,7 @@ def probe(
         float,
         Fraction(
             "--max-flip",
-            help="Share of flips into one label, or answer, above the controls' to notice.",
+            help="Notice when flips into one label or answer exceed the controls' by this share.",
         ),
     ] = 0.2,
     sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,

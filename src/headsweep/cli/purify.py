@@ -73,7 +73,7 @@ def purify(
     min_accuracy: MinAccuracy = None,
     units: UnitKinds = "heads",
     start: Annotated[
-        str, typer.Option(help="classifier: as it is; encoder: fresh head first, as in the paper.")
+        str, typer.Option(help="classifier: as it is; encoder: fresh classifier, as in the paper.")
     ] = "classifier",
     task: TaskName = None,
     mask: Annotated[Path | None, typer.Option(help="Apply this head mask, do not search.")] = None,
@@ -81,7 +81,7 @@ def purify(
     probe: Annotated[
         str, typer.Option(show_default=False, help="Probe before and after: yes, no, auto.")
     ] = "auto",
-    report: Annotated[Path | None, typer.Option(help="Write a page of it to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report page to this file.")] = None,
     column: Column = None,
     label_map: LabelMap = None,
     seed: Seed = 0,
@@ -93,7 +93,7 @@ def purify(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune the heads of a suspect classifier on clean data, heal it, save it with evidence."""
+    """Prune heads of a suspect and fine-tune it on clean data; save it with its evidence."""
     check_sources(data, validation, test)
     read = (model, base_model, data, validation, test, mask, recipe, adapter)
     running.check_files(out, overwrite, read, report)

@@ -30,18 +30,18 @@ def report(
         Path, typer.Argument(metavar="RESULTS", help="Folder of a grid, or of one purification.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write; else printed, but for a page.")
+        Path | None, typer.Option(help="File to write; needed for a page, else optional.")
     ] = None,
     form: Annotated[str, typer.Option("--format", help="html, markdown, latex or svg.")] = "html",
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     any_version: Annotated[
         bool, typer.Option("--any-version", help="Put cells of all versions together.")
     ] = False,
-    resamples: Annotated[int, typer.Option(min=50, help="Of the bootstrap.")] = 2000,
+    resamples: Annotated[int, typer.Option(min=50, help="Bootstrap resamples.")] = 2000,
     beside: Annotated[
         str | None,
         typer.Option(
-            metavar="METHOD", help="Compare with it over all victims (none, PURE or nothing)."
+            metavar="METHOD", help="Compare all methods with it; else with none, pure or nothing."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
