@@ -136,6 +136,11 @@ def test_method_and_plan_still_say_all_of_it(done, trained_folder, tmp_path):
         trained_folder, Sources(sentences(200, seed=2)), method, Plan(5, CPU), progress=False
     )
     assert other.mask == done.mask
+    alone = headsweep.purify(
+        trained_folder, sentences(200, seed=2), method, seed=5, compute=CPU, progress=False
+    )
+    assert alone.manifest["seed"] == 5
+    assert alone.mask == done.mask
     for beside, said in (
         ({"strategy": "gradient"}, "strategy"),
         ({"set": {"step": 2}, "max_drop": 0.1}, "set, max_drop"),

@@ -243,7 +243,7 @@ def _matched(
 
     def margins(found: Tensor | None) -> NDArray[np.float64]:
         assert found is not None
-        return target_margins(found, target).double().numpy()
+        return target_margins(found, target).cpu().double().numpy()
 
     own = Margins(margins(model.validation)[keep], margins(model.triggered))
     floor = margins(twin.triggered) if twin is not None else None
@@ -251,7 +251,7 @@ def _matched(
 
 
 def target_margins(found: Tensor, target: int) -> Tensor:
-    """Return the target's logit minus the best other's, [example], on the CPU.
+    """Return the target's logit minus the best other's, [example].
 
     A tie that the target wins, as the first of the best, counts as won by next to nothing: a margin
     is above zero where the target is predicted.
@@ -260,7 +260,7 @@ def target_margins(found: Tensor, target: int) -> Tensor:
     others[:, target] = -float("inf")
     margins = found[:, target] - others.amax(-1)
     won = (margins == 0) & (found.argmax(-1) == target)
-    return margins.masked_fill(won, torch.finfo(margins.dtype).tiny).cpu()
+    return margins.masked_fill(won, torch.finfo(margins.dtype).tiny)
 
 
 def _predicted(found: Tensor) -> NDArray[np.int64]:

@@ -356,6 +356,7 @@ def _run(
         device = "auto" if where["device"] is None else where["device"]
         seed = where["seed"] if asked.seed is None else asked.seed
         plan = plan_of(seed or 0, device, where["compute"], where["adapter"], where["base_model"])
+    asked = replace(asked, seed=asked.seed or 0)
     if method is None:
         return planned_for(suspect, asked, plan, objects, where["task"])
     if not isinstance(method, Method):
@@ -411,7 +412,7 @@ def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, 
     kind = objects.strategy or STRATEGIES.get(own.method or Gradient.name)
     if kind is not None:  # a value of Python is named as it was given
         read(kind if isinstance(kind, type) else type(kind), own_fields, option="--set")
-    return replace(own, start=own.start or "classifier", seed=own.seed or 0), objects
+    return replace(own, start=own.start or "classifier"), objects
 
 
 def _strategy(given: Any) -> Any:

@@ -69,7 +69,7 @@ def pack(answers: Answers, exam: Exam) -> Packed:
 
 def _margins(logits: Tensor | None, target: int) -> NDArray[np.float32]:
     assert logits is not None
-    return target_margins(logits, target).numpy().astype("<f4")
+    return target_margins(logits, target).cpu().numpy().astype("<f4")
 
 
 def _text(values: NDArray[np.generic]) -> str:
