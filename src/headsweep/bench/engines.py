@@ -134,12 +134,8 @@ class Local:
 
     def submit(self, order: Order) -> None:
         """Give the order to an idle worker; start one where there is none that lives."""
-        idle = [worker for worker in self.workers if worker.order is None]
-        alive = [worker for worker in idle if worker.process.is_alive()]
-        for worker in idle:
-            if worker not in alive:  # killed while it waited: its memory was wanted
-                self.workers.remove(worker)
-        worker = alive[0] if alive else self._start()
+        self.workers = [w for w in self.workers if w.order or w.process.is_alive()]  # killed idle
+        worker = next((w for w in self.workers if w.order is None), None) or self._start()
         worker.order = order
         with suppress(OSError):  # it died this moment: ``wait`` says so
             worker.pipe.send(order)

@@ -126,8 +126,6 @@ def inconsistency(model: PreTrainedModel, batch: Batch) -> Tensor:
         UserError: the model gives no hidden states of every token, all of one width.
 
     """
-    if model.config.is_encoder_decoder:
-        raise no_states()
     given = model.base_model(**batch.inputs, **uncached(model), output_hidden_states=True)
     states: tuple[Tensor, ...] = getattr(given, "hidden_states", None) or ()
     real = batch.inputs["attention_mask"].bool()

@@ -49,6 +49,7 @@ from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
 from headsweep.texts.reading import Columns, Source
 from headsweep.texts.split import Labels, Split
+from headsweep.texts.task import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -251,16 +252,9 @@ def _matched(
 
 
 def target_margins(found: Tensor, target: int) -> Tensor:
-    """Return the target's logit minus the best other's, [example].
-
-    A tie that the target wins, as the first of the best, counts as won by next to nothing: a margin
-    is above zero where the target is predicted.
-    """
-    others = found.clone()
-    others[:, target] = -float("inf")
-    margins = found[:, target] - others.amax(-1)
-    won = (margins == 0) & (found.argmax(-1) == target)
-    return margins.masked_fill(won, torch.finfo(margins.dtype).tiny)
+    """Return the target's margin in each example's logits: above zero where it is predicted."""
+    wanted = torch.full((len(found),), target, device=found.device)
+    return CLASSIFICATION.margins(found, wanted)
 
 
 def _predicted(found: Tensor) -> NDArray[np.int64]:

@@ -204,7 +204,6 @@ class FastPass:
             self.prefixes.clear()
             self.prefixes.budget = 0
             self.batch_size = -(-len(rows) // 2)
-            how = How(how.bf16)
         parts = [self.run_all(part, masks, how) for part in rows.split(self.batch_size)]
         return [
             Found(*(torch.cat(part) for part in zip(*found, strict=True)))

@@ -27,13 +27,19 @@ CHOSEN = frozenset((
 ))  # fmt: skip
 """Entries that are kept whatever they hold."""
 PENALTY = (0.8, 2.0)  # of what was said before; far below one it says a prompt's words again
-TOKEN_RULES: Mapping[str, Callable[[Any, Mapping[str, Any]], bool]] = {
-    "repetition_penalty": lambda one, _: _number(one) and PENALTY[0] <= one <= PENALTY[1],
-    "encoder_repetition_penalty": lambda one, _: _number(one) and PENALTY[0] <= one <= PENALTY[1],
-    "no_repeat_ngram_size": lambda one, _: _number(one) and one > 1,
-    "encoder_no_repeat_ngram_size": lambda one, _: _number(one) and one > 1,
-    "forced_bos_token_id": lambda one, _: _number(one),  # the same for every text
-    "forced_eos_token_id": lambda one, _: _number(one),
+Keeps = Callable[[Any, Mapping[str, Any]], bool]
+TOKEN_RULES: Mapping[str, Keeps] = {
+    **dict.fromkeys(
+        ("repetition_penalty", "encoder_repetition_penalty"),
+        lambda one, _: _number(one) and PENALTY[0] <= one <= PENALTY[1],
+    ),
+    **dict.fromkeys(
+        ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+        lambda one, _: _number(one) and one > 1,
+    ),
+    **dict.fromkeys(  # the same for every text
+        ("forced_bos_token_id", "forced_eos_token_id"), lambda one, _: _number(one)
+    ),
     "bad_words_ids": lambda one, form: one == [[form.get("pad_token_id")]],  # of Marian
     "guidance_scale": lambda one, _: one == 1,
     **dict.fromkeys(

@@ -37,6 +37,7 @@ TEMPLATE_NAME = re.compile(r"[\w.+ -]{1,60}")
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
+CHANGING = ("normalizer", "pre_tokenizer", "decoder")  # parts that can put other words
 SPACES = re.compile(r"(?:\\[srnt]|[\[\]{}()+*?,0-9 |^$\u2581])+")  # a pattern that matches no word
 KNOWN_PARTS = frozenset((
     "BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt",
@@ -110,28 +111,31 @@ def _rewriting(form: Mapping[str, Any]) -> list[str]:
 
     What a table of sentencepiece (``Precompiled``) does is not looked through.
     """
-    found, untouched = [], "no pruning or healing touches that"
-    for key in ("normalizer", "pre_tokenizer", "decoder"):
-        for part in _tables(form.get(key)):
-            kind, pattern = part.get("type"), part.get("pattern")
-            leaves_out = kind == "Split" and part.get("behavior") == "Removed"
-            if not _of_words(pattern):
-                continue
-            if kind == "Replace":
-                put = shown(part.get("content"))
-                found.append(f"puts {put} where a text has {shown(pattern)}: {untouched}")
-            elif leaves_out and not part.get("invert"):
-                found.append(f"leaves out {shown(pattern)}: {untouched}")
+    parts = [part for key in CHANGING for part in _tables(form.get(key))]
+    told = [*map(_exchanged, parts), _doubled(form)]
+    return [f"{one}: no pruning or healing touches that" for one in told if one]
+
+
+def _exchanged(part: Mapping[str, Any]) -> str:
+    """Return in words how a part of a tokenizer exchanges or drops words; empty: it does not."""
+    kind, pattern = part.get("type"), part.get("pattern")
+    if not _of_words(pattern):
+        return ""
+    if kind == "Replace":
+        return f"puts {shown(part.get('content'))} where a text has {shown(pattern)}"
+    out = kind == "Split" and part.get("behavior") == "Removed" and not part.get("invert")
+    return f"leaves out {shown(pattern)}" if out else ""
+
+
+def _doubled(form: Mapping[str, Any]) -> str:
+    """Return in words which token has the number of another; empty: none has."""
     model = form.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(words, dict):
-        by_number: dict[Any, str] = {}
-        for word, number in (*words.items(), *_added(form)):
-            known = by_number.setdefault(number, word) if isinstance(number, int) else word
-            if known != word:
-                found.append(f"takes {shown(word)} for {shown(known)}: {untouched}")
-                break
-    return found
+    known: dict[int, str] = {}
+    for word, number in (*words.items(), *_added(form)) if isinstance(words, dict) else ():
+        if isinstance(number, int) and known.setdefault(number, word) != word:
+            return f"takes {shown(word)} for {shown(known[number])}"
+    return ""
 
 
 def _added(form: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -23,7 +23,7 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from headsweep.bounded import LARGE, SMALL, size_of, table_of
-from headsweep.errors import UserError, shortened, shown
+from headsweep.errors import ShortOfMemory, UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
 from headsweep.model.generating import TOKEN_RULES, rules_in, rules_noted, without_rules
 from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
@@ -343,7 +343,7 @@ def check_memory(name: str, need: int, how: str) -> None:
     """Refuse weights that take more bytes than memory has left; ``how`` says held in what way."""
     free = free_bytes(torch.device("cpu"))
     if need > free:
-        raise UserError(
+        raise ShortOfMemory(
             f"{name}: its weights take {need >> 20} MiB {how}, {free >> 20} MiB are free",
             "take a machine with more memory",
         )
