@@ -17,6 +17,7 @@ from headsweep.model.limits import limit_left
 from headsweep.model.loading import measured
 from headsweep.model.runtime import Runtime, free_bytes
 from headsweep.progress import Silent
+from headsweep.prune.strategies.nothing import Nothing
 from headsweep.prune.strategies.sparsify import Sparsify
 from headsweep.purification import memory_plan as memory
 from headsweep.purification.memory_plan import ONCE, PROGRAM, Size, check_fits, needs
@@ -54,9 +55,11 @@ def test_the_sum_is_that_of_its_parts():
 
 def test_the_batch_that_healing_asks_for_counts():
     usual = needs(SMOL, ONE, CPU).batch
-    for batch in (8, 256):
-        asked = Method(healing=FineTune(batch=batch))
-        assert needs(SMOL, asked, CPU).batch == usual * batch / CPU.batch_size
+    for batch in (1, 256):
+        healed = Method(Nothing(), FineTune(batch=batch))
+        assert needs(SMOL, healed, CPU).batch == usual * batch / CPU.batch_size
+        pruned = Method(healing=FineTune(batch=batch))  # whose heads are scored before
+        assert needs(SMOL, pruned, CPU).batch == usual * max(1, batch / CPU.batch_size)
     before = Method(Sparsify(), FineTune(batch=1))  # which trains in batches of its own
     assert needs(SMOL, before, CPU).batch == usual
 

@@ -162,6 +162,7 @@ def needs(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) 
     """
     size = size if method.frozen and not fresh else size.widened
     phases = [method.healing.copies]
+    phases += [Copies()] * method.pruning.needs.pruning  # gates are scored in batches of their own
     phases += [SCRATCH] * method.pruning.needs.weights + [Copies(3)] * fresh
     rows = max(one.graphs * (one.batch or runtime.batch_size) for one in phases)
     answered = max(one.batch or runtime.batch_size for one in phases)
