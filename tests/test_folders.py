@@ -149,6 +149,25 @@ def test_files_of_ones_own_in_a_purified_folder_are_not_removed(tmp_path):
     check_free(out, overwrite=True)
 
 
+@pytest.mark.parametrize("record", folders.RECORDS)
+def test_files_of_ones_own_in_any_folder_of_headsweep_are_not_removed(tmp_path, record):
+    out = tmp_path / "out"
+    with drafted(out, overwrite=False) as draft:
+        write_json(draft / record, {"format": "headsweep.test/1"})
+        (draft / "model.safetensors").write_text("")
+        write_json(draft / "suspect" / "config.json", {})
+    check_free(out, overwrite=True)
+    (out / "README.md").write_text("mine to write on")
+    for name in ("notes.txt", "suspect/notes.txt", "other.safetensors"):
+        (out / name).write_text("mine")
+        with pytest.raises(UserError, match=f"holds '{name}', which headsweep did not write"):
+            check_free(out, overwrite=True)
+        (out / name).unlink()
+    write_json(out / record, {"format": "headsweep.test/1"})  # of a headsweep that named none
+    (out / "notes.txt").write_text("mine")
+    check_free(out, overwrite=True)
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_behind_a_link_is_written_what_it_points_to(tmp_path, there):
     (tmp_path / "far").mkdir()

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,11 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes, placed
+from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes, placed, write_json
 from headsweep.errors import UserError, shown
 
-# A folder with one of these is ours to replace.
-OWN_FILES = (MANIFEST, EXPORT, COMPACT, "attack.json", "demo.json")
+RECORDS = (EXPORT, COMPACT, "attack.json", "demo.json")  # each names the files beside it
+OWN_FILES = (MANIFEST, *RECORDS)  # a folder with one of these is ours to replace
 
 FOR_PEOPLE = ("readme.md", ".gitattributes")  # the card is theirs to write, the other the Hub's
 NOT_LOADED = (".git", ".cache")  # folders that downloads add
@@ -138,18 +139,40 @@ def _is_ours(folder: Path, names: Iterable[str] = OWN_FILES) -> bool:
 
 
 def _not_written(folder: Path) -> str | None:
-    """Return the first file of a purified model's folder that its manifest does not name."""
-    try:
-        manifest = table_of(folder / MANIFEST, LARGE)
-    except UserError:
+    """Return the first file of a folder that the record in it does not name.
+
+    None where there is none, or where the record, of an earlier headsweep, names no files.
+    """
+    known = _named_files(folder)
+    if known is None:
         return None
-    named = [manifest.get(key) for key in ("weights_sha256", "other_files_sha256")]
-    if not all(isinstance(one, dict) for one in named):
-        return None
-    known = {name for one in named if isinstance(one, dict) for name in one}
     there = [*filter(is_weights, sorted(folder.iterdir())), *other_files(folder)]
     names = (path.relative_to(folder).as_posix() for path in there)
     return next((name for name in names if name not in known), None)
+
+
+def _named_files(folder: Path) -> set[str] | None:
+    with suppress(UserError):
+        manifest = table_of(folder / MANIFEST, LARGE)
+        hashes = [manifest.get(key) for key in ("weights_sha256", "other_files_sha256")]
+        if all(isinstance(one, dict) for one in hashes):
+            return {name for one in hashes if isinstance(one, dict) for name in one}
+    for record in RECORDS:
+        with suppress(UserError):
+            files = table_of(folder / record, LARGE).get("holds")
+            if isinstance(files, list):
+                return {record, *map(str, files)}
+    return None
+
+
+def _name_files(folder: Path) -> None:
+    """Have the record of a folder that is no purified model's name the files beside it."""
+    for record in RECORDS:
+        if (folder / record).is_file() and not (folder / MANIFEST).exists():
+            form = json.loads((folder / record).read_text("utf-8"))
+            files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+            named = [path.relative_to(folder).as_posix() for path in files]
+            write_json(folder / record, form | {"holds": named})
 
 
 def is_weights(path: Path) -> bool:
@@ -194,6 +217,7 @@ def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterato
         _clear(out)
         with draft_beside(out) as draft:
             yield draft
+            _name_files(draft)
             even_modes(draft)
             _swap(draft, out)
     except OSError as error:
