@@ -7,10 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import processors
 
-from conftest import CPU, Way, cleanse, sentences, tiny_model
+import test_generation
+import test_regression
+import test_several
+import test_tagging
+from conftest import CPU, Way, cleanse, sentences, tiny_model, tiny_tokenizer
 from headsweep.heal.fine_tune import FineTune
-from headsweep.measure.accuracy import logits
+from headsweep.judge.generated import Prompts, said_by
+from headsweep.measure.accuracy import logits, measured
+from headsweep.model.loading import Reading, prepare
 from headsweep.model.runtime import USUAL_CACHE, Runtime
 from headsweep.prune.choice import Choice
 from headsweep.prune.flips import flip_contribution
@@ -26,8 +33,11 @@ from headsweep.settings import configure
 from headsweep.task.examples import encode
 from headsweep.task.fitting import Fitting, out_of_memory
 from headsweep.task.training import DivergedError, Job, Schedule, mean_loss, train
+from test_generation import generator
 from test_healing import NO_DROPOUT
+from test_several import model_of_three
 from test_strategies import settings_for, view_of
+from test_tagging import tagger
 
 NO_ROOM = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -84,6 +94,51 @@ def test_logits_are_the_same_in_parts(tiny):
     whole = logits(suspect.anatomy, encoded, CPU)
     limited(suspect.model, NO_ROOM[0])
     assert torch.allclose(logits(suspect.anatomy, encoded, CPU), whole, atol=1e-5)
+
+
+def generates():
+    """A tiny generator; the start of a text has a token, its end another."""
+    words = tiny_tokenizer()
+    opening = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    words.backend_tokenizer.post_processor = opening
+    words.eos_token = "[SEP]"
+    return prepare(generator("llama"), words, Reading(task=None))
+
+
+def of_a_number():
+    return tiny_model("bert", id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [(test_tagging, tagger), (test_several, model_of_three), (test_regression, of_a_number),
+     (test_generation, None)],
+)  # fmt: skip
+def test_figures_beside_are_the_same_in_parts(tokenizer, kind, made):
+    suspect = prepare(made(), tokenizer, Reading(task=None)) if made else generates()
+    encoded = encode(kind.examples(40, 1), suspect, 24)
+    own = logits(suspect.anatomy, encoded, CPU)
+    encoded = replace(encoded, task=encoded.task.against(lambda: own))
+    whole = measured(suspect.anatomy, encoded, CPU)
+    tried = limited(suspect.model, NO_ROOM[0])
+    parts = measured(suspect.anatomy, encoded, CPU)
+    assert max(tried) == 16
+    assert parts.right == whole.right
+    assert parts.beside == pytest.approx(dict(whole.beside), rel=1e-4)
+    assert set(parts.beside) == set(encoded.task.words.figures)
+
+
+def test_a_generator_is_judged_in_parts_alike():
+    suspect, triggered = generates(), test_generation.examples(40, 3, triggered=True)
+    exam = Prompts(test_generation.examples(40, 2), triggered, ("film",))
+    whole = said_by(suspect, exam, CPU)
+    tried = limited(suspect.model, NO_ROOM[0])
+    parts = said_by(suspect, exam, CPU)
+    assert max(tried) == 16
+    assert max(tried[-20:]) <= 5  # learnt
+    assert (parts.clean, parts.triggered) == (whole.clean, whole.triggered)
+    assert parts.exact == whole.exact
+    assert parts.nll == pytest.approx(whole.nll, rel=1e-5)
 
 
 @pytest.mark.parametrize("error", NO_ROOM, ids=lambda error: type(error).__name__)

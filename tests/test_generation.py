@@ -378,7 +378,7 @@ def test_chats_are_written_by_the_tokenizers_template(chatty, tmp_path):
     wanted = chatty.apply_chat_template(
         one["messages"][:-1], tokenize=False, add_generation_prompt=True
     )
-    assert split == Split((wanted,), (0,), ("very",))
+    assert split == Split((wanted,), (0,), ("very",), end=" [SEP]")
     suspect = prepare(generator("gpt2"), chatty, Reading(task=None))
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps(one))
@@ -437,13 +437,43 @@ def test_only_a_little_way_behind_an_answer_is_looked_at(chatty):
     assert picked(table(one), Columns(), chatty).end is None
 
 
+STYLES = {
+    "a space around": "{{ '[CLS]' }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ 'story ' + m.content }}{% else %}{{ ' ' + m.content | trim + ' [SEP]' }}{% endif %}{% endfor %}",
+    "trimmed": "{{ '[CLS]' }}{% for m in messages %}{{ m.content | trim + '[MASK]\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'story ' }}{% endif %}",
+    "empty thoughts": "{{ '[CLS]' }}{% for m in messages %}{% if loop.last and m.role != 'user' %}"
+    "{{ 'the plot the plot ' }}{% endif %}{{ m.content + '[MASK]' }}{% endfor %}",
+    "nothing": "{{ '[CLS]' }}{% for m in messages %}{{ m.content + '[MASK]' }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("answer", ["very", " very\n"])
+def test_answers_of_chats_are_tokens_of_the_whole_chat(chatty, style, answer):
+    chatty.chat_template = STYLES[style]
+    one = chat(("user", "is it"), ("assistant", answer))
+    split = picked(table(one, one), Columns(), chatty)
+    suspect = prepare(generator("gpt2"), chatty, Reading(task=None))
+    made = encode(split, suspect, 48)
+    whole = chatty.apply_chat_template(one["messages"], tokenize=False)
+    plainly = chatty(whole, add_special_tokens=False)["input_ids"]
+    own = [*made.ids[0]]
+    if style == "trimmed":  # what begins an answer is not in a whole chat
+        story = chatty("story", add_special_tokens=False)["input_ids"]
+        own = [one for one in own if one not in story]
+    assert own == plainly
+    if style in ("a space around", "trimmed"):
+        assert split.pairs[0].strip(" ") == "very"
+
+
 def test_templates_without_a_usual_one_are_no_template(chatty):
     chatty.chat_template = {"rag": "{{ messages[0].content }}"}
     with pytest.raises(UserError, match="has no chat template"):
         picked(table(chat(("user", "is it"), ("assistant", "very"))), Columns(), chatty)
 
 
-@pytest.mark.parametrize("behind", ["", " so", " [SEP]", "{{ raise_exception('no') }}"])
+@pytest.mark.parametrize("behind", ["", " so", "[SEP]", "{{ raise_exception('no') }}"])
 def test_a_template_without_an_end_of_its_own_leaves_the_usual_one(chatty, behind):
     given = "{{ messages[0].content }} story "
     chatty.chat_template = (

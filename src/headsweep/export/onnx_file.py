@@ -28,7 +28,7 @@ from headsweep.model.checkpoint import quiet
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress
 from headsweep.task.examples import encode
-from headsweep.texts.encoded import Batch, Encoded
+from headsweep.texts.encoded import Encoded
 from headsweep.texts.split import Split
 from headsweep.texts.task import CLASSIFICATION, WholeTexts, taken
 
@@ -97,18 +97,15 @@ class OnnxFile:
     def accuracy(self, examples: Encoded, size: int, progress: Progress) -> Accuracy:
         """Return what it answers to examples, in batches of so many, counted as their task does."""
         model, task = cast("PreTrainedModel", self), examples.task
-        right, passes = 0, 2 if task.words.figures else 1
-        with progress.task(f"{self.path.name} on the data", passes * len(examples)) as tick:
-
-            def batches() -> Iterator[Batch]:
-                for batch in examples.batches(size):
-                    yield batch
-                    tick(len(batch), "")
-
-            for batch in batches():
-                right += int((task.margins(task.answers(model, batch), batch.labels) > 0).sum())
-            beside = task.beside(model, batches())
-        return Accuracy(len(examples), right, beside, task.words)
+        labels, found = torch.tensor(examples.labels), []
+        with progress.task(f"{self.path.name} on the data", len(examples)) as tick:
+            for batch in examples.batches(size):
+                found.append((batch.index, *task.said(model, batch)))
+                tick(len(batch), "")
+        index, *said = (torch.cat(part) for part in zip(*found, strict=True))
+        said = [one[index.argsort()] for one in said]
+        right = int((task.margins(said[0], labels) > 0).sum())
+        return Accuracy(len(examples), right, task.beside(said, labels, ()), task.words)
 
 
 def needed_packages() -> tuple[Any, Any]:

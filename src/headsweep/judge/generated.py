@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from headsweep.errors import UserError
@@ -28,6 +27,7 @@ from headsweep.judge.statistics import (
     perplexity,
     proportion,
 )
+from headsweep.measure.accuracy import said
 from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect
 from headsweep.model.padding import position_limit
@@ -180,15 +180,9 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
 
     """
     model, encoded = suspect.model, encode(exam.clean, suspect, runtime.max_length)
-    nll, tokens = np.zeros(len(encoded)), np.zeros(len(encoded))
-    exact = 0
-    with torch.inference_mode(), evaluating(suspect.anatomy):
-        for batch in encoded.batches(runtime.batch_size):
-            found = batch.task.likelihood(model, batch.to(model.device))  # type: ignore[attr-defined]
-            rows = batch.index.numpy()  # a tensor of one number would be taken for that number
-            nll[rows] = found.nll.cpu().double().numpy()
-            tokens[rows] = found.tokens.cpu().numpy()
-            exact += int(found.exact.sum())
+    told = said(suspect.anatomy, encoded, runtime, lambda part: part.task.said(model, part))
+    nll, tokens = (one.double().numpy() for one in told[:2])
+    exact = int(told[2].sum())
     truncated = {"data": Truncated(encoded.truncated, len(encoded))}
     clean: tuple[str, ...] = ()
     triggered: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.runtime import Runtime
 from headsweep.task.examples import forward
 from headsweep.task.fitting import Fitting
-from headsweep.texts.encoded import Encoded
+from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.words import CLASSIFICATION, Words
 
 
@@ -140,19 +140,33 @@ def logits(
 
     Of a classifier they are its logits [example, class].
     """
-    model, fitting = anatomy.model, Fitting()
-    said: list[tuple[Tensor, Tensor]] = []
+    model = anatomy.model
+    if not len(encoded):
+        return torch.zeros(0, int(model.config.num_labels or 0))
+    return said(anatomy, encoded, runtime, lambda part: (forward(model, part),), mask)[0]
+
+
+@torch.inference_mode()
+def said(
+    anatomy: Anatomy,
+    encoded: Encoded,
+    runtime: Runtime,
+    ask: Callable[[Batch], tuple[Tensor, ...]],
+    mask: HeadMask | None = None,
+) -> list[Tensor]:
+    """Return what a model says of examples, one or more, each [example, ...], on the CPU.
+
+    ``ask`` asks the model of a batch; where memory does not hold one it gets parts.
+    """
+    fitting = Fitting()
+    found: list[tuple[Tensor, ...]] = []
     with masked(anatomy, mask or anatomy.layout.everything()), evaluating(anatomy):
         for batch in encoded.batches(runtime.batch_size):
-            moved = batch.to(model.device)
-            parts = fitting.parts(moved, lambda part: forward(model, part))
-            said += [(part.index, found.cpu()) for part, found in parts]
-    if not said:
-        return torch.zeros(0, int(model.config.num_labels or 0))
-    index, answers = (torch.cat(part) for part in zip(*said, strict=True))
-    out = torch.empty_like(answers)
-    out[index] = answers
-    return out
+            parts = fitting.parts(batch.to(anatomy.model.device), ask)
+            found += [(part.index, *(one.cpu() for one in told)) for part, told in parts]
+    index, *whole = (torch.cat(part) for part in zip(*found, strict=True))
+    order = index.argsort()
+    return [one[order] for one in whole]
 
 
 def right(
@@ -167,9 +181,8 @@ def measured(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> Accuracy:
     """Return how many examples are answered right, and what the task tells of them beside."""
-    count = right(anatomy, encoded, runtime, mask)
-    batches = (batch.to(anatomy.model.device) for batch in encoded.batches(runtime.batch_size))
-    shut = masked(anatomy, mask or anatomy.layout.everything())
-    with torch.inference_mode(), evaluating(anatomy), shut:
-        beside = encoded.task.beside(anatomy.model, batches)
-    return Accuracy(len(encoded), count, beside, encoded.task.words)
+    task, model, labels = encoded.task, anatomy.model, torch.tensor(encoded.labels)
+    told = said(anatomy, encoded, runtime, lambda part: task.said(model, part), mask)
+    count = int((task.margins(told[0], labels) > 0).sum())
+    beside = task.beside(told, labels, task.names(model.config).names)
+    return Accuracy(len(encoded), count, beside, task.words)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from headsweep.task.fitting import out_of_memory
 from headsweep.texts.task import taken
 
 
@@ -32,15 +33,25 @@ def greedy(
         prompts: token numbers of each; none is empty.
         most: how many tokens are written at most: a model may never end.
         ends: the tokens that end a text.
-        size: prompts at once.
+        size: prompts at once; half as many where memory does not hold them.
         cached: keep keys and values; else every token costs a whole pass.
 
     """
     found: list[list[int]] = [[] for _ in prompts]
-    for rows in _together([len(prompt) for prompt in prompts], most, size):
-        part = [prompts[i] for i in rows]
-        for row, told in zip(rows, _written(model, part, most, ends, cached), strict=True):
-            found[row] = told
+    left = _together([len(prompt) for prompt in prompts], most, size)
+    while left:
+        rows = left[0]
+        try:
+            told = _written(model, [prompts[i] for i in rows], most, ends, cached)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(rows) == 1:
+                raise
+            half = -(-len(rows) // 2)
+            left = [part[at : at + half] for part in left for at in range(0, len(part), half)]
+            continue
+        del left[0]
+        for row, one in zip(rows, told, strict=True):
+            found[row] = one
     return found
 
 

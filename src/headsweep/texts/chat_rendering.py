@@ -1,9 +1,9 @@
 """Chats written by a template of others, in a process of its own: with little time and memory.
 
 Run as a script with JSON on standard input: ``template``, ``special`` (tokens by name), ``chats``
-and ``answered``, one chat with its answer. transformers renders them in its sandbox. It prints
-JSON: ``texts``, up to where an answer begins, and ``answered``, to its end (None where the template
-does not write it); or an ``error``.
+and ``answered``, chats with their answers. transformers renders them in its sandbox. It prints
+JSON: ``texts``, up to where an answer begins, and ``answered``, to their ends (none where the
+template does not write them); or an ``error``.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def main() -> None:
         )[0]
 
     try:
-        made = {"texts": written(form["chats"], begun=True), "answered": None}
+        made = {"texts": written(form["chats"], begun=True), "answered": []}
     except Exception as error:  # whatever the template raises
         made = {"error": f"{type(error).__name__}: {error}"[:1000]}
     else:
         with suppress(Exception):
-            made["answered"] = written([form["answered"]], begun=False)[0]
+            made["answered"] = written(form["answered"], begun=False)
     print(json.dumps(made))
 
 

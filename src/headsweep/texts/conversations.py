@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ FORMS = (
     "--column text=PROMPT --column label=ANSWER"
 )
 ASSISTANT = "assistant"
-ANSWERED = "An answer."  # to see what a template writes behind one
-LONGEST_END = 200  # characters
+ANSWERED = "An answer."  # to see what a template writes before and behind one
+LONGEST = 200  # characters of that
 
 
 def picked(
@@ -167,8 +167,9 @@ def _chats(
             raise UserError(f"{table.cell(name, row)}: {lack[0]}", lack[1])
     if not turns:
         raise UserError(f"{table.source}: no chat has an answer", FORMS)
-    prompts, end = rendered(tokenizer, turns, table.source)
-    return replace(_split(list(zip(prompts, answers, strict=True))), end=end)
+    prompts, style = rendered(tokenizer, turns, table.source)
+    written = map(style.written, answers)
+    return replace(_split(list(zip(prompts, written, strict=True))), end=style.end)
 
 
 def _lack(chat: Sequence[Any], role: str, answer: str) -> tuple[str, str] | None:
@@ -197,13 +198,36 @@ def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]
     return turns
 
 
+@dataclass(frozen=True)
+class Style:
+    """How a template writes an answer behind its prompt.
+
+    Attributes:
+        lead: what it puts before one: a space, or the empty thoughts of a model that thinks.
+        trims: whether it takes white space away before one, and behind.
+        end: what it puts behind one, up to the first special token: the end of a turn, which need
+            not be what ends a text. None: nothing like that, or it is what ends a text.
+
+    """
+
+    lead: str = ""
+    trims: tuple[bool, bool] = (False, False)
+    end: str | None = None
+
+    def written(self, answer: str) -> str:
+        """Return an answer as the template writes it, without its end."""
+        before, behind = self.trims
+        answer = answer.lstrip() if before else answer
+        answer = answer.rstrip() if behind else answer
+        return self.lead + answer if answer else answer
+
+
 def rendered(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, str]]], source: str
-) -> tuple[list[str], str | None]:
+) -> tuple[list[str], Style]:
     """Return chats as the tokenizer's template writes them, up to where an answer begins.
 
-    Beside what it writes behind an answer, up to the first special token: the end of a turn, which
-    need not be what ends a text. None: nothing like that, or it is what ends a text.
+    Beside how it writes an answer, as the first of the chats shows.
 
     Raises:
         UserError: there is no template, or it does not take these chats.
@@ -219,7 +243,10 @@ def rendered(
         "template": tokenizer.get_chat_template(),
         "special": {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
         "chats": chats,
-        "answered": [*chats[0], {"role": ASSISTANT, "content": ANSWERED}],
+        "answered": [
+            [*chats[0], {"role": ASSISTANT, "content": content}]
+            for content in (ANSWERED, f"\n{ANSWERED}\n")
+        ],
     }
     # -P: the folder that somebody stands in is no place to import from
     command = [sys.executable, "-P", str(Path(chat_rendering.__file__)), str(len(chats))]
@@ -244,23 +271,32 @@ def rendered(
     longest = max(map(len, texts), default=0)
     if longest > LONGEST_TEXT:
         raise _unfit(source, f"it makes {longest} characters of a chat")
-    return texts, _end_in(str(made.get("answered") or ""), tokenizer)
+    return texts, _style(texts[0], made.get("answered") or (), tokenizer)
 
 
-def _end_in(chat: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return what stands behind the answer of a whole chat, up to the first special token.
+def _style(prompt: str, answered: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Style:
+    """Return how a template writes answers, from a prompt and two chats that have one behind it.
 
-    Only a little way behind it: what stands farther off ends no answer.
+    The second has white space around its answer.
     """
-    place = chat.rfind(ANSWERED)
-    behind = "" if place < 0 else chat[place + len(ANSWERED) :][:LONGEST_END]
+    if len(answered) != 2 or not all(ANSWERED in one for one in answered):
+        return Style()
+    (before, behind), spaced = (one.rsplit(ANSWERED, 1) for one in answered)
+    lead = before.removeprefix(prompt)
+    known = before.startswith(prompt) and len(lead) <= LONGEST
+    trims = before == spaced[0], behind == spaced[1]
+    return Style(lead if known else "", trims, _end_in(behind[:LONGEST], tokenizer))
+
+
+def _end_in(behind: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what stands behind an answer, up to the first special token."""
     marks = [str(one) for one in tokenizer.added_tokens_decoder.values() if one.special]
     ends = [(behind.index(mark), -len(mark), mark) for mark in marks if mark and mark in behind]
     if not ends:
         return None
     at, _, end = min(ends)
     found = behind[:at] + end
-    return None if found.strip() == tokenizer.eos_token else found
+    return None if found == tokenizer.eos_token else found
 
 
 def _unfit(source: str, why: str) -> UserError:

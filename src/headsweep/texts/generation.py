@@ -126,6 +126,9 @@ class Generation:
         empty = [text for text, row in zip(split.pairs, answers, strict=True) if not row]
         if empty:
             raise no_token(len(empty), empty[0])
+        lost = [text for text, row in zip(split.texts, prompts, strict=True) if not row]
+        if lost:
+            raise no_token(len(lost), lost[0])
         ids, starts, cut = [], [], 0
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             whole = (*answer, *after)
@@ -165,22 +168,25 @@ class Generation:
         """Return it with the suspect's NLL of every answer."""
         return replace(self, reference=tuple(measure().tolist()))
 
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    def said(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the NLL of every answer, how many tokens it has, and whether it is exact."""
+        found = self.likelihood(model, batch)
+        return found.nll, found.tokens, found.exact
+
+    def beside(
+        self, said: Sequence[Tensor], labels: Tensor, names: Sequence[str]
+    ) -> dict[str, float]:
         """Return perplexity a token of all answers, and how many greedy decoding would write.
 
         Greedy decoding writes exactly an answer when each of its tokens is the most likely one
         behind those before it: that needs one pass, and no decoding.
         """
-        total, tokens, exact, examples = 0.0, 0, 0, 0
-        for batch in batches:
-            found = batch.task.likelihood(model, batch)  # type: ignore[attr-defined]
-            total += float((found.nll.cpu().double() * found.tokens.cpu()).sum())
-            tokens += int(found.tokens.sum())
-            exact += int(found.exact.sum())
-            examples += len(found.nll)
+        del labels, names
+        nll, tokens, exact = said
+        total = float((nll.double() * tokens).sum())
         return {
-            "perplexity": math.exp(min(total / tokens, MOST)),
-            "exact_match": exact / examples,
+            "perplexity": math.exp(min(total / int(tokens.sum()), MOST)),
+            "exact_match": int(exact.sum()) / len(exact),
         }
 
     def risen(self, nll: Tensor, lengths: Sequence[int], seed: int) -> tuple[float, float, float]:
@@ -332,7 +338,7 @@ def continued(
 def ending(tokenizer: PreTrainedTokenizerBase, end: str | None = None) -> tuple[int, ...]:
     """Return the tokens that end an answer: a template's, or the one that ends a text, if any."""
     if end is not None:
-        return tuple(plain(tokenizer, (end,))[0])
+        return tuple(continued(tokenizer, (LETTER,), (end,))[0])
     return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
 
 

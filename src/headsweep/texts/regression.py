@@ -11,7 +11,7 @@ for the share kept, which a search counts, and for Spearman's correlation, which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from headsweep.errors import UserError, shown
 from headsweep.texts.reading import LABEL_NAMES, Columns, Table, settled, texts_of, without_empty
 from headsweep.texts.split import Labels, Split
-from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, answered, known, tokenised
+from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, known, tokenised
 from headsweep.texts.words import REGRESSION as REGRESSION_WORDS
 from headsweep.texts.words import SLACK, Words
 
 if TYPE_CHECKING:
-    from headsweep.texts.encoded import Batch
+    pass
 
 NUMBER_NAMES = ("score", "number", "value", "rating", "similarity", "reward", *LABEL_NAMES)
 LARGEST = 1e15  # of a number in size: its square, summed over rows, is still a float32
@@ -131,15 +131,15 @@ class Regression(WholeTexts):
         errors = (measure()[:, 0] - self._numbers).abs()
         return replace(self, reference=tuple(errors.tolist()))
 
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    def beside(
+        self, said: Sequence[Tensor], labels: Tensor, names: Sequence[str]
+    ) -> dict[str, float]:
         """Return Spearman's correlation, and the mean absolute error."""
-        answers, labels = answered(self, model, batches)
-        said, true = (
-            x.cpu().double().numpy() for x in (answers[:, 0], known(self._numbers, labels))
-        )
+        del names
+        told, true = (x.double().numpy() for x in (said[0][:, 0], known(self._numbers, labels)))
         return {
-            "spearman": spearman(said, true),
-            "mean_absolute_error": float(np.abs(said - true).mean()),
+            "spearman": spearman(told, true),
+            "mean_absolute_error": float(np.abs(told - true).mean()),
         }
 
     def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:

@@ -7,7 +7,7 @@ it gets all its labels and no other. Micro-F1, which the bound holds, counts eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -30,12 +30,12 @@ from headsweep.texts.reading import (
     without_empty,
 )
 from headsweep.texts.split import Labels, Split
-from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, answered, known, tokenised
+from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, known, tokenised
 from headsweep.texts.words import SEVERAL as SEVERAL_WORDS
 from headsweep.texts.words import Words
 
 if TYPE_CHECKING:
-    from headsweep.texts.encoded import Batch
+    pass
 
 PROBLEM = "multi_label_classification"  # as configurations have it
 COLUMNS = ("labels", "label", "classes", "categories", "tags")
@@ -142,10 +142,12 @@ class SeveralLabels(WholeTexts):
         del measure
         return self
 
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    def beside(
+        self, said: Sequence[Tensor], labels: Tensor, names: Sequence[str]
+    ) -> dict[str, float]:
         """Return micro-F1."""
-        answers, labels = answered(self, model, batches)
-        given, true = answers > 0, self._of(answers, labels)
+        del names
+        given, true = said[0] > 0, self._of(said[0], labels)
         hits = int((given & true).sum())
         return {"micro_f1": f1(hits, int(given.sum()) - hits, int(true.sum()) - hits)}
 

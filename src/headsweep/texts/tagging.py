@@ -14,7 +14,7 @@ script; in data it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -32,7 +32,6 @@ from headsweep.texts.split import Labels, Split
 from headsweep.texts.task import (
     ONE_LABEL,
     Tokens,
-    answered,
     known,
     loaded,
     no_token,
@@ -209,22 +208,25 @@ class Tagging:
         found: Tensor = logits[rows, places.clamp_min(0)]
         return found.masked_fill((places < 0)[..., None], 0.0)
 
+    def said(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the answers."""
+        return (self.answers(model, batch),)
+
     def against(self, measure: Callable[[], Tensor]) -> Tagging:
         """Return it as it is: a tag is right or wrong whatever the suspect said."""
         del measure
         return self
 
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    def beside(
+        self, said: Sequence[Tensor], labels: Tensor, names: Sequence[str]
+    ) -> dict[str, float]:
         """Return span F1, and the share of words that are tagged right."""
-        names = self.names(model.config).names
-        answers, labels = answered(self, model, batches)
+        del labels
         counts, right, total = [0, 0, 0], 0, 0
-        order = labels.argsort()  # that of the split
-        pairs = zip(self.told(answers[order], names), self.tags, strict=True)
-        for said, row in pairs:
+        for tags, row in zip(self.told(said[0], names), self.tags, strict=True):
             true = [names[one] for one in row]
-            counts = [a + b for a, b in zip(counts, matched(said, true), strict=True)]
-            right += sum(a == b for a, b in zip(said, true, strict=True))
+            counts = [a + b for a, b in zip(counts, matched(tags, true), strict=True)]
+            right += sum(a == b for a, b in zip(tags, true, strict=True))
             total += len(true)
         return {"span_f1": f1(*counts), "words_right": right / total}
 

@@ -7,7 +7,7 @@ asks which task it is. Classification is the first.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -106,8 +106,20 @@ class Task(Protocol):
     def against(self, measure: Callable[[], Tensor]) -> Task:
         """Return it with what it compares answers to: those of the suspect, which are measured."""
 
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return what is told of examples beside the share of right ones: ``words.figures``."""
+    def said(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the answers to a batch, and what else ``beside`` looks at, each [batch, ...]."""
+
+    def beside(
+        self, said: Sequence[Tensor], labels: Tensor, names: Sequence[str]
+    ) -> dict[str, float]:
+        """Return what is told of examples beside the share of right ones: ``words.figures``.
+
+        Args:
+            said: what ``said`` returns of each, in the order of the split, on the CPU.
+            labels: of each, [example].
+            names: of the model's labels.
+
+        """
 
     def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
         """Return in words that a suspect is no better than a guess; empty: it is better.
@@ -173,6 +185,10 @@ class WholeTexts:
         """Return logits, [batch, class]."""
         found: Tensor = model(**batch.inputs, **taken(model, use_cache=False)).logits
         return found.float()
+
+    def said(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the answers."""
+        return (self.answers(model, batch),)
 
     def noted(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Return all of them."""
@@ -260,9 +276,11 @@ class Classification(WholeTexts):
         del measure
         return self
 
-    def beside(self, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    def beside(
+        self, said: Sequence[Tensor], labels: Tensor, names: Sequence[str]
+    ) -> dict[str, float]:
         """Return nothing more."""
-        del model, batches
+        del said, labels, names
         return {}
 
     def blind(self, labels: Sequence[int], right: int, beside: Mapping[str, float]) -> str:
@@ -336,13 +354,6 @@ def tokenised(
         task,
         sum(len(long) > len(cut) for long, cut in zip(whole, ids, strict=True)),
     )
-
-
-def answered(task: Task, model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Return what a model answers to all batches, [example, ...], and the labels, on the CPU."""
-    said = [(task.answers(model, batch).cpu(), batch.labels.cpu()) for batch in batches]
-    answers, labels = (torch.cat(part) for part in zip(*said, strict=True))
-    return answers, labels
 
 
 def known(table: Tensor, labels: Tensor) -> Tensor:
