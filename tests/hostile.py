@@ -165,7 +165,7 @@ def elsewhere(place: Place) -> None:
     with_code(place)
 
 
-case("code", "adapter_config beside", elsewhere)
+case("code", "adapter_config beside", elsewhere, **REFUSED)
 for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
     for value in ("kernels-community/flash-attn", "evil/kernel", "flash_attention_2", 7, {"": "x"}):
         case("code", f"{key} {value}", mapped(**{key: value}))

@@ -16,9 +16,11 @@ import pytest
 
 import headsweep
 import hostile
+from conftest import CPU
 from headsweep.errors import UserError
 from headsweep.model import findings, scanner
 from headsweep.model.findings import Findings, findings_of
+from headsweep.model.loading import load_suspect
 from headsweep.model.template_words import looked_for
 from headsweep.model.tokenizer_files import _rewriting
 from headsweep.model.vetting import left_out, vetted
@@ -120,6 +122,7 @@ def test_what_lies_beside_the_model_is_told_by_name_kind_and_first_bytes(folder,
         ("format", "model.gguf"): "warning",
         ("format", "also.dat"): "warning",
         ("elsewhere", "adapter_config.json"): "warning",
+        ("config", "."): "error",
         ("unread", "notes.log"): "note",
         ("unread", "inner"): "note",
         ("weights", "other.safetensors"): "warning",
@@ -327,6 +330,30 @@ def test_what_is_told_as_left_out_is_left_out_and_nothing_else(folder, file):
 )
 def test_a_tokenizer_that_changes_words_is_told(form):
     assert len(_rewriting(form)) == 1
+
+
+@pytest.mark.parametrize("files", [["tokenizer.4.0.0.json"], "other.json", ["tokenizer.json", "b"]])
+def test_a_tokenizer_for_some_versions_of_transformers_is_told(folder, files):
+    path = folder / "tokenizer_config.json"
+    form = json.loads(path.read_text())
+    path.write_text(json.dumps(form | {"fast_tokenizer_files": files}))
+    assert found_in(folder)["elsewhere", "tokenizer_config.json"][0] == "warning"
+    assert any("fast_tokenizer_files" in note for note in load_suspect(folder, CPU).notes)
+    path.write_text(json.dumps(form | {"fast_tokenizer_files": ["tokenizer.json"]}))
+    assert load_suspect(folder, CPU).notes == ()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"pattern": {"Regex": one}} for one in ("2024", r"\d", "[2][0]", r"\p{N}{1,3}")),
+        *({"pattern": {"String": one}, "content": " bad "} for one in ("!", "  ")),
+        {"pattern": {"Regex": r"\s+"}, "content": " bad "},
+    ],
+)
+def test_numbers_and_marks_that_become_words_are_told(part):
+    assert len(_rewriting({"normalizer": {"type": "Replace"} | part})) == 1
+    assert len(_rewriting({"normalizer": {"type": "Prepend", "prepend": "bad "}})) == 1
 
 
 def test_an_honest_tokenizer_and_template_are_not_told():

@@ -141,7 +141,7 @@ def test_files_of_ones_own_in_a_purified_folder_are_not_removed(tmp_path):
     }
     (out / MANIFEST).write_text(json.dumps({"format": "headsweep.manifest/1"} | written))
     check_free(out, overwrite=True)
-    for name in ("notes/thesis.tex", "other.safetensors"):
+    for name in ("notes/thesis.tex", "other.safetensors", ".git"):
         (out / name).write_text("mine")
         with pytest.raises(UserError, match=f"holds '{name}', which headsweep did not write"):
             check_free(out, overwrite=True)

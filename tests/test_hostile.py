@@ -62,8 +62,15 @@ def folder(trained_folder, tmp_path):
     return Path(shutil.copytree(trained_folder, tmp_path / "suspect"))
 
 
+def test_weights_that_peft_would_not_run_alone_are_refused(folder):
+    """Plain transformers follows adapter_config.json to a base and adds what lies beside it."""
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "evil"}')
+    with pytest.raises(UserError, match=r"runs that adapter .* and not these weights\n.*in a copy"):
+        load_suspect(folder, CPU)
+
+
 def test_transformers_sees_only_what_was_looked_through(folder):
-    for name in ("evil.py", "pytorch_model.bin", "adapter_config.json", "x.safetensors"):
+    for name in ("evil.py", "pytorch_model.bin", "adapter_model.safetensors", "x.safetensors"):
         (folder / name).write_text("x")
     form = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(form | {"auto_map": {"AutoModel": "evil.E"}}))
@@ -72,7 +79,7 @@ def test_transformers_sees_only_what_was_looked_through(folder):
         config = json.loads((files.folder / "config.json").read_text())
     assert not files.folder.exists()
     assert seen <= {path.name for path in folder.iterdir()} - {"evil.py", "pytorch_model.bin"}
-    assert not seen & {"adapter_config.json", "x.safetensors"}
+    assert not seen & {"adapter_model.safetensors", "x.safetensors"}
     assert config == {key: one for key, one in form.items() if key != "auto_map"}
     assert load_suspect(folder, CPU).notes == (
         "config.json names code of the model's own (auto_map), which is never run",

@@ -187,7 +187,7 @@ def test_nothing_can_go(trained_folder):
 
             return Choice(view.layout.everything())
 
-    with pytest.raises(NothingPruned, match="no head could be removed"):
+    with pytest.raises(NothingPruned, match="stubborn chose to keep all 8, whatever the bound"):
         cleanse(trained_folder, sources(), Stubborn(), PLAN)
 
 
@@ -525,14 +525,16 @@ def test_a_search_that_padding_misled_goes_on_and_says_so(trained_folder, monkey
 
 
 def test_nothing_pruned_says_what_to_do(trained_folder):
-    class Stubborn(Gradient):
+    class Barred(Gradient):
         def choose(self, view):
-            from headsweep.prune.choice import Choice
+            from headsweep.prune.choice import Choice, Step
 
-            return Choice(view.layout.everything())
+            found = view.decide(view.layout.mask([0]))
+            step = Step("prune", (0,), 1, found, held=False)
+            return Choice(view.layout.everything(), steps=(step,))
 
     with pytest.raises(NothingPruned, match="fix: raise --max-drop"):
-        cleanse(trained_folder, sources(), Stubborn(), PLAN)
+        cleanse(trained_folder, sources(), Barred(), PLAN)
 
 
 def test_weights_that_were_loaded_frozen_are_healed(trained_folder, tokenizer):

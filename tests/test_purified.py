@@ -224,12 +224,17 @@ class Hub:
 
     def __init__(self, error=None):
         self.calls, self.error = [], error
+        self.there = [".gitattributes", "README.md", "model.safetensors", "headsweep.json"]
 
     def create_repo(self, repo_id, **more):
         self.calls.append(("create", repo_id, more))
         if self.error is not None:
             raise self.error
         return RepoUrl(f"https://huggingface.co/somebody/{repo_id.rpartition('/')[2]}")
+
+    def list_repo_files(self, repo_id, **more):
+        self.listed = (repo_id, more)
+        return self.there
 
     def upload_folder(self, *, folder_path, **more):
         assert all(check.passed for check in verify(Path(folder_path)))
@@ -257,6 +262,16 @@ def test_what_is_uploaded_is_what_save_writes(done, tmp_path):
     assert hub.files == {path.name for path in done.save(tmp_path / "out").iterdir()}
     assert hub.noted["pruned_units"] == done.manifest["pruned_units"]
     assert not hub.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "model-00001-of-00002.safetensors"])
+def test_files_of_another_model_are_not_left_beside_what_is_uploaded(done, name):
+    hub = Hub()
+    hub.there.append(name)
+    with pytest.raises(UserError, match=f"holds '{name}', which is no file of the purified model"):
+        done.push_to_hub("a/b", revision="dev", api=hub)
+    assert hub.listed == ("somebody/b", {"revision": "dev"})
+    assert [call[0] for call in hub.calls] == ["create"]
 
 
 def test_an_upload_that_cannot_be_is_a_mistake_in_one_message(done, monkeypatch):

@@ -103,6 +103,9 @@ def _check_report(path: Path, out: Path, overwrite: bool, reads: Iterable[object
 
 def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
     """Purify, save, and say what came of it; exit with 1 where it did not verify."""
+    from headsweep.export.folders import check_free
+
+    check_free(job.out, job.overwrite, (getattr(method.healing, "base", None),))
     done = _saved(job, purify, method, plan)
     try:
         _tell(done, job)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from headsweep.bounded import LARGE, table_of
 from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes, placed, write_json
@@ -26,7 +26,8 @@ RECORDS = (EXPORT, COMPACT, "attack.json", "demo.json")  # each names the files 
 OWN_FILES = (MANIFEST, *RECORDS)  # a folder with one of these is ours to replace
 
 FOR_PEOPLE = ("readme.md", ".gitattributes")  # the card is theirs to write, the other the Hub's
-NOT_LOADED = (".git", ".cache")  # folders that downloads add
+HISTORY = ".git"
+NOT_LOADED = (HISTORY, ".cache")  # folders that downloads add
 PAGE = ".html"
 WEIGHTS = ".safetensors"
 
@@ -147,7 +148,8 @@ def _not_written(folder: Path) -> str | None:
     if known is None:
         return None
     there = [*filter(is_weights, sorted(folder.iterdir())), *other_files(folder)]
-    names = (path.relative_to(folder).as_posix() for path in there)
+    names = [path.relative_to(folder).as_posix() for path in there]
+    names += [HISTORY] * (folder / HISTORY).exists()
     return next((name for name in names if name not in known), None)
 
 
@@ -188,7 +190,7 @@ def other_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if not _is_folder(path) and not _for_people(path.relative_to(folder))
+        if not _is_folder(path) and not for_people(path.relative_to(folder))
         if path.parent != folder or not (is_weights(path) or path.name == MANIFEST)
     ]
 
@@ -198,7 +200,8 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _for_people(path: Path) -> bool:
+def for_people(path: PurePath) -> bool:
+    """Tell whether a file, by its path in a model's folder, is for people or of a download."""
     if len(path.parts) > 1:
         return path.parts[0] in NOT_LOADED
     return path.name.lower() in FOR_PEOPLE or path.suffix.lower() == PAGE

@@ -38,9 +38,11 @@ from headsweep.model.vetting import (
     CODE,
     CONFIG,
     GENERATION,
+    OTHER_FAST,
     TABLES,
     home_of,
     left_out,
+    others_noted,
     refusals,
 )
 
@@ -308,6 +310,7 @@ def _keys(home: Path, adapter: bool) -> Iterator[Finding]:
                 if key in TOKEN_RULES:
                     rule = "generates"
                 level = NOTE if key in QUIET or (_stays(value) and not code) else WARNING
+                level = WARNING if key == OTHER_FAST and others_noted(file, form) else level
                 yield Finding(rule, level, file, f"{key} is {shown(value)}, which is left out")
 
 

@@ -38,7 +38,7 @@ MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
 WIDEST = 1 << 20
 GROWTH = 64
 CHANGING = ("normalizer", "pre_tokenizer", "decoder")  # parts that can put other words
-SPACES = re.compile(r"(?:\\[srnt]|[\[\]{}()+*?,0-9 |^$\u2581])+")  # a pattern that matches no word
+SPACES = re.compile(r"(?:\\[srnt]|\{\d*,?\d*\}|[\[\]()+*?, |^$\u2581])+")  # matches no word
 KNOWN_PARTS = frozenset((
     "BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt",
     "ByteLevel", "Prepend", "Sequence", "Replace", "BertPreTokenizer", "Whitespace",
@@ -118,11 +118,16 @@ def _rewriting(form: Mapping[str, Any]) -> list[str]:
 
 def _exchanged(part: Mapping[str, Any]) -> str:
     """Return in words how a part of a tokenizer exchanges or drops words; empty: it does not."""
-    kind, pattern = part.get("type"), part.get("pattern")
-    if not _of_words(pattern):
+    kind, pattern, put = part.get("type"), part.get("pattern"), part.get("content")
+    words = isinstance(put, str) and any(map(str.isalnum, put))
+    if kind == "Replace" and (words or _of_words(pattern)):
+        return f"puts {shown(put)} where a text has {shown(pattern)}"
+    if kind == "Prepend" and any(map(str.isalnum, str(part.get("prepend") or ""))):
+        return f"puts {shown(part['prepend'])} before every text"
+    if not _of_words(pattern) or (
+        isinstance(pattern, dict) and pattern.get("Regex") in KNOWN_PATTERNS
+    ):
         return ""
-    if kind == "Replace":
-        return f"puts {shown(part.get('content'))} where a text has {shown(pattern)}"
     out = kind == "Split" and part.get("behavior") == "Removed" and not part.get("invert")
     return f"leaves out {shown(pattern)}" if out else ""
 
@@ -151,8 +156,7 @@ def _of_words(pattern: object) -> bool:
     text, regex = pattern.get("String"), pattern.get("Regex")
     if isinstance(text, str):
         return any(map(str.isalnum, text))
-    known = not isinstance(regex, str) or regex in KNOWN_PATTERNS or SPACES.fullmatch(regex)
-    return not known
+    return isinstance(regex, str) and not SPACES.fullmatch(regex)
 
 
 def _read(named: Path, path: Path) -> dict[str, Any]:

@@ -30,9 +30,17 @@ from headsweep.model.hub import CARD, can_be_of_the_hub, fetched, no_folder
 from headsweep.model.joined import CONFIG as ADAPTER
 from headsweep.model.joined import MOST_LABELS, needs_base
 from headsweep.model.runtime import free_bytes
-from headsweep.model.tokenizer_files import TEMPLATES, TOKENIZERS, check_tokenizer, templates_in
+from headsweep.model.tokenizer_files import (
+    FAST,
+    SETTINGS,
+    TEMPLATES,
+    TOKENIZERS,
+    check_tokenizer,
+    templates_in,
+)
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+OTHER_FAST = "fast_tokenizer_files"  # in a tokenizer's settings: files for versions of transformers
 NESTED = ""  # a part of a table
 CODE = "auto_map"
 NOT_FOLLOWED = frozenset((
@@ -202,7 +210,8 @@ def home_of(name: str, weights: bool) -> Path:
             raise no_folder(name)
     except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
         raise UserError(f"{name}: is no path", "give a folder") from error
-    return fetched(name, (GENERATION, *TOKENIZERS, CARD), weights)  # never shown the card
+    beside = (GENERATION, *TOKENIZERS, CARD, ADAPTER)  # the last two are never shown
+    return fetched(name, beside, weights)
 
 
 def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
@@ -211,6 +220,13 @@ def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
         if there(home, ADAPTER):
             raise needs_base(home)
         raise UserError(f"{home}: no config.json", "give a folder made by save_pretrained()")
+    if there(home, ADAPTER):
+        raise UserError(
+            f"{home}: {ADAPTER} lies beside config.json: where peft is installed, transformers "
+            "runs that adapter on the model that it names, and not these weights",
+            f"in a copy, remove {ADAPTER} to work on the weights; or move the files of the adapter "
+            "into a folder of their own, and give the model that it was trained on as --base-model",
+        )
     path = inside(home, CONFIG)
     form = table_of(path, fix="give a folder made by save_pretrained()")
     kind = form.get("model_type")
@@ -365,6 +381,7 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
     if name in TABLES:
         form = table_of(path)
         kept, notes = _without_files(_cleaned(form)), _code_noted(path, form)
+        notes += others_noted(name, form)
         if name == GENERATION:
             notes += rules_noted(GENERATION, rules_in(kept))
             kept = without_rules(kept)
@@ -374,6 +391,15 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
     size_of(path, SMALL if small else LARGE)
     _link(path, folder / name)
     return ()
+
+
+def others_noted(name: str, form: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words that a tokenizer's settings name another file in the place of its own."""
+    named = form.get(OTHER_FAST) if name == SETTINGS else None
+    if not named or named == [FAST]:
+        return ()
+    told = f"{name} names {shown(named)} ({OTHER_FAST}), which transformers reads in the place of "
+    return (f"{told}{FAST}, and headsweep does not: what is said here is said with {FAST}",)
 
 
 def _stage_templates(home: Path, folder: Path) -> None:

@@ -19,6 +19,7 @@ from headsweep.cost import Clock
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export.consistency import GATED, bound_held
+from headsweep.export.folders import stored
 from headsweep.export.model_folder import gap_of
 from headsweep.export.provenance import command_line
 from headsweep.export.verify import Check, check_weights
@@ -252,7 +253,8 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     )
     written = manifest(material, view, method, plan, record)
     held = held_of(material)
-    return Purified(material.suspect, choice.mask, written, checks, held, material.reads)
+    reads = (*material.reads, *stored((getattr(method.healing, "base", None),)))
+    return Purified(material.suspect, choice.mask, written, checks, held, reads)
 
 
 def held_of(material: Material) -> Split:
@@ -311,6 +313,12 @@ def check_choice(
     mask, got = choice.mask, pruned.validation
     if method.pruning.needs.pruning and not mask.pruned and choice.earlier is not None:
         raise NothingPruned(f"the given mask keeps all {view.layout.units}\n  fix: give another")
+    if method.pruning.needs.pruning and not mask.pruned and all(s.held for s in choice.steps):
+        raise NothingPruned(
+            f"{method.pruning.name} chose to keep all {view.layout.units}, whatever the bound\n"
+            "  fix: other settings of it (`headsweep strategies` lists them), or a strategy that "
+            "goes as far as the bound allows, as gradient does"
+        )
     if method.pruning.needs.pruning and not mask.pruned:
         deeper = ", or give a prune_drop for healing to bring it back"
         raise NothingPruned(

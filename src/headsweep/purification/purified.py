@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
@@ -12,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.drafts import MANIFEST, write_json
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.export.card import model_card
 from headsweep.export.compact import Compacted, compact_model
-from headsweep.export.folders import drafted
+from headsweep.export.folders import drafted, for_people
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, gap_of, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check
@@ -116,7 +117,8 @@ class Purified:
             api: the client to use, for an endpoint of one's own.
 
         Raises:
-            UserError: a check failed, no name of a repository, or the Hub does not take it.
+            UserError: a check failed, no name of a repository, the Hub does not take it, or the
+                repository holds files that transformers might load in the place of the model's.
 
         """
         if not self.verified:
@@ -132,12 +134,16 @@ class Purified:
             folder = self.save(Path(place) / "model")
             try:
                 made = client.create_repo(repo_id, private=private, exist_ok=True)
+                _check_alone(made.repo_id, client.list_repo_files(made.repo_id, revision=revision),
+                             folder)  # fmt: skip
                 client.upload_folder(
                     repo_id=made.repo_id,
                     folder_path=folder,
                     commit_message=commit_message,
                     revision=revision,
                 )
+            except UserError:
+                raise
             except Exception as error:  # the library raises many kinds, all about this name
                 raise not_taken(repo_id, error) from error
         return str(made)
@@ -185,6 +191,21 @@ class Purified:
             write_json(draft / MANIFEST, self.manifest)
             (draft / "README.md").write_text(model_card(self.manifest), encoding="utf-8")
         return out
+
+
+def _check_alone(repo_id: str, there: Iterable[str], folder: Path) -> None:
+    """Refuse a repository with files of another model, such as an adapter's; raises UserError."""
+    foreign = [
+        name
+        for name in sorted(there)
+        if not (for_people(PurePosixPath(name)) or (folder / name).exists())
+    ]
+    if foreign:
+        raise UserError(
+            f"{repo_id}: holds {shown(foreign[0])}, which is no file of the purified model and "
+            "which transformers may load in its place",
+            "choose another repository, or delete the file there first",
+        )
 
 
 def _compare(model: PreTrainedModel, other: PreTrainedModel) -> None:
