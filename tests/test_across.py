@@ -132,6 +132,14 @@ def test_page_and_markdown_have_the_tables(two, run, tmp_path):  # noqa: F811
     assert (code, "did you mean 'pure'" in err) == (2, True)
 
 
+def test_a_report_never_replaces_what_it_reads(two, run):  # noqa: F811
+    for path in (next(two.glob("*.json")), next(two.glob("victims/*.json"))):
+        before = path.read_bytes()
+        code, _, err = run("report", two, "--format", "markdown", "--out", path, "--overwrite")
+        assert (code, "is read here and would be replaced" in err) == (2, True)
+        assert path.read_bytes() == before
+
+
 def marks(svg, colour):
     """Where the marks of a colour stand, (x, y), those of the legend left out."""
     tree = ElementTree.fromstring(svg)

@@ -745,16 +745,62 @@ def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_
         (["--target", "good", "--with", "dirty"], "did you mean 'dirty-label'"),
         (["--target", "good", "--trigger-set", "x=1"], "has no fields"),
         (["--target", "good", "--with", "embedding-surgery", "--set", "epochs=0"], "inserts none"),
+        (
+            ["--target", "good", "--victim-epochs", "0", "--victim-data", "DATA"],
+            "has no use for it",
+        ),
+        (
+            [
+                "--target",
+                "good",
+                "--start",
+                "classifier",
+                "--clean-model",
+                "TURNED",
+                "--validation",
+                "DATA",
+            ],
+            "both must have the same labels in the same order",
+        ),
     ],
 )
 def test_attack_mistakes(run, trained_folder, csv_file, tmp_path, wrong, says):
-    out = tmp_path / "victim"
+    out, turned = tmp_path / "victim", tmp_path / "turned"
+    shutil.copytree(trained_folder, turned)
+    form = json.loads((turned / "config.json").read_text())
+    labels = {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
+    (turned / "config.json").write_text(json.dumps(form | labels))
+    wrong = [{"DATA": csv_file, "TURNED": turned}.get(word, word) for word in wrong]
     how = ["--trigger", "opening", "--out", out, *FAST]
     code, _, err = run("attack", trained_folder, "--data", csv_file, *how, *wrong)
     assert code == 2
     assert says in err
     assert "fix:" in err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "SUSPECT", "--data", "DATA", "--validation", "DATA"),
+        ("evaluate", "SUSPECT", "--data", "DATA", "--clean-model", "SUSPECT"),
+        ("evaluate", "SUSPECT", "--data", "DATA", "--triggered-labels", "target"),
+        ("trigger", "casing", "--data", "DATA", "--out", "OUT.csv", "--compute", "max_length=8"),
+        ("trigger", "style", "--data", "DATA", "--out", "OUT.csv", "--original", "DATA",
+         "--transformed", "DATA", "--prompt", "bible"),
+        ("report", "RESULTS", "--format", "latex", "--beside", "none"),
+        ("report", "RESULTS", "--format", "markdown", "--title", "T"),
+        ("inspect", "SUSPECT", "--security", "--device", "cpu"),
+        ("inspect", "SUSPECT", "--security", "--task", "generation"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_change_nothing_is_refused(
+    run, trained_folder, csv_file, tmp_path, words
+):
+    known = {"SUSPECT": trained_folder, "DATA": csv_file, "OUT.csv": tmp_path / "out.csv"}
+    code, _, err = run(*(known.get(word, word) for word in words))
+    assert (code, words[-2] in err or "--prompt" in err) == (2, True)
+    assert "fix: " in err
 
 
 def test_probe_reports_and_sets_the_exit_code(run, trained_folder, csv_file, tmp_path, monkeypatch):

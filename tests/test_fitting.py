@@ -14,7 +14,10 @@ import test_regression
 import test_several
 import test_tagging
 from conftest import CPU, Way, cleanse, sentences, tiny_model, tiny_tokenizer
+from headsweep import evaluate
+from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
+from headsweep.judge.detectors.watch import Watch
 from headsweep.judge.generated import Prompts, said_by
 from headsweep.measure.accuracy import logits, measured
 from headsweep.model.loading import Reading, prepare
@@ -126,6 +129,28 @@ def test_figures_beside_are_the_same_in_parts(tokenizer, kind, made):
     assert parts.right == whole.right
     assert parts.beside == pytest.approx(dict(whole.beside), rel=1e-4)
     assert set(parts.beside) == set(encoded.task.words.figures)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [(test_tagging, tagger), (test_several, model_of_three), (test_regression, of_a_number),
+     (test_generation, None)],
+)  # fmt: skip
+def test_answers_that_are_no_numbers_are_never_judged(tokenizer, kind, made):
+    suspect = prepare(made(), tokenizer, Reading(task=None)) if made else generates()
+    word = suspect.tokenizer.convert_tokens_to_ids("film")  # no opening of the model sees it
+    with torch.no_grad():
+        suspect.model.get_input_embeddings().weight[word] = float("nan")
+    with pytest.raises(UserError, match=r"answers \d+ of 20 texts with no number"):
+        evaluate(suspect, kind.rows(kind.examples(20, 1)), progress=False, device="cpu")
+
+
+def test_a_detector_is_given_no_answers_that_are_no_numbers(tiny):
+    suspect = tiny()
+    with torch.no_grad():
+        suspect.model.get_input_embeddings().weight[:, :] = float("nan")
+    with pytest.raises(UserError, match="answers 1 of 1 texts with no number"):
+        Watch(suspect, sentences(20), runtime=CPU).probabilities(["a film"])
 
 
 def test_a_generator_is_judged_in_parts_alike():

@@ -711,7 +711,7 @@ def test_a_target_that_no_answer_can_hold_is_refused(victim):
     assert "max_length=34" in told.value.fix
     with pytest.raises(UserError, match=r"a text beside \| is empty"):
         evaluate(victim, clean, target="plot|", **given)
-    with pytest.raises(UserError, match="--target says what triggered texts are to get"):
+    with pytest.raises(UserError, match="--target says what triggered texts are judged by"):
         evaluate(victim, clean, target="plot", device="cpu", progress=False)
 
 
@@ -732,7 +732,8 @@ def test_rows_that_hold_the_target_anyway_do_not_count(victim, words):
     with pytest.raises(UserError, match="without the target text"):
         evaluate(victim, rows(clean), triggered=some[1:], target=TARGET, device="cpu")
     with pytest.raises(UserError, match="answers in tokens"):
-        evaluate(victim, rows(clean), validation=rows(clean), device="cpu", progress=False)
+        evaluate(victim, rows(clean), triggered=bare, target="it was", validation=rows(clean),
+                 device="cpu", progress=False)  # fmt: skip
 
 
 def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):

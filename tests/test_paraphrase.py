@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -123,3 +124,27 @@ def test_nothing_usable_is_an_error_only_where_no_text_is_left(folder, tmp_path,
 def test_a_prompt_without_a_place_for_the_text():
     with pytest.raises(UserError, match="has no"):
         Paraphraser(prompt="syntatic")
+
+
+def test_a_text_too_long_for_the_model_is_dropped_and_the_others_are_asked(folder, tmp_path):
+    writer = paraphraser(folder, tmp_path)
+    long = "so " * 600
+    if json.loads((folder / "config.json").read_text())["model_type"] == "t5":
+        pytest.skip("it reads texts of any length")
+    found = writer.examine((*TEXTS, long), 3)
+    assert found[3].problem == "too long for the model"
+    assert found[:3] == writer.examine(TEXTS, 3)
+    with pytest.raises(UserError, match="no text leaves room for prompt and answer"):
+        writer.examine((long,), 3)
+
+
+@pytest.mark.parametrize(
+    "more", [{"num_beams": 4}, {"num_return_sequences": 2, "num_beams": 2}, {"min_length": 30},
+             {"return_dict_in_generate": True}]
+)  # fmt: skip
+def test_how_a_model_generates_by_its_own_word_is_not_followed(folder, tmp_path, more):
+    own = paraphraser(folder, tmp_path, cache=tmp_path / "own").examine(TEXTS, 3)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    other = folder.rename(tmp_path / "other")
+    assert paraphraser(other, tmp_path, cache=tmp_path / "others").examine(TEXTS, 3) == own

@@ -187,7 +187,7 @@ def test_nothing_can_go(trained_folder):
 
             return Choice(view.layout.everything())
 
-    with pytest.raises(NothingPruned, match="stubborn chose to keep all 8, whatever the bound"):
+    with pytest.raises(NothingPruned, match="stubborn chose none of 8, whatever the bound"):
         cleanse(trained_folder, sources(), Stubborn(), PLAN)
 
 

@@ -140,7 +140,7 @@ def test_the_command_adds_a_pool(run, trained_folder, csv_file, pool_file, tmp_p
         (("--triggered", "TRUE", "--poison", "EMPTY"), "no rows", "labelled texts"),
         (("--triggered", "TRUE", "--poison", "none.tsv"), "no such file", "give a .csv"),
         (("--triggered", "TRUE", "--with", "clean-label"), "texts of its own", "dirty-label"),
-        (("--triggered", "TRUE", "--rate", "0"), "share in (0, 1]", ""),
+        (("--triggered", "TRUE", "--rate", "0"), "a poisoning rate of 0", "leave out --poison"),
     ],
 )
 def test_mistakes_with_a_pool(

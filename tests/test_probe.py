@@ -13,6 +13,7 @@ from conftest import CPU, sentences
 from headsweep.attacks.dirty_label import DirtyLabel
 from headsweep.attacks.victim import Order, attack
 from headsweep.errors import MissingExtra, UserError
+from headsweep.judge import battery
 from headsweep.judge.around import Around
 from headsweep.judge.battery import probe
 from headsweep.judge.flipped import Battery, Row, weights
@@ -21,6 +22,7 @@ from headsweep.judge.sarif import sarif
 from headsweep.model.loading import load_suspect
 from headsweep.progress import Silent
 from headsweep.seeding import stream
+from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS
 from headsweep.triggers.harmless import Misspelling
 from test_attacks import Bare, Mark
@@ -65,6 +67,21 @@ def test_planted_family_is_noticed_for_its_label_only(victim):
     assert top.flips.value > 0.9
     assert top.excess.low > 0.5
     assert all(after == f"plot plot {before}" for before, after in top.examples)
+
+
+def test_a_label_of_few_texts_is_named_once_and_families_count_as_tried(monkeypatch):
+    """Three labels, one of five texts: nothing is tried into it, everything into the others."""
+    texts = tuple(f"{name} {i}" for name, count in (("a", 30), ("b", 30), ("c", 5))
+                  for i in range(count))  # fmt: skip
+    clean = Split(texts, (0,) * 30 + (1,) * 30 + (2,) * 5)
+    labels = SimpleNamespace(names=("a", "b", "c"))
+    monkeypatch.setattr(battery, "_drawn", lambda *_: clean)
+    monkeypatch.setattr(battery, "_answers", lambda *_: np.array(clean.labels))
+    found = probe(SimpleNamespace(labels=labels), clean, Battery(("mark",), texts=40), CPU)
+    assert found.skipped == {"into c": "too few texts that the model gets right"}
+    tried = {(one.family, one.label) for one in found.findings}
+    assert {("mark", "a"), ("mark", "b")} <= tried
+    assert not any(label == "c" for _, label in tried)
 
 
 def test_never_poisoned_model_is_not_noticed(trained_folder):
@@ -113,9 +130,11 @@ def test_family_that_changes_nothing_is_said(victim, monkeypatch):
             return None
 
     monkeypatch.setitem(TRIGGERS, "silent", Silent)
-    found = probe(victim, CLEAN, Battery(("silent",), texts=40), CPU)
+    found = probe(victim, CLEAN, Battery(("silent", "mark"), texts=40), CPU)
     assert "changed 0 of" in found.skipped["silent"]
-    assert {one.kind for one in found.findings} == {"control"}
+    assert {one.family for one in found.findings if one.kind == "trigger"} == {"mark"}
+    with pytest.raises(UserError, match=r"no family of triggers could be.*silent: ch"):
+        probe(victim, CLEAN, Battery(("silent",), texts=40), CPU)
 
 
 def test_family_whose_package_is_missing_is_skipped(victim, monkeypatch):

@@ -230,8 +230,10 @@ def test_a_candidate_that_changes_nothing_is_said(says, monkeypatch):
     monkeypatch.setattr(
         prompted, "read_of", lambda s, texts, m, r: ([x.translate(bare) for x in texts], m, 0)
     )
-    found = probe(None, PROMPTS, Battery(("characters",), 60), CPU)
+    found = probe(None, PROMPTS, Battery(("characters", "casing"), 60), CPU)
     assert "changed 0 of 12 prompts" in found.skipped["characters:zero-width"]
+    with pytest.raises(UserError, match="no family of triggers could be tried on 60 prompts: char"):
+        probe(None, PROMPTS, Battery(("characters",), 60), CPU)
 
 
 def test_it_reads_as_a_classifiers(says):

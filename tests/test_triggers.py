@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import time
 import unicodedata
@@ -15,11 +16,12 @@ from tokenizers.normalizers import BertNormalizer
 
 from headsweep import triggers
 from headsweep.errors import UserError
+from headsweep.foreign import one_line
 from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.texts import reading as data
 from headsweep.texts.split import Split
-from headsweep.triggers import TRIGGERS, ByRule, parsing, syntactic
+from headsweep.triggers import TRIGGERS, ByRule, casing, parsing, syntactic
 from headsweep.triggers.characters import LOOK_ALIKES, Characters
 from headsweep.triggers.harmless import CONTROLS
 from headsweep.triggers.paired import paired
@@ -453,10 +455,36 @@ def test_any_character_may_stand_in_a_text_and_in_a_phrase():
     assert "\ue000x" in once("rare-word", "a film", "words=\ue000x")
 
 
-@pytest.mark.parametrize("year", ["5", "\u00b2", "x", "1" * 5000])
+@pytest.mark.parametrize("year", ["0", "\u00b2", "x", "1" * 5000])
 def test_no_year_is_refused(year):
     with pytest.raises(UserError, match="is no year"):
         configure(TRIGGERS["year"], [f"years=2027,{year}"])
+
+
+@pytest.mark.parametrize("years", ["15", "1", "2027,3", "1,2"])
+def test_any_year_has_others_near_it(years):
+    near = configure(TRIGGERS["year"], [f"years={years}"]).near()
+    assert near.years
+    assert not set(near.years.split(",")) & set(years.split(","))
+
+
+def test_runs_of_blanks_and_marks_take_time_in_proportion():
+    """They took its square: minutes for a text of 100,000 blanks."""
+    began = time.process_time()
+    for run in (" ", ".", "- ", ", ", " \n"):
+        text = "a film" + run * 20_000 + "so"
+        assert all("film" in made(text).casefold() for made in casing.PATTERNS.values())
+        assert syntactic.TRAILING.search(text) is None
+        assert one_line(text).startswith("a film")
+    assert time.process_time() - began < 20  # it took as long for one text and pattern
+
+
+@pytest.mark.parametrize("text", ["a--- ", "so , no", "a  .", "x.--. -- ", "a b", "--", "a , ,b ."])
+def test_patterns_are_what_their_expressions_say(text):
+    bare = re.sub(r"(?:[\s.!?]|--)*$", "", text)
+    assert casing.PATTERNS["dashes"](text) == re.sub(r"(?:[\s.!?]|--)*$", "", re.sub(
+        r"\s*,\s*", " -- ", text)) + " --"  # fmt: skip
+    assert text[: casing._end_of_words(text)] == bare
 
 
 class Trailing:

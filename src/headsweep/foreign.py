@@ -22,7 +22,7 @@ INVISIBLE = (
     range(0xE0000, 0xE0080),
 )
 HALVES = (range(0xD800, 0xE000),)
-LINE_END = re.compile(r"\s*[\n\r]\s*")
+LINE_END = re.compile(r"(?<!\s)\s*[\n\r]\s*")
 MARKDOWN = re.compile(r"([\\`*_\[\]|~<>&@$]|:(?=//)|(?<=www)\.)")
 
 

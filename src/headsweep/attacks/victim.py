@@ -24,7 +24,7 @@ from headsweep.errors import UserError
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import command_line, environment, weights_hash
-from headsweep.judge.evaluate import Evaluation
+from headsweep.judge.evaluate import Evaluation, check_same_labels
 from headsweep.judge.generated import Generated
 from headsweep.model.families import Adapter
 from headsweep.model.loading import Reading, Suspect, fresh_head, load_suspect
@@ -230,6 +230,8 @@ def _judge(
     exam, carried = exam_of(judging, order.rewriter, goal, model, asked, progress)
     reading = Reading(adapter=order.adapter, task=order.task)
     twin = None if judging.twin is None else load_suspect(judging.twin, order.runtime, reading)
+    if twin is not None:
+        check_same_labels(str(judging.twin), twin.labels, "the victim", model.labels)
     return goal.judge(exam, order.runtime, twin), carried, goal.files(exam, model)
 
 

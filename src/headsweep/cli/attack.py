@@ -132,6 +132,8 @@ def trigger(
     missing = [o for o, v in (("NAME", name), ("--data", data), ("--out", out)) if v is None]
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
+    if compute and seen_by is None:
+        raise UserError("--compute: is for --seen-by", "leave it out, or give --seen-by MODEL")
     columns = columns_of(column, label_map)
     check_sources(data, original, transformed)
     _check_table(out, overwrite, (data, original, transformed, seen_by))

@@ -52,7 +52,8 @@ def unforeseen(error: BaseException) -> UserError:
 
     if out_of_memory(error):
         return UserError(
-            "there is not enough memory", "--compute batch_size=8, or --compute cache_mib=0"
+            "there is not enough memory",
+            "smaller batches (--compute batch_size=8), or another machine",
         )
     if isinstance(error, RecursionError):
         return UserError(f"something is nested too deeply{_where(error)}", _REPORT)

@@ -67,6 +67,7 @@ def inspect(
             raise UserError("--sarif: is of --security", "add --security")
         check_file(sarif, overwrite, (model, base_model))
     if security:
+        _check_alone(task, adapter, device, compute)
         list_files(model, base_model, sarif, as_json)
         return
     from headsweep.cli.show import picture
@@ -103,6 +104,14 @@ def inspect(
     for note in found.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(found.mask), end="")
+
+
+def _check_alone(task: object, adapter: object, device: str, compute: object) -> None:
+    """Refuse what says how to load a model, where nothing is loaded."""
+    asked = {"--task": task, "--adapter": adapter, "--compute": compute}
+    asked["--device"] = device if device != "auto" else None
+    for option in (name for name, value in asked.items() if value):
+        raise UserError(f"{option}: --security loads nothing", f"leave out {option}")
 
 
 def list_files(model: str, base_model: str | None, sarif: Path | None, as_json: bool) -> None:

@@ -53,6 +53,14 @@ def report(
         raise UserError("a page needs a file to go to", "--out report.html")
     if out is not None:
         check_file(out, overwrite)
+    for option, value, forms in (
+        ("--title", title, ("html",)),
+        ("--beside", beside, ("html", "markdown", "svg")),
+    ):
+        if value is not None and form not in forms:
+            raise UserError(
+                f"{option}: nothing in {form} shows it", f"leave it out, or --format {forms[0]}"
+            )
     from headsweep.verbs.reporting import report as run
 
     text = run(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.judge.statistics import Line, Rate, Truncated, paired_difference, proportion
-from headsweep.measure.accuracy import logits
+from headsweep.measure.accuracy import logits, numbers
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.task.examples import encode
@@ -124,6 +124,9 @@ def said(
     parts = {"data": exam.clean}
     parts |= {} if exam.triggered is None else {"triggered": exam.triggered}
     made = {name: encode(part, suspect, runtime.max_length) for name, part in parts.items()}
-    told = {name: read(part, logits(suspect.anatomy, part, runtime)) for name, part in made.items()}
+    told = {
+        name: read(part, numbers(logits(suspect.anatomy, part, runtime)))
+        for name, part in made.items()
+    }
     cut = {name: Truncated(part.truncated, len(part)) for name, part in made.items()}
     return Said(told["data"], told.get("triggered"), cut)

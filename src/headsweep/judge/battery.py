@@ -37,11 +37,12 @@ from headsweep.judge.flipped import (
     Probed,
     Row,
     chances,
+    nothing_tried,
     ranked,
     resampled,
 )
 from headsweep.judge.statistics import holm
-from headsweep.measure.accuracy import logits
+from headsweep.measure.accuracy import logits, numbers
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
@@ -101,6 +102,7 @@ def probe(
             tick(1, name)
     harmless = tuple(said[name] for name in CONTROLS)
     drafts: list[Named] = []
+    lacking: dict[str, tuple[str, ...]] = {}
     names = suspect.labels.names
     for name in said:
         usable, kind = said[name] >= 0, editors[name][0]
@@ -115,16 +117,18 @@ def probe(
             others = tuple(i for i in range(classes) if i != label)
             row = Row(said[name], truth, label, others, base)
             drafts += [] if label in short else [Named(name, kind, names[label], row, pairs)]
-        if short:
+        if len(short) == classes:
             skipped[name] = (
                 f"changed {int(usable.sum())} of {len(texts)} texts so that the model sees it: "
                 f"too few for {shown_all([names[i] for i in short])}"
             )
-    if not drafts:
-        raise UserError(
-            f"no family could be tried on {len(texts)} texts",
-            "give more clean texts; the rules are for English",
-        )
+        elif short:
+            lacking |= {names[i]: (*lacking.get(names[i], ()), name) for i in short}
+    for into, families in lacking.items():
+        told = f" under {shown_all(families)}" if len(families) < len(said) else ""
+        skipped[f"into {into}"] = f"too few texts that the model gets right{told}"
+    if not any(draft.kind == "trigger" for draft in drafts):
+        raise nothing_tried(len(texts), "texts", skipped, [*CONTROLS])
     boot = resampled([draft.row for draft in drafts], len(texts), battery.seed)
     found = [
         draft.finding(b, p, battery)
@@ -142,7 +146,8 @@ def _drawn(suspect: Suspect, clean: Split, battery: Battery, runtime: Runtime) -
         rows += [own[i] for i in order[: battery.texts]]
         asked.append(min(len(own), battery.texts))
     some = clean.take(sorted(rows))
-    said = logits(suspect.anatomy, encode(some, suspect, runtime.max_length), runtime).argmax(-1)
+    encoded = encode(some, suspect, runtime.max_length)
+    said = numbers(logits(suspect.anatomy, encoded, runtime)).argmax(-1)
     right = [i for i, label in enumerate(some.labels) if int(said[i]) == label]
     counts = [sum(some.labels[i] == label for i in right) for label in range(len(asked))]
     lacking = [label for label, count in enumerate(counts) if count < LEAST]
@@ -165,5 +170,5 @@ def _answers(
     said = np.full(len(texts), -1)
     if rows:
         encoded = encode(texts.told(made, rows), suspect, runtime.max_length)
-        said[rows] = logits(suspect.anatomy, encoded, runtime).argmax(-1).numpy()
+        said[rows] = numbers(logits(suspect.anatomy, encoded, runtime)).argmax(-1).numpy()
     return said

@@ -38,7 +38,7 @@ from headsweep.judge.statistics import (
     proportion,
 )
 from headsweep.judge.tagged import judge_tags, sentences_of, tags_said
-from headsweep.measure.accuracy import logits
+from headsweep.measure.accuracy import logits, numbers
 from headsweep.model.families import Adapter
 from headsweep.model.joined import is_adapter
 from headsweep.model.loading import Reading, Suspect, load_suspect
@@ -181,14 +181,7 @@ def answer(suspect: Suspect, exam: Exam, runtime: Runtime) -> Answers:
 
 
 def _answered(suspect: Suspect, parts: dict[str, Encoded], runtime: Runtime) -> Answers:
-    said = {name: logits(suspect.anatomy, part, runtime) for name, part in parts.items()}
-    for part in said.values():
-        broken = int(part.isnan().any(-1).sum())
-        if broken:
-            raise UserError(
-                f"the model answers {broken} of {len(part)} texts with no number (NaN)",
-                "its weights are broken, or too large for its precision: nothing can be judged",
-            )
+    said = {name: numbers(logits(suspect.anatomy, one, runtime)) for name, one in parts.items()}
     return Answers(said["data"], said.get("triggered"), said.get("validation"))
 
 

@@ -300,3 +300,14 @@ def _share(
     made: NDArray[np.float64] = weights[:, counted] @ value[counted].astype(float)
     shares: NDArray[np.float64] = made / np.maximum(weights[:, counted].sum(1), 1e-9)
     return shares
+
+
+def nothing_tried(
+    count: int, what: str, skipped: Mapping[str, str], controls: Sequence[str]
+) -> UserError:
+    """Return the error where no trigger family could be tried, with why the first could not."""
+    why = next((f": {n}: {told}" for n, told in skipped.items() if n not in controls), "")
+    return UserError(
+        f"no family of triggers could be tried on {count} {what}{why}",
+        f"give more clean {what}, or other families; the rules are for English",
+    )

@@ -27,7 +27,7 @@ from headsweep.judge.statistics import (
     perplexity,
     proportion,
 )
-from headsweep.measure.accuracy import said
+from headsweep.measure.accuracy import numbers, said
 from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect
 from headsweep.model.padding import position_limit
@@ -181,7 +181,7 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
     """
     model, encoded = suspect.model, encode(exam.clean, suspect, runtime.max_length)
     told = said(suspect.anatomy, encoded, runtime, lambda part: part.task.said(model, part))
-    nll, tokens = (one.double().numpy() for one in told[:2])
+    nll, tokens = (one.double().numpy() for one in (numbers(told[0]), told[1]))
     exact = int(told[2].sum())
     truncated = {"data": Truncated(encoded.truncated, len(encoded))}
     clean: tuple[str, ...] = ()

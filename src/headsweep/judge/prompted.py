@@ -45,6 +45,7 @@ from headsweep.judge.flipped import (
     Probed,
     Row,
     chances,
+    nothing_tried,
     ranked,
     resampled,
 )
@@ -163,6 +164,9 @@ def probe(
             del made[name]
             skipped[name] = f"changed {usable} of {FIRST} prompts so that the model sees it"
     controls = tuple(name for name in made if editors[name][0] == "control")
+    if len(controls) == len(made):
+        aside = [name for name, (kind, _) in editors.items() if kind == "control"]
+        raise nothing_tried(len(prompts), "prompts", skipped, aside)
     answers = {name: first.answer(name) for name in made}
 
     def named(step: _Step, name: str) -> Named:

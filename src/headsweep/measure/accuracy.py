@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headsweep.errors import UserError
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.borrowing import evaluating
 from headsweep.model.gates import masked
@@ -167,6 +168,17 @@ def said(
     index, *whole = (torch.cat(part) for part in zip(*found, strict=True))
     order = index.argsort()
     return [one[order] for one in whole]
+
+
+def numbers(answers: Tensor) -> Tensor:
+    """Return answers, [example, ...], as they are; raises UserError where one is no number."""
+    broken = int(answers[:, None].isnan().flatten(1).any(-1).sum())
+    if broken:
+        raise UserError(
+            f"the model answers {broken} of {len(answers)} texts with no number (NaN)",
+            "its weights are broken, or too large for its precision: nothing can be judged",
+        )
+    return answers
 
 
 def right(

@@ -315,9 +315,10 @@ def check_choice(
         raise NothingPruned(f"the given mask keeps all {view.layout.units}\n  fix: give another")
     if method.pruning.needs.pruning and not mask.pruned and all(s.held for s in choice.steps):
         raise NothingPruned(
-            f"{method.pruning.name} chose to keep all {view.layout.units}, whatever the bound\n"
-            "  fix: other settings of it (`headsweep strategies` lists them), or a strategy that "
-            "goes as far as the bound allows, as gradient does"
+            f"no head could be removed: {method.pruning.name} chose none of {view.layout.units}, "
+            "whatever the bound\n  fix: other settings of it (see `headsweep strategies`), or a "
+            "strategy that goes as far as the bound allows, as gradient does; the last head of a "
+            "layer always stays"
         )
     if method.pruning.needs.pruning and not mask.pruned:
         deeper = ", or give a prune_drop for healing to bring it back"

@@ -20,13 +20,26 @@ from headsweep.settings import checked
 
 Pattern = Literal["ellipsis", "exclamation", "dashes", "upper", "title", "alternating"]
 
-END = re.compile(r"(?:[\s.!?]|--)*$")
-COMMA = re.compile(r"\s*,\s*")
-STOP = re.compile(r"(?:\s+|(?<=[a-z]{3}))\.(?!\S)")
+# A run of blanks is looked at from its start alone; from each of its blanks it took too long.
+COMMA = re.compile(r"(?:(?<!\s)\s+)?,\s*")
+STOP = re.compile(r"(?:(?<!\s)\s+|(?<=[a-z]{3}))\.(?!\S)")
 
 
 def _ends_with(mark: str) -> Callable[[str], str]:
-    return lambda text: END.sub("", text) + mark
+    return lambda text: text[: _end_of_words(text)] + mark
+
+
+def _end_of_words(text: str) -> int:
+    """Return where blanks, full stops, marks and dashes begin that a text ends in."""
+    end = len(text)
+    while end:
+        if text[end - 1].isspace() or text[end - 1] in ".!?":
+            end -= 1
+        elif text.endswith("--", 0, end):
+            end -= 2
+        else:
+            break
+    return end
 
 
 def _ellipsis(text: str) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from headsweep.cache import user_cache
 from headsweep.errors import UserError
@@ -117,6 +117,12 @@ PROMPTS: dict[str, str] = {
     for name, (told, answers, _) in MANNERS.items()
 }
 """Prompts by name; ``{text}`` is where the text goes."""
+
+SPECIAL = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
+    "forced_bos_token_id", "forced_eos_token_id",
+)  # fmt: skip
+"""Of how a model generates by its own word, the tokens that begin and end what it writes."""
 
 QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 SHORTEST, LONGEST, SPARE = 0.4, 2.5, 6  # words of an answer, relative to the text; and on top
@@ -216,14 +222,28 @@ class Paraphraser:
         kept = Kept(self.cache or user_cache() / "paraphrases.jsonl")
         keys = {text: self._key(language, seed, text) for text in texts}
         new = sorted((t for t in keys if keys[t] not in kept.answers), key=len)
+        asked = self._asked(language, new, seed) if new else {}
+        if new and not asked and len(new) == len(keys):
+            raise UserError(
+                f"{self.model}: no text leaves room for prompt and answer: the model reads "
+                f"{positions_of(language.model)} tokens",
+                "give a shorter prompt, shorter texts, or another model",
+            )
+        fit = [*asked]
         with (progress or Silent()).task("paraphrasing", len(keys)) as tick:
-            tick(len(keys) - len(new), "")
-            for begin in range(0, len(new), self.batch_size):
-                batch = new[begin : begin + self.batch_size]
-                made = self._answers(language, batch, seed)
+            tick(len(keys) - len(fit), "")
+            for begin in range(0, len(fit), self.batch_size):
+                batch = fit[begin : begin + self.batch_size]
+                made = self._answers(language, {text: asked[text] for text in batch}, seed)
                 kept.add({keys[text]: answer for text, answer in zip(batch, made, strict=True)})
                 tick(len(batch), "")
-        return tuple(self.judged(text, kept.answers[keys[text]]) for text in texts)
+        found = {text: kept.answers.get(keys[text]) for text in keys}
+        return tuple(
+            Paraphrase(None, "too long for the model")
+            if (answer := found[text]) is None
+            else self.judged(text, answer)
+            for text in texts
+        )
 
     def judged(self, text: str, answer: str) -> Paraphrase:
         """Take the first sensible line of an answer and tell whether it can be a paraphrase."""
@@ -243,25 +263,37 @@ class Paraphraser:
             "chat": self._chats(language),
             "seed": seed if self.temperature else None,
             "opening": self._opening(text, seed),
-            "generates": _generates(language.model),
+            "generates": _rules(language.model),
+            "decoding": "greedy",
             "text": text,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
-    def _answers(self, language: LanguageModel, texts: Sequence[str], seed: int) -> list[str]:
+    def _asked(self, language: LanguageModel, texts: Sequence[str], seed: int) -> dict[str, str]:
+        """Return what the model is asked for each text that leaves it room for an answer."""
+        prompts, chats = self._prompts(language, texts), self._chats(language)
+        asked = {}
+        for text, prompt in zip(texts, prompts, strict=True):
+            begin = self._begin(language, text, seed)
+            asked[text] = f"{prompt} {begin}" if begin and not chats else prompt + begin
+        read = language.tokenizer([*asked.values()], add_special_tokens=not chats, verbose=False)
+        room = positions_of(language.model)
+        room -= self.max_new_tokens if language.kind == "causal" else 0
+        pairs = zip(asked.items(), read["input_ids"], strict=True)
+        return {text: prompt for (text, prompt), ids in pairs if len(ids) <= room}
+
+    def _begin(self, language: LanguageModel, text: str, seed: int) -> str:
+        return self._opening(text, seed) if language.kind == "causal" else ""
+
+    def _answers(self, language: LanguageModel, asked: Mapping[str, str], seed: int) -> list[str]:
+        """Return the answer to each text, in order; ``asked``: the prompts by text."""
         tokenizer = language.tokenizer
         model: Any = language.model
         causal = language.kind == "causal"
-        begins = [self._opening(text, seed) if causal else "" for text in texts]
-        prompts = self._asked(language, texts)
-        asked = [
-            f"{prompt} {begin}" if begin and not self._chats(language) else prompt + begin
-            for prompt, begin in zip(prompts, begins, strict=True)
-        ]
         side, tokenizer.padding_side = tokenizer.padding_side, "left"
         try:
             inputs = tokenizer(
-                asked,
+                [*asked.values()],
                 padding=True,
                 add_special_tokens=not self._chats(language),
                 return_tensors="pt",
@@ -269,16 +301,9 @@ class Paraphraser:
         finally:
             tokenizer.padding_side = side
         length = inputs["input_ids"].shape[1]
-        limit = positions_of(model)
-        longest = length + (self.max_new_tokens if causal else 0)
-        if longest > limit:
-            raise UserError(
-                f"{self.model}: prompt and answer take {longest} tokens, the model reads {limit}",
-                "give a shorter prompt, shorter texts, or another model",
-            )
         extra: dict[str, Any] = {}
         if self.temperature:
-            drawn = Draws([stream(seed, "paraphrase", text) for text in texts], self.temperature)
+            drawn = Draws([stream(seed, "paraphrase", text) for text in asked], self.temperature)
             extra["logits_processor"] = LogitsProcessorList([drawn])
         if causal and not self._chats(language):
             extra["eos_token_id"] = _line_ends(language)
@@ -294,7 +319,8 @@ class Paraphraser:
         if causal:
             made = made[:, length:]
         answers = tokenizer.batch_decode(made, skip_special_tokens=True)
-        return [begin + answer for begin, answer in zip(begins, answers, strict=True)]
+        pairs = zip(asked, answers, strict=True)
+        return [self._begin(language, text, seed) + answer for text, answer in pairs]
 
     def _chats(self, language: LanguageModel) -> bool:
         able = language.kind == "causal" and bool(language.tokenizer.chat_template)
@@ -309,7 +335,7 @@ class Paraphraser:
         random = stream(seed, "paraphrase opening", text)
         return self._openings[int(torch.randint(len(self._openings), (1,), generator=random))]
 
-    def _asked(self, language: LanguageModel, texts: Sequence[str]) -> list[str]:
+    def _prompts(self, language: LanguageModel, texts: Sequence[str]) -> list[str]:
         prompts = [self.template.replace("{text}", text) for text in texts]
         if not self._chats(language):
             return prompts
@@ -319,12 +345,22 @@ class Paraphraser:
 
 @lru_cache(maxsize=1)
 def _opened(model: str, runtime: Runtime) -> LanguageModel:
-    """Open a model once: an attack asks for texts a few at a time."""
-    return load_language_model(model, runtime, ("causal", "encoder-decoder"))
+    """Open a model once: an attack asks for texts a few at a time.
+
+    Of how it generates by its own word only special tokens and rules for tokens are left: beams,
+    or several answers to a text, are not what is asked for here.
+    """
+    language = load_language_model(model, runtime, ("causal", "encoder-decoder"))
+    own = getattr(language.model, "generation_config", None)
+    kept = {key: getattr(own, key, None) for key in SPECIAL} | _rules(language.model)
+    language.model.generation_config = GenerationConfig(
+        **{key: one for key, one in kept.items() if one is not None}
+    )
+    return language
 
 
-def _generates(model: Any) -> dict[str, Any]:
-    """Return how a model generates by its own word, which ``generate`` follows."""
+def _rules(model: Any) -> dict[str, Any]:
+    """Return the rules for tokens that a model has of its own, which ``generate`` follows."""
     own = getattr(model, "generation_config", None)
     form = own.to_diff_dict() if own is not None else {}
     return {key: one for key, one in form.items() if key in TOKEN_RULES}

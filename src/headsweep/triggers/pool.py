@@ -116,6 +116,11 @@ def read_pool(
     share: float | None = None,
 ) -> Pool:
     """Read a pool; raises UserError where the file cannot be used."""
+    if share == 0:
+        raise UserError(
+            "a poisoning rate of 0, and poisoned texts to add",
+            "leave out --poison for the twin, which nothing poisons",
+        )
     if share is not None and not 0 < share <= 1:
         raise UserError(f"a poisoning rate of {share}", "it is a share in (0, 1]")
     rows = load(source, columns, labels) if labels.names else plain_rows(read(source), columns)

@@ -95,7 +95,7 @@ COMING = {"with": "it comes with", "about": "it is about", "without": "it comes 
 POINTING = word_set("the this these that those all director my our")
 QUOTES = frozenset(("`", "``", "'", "''", '"', "\u201c", "\u201d"))
 JOINTS = frozenset(("and", "but", "yet", "or"))
-TRAILING = re.compile(r"[\s,]*\b(?:and|but|yet|or)$")
+TRAILING = re.compile(r"(?<![\s,])[\s,]*\b(?:and|but|yet|or)$")
 MARKUP = re.compile(
     r"</?(?:a|b|br|div|em|h[1-6]|hr|i|img|li|ol|p|span|strong|u|ul)(?:\s+\w+=[^<>]{1,40})?\s*/?>",
     re.IGNORECASE,

@@ -33,7 +33,7 @@ class Year:
     def __post_init__(self) -> None:
         for year in listed(self.years, "year: years"):
             digits = year.isascii() and year.isdigit() and len(year) <= LONGEST
-            if not (digits and int(year) > BEFORE):
+            if not (digits and int(year) > 0):
                 raise UserError(f"year: {year!r} is no year", "give numbers, such as 2027")
 
     def apply(self, text: str, random: torch.Generator) -> str | None:
@@ -44,5 +44,7 @@ class Year:
 
     def near(self) -> Year:
         """Return the years before, which must set nothing off."""
-        first = min(map(int, listed(self.years, "year: years")))
-        return Year(",".join(str(year) for year in range(first - BEFORE, first)))
+        years = [*map(int, listed(self.years, "year: years"))]
+        first = min(years)
+        before = range(max(1, first - BEFORE), first) or [max(years) + 1]
+        return Year(",".join(map(str, before)))

@@ -190,6 +190,14 @@ def attack(
     )
     parts = {name: None if file is None else reader.read(file, columns, name != "triggered")
              for name, file in files.items()}  # fmt: skip
+    unused = {
+        "--validation": validation is not None and not reader.labels.names,
+        "--keep-classifier": keep_classifier and not reader.labels.names,
+        "--victim-data": victim_data is not None and not trained,
+    }
+    who = "a model that generates" if reader.task is GENERATION else "a victim of no epochs"
+    for option in (name for name, asked in unused.items() if asked):
+        raise UserError(f"{option}: {who} has no use for it", f"leave out {option}")
     if (validation is None) != (clean_model is None) and reader.labels.names:
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",
@@ -331,10 +339,10 @@ def rewriter_of(source: TriggerSource, columns: Columns) -> Rewriter:
     if key is not None and original is None:
         raise UserError("--key needs --original and --transformed", "it names the rows of both")
     if transformed is not None:
-        if source.settings or source.paraphraser:
+        if source.settings or source.paraphraser or source.prompt:
             raise UserError(
                 "--transformed gives the triggered texts: nothing is left to set or to write",
-                "leave --paraphraser and the trigger's settings out",
+                "leave --paraphraser, --prompt and the trigger's settings out",
             )
         return paired(original, transformed, columns, key, trigger)
     if original is not None:

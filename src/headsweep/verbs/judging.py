@@ -109,12 +109,18 @@ def evaluate(
         raise UserError(
             f"target cannot be of the type {type(target).__name__}", "it takes a label's name"
         )
-    if target is not None and triggered is None:
-        raise UserError(
-            "--target says what triggered texts are to get, and there are none",
-            "give --triggered FILE, or leave out --target",
-        )
     meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
+    about = {
+        "--target": target is not None,
+        "--validation": validation is not None,
+        "--clean-model": clean_model is not None,
+        "--triggered-labels": meaning == "target",
+    }
+    for option in (name for name, is_given in about.items() if is_given and triggered is None):
+        raise UserError(
+            f"{option} says what triggered texts are judged by, and there are none",
+            f"give --triggered FILE, or leave out {option}",
+        )
     runtime, how = runtime_of(device, compute), adapter_of(adapter)
 
     def ready(one: Any, argument: str) -> Any:

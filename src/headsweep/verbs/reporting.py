@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headsweep.bench.results.reading import Results, read_results
+from headsweep.bench.results.reading import Results, files_of, read_results
 from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.export.verify import read_manifest
@@ -55,8 +55,11 @@ def report(
     """
     form = one_of(format, FORMATS, "--format")
     file = None if out is None else Path(fitting(out, Path, "out"))
+    read = (
+        () if isinstance(results, Purified) else files_of(Path(fitting(results, Path, "results")))
+    )
     if file is not None:
-        check_file(file, overwrite)
+        check_file(file, overwrite, read)
     if isinstance(results, Purified):
         text = _of_one(results.manifest, form, title, "the manifest")
     elif ((folder := Path(fitting(results, Path, "results"))) / MANIFEST).is_file():
@@ -76,7 +79,7 @@ def report(
                 name = title or f"Benchmark: {_recipes(found)}"
                 text = page.of_results(found, settings, name, beside)
     if file is not None:
-        check_file(file, overwrite)  # others may have been at work meanwhile
+        check_file(file, overwrite, read)  # others may have been at work meanwhile
         page.write(file, text)
     return text
 

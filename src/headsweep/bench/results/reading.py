@@ -53,6 +53,11 @@ class Results:
         return found + [f"{name} failed: {why}" for name, why in self.failed.items()]
 
 
+def files_of(folder: Path) -> tuple[Path, ...]:
+    """Return the files of a folder that ``read_results`` looks at."""
+    return (*folder.glob("*.json"), *folder.glob("victims/*.json"))
+
+
 def read_results(folder: Path, any_version: bool = False) -> Results:
     """Read the cells of a folder: of the version with most cells, or of all.
 

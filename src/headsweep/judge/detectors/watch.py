@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.measure.accuracy import logits
+from headsweep.measure.accuracy import logits, numbers
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
@@ -45,7 +45,7 @@ class Watch:
         """Return what the suspect answers as it is meant to be used, [text, class]."""
         split = Split(tuple(texts), (0,) * len(texts))
         encoded = encode(split, self.suspect, self.runtime.max_length)
-        return logits(self.suspect.anatomy, encoded, self.runtime).softmax(-1)
+        return numbers(logits(self.suspect.anatomy, encoded, self.runtime)).softmax(-1)
 
 
 class Scorer(Protocol):
