@@ -483,13 +483,9 @@ def healing(setting: Setting, pruned: Sequence[int], runs: int) -> list[Row]:
         "plain loop, padded to 128": plain,
         "sorted by length": partial(heal, FineTune(1, compact=False), fp32),
         "+ pruned heads left out": partial(heal, FineTune(1), fp32),
-        "+ embeddings frozen (option)": partial(heal, FineTune(1, freeze_embeddings=True), fp32),
     }
     if setting.runtime.trains_in_bf16():
         cases["pruned heads left out, bf16 (default)"] = partial(heal, FineTune(1), setting.runtime)
-        cases["the same, embeddings frozen (option)"] = partial(
-            heal, FineTune(1, freeze_embeddings=True), setting.runtime
-        )
     found = interleaved(runs, cases)
     first = found["plain loop, padded to 128"][0]
     base, cpu_base = statistics.median(first), cpu_of(first)

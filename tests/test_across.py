@@ -54,6 +54,18 @@ def test_what_is_left_of_every_victim_seeds_averaged():
     assert found["ft"]["b"] == "+45.0 (+0.0)†"
 
 
+def test_methods_tried_on_fewer_cells_stand_behind_and_say_so():
+    easy = [cell("easy", "b", 0.01)]
+    found = texts(summary(across([*CELLS, *easy])))
+    assert [*found][0] == "gradient"
+    assert (found["gradient"]["victims"], found["easy"]["victims"]) == ("3", "1 (1 of 4 cells)")
+
+
+def test_scores_of_other_cells_count_as_time_of_those_that_took_them():
+    paid = [cell("paid", "a", 0.1, shared_scores=[{"seconds": 32.0, "cpu_seconds": 1.0}])]
+    assert texts(summary(across([*CELLS, *paid])))["paid"]["seconds"] == "42"
+
+
 def test_methods_are_compared_over_the_victims_of_both():
     found = texts(summary(across(CELLS)))
     assert list(found)[:2] == ["gradient", "none"]  # least left first

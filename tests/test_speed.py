@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from conftest import CPU, sentences
+from headsweep.cost import peak_memory_mib, reset_peak
 from headsweep.measure.accuracy import logits, needed
 from headsweep.model.mask import Units
 from headsweep.prune.search import candidates, greedy
@@ -16,9 +18,33 @@ from headsweep.prune.view import DefenderView
 from headsweep.task.examples import encode
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import cells
 import sizes
 import speed_cases
 import speed_reference as reference
+
+
+def test_a_cell_has_words_for_folders_and_nothing_else_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    form = {"without": f"{out}", "in": [f"{out}/a.json", f"{out}er/b"], "figure": 0.5,
+            "command": f"kinds.py {out} --seeds 11"}  # fmt: skip
+    cells.write_cell(tmp_path / "one.json", form, {"OUT": out})
+    made = json.loads((tmp_path / "one.json").read_text())
+    assert made.pop("environment")
+    assert made == {"without": "OUT", "in": ["OUT/a.json", f"{out}er/b"], "figure": 0.5,
+                    "command": "kinds.py OUT --seeds 11"}  # fmt: skip
+    cells.write_cell(tmp_path / "two.json", form, {"OUT": Path()})  # the folder one stands in
+    assert json.loads((tmp_path / "two.json").read_text())["figure"] == 0.5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is told by Linux")
+def test_the_peak_of_what_is_over_is_forgotten():
+    held = torch.ones(64 << 20)  # 256 MiB
+    del held
+    before = peak_memory_mib()
+    reset_peak()
+    assert peak_memory_mib() < before - 128
 
 
 def test_the_reference_removes_the_heads_that_gates_close(tiny):

@@ -123,3 +123,10 @@ def test_texts_of_a_step_are_drawn_where_they_need_not_be_alike():
         spans = [max(step) - min(step) for step in steps]
         assert all(span == 7 for span in spans) is alike
         assert min(spans) >= (7 if alike else 20)
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(16, 1), (144, 9), (160, 10), (304, 10), (400, 10)])
+def test_losses_are_those_of_each_tenth(tiny, rows, parts):
+    suspect = tiny()
+    encoded = encode(sentences(rows), suspect, 24)
+    assert len(train(suspect.model, encoded, Job(Schedule(1, 1e-4)), CPU)) == parts

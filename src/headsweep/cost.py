@@ -9,9 +9,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def reset_peak() -> None:
+    """Forget the most memory held so far, where the system lets a process do so (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_mib() -> float | None:
     """Return the most memory this process has held, in MiB; None where it cannot be told.
 
+    Since ``reset_peak``, where that could forget.
     On Linux from VmHWM: ``ru_maxrss`` of a child begins at what its parent held when it forked.
     """
     with suppress(OSError, StopIteration, ValueError):

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ def code_hash(module: str = WORK) -> str:
     change of a strategy does.
     """
     return digest(sources_of(module))
+
+
+def own_hash(modules: Iterable[str]) -> str:
+    """Return a hash of the source of these modules alone, whatever they import."""
+    return digest({name: sources_of(name)[name] for name in modules})
 
 
 def sources_of(module: str) -> dict[str, str]:

@@ -24,8 +24,9 @@ from headsweep.bench.grid import (
     Model,
     RecipeMark,
 )
-from headsweep.bench.identity import code_hash, digest
+from headsweep.bench.identity import code_hash, digest, own_hash
 from headsweep.errors import UserError
+from headsweep.export.provenance import environment
 from headsweep.settings import configure, describe
 from headsweep.task.training import Schedule
 
@@ -64,7 +65,9 @@ class TwinOrder:
     def key(self) -> str:
         """The hash of everything that decides the result."""
         rows = [self.texts.attacker, self.texts.victim]
-        return digest(_asked(self) | {"rows": rows, "code": code_hash(MAKING)})
+        versions = {name: environment()[name] for name in ("torch", "transformers")}
+        code = [*map(code_hash, MAKING), own_hash(DRAWING)]
+        return digest(_asked(self) | {"rows": rows, "code": code, "versions": versions})
 
     @property
     def needs(self) -> tuple[Any, ...]:
@@ -178,7 +181,10 @@ class CellOrder:
 
 
 Order = TwinOrder | VictimOrder | CellOrder
-MAKING = "headsweep.attacks.victim"  # a change of what it imports makes other twins and victims
+MAKING = ("headsweep.attacks.victim", "headsweep.bench.corpus", "headsweep.triggers.paired")
+"""A change of these, or of what they import, makes other twins and victims."""
+DRAWING = ("headsweep.bench.sources", "headsweep.bench.results.packing")
+"""Who draws their rows and packs their answers: these import what purifies, which changes none."""
 Pairs = tuple[tuple[str, str], ...]
 
 

@@ -25,7 +25,7 @@ from headsweep.bench.identity import code_hash, commit, digest
 from headsweep.bench.orders import CellOrder, Order, TwinOrder, VictimOrder
 from headsweep.bench.probing import prober_of
 from headsweep.bench.results.packing import pack
-from headsweep.cost import Clock, peak_memory_mib
+from headsweep.cost import Clock, peak_memory_mib, reset_peak
 from headsweep.drafts import write_json
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export.model_folder import save_model
@@ -94,6 +94,7 @@ def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
 
     def fill(draft: Path) -> None:
         clock, begun = Clock(), time.process_time()
+        reset_peak()  # a worker fills many orders
         record = make(order, cache, draft)
         record |= {
             "key": order.key,

@@ -7,8 +7,9 @@ itself is out of the bound, the way there is searched: that costs no training.
 
 Sources: Wortsman et al. 2022, *Model soups* (the mean of fine-tuned weights, uniform and greedy);
 Ilharco et al. 2023, *Editing models with task arithmetic* (weights moved along a difference).
-Deviation: members differ by nothing but the order of the texts and the dropout, and one that ended
-no better than guessing is left out of a uniform soup too.
+Deviation: members differ by nothing but their seed (the order of the texts, the dropout, which
+texts weigh the layers for the attention penalty, how adapters begin), and one that ended no better
+than guessing is left out of a uniform soup too.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 from headsweep.bench.results.store import Form
 from headsweep.errors import lookup
 from headsweep.judge.statistics import Rate
-from headsweep.reports.comparison import is_below, is_replication
+from headsweep.reports.comparison import is_below, is_replication, shared_cost
 from headsweep.reports.resampling import RESAMPLES, interval_of
 from headsweep.reports.tables import BELOW, Entry
 from headsweep.seeding import derive
@@ -83,6 +83,10 @@ class Across:
         """Tell whether a method is there for replication only, and so stands last."""
         return method in self.released
 
+    def tried_on(self, method: str) -> int:
+        """Return on how many victims and seeds a method was tried."""
+        return sum(len(end.seeds) for end in self.ends[method].values())
+
     def apart(self, method: str) -> tuple[list[float], list[float]]:
         """Return how much more a method left than ``beside``, and how much higher its ACC changed.
 
@@ -146,7 +150,7 @@ def _ending(cells: Sequence[Form]) -> Ending:
     return Ending(
         _mean(cell["after"]["excess_lfr"]["value"] for cell in cells),
         _mean(_change(cell) for cell in cells),
-        _mean(cell["seconds"]["all"] for cell in cells),
+        _mean(cell["seconds"]["all"] + shared_cost(cell, "seconds") for cell in cells),
         mark,
         {c["seed"]: (c["after"]["excess_lfr"]["value"], _change(c)) for c in cells},
     )
@@ -161,11 +165,21 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def summary(found: Across) -> tuple[list[str], list[list[Entry]]]:
-    """Return titles and rows: a method over its victims, least left first, replications last."""
+    """Return titles and rows: a method over its victims, least left first, replications last.
+
+    A method that was not tried on as many victims and seeds as others stands behind these, and says
+    on how many: its mean is of easier victims, or of harder ones.
+    """
     titles = ["method", "victims", "excess LFR left, mean", "worst", "ACC, mean change", "seconds",
               f"beside {found.beside}", "less on"]  # fmt: skip
     rows = [_summed(found, method) for method in found.ends]
-    return titles, sorted(rows, key=lambda row: (found.last(row[0].text), row[2].value))
+    whole = max(map(found.tried_on, found.ends))
+
+    def place(row: list[Entry]) -> tuple[bool, bool, Any]:
+        name = row[0].text
+        return found.last(name), found.tried_on(name) < whole, row[2].value
+
+    return titles, sorted(rows, key=place)
 
 
 def _summed(found: Across, method: str) -> list[Entry]:
@@ -173,11 +187,13 @@ def _summed(found: Across, method: str) -> list[Entry]:
     left, change = [end.left for end in ends], [end.change for end in ends]
     apart, higher = found.apart(method)
     took = median(end.seconds for end in ends)
+    runs, whole = found.tried_on(method), max(map(found.tried_on, found.ends))
+    tried = f"{len(left)}" if runs == whole else f"{len(left)} ({runs} of {whole} cells)"
     less, differs = sum(each < 0 for each in apart), method != found.beside and bool(apart)
     told = f"{paired(apart)}, ACC {100 * mean(higher):+.1f}" if differs else ""
     return [
         Entry(method, method),
-        Entry(str(len(left)), len(left)),
+        Entry(tried, found.tried_on(method)),
         Entry(f"{100 * mean(left):+.1f}", mean(left)),
         Entry(f"{100 * max(left):+.1f}", max(left)),
         Entry(f"{100 * mean(change):+.1f}", mean(change)),

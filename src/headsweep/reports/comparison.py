@@ -279,8 +279,8 @@ def _standing(
         _left(mean, after),
         None if rank is None else rank[0],
         None if rank is None else rank[1],
-        Spread(tuple(cell["seconds"]["all"] + _shared(cell, "seconds") for cell in cells)),
-        Spread(tuple(cell["cpu_seconds"] + _shared(cell, "cpu_seconds") for cell in cells)),
+        Spread(tuple(cell["seconds"]["all"] + shared_cost(cell, "seconds") for cell in cells)),
+        Spread(tuple(cell["cpu_seconds"] + shared_cost(cell, "cpu_seconds") for cell in cells)),
         tuple(cell["seed"] for cell in stuck),
         tuple(cell["seed"] for cell in cells if is_below(cell)),
     )
@@ -292,7 +292,7 @@ def is_below(cell: Form) -> bool:
     return bool(allowed and found and found["after"]["accuracy"] < allowed["min_accuracy"] - 1e-9)
 
 
-def _shared(cell: Form, name: str) -> float:
+def shared_cost(cell: Form, name: str) -> float:
     """Return what scores taken from another cell's work would have cost this one."""
     return float(sum(one[name] for one in cell.get("shared_scores") or ()))
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -162,9 +163,9 @@ def train(
     finally:
         model.train(training)
         model.zero_grad(set_to_none=True)
-    tenth = max(1, len(losses) // 10)
-    parts = [losses[i : i + tenth] for i in range(0, len(losses), tenth)]
-    return [sum(part) / len(part) for part in parts]
+    parts = min(10, len(losses))
+    ends = [round(i * len(losses) / parts) for i in range(parts + 1)] if parts else []
+    return [sum(losses[a:b]) / (b - a) for a, b in pairwise(ends)]
 
 
 def casting(model: PreTrainedModel, batch: Batch, runtime: Runtime) -> torch.autocast:

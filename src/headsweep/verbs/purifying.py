@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from headsweep.cost import reset_peak
 from headsweep.errors import UserError, shown
 from headsweep.heal.fine_tune import Healing
 from headsweep.judge.around import Around
@@ -292,6 +293,7 @@ def purify(
         NothingPruned: no head could go within the bound.
 
     """
+    reset_peak()
     named = {
         "method": strategy,
         "fields": set,
