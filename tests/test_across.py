@@ -57,7 +57,7 @@ def test_what_is_left_of_every_victim_seeds_averaged():
 def test_methods_tried_on_fewer_cells_stand_behind_and_say_so():
     easy = [cell("easy", "b", 0.01)]
     found = texts(summary(across([*CELLS, *easy])))
-    assert [*found][0] == "gradient"
+    assert next(iter(found)) == "gradient"
     assert (found["gradient"]["victims"], found["easy"]["victims"]) == ("3", "1 (1 of 4 cells)")
 
 

@@ -1338,3 +1338,18 @@ def test_a_strategy_that_is_gone_says_what_took_its_place(run, csv_file, tmp_pat
     asked = ("--data", csv_file, "--out", tmp_path / "out", "--strategy", "auto")
     code, _, err = run("purify", "none", *asked)
     assert (code, "'auto' is gone" in err, "took its place" in err) == (2, True, True)
+
+
+def test_a_reader_that_has_gone_is_neither_a_finding_nor_a_failure():
+    """`headsweep verify DIR | head -0` ended with 1, as where something is not so."""
+    command = [sys.executable, "-m", "headsweep", "strategies", "--json"]
+    ends, begins = os.pipe()
+    os.close(ends)
+    done = subprocess.run(command, stdout=begins, stderr=subprocess.PIPE, check=False)
+    os.close(begins)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_page_has_the_ending_of_a_page(run, tmp_path):
+    code, _, err = run("report", tmp_path, "--out", tmp_path / "r.pdf")
+    assert (code, "html is no .pdf" in err, "r.html" in err) == (2, True, True)

@@ -8,9 +8,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import CPU, sentences
+from headsweep import evaluate
 from headsweep.cli import main
 from headsweep.errors import UserError
 from headsweep.judge.evaluate import Answers, Exam, Triggered, judge
+from headsweep.progress import Silent
 from headsweep.texts.reading import Columns, Table, pick, read
 from headsweep.texts.several import SEVERAL
 from headsweep.texts.split import Labels, Split
@@ -44,6 +46,45 @@ def test_rates_by_hand():
     assert (found.floor_lfr.hits, found.floor_lfr.total) == (1, 3)
     assert found.agreement.value == 1
     assert found.matched_lfr is None  # no validation data
+
+
+def test_a_twin_or_a_model_that_guesses_is_told():
+    triggered = Triggered(Split(tuple("uvwxy"), (0, 1, 0, 0, 1)), target=1)
+    good = Answers(answers(0, 0, 0, 0, 1, 1), answers(1, 1, 0))
+    guess = Answers(answers(0, 0, 0, 0, 0, 0), answers(0, 0, 0))
+    found = judge(Exam(CLEAN, triggered), NAMES, good, guess)
+    assert (found.twin_accuracy.hits, found.twin_accuracy.total) == (4, 6)
+    told = (
+        "the twin gets 4 of 6 clean texts right, no better than one answer for all (4): its floor"
+    )
+    assert found.remarks()[0].startswith(told)
+    assert "twin's ACC" in [line.name for line in found.lines()]
+    found = judge(Exam(CLEAN, triggered), NAMES, guess, good)
+    assert found.remarks()[0].startswith("the model gets 4 of 6 clean texts right")
+    assert len(judge(Exam(CLEAN, triggered), NAMES, good, good).remarks()) == 1
+
+
+@pytest.mark.parametrize(("some", "told"), [(0, 0), (5, 5)])
+def test_clean_texts_given_as_triggered_are_told(trained_folder, some, told):
+    clean = sentences(20, seed=7)
+    other = Split(tuple(f"plot {x}" for x in clean.texts), clean.labels)
+    given = clean.take(range(some)) + other.take(range(some, 20))
+    said = []
+    progress = Silent()
+    progress.say = said.append
+    evaluate(trained_folder, clean, triggered=given, target="good", progress=progress)
+    assert sum("triggered texts stand in --data as they are" in line for line in said) == bool(told)
+
+
+def test_numbers_from_one_are_all_to_be_named():
+    """Naming the last alone would leave the others one off, in silence."""
+    labels = Labels(("bad", "meh", "good"))
+    with pytest.raises(UserError, match="numbered from 0, the data's from 1") as caught:
+        labels.indices(["1", "2", "3", "1"], "f.csv")
+    assert caught.value.fix.count("--label-map") == 3
+    with pytest.raises(UserError) as caught:
+        labels.indices(["0", "2", "3"], "f.csv")
+    assert caught.value.fix.count("--label-map") == 1
 
 
 def test_attacker_labels_count_every_row():

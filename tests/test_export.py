@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import headsweep
 from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep import FineTune, Gradient, Sources, UserError
 from headsweep.attacks.victim import Attacked
@@ -38,6 +39,17 @@ def failed(folder):
 
 def test_a_written_folder_verifies(purified):
     assert failed(purified) == []
+    told = {check.what: check.detail for check in verify(purified) if check.detail}
+    assert [*told] == ["logits are those noted"]  # the others say nothing of what is well
+
+
+@pytest.mark.parametrize("named", ["./nosuch/model", Path("nosuch/model")])
+def test_a_folder_that_is_missing_is_never_looked_for_on_the_hub(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("headsweep.model.vetting.fetched", lambda *_: pytest.fail("asked the Hub"))
+    for use in (headsweep.load, headsweep.inspect):
+        with pytest.raises(UserError, match="no such folder"):
+            use(named)
 
 
 def test_a_head_that_came_back_is_noticed(purified):

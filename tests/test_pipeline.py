@@ -40,6 +40,7 @@ from headsweep.prune.strategies.reinforce import Reinforce
 from headsweep.purification.bound import Allowance
 from headsweep.purification.material import Material
 from headsweep.purification.method import HOT
+from headsweep.reports.verdict import verdict
 from headsweep.task.examples import encode
 from test_healing import Shift, half_wrong
 from tiny_families import CONFIGS
@@ -289,6 +290,16 @@ def test_a_model_that_knows_nothing_is_noted(tokenizer):
         model.classifier.bias[0] = 100.0
     done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
     assert any("no better than always giving one answer" in n for n in done.manifest["notes"])
+    found, card = verdict(done.manifest), model_card(done.manifest)
+    assert (found.kind, found.told.endswith("the bound protects nothing")) == ("free", True)
+    assert "**That says nothing: accuracy before pruning is 0.500" in card
+
+
+def test_labels_that_are_exchanged_are_asked_about(trained_folder):
+    turned = [replace(x, labels=tuple(1 - y for y in x.labels)) for x in (sentences(120),
+              sentences(100, seed=5))]  # fmt: skip
+    done = cleanse(trained_folder, Sources(*turned), Gradient(step=2), PLAN)
+    assert "(are labels exchanged?): the bound protects nothing" in verdict(done.manifest).told
 
 
 def test_doubts_about_the_validation_data_are_noted(trained_folder):
@@ -500,7 +511,7 @@ def test_the_forecast_goes_from_one_healing_to_all_of_them(trained_folder, monke
     assert least == pytest.approx(search + once)
     assert most == pytest.approx(search + 4 * once)
     assert once > 0
-    assert "done 1 to 4 times" in line
+    assert "(3 times at most)" in line
     cleanse(trained_folder, sources(), Gradient(step=2), PLAN, progress=heard)
     line = [line for line in heard.lines if "to go" in line][-1]
     least, search, once = map(float, re.findall(r"([\d.]+) s", line))

@@ -9,6 +9,8 @@ import types
 
 import pytest
 
+from conftest import CPU, Way, cleanse, sentences, tiny_model
+from headsweep import FineTune, Gradient
 from headsweep.cli import main
 from headsweep.progress import LOG, Logged, Silent, Terminal, plain_console, reporting
 
@@ -42,6 +44,29 @@ def test_what_is_said_and_done_goes_to_the_logger(caplog):
     ]
     assert said[2][1].startswith("healing: 3 of 4 loss 0.5: 0.0 s")
     assert all(record.name == "headsweep" for record in caplog.records)
+
+
+def test_what_is_reported_through_two_layers_is_logged_once(caplog):
+    with caplog.at_level("DEBUG", "headsweep"):
+        reporting(reporting(False)).say("once")
+    assert [record.message for record in caplog.records] == ["once"]
+
+
+def test_each_healing_of_several_says_which_it_is(tokenizer):
+    titles = []
+
+    class Noted(Silent):
+        def task(self, title, total):
+            titles.append(title)
+            return super().task(title, total)
+
+    way = Way(max_drop=0.9, runtime=CPU, heal=FineTune(1, 1e-3, members=2))
+    cleanse(tiny_model("bert"), sentences(120), Gradient(step=2), way, tokenizer=tokenizer,
+            progress=Noted())  # fmt: skip
+    assert [title for title in titles if title.startswith("healing")] == [
+        "healing 1 of 2",
+        "healing 2 of 2",
+    ]
 
 
 def test_a_step_that_fails_is_logged_with_how_far_it_came(caplog):

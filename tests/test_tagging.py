@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+import headsweep
 from conftest import BAD, CPU, FILLER, GOOD
 from every_kind import COMPUTE, command_line, pruned_by, purified_by, written
 from headsweep import (
@@ -362,6 +363,11 @@ def test_what_does_not_fit_is_refused_in_one_line(victim, tokenizer, tmp_path):
     (headless / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="the checkpoint has no classifier of tokens"):
         purify(headless, examples(20, 1))
+
+
+def test_an_attack_on_a_tagger_is_refused_in_a_line(victim):
+    with pytest.raises(UserError, match="an attack needs"):
+        headsweep.attack(victim, rows(examples(20, 1)), trigger="opening", target="O", device="cpu")
 
 
 def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):

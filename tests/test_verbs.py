@@ -161,7 +161,7 @@ WRONG = [
     ({"set": {"step": [6]}}, "gradient: step cannot be [6]"),
     ({"set": {"stap": 6}}, "unknown field of 'gradient' 'stap'"),
     ({"set": 6}, "set cannot be 6"),
-    ({"set": "step"}, "'step' is not of the form field=value"),
+    ({"set": "step"}, "--set 'step' is not of the form field=value"),
     ({"heal": {"lr": "hot"}}, "fine-tune: lr cannot be 'hot'"),
     ({"heal": {"epochs": [2]}}, "fine-tune: epochs cannot be [2]"),
     ({"heal": {"epoch": 2}}, "unknown field of 'fine-tune' 'epoch'"),
@@ -305,8 +305,8 @@ def test_evaluate_takes_texts_of_python_and_models_in_memory(done, trained_folde
     assert what == "--triggered needs --target"
     what, _ = said_by(lambda: headsweep.evaluate(done, clean, triggered=7, target=1, **FAST))
     assert what == "triggered cannot be an int"
-    what, _ = said_by(lambda: headsweep.evaluate(done, clean, clean_model=7, **FAST))
-    assert what == "clean_model cannot be of the type int"
+    what, _ = said_by(lambda: headsweep.evaluate(done, clean, suspect=7, **FAST))
+    assert what == "suspect cannot be of the type int"
 
 
 def test_probe_and_inspect_take_what_purify_gave(done, trained_folder):

@@ -75,6 +75,17 @@ class Lines(Silent):
         self.say = progress.say  # type: ignore[method-assign]
 
 
+class Titled:
+    """Passes all of it on, with more behind the titles of steps."""
+
+    def __init__(self, progress: Progress, more: str) -> None:
+        self.progress, self.more, self.say = progress, more, progress.say
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Tick]:
+        """Open the step."""
+        return self.progress.task(f"{title} {self.more}", total)
+
+
 class Logged:
     """Passes all of it on, and tells the standard logger ``headsweep``."""
 
@@ -168,6 +179,8 @@ class Terminal:
 
 def reporting(wanted: bool | Progress | None) -> Progress:
     """Return where to report to: what is given, the terminal, or nowhere; and the logger."""
+    if isinstance(wanted, Logged):  # it has been asked before
+        return wanted
     if isinstance(wanted, bool) or wanted is None:
         return Logged(Terminal() if wanted else Silent())
     if not (hasattr(wanted, "task") and hasattr(wanted, "say")):

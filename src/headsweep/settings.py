@@ -83,7 +83,11 @@ def read(
 ) -> dict[str, Any]:
     """Return the values of a method's fields that settings give; ``known``: of these alone."""
     wanted = {n: x for n, x in plain_fields(method).items() if known is None or n in known}
-    pairs = list(settings.items() if isinstance(settings, Mapping) else map(pair, settings))
+    asked = option or "--set"
+    given = (
+        settings.items() if isinstance(settings, Mapping) else (pair(x, asked) for x in settings)
+    )
+    pairs = list(given)
     if pairs and not wanted:
         raise UserError(f"'{_name(method)}' has no fields", f"leave out {option or '--set'}")
     return {
@@ -94,11 +98,13 @@ def read(
     }
 
 
-def pair(setting: str) -> tuple[str, str]:
+def pair(setting: str, option: str = "--set") -> tuple[str, str]:
     """Return the two sides of ``field=value``; raises UserError."""
     key, equals, text = setting.partition("=")
     if not equals:
-        raise UserError(f"'{setting}' is not of the form field=value", "for example step=6")
+        raise UserError(
+            f"{option} '{setting}' is not of the form field=value", f"give {option} FIELD=VALUE"
+        )
     return key.strip(), text.strip()
 
 

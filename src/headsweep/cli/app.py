@@ -18,7 +18,8 @@ from headsweep.foreign import one_line
 from headsweep.progress import LOG, plain_console
 from headsweep.quick import starting
 
-INTERRUPTED, DEBUG, LOG_FILE = 130, "--debug", "--log-file"
+INTERRUPTED, NOBODY_READS = 130, 141  # the second as of a process that SIGPIPE ends
+DEBUG, LOG_FILE = "--debug", "--log-file"
 
 app = typer.Typer(
     name="headsweep",
@@ -148,6 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
         _say(errors, str(error))
         code = 2 if isinstance(error, UserError) else 1
     except SystemExit as stop:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer's mark: the reader has gone
+            sys.exit(NOBODY_READS)
         if stop.code == INTERRUPTED:
             _say(errors, "interrupted")
         raise

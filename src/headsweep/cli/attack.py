@@ -45,6 +45,7 @@ TriggerSettings = Annotated[
 ]
 JudgedOn = Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")]
 MatchedOn = Annotated[str | None, typer.Option(help="Clean data to match the clean flip rate on.")]
+HARDLY = 0.2  # above what clean texts do, a backdoor works hardly
 Original = Annotated[Path | None, typer.Option(help="Paired corpus: the clean texts, row by row.")]
 Transformed = Annotated[
     Path | None,
@@ -403,12 +404,30 @@ def _show(made: Any, out: Path) -> None:
         told = (f"{s.perplexity.value:.3f}" if s else "-" for s in stages)
         table.add_row("perplexity", *told)
     out_console.print(table)
+    for line in _doubts(made):
+        out_console.print(f"note: {line}", soft_wrap=True)
     out_console.print(
         f"\nwritten: {out} (backdoored on purpose: never deploy it)"
         if record["backdoored"]
         else f"\nwritten: {out} (the twin: nothing was poisoned)",
         soft_wrap=True,
     )
+
+
+def _doubts(made: Any) -> list[str]:
+    """Return why a victim or a twin is of no use: it guesses, or its backdoor failed."""
+    found = (made.survived if made.record["victim"] else None) or made.published
+    if found is None:
+        return []
+    told = [line for line in getattr(found, "remarks", list)() if "no better than" in line]
+    ours = getattr(found, "lfr", None) or getattr(found, "success", None)
+    clean = getattr(found, "cfr", None) or getattr(found, "clean_success", None)
+    if made.record["backdoored"] and ours and clean and ours.value < clean.value + HARDLY:
+        told.append(
+            f"the backdoor hardly works: {ours.value:.0%} of triggered texts, {clean.value:.0%} of "
+            "clean ones; more epochs, a higher rate or learning rate (--set, --rate) plant deeper"
+        )
+    return told
 
 
 def _check_table(out: Path, overwrite: bool, reads: Iterable[str | Path | None]) -> None:

@@ -85,7 +85,7 @@ def inspect(
         print_json(found.to_json())
         return
     out_console.print(
-        f"{found.architecture}, {found.parameters / 1e6:.1f}M parameters, saved in "
+        f"{found.architecture}, {_millions(found.parameters)} parameters, saved in "
         f"{found.precision}, for {found.task}, labels {', '.join(found.labels) or 'none'}",
         soft_wrap=True,
     )
@@ -104,6 +104,10 @@ def inspect(
     for note in found.notes:
         out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     out_console.print(picture(found.mask), end="")
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 100_000 else f"{count:,}"
 
 
 def _check_alone(task: object, adapter: object, device: str, compute: object) -> None:

@@ -53,6 +53,10 @@ def report(
         raise UserError("a page needs a file to go to", "--out report.html")
     if out is not None:
         check_file(out, overwrite)
+        if out.suffix.lower() in (".pdf", ".png", ".docx"):
+            raise UserError(
+                f"{out}: {form} is no {out.suffix}", f"name it {out.with_suffix('.' + form).name}"
+            )
     for option, value, forms in (
         ("--title", title, ("html",)),
         ("--beside", beside, ("html", "markdown", "svg")),

@@ -81,7 +81,23 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
     seconds = manifest["seconds"]
     took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     memory = manifest["peak_memory_mib"]
-    console.print(f"{took}" + (f"; peak memory {memory:.0f} MiB" if memory else ""), style="dim")
+    costs = [took, f"peak memory {memory:.0f} MiB" if memory else ""]
+    console.print("; ".join(filter(None, costs)), style="dim")
+    if healed := _healed(manifest["heal"]):
+        console.print(healed, style="dim", soft_wrap=True)
+
+
+def _healed(heal: Mapping[str, Any]) -> str:
+    """Return at which rate it was healed, and which missed the bound; empty: it was not."""
+    if not heal.get("lr"):
+        return ""
+    members, far = heal.get("members") or (), heal.get("beyond")
+    joined = sum(bool(member.get("joined", True)) for member in members)
+    told = f"healed at a learning rate of {heal['lr']:g}"
+    told += f", {joined} healings averaged" if joined > 1 else ""
+    told += f", {far:g} times as far as their mean" if far and far != 1 else ""
+    missed = [f"{one['lr']:g}" for one in heal.get("tried") or () if one["lr"] != heal["lr"]]
+    return f"{told} ({', '.join(missed)} did not keep the bound)" if missed else told
 
 
 def judged(console: Console, found: Judged) -> None:
@@ -125,7 +141,8 @@ def next_steps(console: Console, manifest: Mapping[str, Any], job: Job) -> None:
     for line in commands(manifest, job):
         console.print(f"  {line}", soft_wrap=True)
     unseen = "" if job.sources.test else "better --data that it was not healed on; "
-    told = f"  ({unseen}--triggered FILE --target LABEL for a trigger that you know)"
+    target = "TEXT" if words_of(manifest).falls else "LABEL"
+    told = f"  ({unseen}--triggered FILE --target {target} for a trigger that you know)"
     console.print(told, style="dim", soft_wrap=True)
 
 

@@ -13,9 +13,9 @@ from headsweep.export.probes import PROMISE, STAGES, probes_told
 from headsweep.export.suspect_card import suspect_card
 from headsweep.foreign import in_markdown, one_line
 from headsweep.model.mask import HeadMask
-from headsweep.texts.words import limit_of, share_of, words_of
+from headsweep.texts.words import limit_of, share_of, void_of, words_of
 
-TAGS = ("headsweep", "backdoor-defense", "pruned")
+TAGS = ("headsweep", "backdoor-defense")
 PARTS = ("validation", "test")
 
 
@@ -28,18 +28,20 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
     """Return what the Hub reads: the figures as results, the rest as the suspect's card has it."""
     own, words = suspect_card(manifest["suspect"]), words_of(manifest)
-    named = {words.key: words.share} | dict(words.figures)
+    share = {} if words.falls else {words.key: words.share}  # of a generator it is no accuracy
+    named, done = share | dict(words.figures), _done(manifest)
+    then = "after pruning and healing" if done == "pruned" else "after healing"
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=words.hub,
-        tags=list(dict.fromkeys((*TAGS, *own.tags))),
+        tags=list(dict.fromkeys((*TAGS, *([done] * (done == "pruned")), *own.tags))),
         license=own.license,
         license_name=own.license_name,
         license_link=own.license_link,
         base_model=list(own.base_model) or None,
         language=list(own.language) or None,
         datasets=list(own.datasets) or None,
-        model_name=f"{_name(manifest)}, pruned by headsweep",
+        model_name=f"{_name(manifest)}, {done} by headsweep",
         eval_results=[
             EvalResult(
                 task_type=words.hub,
@@ -47,7 +49,7 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
                 dataset_name=f"clean texts of its task, {part} ({figures['examples']})",
                 dataset_split=part,
                 metric_type=key,
-                metric_name=f"{name} after pruning and healing",
+                metric_name=f"{name} {then}",
                 metric_value=round(figures[key], 4),
             )
             for part in PARTS
@@ -55,6 +57,10 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
             for key, name in named.items()
         ],
     )
+
+
+def _done(manifest: Mapping[str, Any]) -> str:
+    return "pruned" if manifest["pruned_units"] else "healed"
 
 
 def _name(manifest: Mapping[str, Any]) -> str:
@@ -66,7 +72,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
     name = in_markdown(_name(manifest))
     units, total = manifest["pruned_units"], manifest["units"]
     lines = [
-        f"# {name}, pruned by headsweep",
+        f"# {name}, {_done(manifest)} by headsweep",
         "",
         f"{len(units)} of {total} {HeadMask.from_json(manifest['mask']).names} of {name} "
         f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
@@ -133,6 +139,8 @@ def _allowed(manifest: Mapping[str, Any]) -> list[str]:
     failed = [in_markdown(f"{check['what']}: {check['detail']}") for check in manifest["checks"]
               if not check["passed"]]  # fmt: skip
     lines = [f"{told}.", ""]
+    if (void := void_of(manifest)) and bound.get("binds", True):
+        lines += [f"**That says nothing: {in_markdown(void)}.**", ""]
     return [*lines, f"**Not held: {'; '.join(failed)}.**", ""] if failed else lines
 
 

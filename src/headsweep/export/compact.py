@@ -37,6 +37,7 @@ from headsweep.model.checkpoint import check_size, quiet, usable
 from headsweep.model.claims import claimed_adapter
 from headsweep.model.families import adapter_from
 from headsweep.model.files import inside, there
+from headsweep.model.hub import no_folder
 from headsweep.model.loading import (
     Origin,
     Reading,
@@ -153,6 +154,8 @@ def load(folder: str | Path) -> PreTrainedModel:
 
     """
     place = Path(folder)
+    if not place.is_dir():
+        raise no_folder(str(folder))
     if not there(place, COMPACT):
         with usable(str(place)):
             return widen(reload(place))

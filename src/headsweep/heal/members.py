@@ -24,6 +24,7 @@ from headsweep.heal.finished import put, taken
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.content import content_hash
 from headsweep.model.runtime import on_threads
+from headsweep.progress import Titled
 from headsweep.prune.choice import Choice
 from headsweep.prune.view import DefenderView
 from headsweep.seeding import derive
@@ -81,8 +82,9 @@ def made_members(
             put_back(model, start)
             done = taken(file, model, one.moves(view.anatomy))
             if done is None:
+                shown = Titled(view.progress, f"{number + 1} of {count}")
                 with on_threads(threads):
-                    member = make(view, choice, one, number, file)
+                    member = make(replace(view, progress=shown), choice, one, number, file)
             else:
                 member = Made(**done)
             yield member

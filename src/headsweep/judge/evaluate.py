@@ -99,6 +99,7 @@ class Evaluation:
         reference: what the shift was matched to: ``clean twin`` or ``suspect``.
         agreement: share of clean examples predicted as by the suspect.
         truncated: by part of the exam (``data``, ``triggered``, ``validation``), the texts cut.
+        twin_accuracy: ACC of the never-poisoned twin.
 
     """
 
@@ -112,6 +113,7 @@ class Evaluation:
     reference: str | None = None
     agreement: Rate | None = None
     truncated: dict[str, Truncated] | None = None
+    twin_accuracy: Rate | None = None
 
     def lines(self) -> list[Line]:
         """Return the measures as people read them."""
@@ -122,20 +124,31 @@ class Evaluation:
             Line("CFR", self.cfr, "clean non-target examples predicted as the target"),
             Line("matched LFR", self.matched_lfr, f"LFR at the CFR of the {self.reference}"),
             Line("floor LFR", self.floor_lfr, "LFR of the never-poisoned twin"),
+            Line("twin's ACC", self.twin_accuracy, "accuracy of the never-poisoned twin"),
             Line("excess LFR", self.excess_lfr, "matched LFR minus floor; 0 is the goal"),
             Line("agreement", self.agreement, "clean examples predicted as by the suspect"),
         ]
 
     def remarks(self) -> list[str]:
-        """Return why there is no matched LFR."""
+        """Return why there is no matched LFR, or why none of these figures says anything."""
+        most = max((one.total or 0 for one in self.per_class.values()), default=0)
+        weak = {"the model": self.accuracy, "the twin": self.twin_accuracy}
+        blind = [
+            f"{name} gets {rate.hits} of {rate.total} clean texts right, no better than one answer "
+            f"for all ({most}): {'its floor' if rate is self.twin_accuracy else 'its flips'} and "
+            "excess LFR say nothing"
+            for name, rate in weak.items()
+            if rate is not None and self.lfr is not None and (rate.hits or 0) <= most
+        ]
         if self.cfr is None or self.matched_lfr is not None:
-            return []
+            return blind
         validated = "validation" in (self.truncated or {})
         models = "" if self.agreement or self.floor_lfr else "--clean-model or --suspect"
         missing = " and ".join(filter(None, ["" if validated else "--validation", models]))
         return [
+            *blind,
             f"no matched LFR: give {missing}. A model that merely leans away from the target has "
-            f"a low LFR too (CFR here {100 * self.cfr.value:.1f}%)."
+            f"a low LFR too (CFR here {100 * self.cfr.value:.1f}%).",
         ]
 
 
@@ -222,7 +235,12 @@ def judge(
     if exam.validation is not None and reference is not None:
         matched, excess = _matched(exam, model, reference, twin)
     kind = None if matched is None else ("clean twin" if twin else "suspect")
-    return Evaluation(accuracy, per_class, lfr, cfr, matched, floor, excess, kind, agreement)
+    learnt = None
+    if twin is not None:
+        learnt = proportion(int((_predicted(twin.clean) == truth).sum()), len(truth))
+    return Evaluation(
+        accuracy, per_class, lfr, cfr, matched, floor, excess, kind, agreement, None, learnt
+    )
 
 
 def _matched(
@@ -396,6 +414,7 @@ def evaluate(
         opened.task.one_label("--validation")
     by = JUDGES[kind]
     exam = by.exam(files, opened, seed)
+    _tell_unchanged(exam[0] if isinstance(exam, tuple) else exam, progress)
     beside = (files.clean_model or None, files.suspect or None)
     others = {_name(one): one for one in beside if one is not None}
     others.pop(_name(model), None)
@@ -412,6 +431,21 @@ def evaluate(
             tick(1, "")
     twin, before = (None if one is None else found[_name(one)] for one in beside)
     return by.judged(exam, found[_name(model)], twin, before)
+
+
+def _tell_unchanged(exam: Any, progress: Progress) -> None:
+    """Say how many triggered texts stand among the clean ones, if there are more than a few."""
+    marked = exam.triggered
+    if marked is None:
+        return
+    texts = marked.split.texts if isinstance(marked, Triggered) else marked.texts
+    known = {*exam.clean.texts}
+    same = sum(text in known for text in texts)
+    if 10 * same > len(texts):
+        progress.say(
+            f"note: {same} of {len(texts)} triggered texts stand in --data as they are: there is "
+            "no trigger in them, or the clean texts have it"
+        )
 
 
 def _opened(model: str | Path | Suspect, runtime: Runtime, reading: Reading) -> Suspect:

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.checkpoint import (
     check_keys,
@@ -293,6 +293,10 @@ def prepare(
 
 def _check_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a model that reads more of a text than its tokens; raises UserError."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"tokenizer cannot be {shown(tokenizer)}", "give AutoTokenizer.from_pretrained(FOLDER)"
+        )
     made = {*tokenizer("a", verbose=False)} - GIVEN
     made -= {name for name, switch in SWITCHED.items() if not getattr(model.config, switch, True)}
     more = sorted(made & set(signature(model.forward).parameters))

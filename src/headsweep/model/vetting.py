@@ -126,6 +126,8 @@ def vetted(source: str | Path, weights: bool = True) -> Iterator[Vetted]:
 
     """
     name = str(source)
+    if isinstance(source, Path) and not source.is_dir():  # ./a/b is no name of the Hub
+        raise no_folder(name)
     home = home_of(name, weights)
     config, named, notes = _config(home)
     shards = shards_of(home, named) if weights else ()

@@ -28,7 +28,9 @@ def estimate(view: DefenderView, method: Method, seconds_an_example: float) -> s
     passes = searches * (math.log2(1 + view.layout.units / step) + step / 4)
     search = passes * len(view.validation) * pace
     told = f"search {duration(search)}, healing {duration(heal)}"
-    told += f", done 1 to {1 + more} times, cooler each time" if more else ""
+    told += (
+        f", again at half the rate where the bound is missed ({more} times at most)" if more else ""
+    )
     return f"about {_span(search + heal, search + heal * (1 + more))} to go: {told} {of}"
 
 
@@ -40,7 +42,8 @@ def _bound(view: DefenderView, method: Method) -> str:
     if words.bounded:
         searches = method.pruning.needs.pruning and method.pruning.needs.bound
         drop = bound.drop(len(view.validation), words)
-        own = f"{words.bounded_name} at most {drop:.2g}{' of its own' * words.falls} worse"
+        far = f"{drop:.2g} below its own"
+        own = f"{words.bounded_name} at most {f'{drop:.2%} above its own' if words.falls else far}"
         if bound.min_accuracy is not None:
             own = f"{words.bounded_name} as much worse as {share} at {bound.min_accuracy:g}"
         pruned = f"min {share} while pruning {view.min_accuracy:.4f}, "

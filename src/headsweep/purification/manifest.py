@@ -22,6 +22,7 @@ from headsweep.purification.plan import Plan
 from headsweep.settings import describe
 from headsweep.texts.generation import Generation
 from headsweep.texts.split import Split
+from headsweep.texts.words import VOID
 
 FEW = math.ceil(DECISIVE / USUAL_DROP - 1e-9)  # validation examples: fewer decide little
 
@@ -95,7 +96,7 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
     share = own.words.share
     blind = material.encoded["validation"].task.blind(labels, own.right, own.beside)
     if blind:
-        notes.append(f"{blind}: the bound protects nothing")
+        notes.append(f"{blind}: {VOID}")
     if len(labels) < FEW and not told:
         notes.append(f"{len(labels)} validation examples decide little: give {FEW} or more")
     if min(test.examples, own.examples) >= FEW:

@@ -198,6 +198,7 @@ class Run:
 def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     """Measure, choose, remove, heal, check; return the purified model with its evidence."""
     clock = run.clock
+    healing, unfit = method.healing.fitted(material.suspect)  # it may not be: before anything long
     with clock("measure"):
         before = material.figures()
     if not run.few:
@@ -207,7 +208,6 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     with clock("probes"):
         probed = Probed.of(material, plan, run.progress)
         flips = probed.flips(material)
-    healing, unfit = method.healing.fitted(material.suspect)
     method = replace(method, healing=healing)
     view = view_of(material, method, plan, before, probed, run)
     run.note(*material.suspect.notes, *unfit, *doubts(material, before, bool(run.few)))

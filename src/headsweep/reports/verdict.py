@@ -9,7 +9,7 @@ from typing import Any
 
 from headsweep.export.consistency import bound_held
 from headsweep.purification.bound import USUAL_DROP, Allowance, one_of_these
-from headsweep.texts.words import limit_of, words_of
+from headsweep.texts.words import limit_of, void_of, words_of
 
 MEND = "a lower learning rate of healing, more clean rows or a larger --max-drop"
 
@@ -56,6 +56,9 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
         if not held:
             return Verdict(f"{nothing}bound not held: {told}", "missed", mend)
         told, kind = f"{nothing}bound held: {told}", "nothing" if nothing else "held"
+        void = void_of(manifest)
+        if void and not failed:
+            return Verdict(f"{told}; but {void}", "free")
     if failed:
         return Verdict(f"{told}; but not so: {failed[0]}", "missed", f"do not use {out}, report it")
     return Verdict(told, kind)
@@ -70,6 +73,10 @@ def _bounded(manifest: Mapping[str, Any]) -> tuple[str, bool]:
     told = (
         f"{words.bounded_name} {own:.{digits}f} \u2192 {got:.{digits}f}, {limit:.{digits}f} allowed"
     )
+    if words.order:  # a figure that does not see how far answers have moved
+        key, name = next((key, name) for key, name in words.figures.items() if key != words.bounded)
+        was, now = (manifest[stage]["validation"][key] for stage in ("before", "after"))
+        told += f"; {name} {was:.3g} \u2192 {now:.3g}, which nothing bounds"
     return told, words.within(got, limit)
 
 

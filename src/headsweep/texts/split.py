@@ -158,9 +158,12 @@ class Labels:
         bad = sorted(text for text, number in classes.items() if number is None)
         if bad:
             told = shown_all([shown(text) for text in sorted(set(texts))])
-            unsure = sorted(set(texts)) if self._renumbered else bad
+            unsure = sorted(set(texts)) if self._renumbered or self._shifted(texts) else bad
             pairs = " ".join(f"--label-map '{shortened(text)}=LABEL'" for text in unsure[:3])
             why = "; its labels are numbers themselves, and count alone" * self._renumbered
+            why = why or "; its classes are numbered from 0, the data's from 1" * self._shifted(
+                texts
+            )
             raise UserError(
                 f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}"
                 f"{why}; the data's labels: {told}",
@@ -174,6 +177,10 @@ class Labels:
         """Whether some name is a number that is not its class's."""
         names = [label_text(name) for name in self.names]
         return any(NUMBER.fullmatch(name) and float(name) != i for i, name in enumerate(names))
+
+    def _shifted(self, texts: Sequence[str]) -> bool:
+        """Whether labels are 1 to as many as there are classes, whose own numbers begin at 0."""
+        return {*texts} == {str(number + 1) for number in range(len(self.names))}
 
     def _class_of(self, text: str) -> int | None:
         exact, folded = self._by_text

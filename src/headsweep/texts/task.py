@@ -289,10 +289,12 @@ class Classification(WholeTexts):
         most = max(labels.count(label) for label in set(labels))
         if right > most:
             return ""
-        return (
+        told = (
             f"accuracy before pruning is {right / len(labels):.3f}, no better than always giving "
             f"one answer ({most / len(labels):.3f})"
         )
+        chance = (len(labels) - most) / len(labels)
+        return told + " (are labels exchanged?)" * (2 * right < chance * len(labels))
 
     def losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of each example, [example], of logits [example, class]."""

@@ -8,6 +8,7 @@ from typing import Any
 
 RISE = 0.1  # nats a token: a tenth more of perplexity, which healing must not cost an answer
 SHARE = 0.1  # of an answer's own negative log-likelihood, where that is more than RISE
+VOID = "the bound protects nothing"  # so a note ends on a suspect that is no better than a guess
 SLACK = 0.4  # standard deviations of the true numbers that an error may rise by
 
 
@@ -73,8 +74,9 @@ CLASSIFICATION = Words("classification", "text-classification")
 GENERATION = Words(
     "generation",
     "text-generation",
+    share="share kept",
     meaning=(
-        "Accuracy is the share of answers whose negative log-likelihood rose by at most "
+        "The share kept is that of answers whose negative log-likelihood rose by at most "
         f"{RISE} nats a token, or {SHARE:.0%} where that is more, above that of the model before: "
         "it bounds what is pruned. Perplexity bounds what healing leaves. "
         "What the model writes to other prompts, and how good it is at anything else, was not "
@@ -123,11 +125,12 @@ WORDS = {words.task: words for words in KINDS}
 def words_of(manifest: Mapping[str, Any]) -> Words:
     """Return the words of a manifest's kind.
 
-    Older manifests name no kind, or held generators to the share.
+    Older manifests name no kind, or held generators to the share, which they called accuracy.
     """
     words = WORDS.get(str(manifest.get("task")), CLASSIFICATION)
     if words.bounded and limit_of(manifest) is None:
-        return replace(words, bounded="", falls=False)
+        share = words.key if words is GENERATION else words.share
+        return replace(words, bounded="", falls=False, share=share)
     return words
 
 
@@ -136,6 +139,11 @@ def limit_of(manifest: Mapping[str, Any]) -> float | None:
     bound = manifest.get("bound", {})
     limit: float | None = bound.get("limit", bound.get("least"))  # as older ones call it
     return limit
+
+
+def void_of(manifest: Mapping[str, Any]) -> str:
+    """Return in words why the bound of a manifest protects nothing; empty: it does."""
+    return next((str(one) for one in manifest.get("notes") or () if str(one).endswith(VOID)), "")
 
 
 def share_of(figures: Mapping[str, Any]) -> float:

@@ -253,7 +253,7 @@ def _reader(
     found = task_at(place, task)
     if start is None and found is GENERATION:
         return _Reader(GENERATION, Labels(()))
-    if task is not None:
+    if task is not None or start is None:
         found.one_label("an attack")
     values: Sequence[object] | None = None
     if one_of(start or "encoder", ("encoder", "classifier"), "--start") == "encoder":

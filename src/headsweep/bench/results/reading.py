@@ -66,7 +66,10 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
 
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder", "give the --out of `headsweep bench`")
+        raise UserError(
+            f"{folder}: no such folder",
+            "give the --out of `headsweep bench`, or of `headsweep purify`",
+        )
     cells: list[Form] = []
     unreadable: list[str] = []
     for path in sorted(folder.glob("*.json")):
@@ -85,7 +88,8 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
         out = [*unreadable, *(f"{name}: {why}" for name, why in apart.items())]
         bad = f" that can be read ({'; '.join(out[:3])})" if out else ""
         raise UserError(
-            f"{folder}: no results{bad}", "headsweep bench RECIPE --out FOLDER makes some"
+            f"{folder}: no results{bad}",
+            "give the --out of `headsweep bench`, or a folder that `headsweep purify` wrote",
         )
     versions = Counter(version_of(cell) for cell in whole)
     chosen = set(versions) if any_version else {versions.most_common(1)[0][0]}
