@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -198,13 +199,17 @@ def test_drafts_of_dead_runs_are_removed_and_what_they_moved_comes_back(tmp_path
     out, dead = tmp_path / "out", tmp_path / ".out.0123abcd"
     dead.mkdir()
     filled(dead / "old", "before")
+    young = tmp_path / ".out.89abcdef"  # of another container, perhaps: at work
+    filled(young, "being written")
+    for path in (dead, *dead.rglob("*")):
+        os.utime(path, (0, 0))
     for name in (".out.notes", ".out.0123abcde", ".other.0123abcd"):  # none of ours
         (tmp_path / name).mkdir()
     with pytest.raises(ZeroDivisionError), drafted(out, overwrite=False):
         raise ZeroDivisionError
     assert (out / "text").read_text() == "before"
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"out", ".out.notes", ".out.0123abcde", ".other.0123abcd"}
+    assert left == {"out", ".out.notes", ".out.0123abcde", ".other.0123abcd", young.name}
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -249,6 +254,32 @@ def test_a_full_disk_leaves_what_is_finished(
     assert "the same command goes on" in said
     assert len([*(tmp_path / "out.unfinished").glob("*/head-mask.json")]) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_once_the_new_folder_is_there_says_so(
+    trained_folder, csv_file, tmp_path, monkeypatch, capsys
+):
+    """The old one is being removed then: the run is over, and nothing is to be gone on with."""
+    from headsweep.cli import main
+
+    out = tmp_path / "out"
+    words = ["purify", trained_folder, "--data", csv_file, "--out", out, "--device", "cpu", "-q",
+             "--strategy", "random", "--heal", "epochs=0", "--max-drop", "0.4"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(list(map(str, words)))
+    usual = folders._swap
+
+    def swapped(draft, place):
+        usual(draft, place)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "_swap", swapped)
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, words), "--overwrite", "--seed", "3"])
+    assert stop.value.code == 130
+    assert f"{out} was written" in capsys.readouterr().err
+    assert not (tmp_path / "out.unfinished").exists()
+    assert json.loads((out / MANIFEST).read_text())["seed"] == 3
 
 
 def test_the_usual_cache_suits_a_laptop():

@@ -5,7 +5,9 @@ And what is kept is what it was, is no other run's, and is bounded.
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +19,7 @@ import kill_points
 from conftest import CPU, Way, cleanse, sentences
 from headsweep.errors import NothingPruned, UserError
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.mask import HeadMask
 from headsweep.progress import Silent
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.gradient import Gradient
@@ -179,13 +182,30 @@ def test_what_is_kept_is_bounded(trained_folder, tmp_path):
 def test_a_run_that_comes_to_nothing_leaves_nothing(trained_folder, tmp_path, monkeypatch):
     keep = tmp_path / "keep"
     diverging = replace(WAY, heal=FineTune(1, 0.9, members=2), max_drop=0.1)
-    with pytest.raises(UserError, match="no better than guessing"):
-        run(trained_folder, keep, way=diverging)
-    assert not keep.exists()
+    with pytest.raises(UserError, match="no better than guessing") as told:
+        run(trained_folder, keep, way=diverging)  # but the heads, which another rate can use
+    [mask] = keep.glob("*/head-mask.json")
+    assert told.value.fix.endswith(f"--mask {mask}")
+    assert HeadMask.from_json(json.loads(mask.read_text())).pruned
+    shutil.rmtree(keep)
     monkeypatch.setattr(Gradient, "choose", lambda *_: (_ for _ in ()).throw(NothingPruned("none")))
     with pytest.raises(NothingPruned):
         run(trained_folder, keep)
     assert not keep.exists()
+
+
+def test_a_disk_that_holds_no_healing_ends_no_run(trained_folder, tmp_path, monkeypatch):
+    first = run(trained_folder, tmp_path / "a")
+    said, progress = [], Silent()
+    progress.say = said.append
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("headsweep.heal.finished.write_bytes", full)
+    assert same(run(trained_folder, tmp_path / "b", progress=progress), first)
+    assert any("cannot be kept (No space left on device)" in line for line in said)
+    assert not [*(tmp_path / "b").rglob("healed*.safetensors")]
 
 
 @pytest.mark.parametrize("name", ["choice.json", "healed-0.safetensors"])

@@ -50,7 +50,10 @@ def test_the_sum_is_that_of_its_parts():
     assert found.weights == 4 * 134_515_008
     assert found.training == 3 * found.weights
     assert found.batch == 4 * 16 * 48 * (17 * 30 * 576 + 2 * 49_152)
+    assert found.saving == found.weights  # loaded again, when nothing is trained any more
     assert found.all == found.weights + found.training + found.batch + PROGRAM
+    alone = needs(SMOL, Method(Nothing(), FineTune(0)), replace(CPU, batch_size=1, max_length=8))
+    assert alone.all == 2 * found.weights + PROGRAM
 
 
 def test_the_batch_that_healing_asks_for_counts():
@@ -157,22 +160,23 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     assert "members=1" in one.value.fix
     free(monkeypatch, 64 * GIB)
     with pytest.raises(UserError) as one:
-        check_fits(seven, hot, CPU)  # 7e9 and 4 * 8 * 2.5e6 numbers of four bytes, and a GiB
+        check_fits(
+            seven, hot, CPU
+        )  # 7e9 numbers of four bytes, again when they were saved, and a GiB
     assert one.value.fix.startswith(
-        f"one healing of adapters, `purify --heal lora=8 {ONCE}`, takes 27.4 GiB"
+        f"one healing of adapters, `purify --heal lora=8 {ONCE}`, takes 53.2 GiB"
     )
-    free(monkeypatch, 27.2 * GIB)
+    thin = replace(seven, stored=2)  # what is saved and loaded again takes half
+    free(monkeypatch, 42 * GIB)
     with pytest.raises(UserError) as one:
-        check_fits(seven, hot, CPU)
-    assert one.value.fix.startswith(
-        "pruning alone, `purify --strategy gradient --heal epochs=0`, takes 27.1 GiB"
-    )
-    narrow = replace(seven, held=2, largest=131_072_000)
+        check_fits(thin, hot, CPU)
+    assert "takes 40.1 GiB and a batch" in one.value.fix
+    narrow = replace(seven, held=2, stored=2, largest=131_072_000)
     free(monkeypatch, 64 * GIB)
     with pytest.raises(UserError) as one:
         check_fits(narrow, hot, CPU)  # two bytes a weight, and 131 million of four
     assert one.value.fix.startswith(
-        f"one healing of adapters, `purify --heal lora=8 {ONCE}`, takes 14.8 GiB"
+        f"one healing of adapters, `purify --heal lora=8 {ONCE}`, takes 27.6 GiB"
     )
     with pytest.raises(UserError, match=r"million weights") as one:
         check_fits(replace(seven, weights=70 * 10**9), Method(healing=FineTune(0)), CPU)

@@ -16,7 +16,8 @@ from headsweep.errors import UserError, shown
 
 MIB = 1 << 20
 SMALL = 16 * MIB  # a configuration, a manifest, a recipe
-LARGE = 1024 * MIB  # texts, a tokenizer
+MIDDLE = 128 * MIB  # JSON with long tables, which takes thirty times as much as Python's own
+LARGE = 1024 * MIB  # texts
 DEEPEST = 64
 
 

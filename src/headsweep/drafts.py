@@ -7,8 +7,9 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from headsweep.foreign import in_json
 MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
 COMPACT = "headsweep-compact.json"  # what a compact model was cut by, in its folder
 EXPORT = "export.json"  # the same of an export
+YOUNG = 3600.0  # seconds
 
 
 def placed(path: Path) -> Path:
@@ -27,6 +29,17 @@ def placed(path: Path) -> Path:
         return real if path.is_symlink() else path.absolute()
     except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself
         raise UserError(f"{path}: leads nowhere", "choose another place") from error
+
+
+def is_young(draft: Path) -> bool:
+    """Tell whether something was written to a draft a short time ago.
+
+    It may be at work: what keeps runs apart does not reach into another container or machine.
+    """
+    with suppress(OSError):
+        written = [path.lstat().st_mtime for path in (draft, *draft.rglob("*"))]
+        return time.time() - max(written) < YOUNG
+    return False
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -140,6 +141,8 @@ def _tell(done: Any, job: Job) -> None:
 
 def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
     """Return what was made, saved."""
+    from headsweep.purification.unfinished import discard
+
     around = None
     if job.probed is not False:
         from headsweep.judge.around import Around
@@ -153,16 +156,26 @@ def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
             done.manifest["probe"] = around.to_json()
         done.save(job.out, job.overwrite)
     except KeyboardInterrupt:
+        if done is not None and _is_in_place(done, job.out):  # what was there before was going
+            discard(job.unfinished)
+            raise Interrupted(_left(job)) from None
         raise Interrupted(kept if job.unfinished.exists() else "nothing was written") from None
     except UserError as error:
         if done is None:
             raise  # another run would come to the same
         told = f"{error.fix}; {kept}" if error.fix else kept
         raise UserError(error.what, told) from error
-    from headsweep.purification.unfinished import discard
-
     discard(job.unfinished)
     return done
+
+
+def _is_in_place(done: Any, out: Path) -> bool:
+    """Tell whether a folder holds what was made, whole."""
+    with suppress(OSError, ValueError):
+        form = json.loads((out / MANIFEST).read_text("utf-8"))
+        noted = done.manifest.get("tensors_sha256")
+        return noted is not None and bool(form.get("tensors_sha256") == noted)
+    return False
 
 
 def _show(done: Any, out: Path) -> None:

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from headsweep.bounded import LARGE, table_of
+from headsweep.bounded import MIDDLE, table_of
 from headsweep.drafts import COMPACT, write_json
 from headsweep.errors import UserError
 from headsweep.export.folders import drafted, kept_free
@@ -197,7 +197,7 @@ def measurable(folder: str | Path) -> Suspect | None:
 
 def _form(place: Path) -> dict[str, Any]:
     """Return what a folder says of its compact model; raises UserError."""
-    form = table_of(inside(place, COMPACT), LARGE, AGAIN)
+    form = table_of(inside(place, COMPACT), MIDDLE, AGAIN)
     kinds = {"format": str, "mask": dict, "adapter": dict, "plain": bool, "fingerprint": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(form.get(name), kind)]
     if wrong or form["format"] != FORMAT:

@@ -18,8 +18,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
-from headsweep.bounded import LARGE, table_of
-from headsweep.drafts import COMPACT, EXPORT, MANIFEST, draft_beside, even_modes, placed, write_json
+from headsweep.bounded import MIDDLE, table_of
+from headsweep.drafts import (
+    COMPACT,
+    EXPORT,
+    MANIFEST,
+    draft_beside,
+    even_modes,
+    is_young,
+    placed,
+    write_json,
+)
 from headsweep.errors import UserError, shown
 
 RECORDS = (EXPORT, COMPACT, "attack.json", "demo.json")  # each names the files beside it
@@ -131,7 +140,7 @@ def stored(reads: Iterable[object]) -> tuple[Path, ...]:
 def _is_ours(folder: Path, names: Iterable[str] = OWN_FILES) -> bool:
     for name in names:
         try:
-            form = table_of(folder / name, LARGE)
+            form = table_of(folder / name, MIDDLE)
             if str(form.get("format")).startswith("headsweep."):
                 return True
         except UserError:
@@ -155,13 +164,13 @@ def _not_written(folder: Path) -> str | None:
 
 def _named_files(folder: Path) -> set[str] | None:
     with suppress(UserError):
-        manifest = table_of(folder / MANIFEST, LARGE)
+        manifest = table_of(folder / MANIFEST, MIDDLE)
         hashes = [manifest.get(key) for key in ("weights_sha256", "other_files_sha256")]
         if all(isinstance(one, dict) for one in hashes):
             return {name for one in hashes if isinstance(one, dict) for name in one}
     for record in RECORDS:
         with suppress(UserError):
-            files = table_of(folder / record, LARGE).get("holds")
+            files = table_of(folder / record, MIDDLE).get("holds")
             if isinstance(files, list):
                 return {record, *map(str, files)}
     return None
@@ -304,6 +313,8 @@ def _clear(out: Path) -> None:
     for draft in out.parent.glob(f".{glob.escape(out.name)}.*"):
         if not DRAFT.fullmatch(draft.name[len(out.name) + 1 :]) or draft.is_symlink():
             continue
+        at_work = is_young(draft)
         if (draft / OLD).is_dir() and not out.exists():
             (draft / OLD).rename(out)
-        shutil.rmtree(draft, ignore_errors=True)
+        if not at_work:
+            shutil.rmtree(draft, ignore_errors=True)

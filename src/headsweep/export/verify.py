@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from headsweep.bounded import LARGE, table_of
+from headsweep.bounded import MIDDLE, table_of
 from headsweep.drafts import COMPACT, MANIFEST
 from headsweep.errors import UserError, shown
 from headsweep.export.consistency import EVERY_LAYER, NO_OTHER, all_zero, contradictions
@@ -47,7 +47,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no {MANIFEST}", "give a folder that `headsweep purify` wrote")
     path, fix = folder / MANIFEST, "get the folder from its source again"
     try:
-        manifest = table_of(inside(folder, MANIFEST), LARGE, fix)
+        manifest = table_of(inside(folder, MANIFEST), MIDDLE, fix)
     except UserError as error:
         raise UserError(f"{path}: not a manifest: {error.what}", fix) from error
     found = manifest.get("format")

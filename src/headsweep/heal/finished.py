@@ -20,6 +20,7 @@ from headsweep.drafts import write_bytes
 from headsweep.model.narrow import beside, put_beside
 
 TOLD = "told"
+Tell = Callable[[str], None]
 A, B = ".thin_a", ".thin_b"  # behind the name of the weight that they stand beside
 
 
@@ -28,6 +29,7 @@ def once(
     model: PreTrainedModel,
     work: Callable[[], dict[str, Any]],
     names: Collection[str] | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Return what some work on a model wrote down; the model has the weights that it left.
 
@@ -36,15 +38,16 @@ def once(
         model: it is changed in place.
         work: changes it, and returns JSON values.
         names: of the parameters that it may change; None: all.
+        tell: is told where the file cannot be written: only an interrupted run would need it.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, and nobody is told.
 
     """
     told = taken(file, model, names)
     if told is None:
         told = work()
-        put(file, model, told, names)
+        put(file, model, told, names, tell)
     return told
 
 
@@ -53,10 +56,12 @@ def put(
     model: PreTrainedModel,
     told: dict[str, Any],
     names: Collection[str] | None = None,
+    tell: Tell | None = None,
 ) -> None:
     """Write the parameters, each once though several names may share it, and what is told.
 
-    Of one that something stands beside (``model.narrow``), only that is written.
+    Of one that something stands beside (``model.narrow``), only that is written. ``tell`` as for
+    ``once``.
     """
     if file is not None:
         own: dict[str, Tensor] = dict(_parameters(model, names))
@@ -64,7 +69,15 @@ def put(
             del own[name]
             own |= {name + A: thin.a, name + B: thin.b}
         own = {name: tensor.detach().contiguous() for name, tensor in own.items()}
-        write_bytes(file, save(own, {TOLD: json.dumps(told)}))
+        try:
+            write_bytes(file, save(own, {TOLD: json.dumps(told)}))
+        except OSError as error:
+            if tell is None:
+                raise
+            tell(
+                f"note: what is finished cannot be kept ({error.strerror or error}): where this "
+                "run is interrupted, it begins before it again"
+            )
 
 
 def taken(

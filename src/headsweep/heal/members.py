@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from headsweep.heal.beside import Work, jobs_for, side_by_side
-from headsweep.heal.finished import put, taken
+from headsweep.heal.finished import Tell, put, taken
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.content import content_hash
 from headsweep.model.runtime import on_threads
@@ -84,20 +84,28 @@ def made_members(
             if done is None:
                 shown = Titled(view.progress, f"{number + 1} of {count}")
                 with on_threads(threads):
-                    member = make(replace(view, progress=shown), choice, one, number, file)
+                    alone = replace(view, progress=shown)
+                    member = make(alone, choice, one, number, file, view.progress.say)
             else:
                 member = Made(**done)
             yield member
 
 
-def make(view: DefenderView, choice: Choice, one: One, number: int, file: Path | None) -> Made:
-    """Make one member, and write it to a file."""
+def make(
+    view: DefenderView,
+    choice: Choice,
+    one: One,
+    number: int,
+    file: Path | None,
+    tell: Tell | None = None,
+) -> Made:
+    """Make one member, and write it to a file; ``tell`` is told where that cannot be."""
     seed = view.seed if number == 0 else derive(view.seed, "member", number)
     try:
         made = Made(one.heal(replace(view, seed=seed), choice))
     except DivergedError:
         made = Made({}, finite=False)
-    put(file, view.anatomy.model, vars(made), one.moves(view.anatomy))
+    put(file, view.anatomy.model, vars(made), one.moves(view.anatomy), tell)
     return made
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headsweep.bounded import LARGE, table_of
+from headsweep.bounded import MIDDLE, table_of
 from headsweep.drafts import COMPACT, MANIFEST
 from headsweep.errors import UserError, shown
 from headsweep.model.families import Adapter, adapter_from
@@ -33,7 +33,7 @@ def check_noted(source: str) -> None:
 def _cut_unevenly(folder: Path) -> bool:
     if not folder.is_dir() or not there(folder, COMPACT):
         return False
-    return table_of(inside(folder, COMPACT), LARGE, "make it again").get("plain") is not True
+    return table_of(inside(folder, COMPACT), MIDDLE, "make it again").get("plain") is not True
 
 
 def claimed(source: str | Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def claimed(source: str | Path) -> dict[str, Any]:
     folder = Path(source)
     if not folder.is_dir() or not there(folder, MANIFEST):
         return {}
-    return table_of(inside(folder, MANIFEST), LARGE, "the folder is damaged: get it again")
+    return table_of(inside(folder, MANIFEST), MIDDLE, "the folder is damaged: get it again")
 
 
 def claimed_units(source: str | Path) -> Units:

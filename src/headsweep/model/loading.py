@@ -176,9 +176,10 @@ def load_suspect(
 
     """
     adapter = None if reading.base_model is None else read_adapter_folder(str(source))
-    name = str(source) if reading.base_model is None else str(reading.base_model)
+    whole = source if reading.base_model is None else reading.base_model
+    name = str(whole)
     check_noted(name)
-    with vetted(name) as files:
+    with vetted(whole) as files:
         config = read_config(name, files)
         if reading.adapter is None:
             adapter_for(config.model_type)

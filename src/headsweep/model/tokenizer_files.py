@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headsweep.bounded import LARGE, check_depth, size_of, table_of
+from headsweep.bounded import MIDDLE, check_depth, size_of, table_of
 from headsweep.errors import UserError, shortened, shown
 from headsweep.model import tokenizer_trial
 from headsweep.model.files import inside, there
@@ -88,7 +88,7 @@ def check_tokenizer(home: Path, folder: Path) -> tuple[str, ...]:
         _check_settings(home / SETTINGS, table_of(folder / SETTINGS))
     for name in ("added_tokens.json", "vocab.json"):
         if (folder / name).exists():
-            _check_tokens(home / name, table_of(folder / name, LARGE))
+            _check_tokens(home / name, table_of(folder / name, MIDDLE))
     if not (folder / FAST).exists():
         return ()
     form = _read(home / FAST, folder / FAST)
@@ -160,7 +160,7 @@ def _of_words(pattern: object) -> bool:
 
 
 def _read(named: Path, path: Path) -> dict[str, Any]:
-    size_of(path, LARGE)
+    size_of(path, MIDDLE)
     try:
         form = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING
 
-from headsweep.bounded import LARGE, SMALL, size_of, table_of
+from headsweep.bounded import LARGE, MIDDLE, SMALL, size_of, table_of
 from headsweep.errors import ShortOfMemory, UserError, shortened, shown
 from headsweep.model.files import INDEX, WEIGHTS, Shard, index_of, inside, shards_of, there
 from headsweep.model.generating import TOKEN_RULES, rules_in, rules_noted, without_rules
@@ -390,7 +390,7 @@ def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:
         _write(folder / name, kept)
         return notes
     small = name == "added_tokens.json" or name.endswith(".jinja")
-    size_of(path, SMALL if small else LARGE)
+    size_of(path, SMALL if small else MIDDLE if name.endswith(".json") else LARGE)
     _link(path, folder / name)
     return ()
 

@@ -46,6 +46,7 @@ class Needs:
         pruning: it is there to prune: a choice that prunes nothing is a failure.
         weights: it trains weights, or takes their gradients.
         searches: how many searches over a ranking its work is about; None: nobody can foresee it.
+        heads: it ranks heads only.
         mask: one that was given, which the model must fit; ``mask_file``: where it stands.
 
     """
@@ -57,14 +58,20 @@ class Needs:
     searches: int | None = None
     mask: HeadMask | None = None
     mask_file: str = "the mask given"
+    heads: bool = False
 
     def check(self, layout: Layout) -> None:
-        """Check, before anything is measured, that a model is one for the mask given.
+        """Check, before anything is measured, that a model's units are those that are asked for.
 
         Raises:
-            UserError: it has other units.
+            UserError: they are of another kind, or other ones than a given mask has.
 
         """
+        if self.heads and any(row.kind == "ffn" for row in layout.rows):
+            raise UserError(
+                "this strategy ranks heads only, not FFN groups",
+                "use --units heads, or a strategy that ranks by gate gradient",
+            )
         if self.mask is None or self.mask.fits(layout):
             return
         raise UserError(

@@ -145,7 +145,7 @@ def _healed_once(
     with clock("heal"):
         at_work = replace(view, kept=parts)
         work, moved = partial(healing.heal, at_work, choice, floor), healing.moves(view.anatomy)
-        record = once(file, model, work, moved)
+        record = once(file, model, work, moved, view.progress.say)
         if parts is not None:
             shutil.rmtree(parts, ignore_errors=True)  # the whole is kept now
     round_weights(model, material.suspect.precision)

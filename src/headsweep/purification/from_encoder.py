@@ -71,6 +71,7 @@ def purify_from_encoder(
                 None if kept is None else kept / TUNED,
                 model,
                 lambda: {"losses": train(model, texts, job, plan.runtime, progress)},
+                tell=progress.say,
             )
         return story(material, method, plan, run)
 

@@ -10,6 +10,8 @@ and copies of them, in the bytes that they are held in (``model.narrow``):
   projections of the layers alone; of a model that is held narrow a soup keeps the thin matrices;
 - the same for whatever is trained before: a copy that a strategy trains to rank heads, a fresh
   classifier with its encoder (``--start encoder``). What takes most counts;
+- the saved model, loaded again beside the one in memory and compared with it, when nothing is
+  trained any more: what takes most of the two counts;
 - what one batch of the longest texts keeps for the backward pass, about 17 numbers a token, layer
   and width (Korthikanti et al. 2022, *Reducing Activation Recomputation in Large Transformer
   Models*, section 4.1, without the attention map, which fused kernels do not keep), as often as
@@ -61,6 +63,7 @@ class Size:
         sides: inputs and outputs of these, in all.
         held: bytes of a weight, where nothing trains it.
         largest: how many numbers the largest matrix has.
+        stored: bytes of a weight in the checkpoint.
 
     """
 
@@ -72,6 +75,7 @@ class Size:
     sides: int = 0
     held: int = WIDE
     largest: int = 0
+    stored: int = WIDE
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]], config: Any, generates: bool) -> Size:
@@ -87,6 +91,7 @@ class Size:
             sum(map(sum, flat)),
             bytes_held(config),
             max((math.prod(shape) for shape in shapes.values() if len(shape) == 2), default=0),
+            bytes_held(config),
         )
 
     @property
@@ -103,6 +108,11 @@ class Size:
     def taken(self) -> int:
         """How many bytes the weights take, the one that is widened included."""
         return self.held * self.weights + WIDE * self.largest * self.narrow
+
+    @property
+    def saved(self) -> int:
+        """How many bytes a saved model takes that is loaded again."""
+        return self.stored * self.weights
 
     def beside(self, copies: Copies) -> int:
         """Return how many bytes a healing holds beside the weights, copies of these left out."""
@@ -131,23 +141,25 @@ def _layers(config: Any) -> int:
 class Needs:
     """How many bytes a purification takes at most, by what for.
 
-    ``apart``: in the processor's memory, where it computes on another device.
+    ``apart``: in the processor's memory, where it computes on another device; ``saving``: what was
+    saved is loaded again and compared, when nothing is trained any more.
     """
 
     weights: int
     training: int
     batch: int
     apart: int = 0
+    saving: int = 0
 
     @property
     def fixed(self) -> int:
         """What no smaller batch saves."""
-        return self.weights + self.training
+        return self.weights + max(self.training, self.saving)
 
     @property
     def all(self) -> int:
         """The peak."""
-        return self.fixed + self.batch + PROGRAM
+        return self.weights + max(self.training + self.batch, self.saving) + PROGRAM
 
     def __str__(self) -> str:
         parts = f"weights {told(self.weights)}, training {told(self.training)}, a batch "
@@ -172,7 +184,8 @@ def needs(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) 
     if runtime.torch_device.type == "cpu":
         training = max(size.beside(one) + size.copied(one) for one in phases)
         training, apart = training + WIDE * size.weights * fresh, 0
-    return Needs(size.taken, training, WIDE * runtime.max_length * kept, apart)
+        return Needs(size.taken, training, WIDE * runtime.max_length * kept, 0, size.saved)
+    return Needs(size.taken, training, WIDE * runtime.max_length * kept, max(apart, size.saved))
 
 
 def check_fits(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) -> str:
@@ -202,7 +215,7 @@ def _smaller(size: Size, method: Method, asked: Needs, free: int, *, fresh: bool
     least = ""
     for copies, frozen, way, options in () if fresh else LEANER:  # none of which keeps copies
         leaner = size if frozen else size.widened
-        takes = leaner.taken + leaner.beside(copies)
+        takes = leaner.taken + max(leaner.beside(copies), leaner.saved)
         if takes < asked.fixed + asked.apart:
             takes += PROGRAM
             by_gates = not copies.trained or method.pruning.needs.weights

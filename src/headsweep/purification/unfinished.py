@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headsweep.drafts import write_bytes
+from headsweep.drafts import is_young, write_bytes
 from headsweep.errors import NothingPruned, ShortOfMemory, UserError
 from headsweep.export.provenance import environment
 from headsweep.measure.accuracy import Measured
@@ -36,6 +37,7 @@ from headsweep.purification.material import Material
 from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.settings import describe
+from headsweep.task.training import DivergedError
 
 MASK, CHOICE = "head-mask.json", "choice.json"
 SCORES, TUNED = "scores", "fine-tuned.safetensors"
@@ -77,7 +79,13 @@ def steps_kept(
         yield folder
     except ShortOfMemory:
         raise
-    except (UserError, NothingPruned):
+    except (UserError, NothingPruned) as error:
+        mask = folder / MASK
+        if isinstance(error, DivergedError) and mask.exists():
+            kept = (
+                f"{error.fix}; the heads that were found are kept: --mask {shlex.quote(str(mask))}"
+            )
+            raise DivergedError(error.what, kept) from error
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another run's is there
             place.rmdir()
@@ -124,7 +132,8 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
 def _clear(place: Path, folder: Path) -> None:
     """Remove drafts that a run left when it died, and other runs' folders but the latest."""
     for draft in folder.rglob("*.draft"):
-        draft.unlink(missing_ok=True)
+        if not is_young(draft):
+            draft.unlink(missing_ok=True)
     others = [path for path in runs_in(place) if path != folder]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
         shutil.rmtree(path, ignore_errors=True)

@@ -54,7 +54,7 @@ class LayerwiseAsReleased:
 
     name: ClassVar[str] = "layerwise-as-released"
     source: ClassVar[str] = SOURCE
-    needs: ClassVar[Needs] = Needs(bound=False)
+    needs: ClassVar[Needs] = Needs(bound=False, heads=True)
     examples: int | None = 2000
 
     def choose(self, view: DefenderView) -> Choice:
@@ -75,7 +75,7 @@ class SparsifyAsReleased:
 
     name: ClassVar[str] = "sparsify-as-released"
     source: ClassVar[str] = SOURCE
-    needs: ClassVar[Needs] = Needs(weights=True)
+    needs: ClassVar[Needs] = Needs(weights=True, heads=True)
     epochs: float = 1
     lr: float = 2e-5
     step: int | None = None
@@ -134,7 +134,7 @@ class ReinforceAsReleased:
 
     name: ClassVar[str] = "reinforce-as-released"
     source: ClassVar[str] = SOURCE
-    needs: ClassVar[Needs] = Needs(bound=False)
+    needs: ClassVar[Needs] = Needs(bound=False, heads=True)
     epsilon: float = 0.1
     step: int = 10
     examples: int | None = 2000
@@ -173,7 +173,7 @@ class BayesianAsReleased:
 
     name: ClassVar[str] = "bayesian-as-released"
     source: ClassVar[str] = SOURCE
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(heads=True)
     step: int | None = None
     examples: int | None = 2000
 

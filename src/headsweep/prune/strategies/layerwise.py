@@ -39,7 +39,7 @@ class Layerwise:
 
     name: ClassVar[str] = "layerwise"
     source: ClassVar[str] = "Chapagain et al. 2025"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(heads=True)
     first: float = 0.2
     last: float = 0.8
     examples: int | None = 2000

@@ -33,7 +33,7 @@ class Variance:
 
     name: ClassVar[str] = "variance"
     source: ClassVar[str] = "Zhao et al. 2024 (PURE), first step"
-    needs: ClassVar[Needs] = Needs(searches=1)
+    needs: ClassVar[Needs] = Needs(searches=1, heads=True)
     step: int | None = None
     examples: int | None = 2000
     search: Literal["bisect", "step"] = "bisect"
