@@ -181,7 +181,7 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
     """
     model, encoded = suspect.model, encode(exam.clean, suspect, runtime.max_length)
     told = said(suspect.anatomy, encoded, runtime, lambda part: part.task.said(model, part))
-    nll, tokens = (one.double().numpy() for one in (numbers(told[0]), told[1]))
+    nll, tokens = (one.cpu().double().numpy() for one in (numbers(told[0]), told[1]))
     exact = int(told[2].sum())
     truncated = {"data": Truncated(encoded.truncated, len(encoded))}
     clean: tuple[str, ...] = ()

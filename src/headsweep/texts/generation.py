@@ -183,7 +183,7 @@ class Generation:
         """
         del labels, names
         nll, tokens, exact = said
-        total = float((nll.double() * tokens).sum())
+        total = float((nll.cpu().double() * tokens).sum())
         return {
             "perplexity": math.exp(min(total / int(tokens.sum()), MOST)),
             "exact_match": int(exact.sum()) / len(exact),

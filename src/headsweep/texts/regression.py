@@ -136,7 +136,9 @@ class Regression(WholeTexts):
     ) -> dict[str, float]:
         """Return Spearman's correlation, and the mean absolute error."""
         del names
-        told, true = (x.double().numpy() for x in (said[0][:, 0], known(self._numbers, labels)))
+        told, true = (
+            x.cpu().double().numpy() for x in (said[0][:, 0], known(self._numbers, labels))
+        )
         return {
             "spearman": spearman(told, true),
             "mean_absolute_error": float(np.abs(told - true).mean()),
