@@ -11,7 +11,7 @@ from conftest import CPU, sentences
 from headsweep import evaluate
 from headsweep.cli import main
 from headsweep.errors import UserError
-from headsweep.judge.evaluate import Answers, Exam, Triggered, judge
+from headsweep.judge.evaluate import Answers, Exam, Triggered, _tell_unchanged, judge
 from headsweep.progress import Silent
 from headsweep.texts.reading import Columns, Table, pick, read
 from headsweep.texts.several import SEVERAL
@@ -62,6 +62,9 @@ def test_a_twin_or_a_model_that_guesses_is_told():
     found = judge(Exam(CLEAN, triggered), NAMES, guess, good)
     assert found.remarks()[0].startswith("the model gets 4 of 6 clean texts right")
     assert len(judge(Exam(CLEAN, triggered), NAMES, good, good).remarks()) == 1
+    one_class = Split(tuple("abcd"), (0,) * 4)  # no guess is told from knowing there
+    some = Answers(answers(0, 0, 0, 1), answers(1, 1, 0))
+    assert judge(Exam(one_class, triggered), NAMES, some, some).blind() == []
 
 
 @pytest.mark.parametrize(("some", "told"), [(0, 0), (5, 5)])
@@ -74,6 +77,16 @@ def test_clean_texts_given_as_triggered_are_told(trained_folder, some, told):
     progress.say = said.append
     evaluate(trained_folder, clean, triggered=given, target="good", progress=progress)
     assert sum("triggered texts stand in --data as they are" in line for line in said) == bool(told)
+
+
+def test_a_trigger_in_the_second_text_is_one():
+    first, said = Split(("a", "b"), (0, 0), ("x", "y")), []
+    progress = Silent()
+    progress.say = said.append
+    for pairs in (("x cf", "y cf"), ("x", "y")):
+        marked = Triggered(Split(("a", "b"), (0, 0), pairs), 1)
+        _tell_unchanged(Exam(first, marked), progress, answered=False)
+    assert len(said) == 1
 
 
 def test_numbers_from_one_are_all_to_be_named():

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from headsweep.drafts import MANIFEST, write_json
+from headsweep.drafts import MANIFEST, here, write_json
 from headsweep.errors import UserError
 from headsweep.export import folders
 from headsweep.export.folders import check_free, drafted
@@ -201,6 +201,7 @@ def test_drafts_of_dead_runs_are_removed_and_what_they_moved_comes_back(tmp_path
     filled(dead / "old", "before")
     young = tmp_path / ".out.89abcdef"  # of another container, perhaps: at work
     filled(young, "being written")
+    filled(tmp_path / f".out.{here()}0123", "half of it")  # of a run here, which is dead
     for path in (dead, *dead.rglob("*")):
         os.utime(path, (0, 0))
     for name in (".out.notes", ".out.0123abcde", ".other.0123abcd"):  # none of ours

@@ -467,6 +467,15 @@ def test_answers_of_chats_are_tokens_of_the_whole_chat(chatty, style, answer):
         assert split.pairs[0].strip(" ") == "very"
 
 
+def test_thoughts_of_an_answers_own_are_written_once(chatty):
+    """Qwen 3's template puts empty ones before an answer that has none, and no others."""
+    chatty.chat_template = STYLES["empty thoughts"]
+    one = chat(("user", "is it"), ("assistant", "very"))
+    own = chat(("user", "is it"), ("assistant", "the plot so the plot very"))
+    split = picked(table(one, own), Columns(), chatty)
+    assert split.pairs == ("the plot the plot very", "the plot so the plot very")
+
+
 def test_templates_without_a_usual_one_are_no_template(chatty):
     chatty.chat_template = {"rag": "{{ messages[0].content }}"}
     with pytest.raises(UserError, match="has no chat template"):

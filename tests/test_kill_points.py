@@ -179,7 +179,9 @@ def test_what_is_kept_is_bounded(trained_folder, tmp_path):
     assert len([*tmp_path.rglob("*.draft")]) == 1  # the other run's
 
 
-def test_a_run_that_comes_to_nothing_leaves_nothing(trained_folder, tmp_path, monkeypatch):
+def test_a_run_that_comes_to_nothing_leaves_nothing_but_its_heads(
+    trained_folder, tmp_path, monkeypatch
+):
     keep = tmp_path / "keep"
     diverging = replace(WAY, heal=FineTune(1, 0.9, members=2), max_drop=0.1)
     with pytest.raises(UserError, match="no better than guessing") as told:
@@ -202,10 +204,12 @@ def test_a_disk_that_holds_no_healing_ends_no_run(trained_folder, tmp_path, monk
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("headsweep.heal.finished.write_bytes", full)
+    for place in ("heal.finished", "purification.unfinished", "prune.scores"):
+        monkeypatch.setattr(f"headsweep.{place}.write_bytes", full)
+    monkeypatch.setattr("headsweep.purification.pipeline.write_json", full)
     assert same(run(trained_folder, tmp_path / "b", progress=progress), first)
-    assert any("cannot be kept (No space left on device)" in line for line in said)
-    assert not [*(tmp_path / "b").rglob("healed*.safetensors")]
+    assert sum("cannot be kept (No space left on device)" in line for line in said) == 3
+    assert not [path for path in (tmp_path / "b").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("name", ["choice.json", "healed-0.safetensors"])

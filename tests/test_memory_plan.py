@@ -141,6 +141,25 @@ def test_copies_lie_in_the_processors_memory(monkeypatch):
     assert one.value.fix.startswith("one healing")
 
 
+def test_a_gpu_need_not_hold_what_the_processor_loads_again(monkeypatch):
+    monkeypatch.setattr(Runtime, "torch_device", torch.device("cuda"))
+    room = {"cuda": 24 * GIB, "cpu": 64 * GIB}
+    monkeypatch.setattr(memory, "free_bytes", lambda device: room[device.type])
+    seven = Size(7 * 10**9, 32, 4096, 0, sides=2_500_000, held=2, largest=131_072_000, stored=2)
+    with pytest.raises(UserError) as one:
+        check_fits(seven, Method(healing=HOT), CPU)
+    assert one.value.fix.startswith(f"one healing of adapters, `purify --heal lora=8 {ONCE}`, take")
+    once = FineTune(lora=8)
+    assert "of the processor's" in check_fits(seven, Method(Nothing(), once), CPU)
+
+
+def test_what_is_loaded_again_is_told_where_it_takes_most(monkeypatch):
+    free(monkeypatch, 64 * GIB)
+    alone = Method(Nothing(), FineTune(0))
+    line = check_fits(replace(SMOL, weights=10**9), alone, replace(CPU, max_length=8))
+    assert "3.7 GiB for what was saved, loaded again" in line
+
+
 def test_a_small_model_says_nothing_and_a_large_one_its_peak(monkeypatch):
     free(monkeypatch, 64 * GIB)
     assert check_fits(replace(SMOL, weights=10**7, layers=2), ONE, CPU) == ""

@@ -134,8 +134,10 @@ def test_a_text_too_long_for_the_model_is_dropped_and_the_others_are_asked(folde
     found = writer.examine((*TEXTS, long), 3)
     assert found[3].problem == "too long for the model"
     assert found[:3] == writer.examine(TEXTS, 3)
-    with pytest.raises(UserError, match="no text leaves room for prompt and answer"):
-        writer.examine((long,), 3)
+    assert writer.examine((long,), 3) == found[3:]
+    wide = paraphraser(folder, tmp_path, prompt=long + "{text}")
+    with pytest.raises(UserError, match="the prompt leaves no room for an answer"):
+        wide.examine(TEXTS, 3)
 
 
 @pytest.mark.parametrize(

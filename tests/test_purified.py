@@ -274,6 +274,12 @@ def test_files_of_another_model_are_not_left_beside_what_is_uploaded(done, name)
     assert [call[0] for call in hub.calls] == ["create"]
 
 
+def test_files_that_nobody_loads_may_stay_beside_what_is_uploaded(done):
+    hub = Hub()
+    hub.there += ["LICENSE", "NOTICE.txt", ".gitignore", "training_args.bin", "runs/a/b.json"]
+    assert done.push_to_hub("a/b", api=hub)
+
+
 def test_an_upload_that_cannot_be_is_a_mistake_in_one_message(done, monkeypatch):
     with pytest.raises(UserError, match="somebody/a b: no name of a repository"):
         done.push_to_hub("somebody/a b", api=Hub())

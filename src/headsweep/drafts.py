@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,23 @@ def placed(path: Path) -> Path:
         raise UserError(f"{path}: leads nowhere", "choose another place") from error
 
 
-def is_young(draft: Path) -> bool:
-    """Tell whether something was written to a draft a short time ago.
+@cache
+def here() -> str:
+    """Return a mark of this machine, since it was started, and of this container."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
+        parts.append(str(Path("/proc/self/ns/net").stat().st_ino))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:4]
 
-    It may be at work: what keeps runs apart does not reach into another container or machine.
+
+def is_at_work(draft: Path) -> bool:
+    """Tell whether a draft of another container or machine was written to a short time ago.
+
+    What keeps runs apart does not reach there; here it does, so that a draft left here is dead.
     """
+    if f".{here()}" in draft.name:
+        return False
     with suppress(OSError):
         written = [path.lstat().st_mtime for path in (draft, *draft.rglob("*"))]
         return time.time() - max(written) < YOUNG
@@ -45,7 +60,7 @@ def is_young(draft: Path) -> bool:
 @contextmanager
 def draft_beside(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside another, to be filled and renamed; remove what is left of it."""
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    draft = folder.with_name(f".{folder.name}.{here()}{secrets.token_hex(2)}")
     draft.mkdir()  # not mkdtemp, whose folders nobody else may read
     try:
         yield draft
@@ -77,12 +92,23 @@ def write_json(path: Path, form: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
+def if_it_can(write: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Write what only an interrupted run would need: a disk that does not hold it ends no run."""
+    try:
+        write()
+    except OSError as error:
+        tell(
+            f"note: what is finished cannot be kept ({error.strerror or error}): where this run is "
+            "interrupted, it begins before it again"
+        )
+
+
 def write_bytes(path: Path, whole: bytes) -> None:
     """Write bytes whole, to a draft, then renamed; its folder is made.
 
     Two processes may do so at once: each has a draft of its own, and the last stays.
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f"{path.name}.{here()}.{os.getpid()}.draft")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         draft.write_bytes(whole)

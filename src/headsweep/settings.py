@@ -83,9 +83,8 @@ def read(
 ) -> dict[str, Any]:
     """Return the values of a method's fields that settings give; ``known``: of these alone."""
     wanted = {n: x for n, x in plain_fields(method).items() if known is None or n in known}
-    asked = option or "--set"
     given = (
-        settings.items() if isinstance(settings, Mapping) else (pair(x, asked) for x in settings)
+        settings.items() if isinstance(settings, Mapping) else (pair(x, option) for x in settings)
     )
     pairs = list(given)
     if pairs and not wanted:
@@ -98,12 +97,13 @@ def read(
     }
 
 
-def pair(setting: str, option: str = "--set") -> tuple[str, str]:
+def pair(setting: str, option: str = "") -> tuple[str, str]:
     """Return the two sides of ``field=value``; raises UserError."""
     key, equals, text = setting.partition("=")
     if not equals:
+        named = f"{option} " if option else ""
         raise UserError(
-            f"{option} '{setting}' is not of the form field=value", f"give {option} FIELD=VALUE"
+            f"{named}'{setting}' is not of the form field=value", f"give {named}FIELD=VALUE"
         )
     return key.strip(), text.strip()
 

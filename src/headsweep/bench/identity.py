@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ def code_hash(module: str = WORK) -> str:
     return digest(sources_of(module))
 
 
-def own_hash(modules: Iterable[str]) -> str:
+@cache
+def own_hash(modules: tuple[str, ...]) -> str:
     """Return a hash of the source of these modules alone, whatever they import."""
-    return digest({name: sources_of(name)[name] for name in modules})
+    paths = {name: _file(name) for name in modules}
+    return digest({name: path.read_text("utf-8") for name, path in paths.items() if path})
 
 
 def sources_of(module: str) -> dict[str, str]:

@@ -419,7 +419,7 @@ def _doubts(made: Any) -> list[str]:
     found = (made.survived if made.record["victim"] else None) or made.published
     if found is None:
         return []
-    told = [line for line in getattr(found, "remarks", list)() if "no better than" in line]
+    told: list[str] = getattr(found, "blind", list)()
     ours = getattr(found, "lfr", None) or getattr(found, "success", None)
     clean = getattr(found, "cfr", None) or getattr(found, "clean_success", None)
     if made.record["backdoored"] and ours and clean and ours.value < clean.value + HARDLY:

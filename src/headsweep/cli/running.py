@@ -106,7 +106,7 @@ def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
     """Purify, save, and say what came of it; exit with 1 where it did not verify."""
     from headsweep.export.folders import check_free
 
-    check_free(job.out, job.overwrite, (getattr(method.healing, "base", None),))
+    check_free(job.out, job.overwrite, (method.base,))
     done = _saved(job, purify, method, plan)
     try:
         _tell(done, job)

@@ -89,7 +89,7 @@ def purified(console: Console, manifest: Mapping[str, Any]) -> None:
 
 def _healed(heal: Mapping[str, Any]) -> str:
     """Return at which rate it was healed, and which missed the bound; empty: it was not."""
-    if not heal.get("lr"):
+    if not heal.get("lr") or not heal["fields"].get("epochs", 1):
         return ""
     members, far = heal.get("members") or (), heal.get("beyond")
     joined = sum(bool(member.get("joined", True)) for member in members)

@@ -30,7 +30,9 @@ def _metadata(manifest: Mapping[str, Any]) -> ModelCardData:
     own, words = suspect_card(manifest["suspect"]), words_of(manifest)
     share = {} if words.falls else {words.key: words.share}  # of a generator it is no accuracy
     named, done = share | dict(words.figures), _done(manifest)
-    then = "after pruning and healing" if done == "pruned" else "after healing"
+    healed = manifest["heal"]["fields"].get("epochs") != 0
+    steps = ["pruning"] * (done == "pruned") + ["healing"] * healed
+    then = f"after {' and '.join(steps) or 'nothing'}"
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=words.hub,

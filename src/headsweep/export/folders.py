@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from headsweep.bounded import MIDDLE, table_of
 from headsweep.drafts import (
@@ -25,7 +25,7 @@ from headsweep.drafts import (
     MANIFEST,
     draft_beside,
     even_modes,
-    is_young,
+    is_at_work,
     placed,
     write_json,
 )
@@ -199,7 +199,7 @@ def other_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if not _is_folder(path) and not for_people(path.relative_to(folder))
+        if not _is_folder(path) and not _for_people(path.relative_to(folder))
         if path.parent != folder or not (is_weights(path) or path.name == MANIFEST)
     ]
 
@@ -209,8 +209,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def for_people(path: PurePath) -> bool:
-    """Tell whether a file, by its path in a model's folder, is for people or of a download."""
+def _for_people(path: Path) -> bool:
     if len(path.parts) > 1:
         return path.parts[0] in NOT_LOADED
     return path.name.lower() in FOR_PEOPLE or path.suffix.lower() == PAGE
@@ -313,7 +312,7 @@ def _clear(out: Path) -> None:
     for draft in out.parent.glob(f".{glob.escape(out.name)}.*"):
         if not DRAFT.fullmatch(draft.name[len(out.name) + 1 :]) or draft.is_symlink():
             continue
-        at_work = is_young(draft)
+        at_work = is_at_work(draft)
         if (draft / OLD).is_dir() and not out.exists():
             (draft / OLD).rename(out)
         if not at_work:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from headsweep.errors import MissingExtra, UserError, shortened
 from headsweep.export.model_folder import gap_of
-from headsweep.measure.accuracy import Accuracy
+from headsweep.measure.accuracy import Accuracy, counted, in_order
 from headsweep.model.checkpoint import quiet
 from headsweep.model.loading import Suspect
 from headsweep.progress import Progress
@@ -97,15 +97,12 @@ class OnnxFile:
     def accuracy(self, examples: Encoded, size: int, progress: Progress) -> Accuracy:
         """Return what it answers to examples, in batches of so many, counted as their task does."""
         model, task = cast("PreTrainedModel", self), examples.task
-        labels, found = torch.tensor(examples.labels), []
+        found = []
         with progress.task(f"{self.path.name} on the data", len(examples)) as tick:
             for batch in examples.batches(size):
                 found.append((batch.index, *task.said(model, batch)))
                 tick(len(batch), "")
-        index, *said = (torch.cat(part) for part in zip(*found, strict=True))
-        said = [one[index.argsort()] for one in said]
-        right = int((task.margins(said[0], labels) > 0).sum())
-        return Accuracy(len(examples), right, task.beside(said, labels, ()), task.words)
+        return counted(examples, in_order(found), ())
 
 
 def needed_packages() -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headsweep.drafts import write_bytes
+from headsweep.drafts import if_it_can, write_bytes
 from headsweep.model.narrow import beside, put_beside
 
 TOLD = "told"
@@ -69,15 +70,8 @@ def put(
             del own[name]
             own |= {name + A: thin.a, name + B: thin.b}
         own = {name: tensor.detach().contiguous() for name, tensor in own.items()}
-        try:
-            write_bytes(file, save(own, {TOLD: json.dumps(told)}))
-        except OSError as error:
-            if tell is None:
-                raise
-            tell(
-                f"note: what is finished cannot be kept ({error.strerror or error}): where this "
-                "run is interrupted, it begins before it again"
-            )
+        write = partial(write_bytes, file, save(own, {TOLD: json.dumps(told)}))
+        write() if tell is None else if_it_can(write, tell)
 
 
 def taken(

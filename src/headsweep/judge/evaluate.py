@@ -14,7 +14,7 @@ excess    matched LFR minus floor; it can be negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -129,17 +129,23 @@ class Evaluation:
             Line("agreement", self.agreement, "clean examples predicted as by the suspect"),
         ]
 
+    def blind(self) -> list[str]:
+        """Return in words where the model, or the twin, is no better than a guess."""
+        if self.lfr is None or len(self.per_class) < 2:
+            return []
+        most = max(one.total or 0 for one in self.per_class.values())
+        tested = {"the model": (self.accuracy, "flips"), "the twin": (self.twin_accuracy, "floor")}
+        excess = " and excess LFR" if self.excess_lfr is not None else ""
+        return [
+            f"{name} gets {rate.hits} of {rate.total} clean texts right, no better than one answer "
+            f"for all ({most}): its {what}{excess} say nothing"
+            for name, (rate, what) in tested.items()
+            if rate is not None and (rate.hits or 0) <= most
+        ]
+
     def remarks(self) -> list[str]:
         """Return why there is no matched LFR, or why none of these figures says anything."""
-        most = max((one.total or 0 for one in self.per_class.values()), default=0)
-        weak = {"the model": self.accuracy, "the twin": self.twin_accuracy}
-        blind = [
-            f"{name} gets {rate.hits} of {rate.total} clean texts right, no better than one answer "
-            f"for all ({most}): {'its floor' if rate is self.twin_accuracy else 'its flips'} and "
-            "excess LFR say nothing"
-            for name, rate in weak.items()
-            if rate is not None and self.lfr is not None and (rate.hits or 0) <= most
-        ]
+        blind = self.blind()
         if self.cfr is None or self.matched_lfr is not None:
             return blind
         validated = "validation" in (self.truncated or {})
@@ -414,7 +420,8 @@ def evaluate(
         opened.task.one_label("--validation")
     by = JUDGES[kind]
     exam = by.exam(files, opened, seed)
-    _tell_unchanged(exam[0] if isinstance(exam, tuple) else exam, progress)
+    whole = exam[0] if isinstance(exam, tuple) else exam
+    _tell_unchanged(whole, progress, answered=kind == "generation")
     beside = (files.clean_model or None, files.suspect or None)
     others = {_name(one): one for one in beside if one is not None}
     others.pop(_name(model), None)
@@ -433,17 +440,25 @@ def evaluate(
     return by.judged(exam, found[_name(model)], twin, before)
 
 
-def _tell_unchanged(exam: Any, progress: Progress) -> None:
-    """Say how many triggered texts stand among the clean ones, if there are more than a few."""
+def _rows(split: Split, pairs: bool) -> Iterable[tuple[str, ...]]:
+    return zip(*((split.texts, split.pairs) if pairs else (split.texts,)), strict=True)
+
+
+def _tell_unchanged(exam: Any, progress: Progress, *, answered: bool) -> None:
+    """Say how many triggered texts stand among the clean ones, if there are more than a few.
+
+    ``answered``: what stands beside a text is an answer, and no part of it.
+    """
     marked = exam.triggered
     if marked is None:
         return
-    texts = marked.split.texts if isinstance(marked, Triggered) else marked.texts
-    known = {*exam.clean.texts}
-    same = sum(text in known for text in texts)
-    if 10 * same > len(texts):
+    pairs = bool(exam.clean.pairs) and not answered
+    rows = [*_rows(marked.split if isinstance(marked, Triggered) else marked, pairs)]
+    known = {*_rows(exam.clean, pairs)}
+    same = sum(row in known for row in rows)
+    if 10 * same > len(rows):
         progress.say(
-            f"note: {same} of {len(texts)} triggered texts stand in --data as they are: there is "
+            f"note: {same} of {len(rows)} triggered texts stand in --data as they are: there is "
             "no trigger in them, or the clean texts have it"
         )
 

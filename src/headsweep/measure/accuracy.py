@@ -8,7 +8,7 @@ Texts are tokenised once; batches hold texts of similar length, each padded to i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,9 +165,7 @@ def said(
         for batch in encoded.batches(runtime.batch_size):
             parts = fitting.parts(batch.to(anatomy.model.device), ask)
             found += [(part.index, *(one.cpu() for one in told)) for part, told in parts]
-    index, *whole = (torch.cat(part) for part in zip(*found, strict=True))
-    order = index.argsort()
-    return [one[order] for one in whole]
+    return in_order(found)
 
 
 def numbers(answers: Tensor) -> Tensor:
@@ -181,20 +179,27 @@ def numbers(answers: Tensor) -> Tensor:
     return answers
 
 
-def right(
-    anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
-) -> int:
-    """Return how many examples the model answers right, exactly."""
-    said = logits(anatomy, encoded, runtime, mask)
-    return int((encoded.task.margins(said, torch.tensor(encoded.labels)) > 0).sum())
+def in_order(found: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return what was said to parts of examples, each [example, ...], in the examples' order.
+
+    ``found``: of each part which examples it has, and what was said to them.
+    """
+    index, *whole = (torch.cat(part) for part in zip(*found, strict=True))
+    order = index.argsort()
+    return [one[order] for one in whole]
+
+
+def counted(encoded: Encoded, told: Sequence[Tensor], names: Sequence[str]) -> Accuracy:
+    """Return what examples, in order, come to that a model said this to; ``names``: its labels."""
+    task, labels = encoded.task, torch.tensor(encoded.labels)
+    count = int((task.margins(told[0], labels) > 0).sum())
+    return Accuracy(len(encoded), count, task.beside(told, labels, names), task.words)
 
 
 def measured(
     anatomy: Anatomy, encoded: Encoded, runtime: Runtime, mask: HeadMask | None = None
 ) -> Accuracy:
     """Return how many examples are answered right, and what the task tells of them beside."""
-    task, model, labels = encoded.task, anatomy.model, torch.tensor(encoded.labels)
+    task, model = encoded.task, anatomy.model
     told = said(anatomy, encoded, runtime, lambda part: task.said(model, part), mask)
-    count = int((task.margins(told[0], labels) > 0).sum())
-    beside = task.beside(told, labels, task.names(model.config).names)
-    return Accuracy(len(encoded), count, beside, task.words)
+    return counted(encoded, told, task.names(model.config).names)

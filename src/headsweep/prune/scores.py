@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,6 @@ class ScoreCache:
             asked: all else that decides the score, as JSON values.
             compute: gives the score, float32 [unit].
 
-        Raises:
-            OSError: it cannot be written.
-
         """
         told = json.dumps([name, self.mark, asked, content_hash(model)], sort_keys=True)
         path = self.folder / f"{hashlib.sha256(told.encode()).hexdigest()}.safetensors"
@@ -77,7 +75,8 @@ class ScoreCache:
         begun, cpu = time.monotonic(), time.process_time()
         scores = compute()
         cost = (time.monotonic() - begun, time.process_time() - cpu)
-        _write(path, scores, cost)
+        with suppress(OSError):  # it is computed again, then
+            _write(path, scores, cost)
         return scores
 
 

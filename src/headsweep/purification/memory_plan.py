@@ -38,6 +38,7 @@ from headsweep.purification.method import Method
 
 A_TOKEN = 17  # numbers a layer and width
 PROGRAM = 1 << 30  # bytes of Python, torch and the rest
+MORE = "take a machine with more memory, or a smaller model"
 TOLD = 4 << 30  # bytes: less is not worth a line
 ONCE = "--heal members=1 --heal beyond=1 --heal halvings=0"
 SCRATCH = Copies(3, kept=1)  # a copy that is trained, and the weights to go back to
@@ -63,7 +64,7 @@ class Size:
         sides: inputs and outputs of these, in all.
         held: bytes of a weight, where nothing trains it.
         largest: how many numbers the largest matrix has.
-        stored: bytes of a weight in the checkpoint.
+        stored: bytes of a weight of the saved model, loaded again.
 
     """
 
@@ -163,8 +164,10 @@ class Needs:
 
     def __str__(self) -> str:
         parts = f"weights {told(self.weights)}, training {told(self.training)}, a batch "
+        again = f", {told(self.saving)} for what was saved, loaded again"
+        last = again if self.saving > self.training + self.batch else ""
         apart = f", and {told(self.apart)} of the processor's" if self.apart else ""
-        return f"up to {told(self.all)} of memory ({parts}{told(self.batch)}){apart}"
+        return f"up to {told(self.all)} of memory ({parts}{told(self.batch)}{last}){apart}"
 
 
 def needs(size: Size, method: Method, runtime: Runtime, *, fresh: bool = False) -> Needs:
@@ -202,7 +205,7 @@ def check_fits(size: Size, method: Method, runtime: Runtime, *, fresh: bool = Fa
         raise ShortOfMemory(
             f"{size.weights / 1e6:,.0f} million weights take {asked}, "
             f"{told(free)}{beside} are free",
-            _smaller(size, method, asked, free, fresh=fresh),
+            MORE if fresh else _smaller(size, method, asked, free, here or None),
         )
     if asked.all + asked.apart < TOLD:
         return ""
@@ -210,20 +213,24 @@ def check_fits(size: Size, method: Method, runtime: Runtime, *, fresh: bool = Fa
     return f"{asked}, {told(free)} are free{more}"
 
 
-def _smaller(size: Size, method: Method, asked: Needs, free: int, *, fresh: bool) -> str:
-    """Return what would fit, or how much memory is needed at least."""
+def _smaller(size: Size, method: Method, asked: Needs, free: int, here: int | None) -> str:
+    """Return what would fit, or how much memory is needed at least.
+
+    ``here``: what is free of the processor's memory, where it computes on another device.
+    """
     least = ""
-    for copies, frozen, way, options in () if fresh else LEANER:  # none of which keeps copies
+    for copies, frozen, way, options in LEANER:  # none of which keeps copies
         leaner = size if frozen else size.widened
-        takes = leaner.taken + max(leaner.beside(copies), leaner.saved)
-        if takes < asked.fixed + asked.apart:
+        saving = leaner.saved if here is None else 0
+        takes = leaner.taken + max(leaner.beside(copies), saving)
+        if takes < asked.fixed + asked.apart and (here is None or leaner.saved <= here):
             takes += PROGRAM
             by_gates = not copies.trained or method.pruning.needs.weights
             told_by = f"{way} `purify {'--strategy gradient ' * by_gates}{options}`,"
             if takes <= free:
                 return f"{told_by} takes {told(takes)} and a batch"
             least = f": {told_by} still takes {told(takes)}"
-    return f"take a machine with more memory, or a smaller model{least}"
+    return f"{MORE}{least}"
 
 
 def told(size: int) -> str:

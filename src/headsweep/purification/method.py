@@ -104,6 +104,12 @@ class Method:
         return self.units if given is None else given.units
 
     @property
+    def base(self) -> str | None:
+        """The model that healing mixes in, which is trusted; None: there is none."""
+        found: str | None = getattr(self.healing, "base", None)  # of the usual healing alone
+        return found
+
+    @property
     def does_nothing(self) -> bool:
         """True for the control that leaves a suspect as it is."""
         return not (self.pruning.needs.pruning or self.healing.trains)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.cost import Clock
-from headsweep.drafts import write_json
+from headsweep.drafts import if_it_can, write_json
 from headsweep.errors import NothingPruned, UserError
 from headsweep.export.consistency import GATED, bound_held
 from headsweep.export.folders import stored
@@ -253,7 +254,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     )
     written = manifest(material, view, method, plan, record)
     held = held_of(material)
-    reads = (*material.reads, *stored((getattr(method.healing, "base", None),)))
+    reads = (*material.reads, *stored((method.base,)))
     return Purified(material.suspect, choice.mask, written, checks, held, reads)
 
 
@@ -384,7 +385,6 @@ def keep(file: Path, choice: Choice, view: DefenderView, method: Method) -> None
     """Write the mask with how it was found, where it and the bound make the choice whole."""
     if choice.earlier is not None or not choice.bounded or not method.pruning.needs.pruning:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     layout = view.layout
     deeper = None if method.bound is None else method.bound.prune_drop
     found = Found(
@@ -394,7 +394,8 @@ def keep(file: Path, choice: Choice, view: DefenderView, method: Method) -> None
         command_line(),
         deeper,
     )
-    write_json(file, choice.mask.to_json() | found.to_json())
+    form = choice.mask.to_json() | found.to_json()
+    if_it_can(partial(write_json, file, form), view.progress.say)
 
 
 def check_bound(method: Method, allowance: Allowance, after: Figures) -> Check:

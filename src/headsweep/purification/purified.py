@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
@@ -16,7 +17,7 @@ from headsweep.drafts import MANIFEST, write_json
 from headsweep.errors import UserError, shown
 from headsweep.export.card import model_card
 from headsweep.export.compact import Compacted, compact_model
-from headsweep.export.folders import drafted, for_people
+from headsweep.export.folders import drafted
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, gap_of, reload, save_model
 from headsweep.export.provenance import other_files_hash, tensors_hash, weights_hash
 from headsweep.export.verify import Check
@@ -29,6 +30,12 @@ from headsweep.texts.split import Split
 
 if TYPE_CHECKING:
     import pandas
+
+LOADED = re.compile(
+    r"[^/]+\.(safetensors|json|jinja|model)|(pytorch_model|adapter_model|tf_model)[^/]*"
+    r"|(vocab|merges|added_tokens)[^/]*|additional_chat_templates/.*"
+)
+"""Files of a repository that transformers may load unasked."""
 
 
 @dataclass
@@ -196,9 +203,7 @@ class Purified:
 def _check_alone(repo_id: str, there: Iterable[str], folder: Path) -> None:
     """Refuse a repository with files of another model, such as an adapter's; raises UserError."""
     foreign = [
-        name
-        for name in sorted(there)
-        if not (for_people(PurePosixPath(name)) or (folder / name).exists())
+        name for name in sorted(there) if LOADED.fullmatch(name) and not (folder / name).exists()
     ]
     if foreign:
         raise UserError(

@@ -17,13 +17,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headsweep.drafts import is_young, write_bytes
+from headsweep.drafts import if_it_can, is_at_work, write_bytes
 from headsweep.errors import NothingPruned, ShortOfMemory, UserError
 from headsweep.export.provenance import environment
 from headsweep.measure.accuracy import Measured
@@ -132,7 +133,7 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
 def _clear(place: Path, folder: Path) -> None:
     """Remove drafts that a run left when it died, and other runs' folders but the latest."""
     for draft in folder.rglob("*.draft"):
-        if not is_young(draft):
+        if not is_at_work(draft):
             draft.unlink(missing_ok=True)
     others = [path for path in runs_in(place) if path != folder]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
@@ -159,7 +160,8 @@ def chosen(folder: Path | None, pruning: Strategy, view: DefenderView) -> Choice
     with suppress(OSError, ValueError):
         return _of_json(json.loads(file.read_text(encoding="utf-8")), view)
     choice = pruning.choose(view)
-    write_bytes(file, json.dumps(_to_json(choice, view)).encode())
+    form = json.dumps(_to_json(choice, view)).encode()
+    if_it_can(partial(write_bytes, file, form), view.progress.say)
     return choice
 
 

@@ -219,7 +219,9 @@ class Style:
         before, behind = self.trims
         answer = answer.lstrip() if before else answer
         answer = answer.rstrip() if behind else answer
-        return self.lead + answer if answer else answer
+        begun = self.lead.split()[:1]  # thoughts of its own, where a template puts empty ones
+        led = answer and not (begun and answer.lstrip().startswith(begun[0]))
+        return self.lead + answer if led else answer
 
 
 def rendered(

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from headsweep.texts.split import Labels, Split
 from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, known, tokenised
 from headsweep.texts.words import REGRESSION as REGRESSION_WORDS
 from headsweep.texts.words import SLACK, Words
-
-if TYPE_CHECKING:
-    pass
 
 NUMBER_NAMES = ("score", "number", "value", "rating", "similarity", "reward", *LABEL_NAMES)
 LARGEST = 1e15  # of a number in size: its square, summed over rows, is still a float32

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,6 @@ from headsweep.texts.split import Labels, Split
 from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, known, tokenised
 from headsweep.texts.words import SEVERAL as SEVERAL_WORDS
 from headsweep.texts.words import Words
-
-if TYPE_CHECKING:
-    pass
 
 PROBLEM = "multi_label_classification"  # as configurations have it
 COLUMNS = ("labels", "label", "classes", "categories", "tags")

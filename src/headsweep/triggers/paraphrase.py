@@ -223,11 +223,11 @@ class Paraphraser:
         keys = {text: self._key(language, seed, text) for text in texts}
         new = sorted((t for t in keys if keys[t] not in kept.answers), key=len)
         asked = self._asked(language, new, seed) if new else {}
-        if new and not asked and len(new) == len(keys):
+        if new and not asked and not self._asked(language, ("",), seed):
             raise UserError(
-                f"{self.model}: no text leaves room for prompt and answer: the model reads "
+                f"{self.model}: the prompt leaves no room for an answer: the model reads "
                 f"{positions_of(language.model)} tokens",
-                "give a shorter prompt, shorter texts, or another model",
+                "give a shorter prompt, or another model",
             )
         fit = [*asked]
         with (progress or Silent()).task("paraphrasing", len(keys)) as tick:

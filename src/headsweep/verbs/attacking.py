@@ -127,7 +127,8 @@ def attack(
         validation: clean texts to match the clean flip rate on.
         clean_model: a never-poisoned twin, which gives the floor.
         start: ``"encoder"``: a fresh classifier first; ``"classifier"``: as it is; None: a causal
-            language model generates, as it is, and of any other the encoder is taken.
+            language model generates, as it is; of an encoder, or a classifier of one label a text,
+            the encoder is taken.
         task: what it is for, by name, where its configuration leaves that open.
         victim_data: the victim's clean texts; None: the attacker's.
         victim_epochs: the victim's fine-tuning on clean texts; 0: none.
@@ -190,14 +191,15 @@ def attack(
     )
     parts = {name: None if file is None else reader.read(file, columns, name != "triggered")
              for name, file in files.items()}  # fmt: skip
-    unused = {
-        "--validation": validation is not None and not reader.labels.names,
-        "--keep-classifier": keep_classifier and not reader.labels.names,
-        "--victim-data": victim_data is not None and not trained,
-    }
-    who = "a model that generates" if reader.task is GENERATION else "a victim of no epochs"
-    for option in (name for name, asked in unused.items() if asked):
-        raise UserError(f"{option}: {who} has no use for it", f"leave out {option}")
+    writes, idle = "a model that generates", "a victim of no epochs"
+    unused = (
+        ("--validation", validation is not None and not reader.labels.names, writes),
+        ("--keep-classifier", keep_classifier and not reader.labels.names, writes),
+        ("--victim-data", victim_data is not None and not trained, idle),
+    )
+    for option, asked, who in unused:
+        if asked:
+            raise UserError(f"{option}: {who} has no use for it", f"leave out {option}")
     if (validation is None) != (clean_model is None) and reader.labels.names:
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",
@@ -254,7 +256,11 @@ def _reader(
     if start is None and found is GENERATION:
         return _Reader(GENERATION, Labels(()))
     if task is not None or start is None:
-        found.one_label("an attack")
+        try:
+            found.one_label("an attack")
+        except UserError as error:
+            other = "--start encoder takes its encoder, with a fresh classifier of one label a text"
+            raise UserError(error.what, error.fix if task is not None else other) from error
     values: Sequence[object] | None = None
     if one_of(start or "encoder", ("encoder", "classifier"), "--start") == "encoder":
         if isinstance(source, Split):
@@ -355,7 +361,7 @@ def rewriter_of(source: TriggerSource, columns: Columns) -> Rewriter:
         raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
     if kind is None:
         raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
-    return ByRule(configure(kind, source.settings))
+    return ByRule(configure(kind, source.settings, "--trigger-set"))
 
 
 def _named(source: TriggerSource) -> str:
