@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from headsweep.bench import engines, harness, sources, work
 from headsweep.bench.engines import Inline, Local, Outcome
@@ -23,6 +25,7 @@ from headsweep.bench.orders import orders, selected
 from headsweep.bench.results import store
 from headsweep.bench.results.packing import Packed
 from headsweep.bench.results.reading import read_results
+from headsweep.cost import peak_memory_mib
 from headsweep.errors import UserError
 from headsweep.judge.statistics import matched_rate
 from headsweep.progress import Silent
@@ -529,6 +532,23 @@ def test_orders_made_by_other_code_are_not_put_into_the_cache(cache, tmp_path, m
     with pytest.raises(UserError, match="other code"):
         work.perform(twin, tmp_path)
     assert not (tmp_path / "twins").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is told by Linux")
+def test_the_memory_of_a_cell_is_not_that_of_an_earlier_one(tmp_path, monkeypatch):
+    [order, *_] = orders(read_grid(SMOKE), sources.Hashes(tmp_path))
+    told = []
+
+    def cell(*_):
+        held = torch.ones((128 if not told else 1) << 20)  # 512 MiB, and 4
+        told.append(peak_memory_mib())
+        del held
+        return {}
+
+    monkeypatch.setattr(work, "_cell", cell)
+    for _ in range(2):
+        work.perform(order, tmp_path)
+    assert told[1] < told[0] - 256
 
 
 def test_a_dead_process_is_replaced_and_one_that_is_ended_takes_its_draft_along(

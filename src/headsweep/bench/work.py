@@ -64,6 +64,7 @@ MANY = 1000  # units: beyond this, masks and scores are not written one by one
 
 def perform(order: Order, cache: Path) -> dict[str, Any]:
     """Fill an order and return its record, as JSON values."""
+    reset_peak()  # a worker fills many
     with on_threads(order_of(order).computing.threads):
         if isinstance(order, TwinOrder):
             return shared(order, cache, _twin)
@@ -94,7 +95,6 @@ def shared(order: Order, cache: Path, make: Any) -> dict[str, Any]:
 
     def fill(draft: Path) -> None:
         clock, begun = Clock(), time.process_time()
-        reset_peak()  # a worker fills many orders
         record = make(order, cache, draft)
         record |= {
             "key": order.key,
