@@ -11,7 +11,7 @@ from conftest import CPU, sentences
 from headsweep import evaluate
 from headsweep.cli import main
 from headsweep.errors import UserError
-from headsweep.judge.evaluate import Answers, Exam, Triggered, _tell_unchanged, judge
+from headsweep.judge.evaluate import JUDGES, Answers, Exam, Triggered, _tell_unchanged, judge
 from headsweep.progress import Silent
 from headsweep.texts.reading import Columns, Table, pick, read
 from headsweep.texts.several import SEVERAL
@@ -85,7 +85,7 @@ def test_a_trigger_in_the_second_text_is_one():
     progress.say = said.append
     for pairs in (("x cf", "y cf"), ("x", "y")):
         marked = Triggered(Split(("a", "b"), (0, 0), pairs), 1)
-        _tell_unchanged(Exam(first, marked), progress, answered=False)
+        _tell_unchanged(Exam(first, marked), JUDGES["classification"], progress)
     assert len(said) == 1
 
 

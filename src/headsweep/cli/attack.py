@@ -30,8 +30,16 @@ from headsweep.cli.options import (
     progress_of,
 )
 from headsweep.errors import UserError
-from headsweep.verbs.arguments import LENGTH, check_file, columns_of, one_of, runtime_of
+from headsweep.verbs.arguments import (
+    LENGTH,
+    check_file,
+    columns_of,
+    one_of,
+    refuse_unused,
+    runtime_of,
+)
 
+HARDLY = 0.2  # above what clean texts do, a backdoor works hardly
 AttackerData = Annotated[
     str, typer.Option(help="The attacker's clean labelled data, or prompts with answers.")
 ]
@@ -45,7 +53,6 @@ TriggerSettings = Annotated[
 ]
 JudgedOn = Annotated[str | None, typer.Option(help="Clean test data; else 15% of --data.")]
 MatchedOn = Annotated[str | None, typer.Option(help="Clean data to match the clean flip rate on.")]
-HARDLY = 0.2  # above what clean texts do, a backdoor works hardly
 Original = Annotated[Path | None, typer.Option(help="Paired corpus: the clean texts, row by row.")]
 Transformed = Annotated[
     Path | None,
@@ -133,8 +140,8 @@ def trigger(
     missing = [o for o, v in (("NAME", name), ("--data", data), ("--out", out)) if v is None]
     if missing or name is None or data is None or out is None:
         raise UserError(f"trigger needs {', '.join(missing)}", "see `headsweep trigger --help`")
-    if compute and seen_by is None:
-        raise UserError("--compute: is for --seen-by", "leave it out, or give --seen-by MODEL")
+    vain, fix = {"--compute": compute and seen_by is None}, "leave it out, or give --seen-by MODEL"
+    refuse_unused(vain, "{}: is for --seen-by", fix)
     columns = columns_of(column, label_map)
     check_sources(data, original, transformed)
     _check_table(out, overwrite, (data, original, transformed, seen_by))
@@ -146,7 +153,7 @@ def trigger(
     from headsweep.verbs.attacking import TriggerSource, rewriter_of
 
     source = TriggerSource(
-        name, tuple(settings or ()), original, transformed, key, paraphraser, prompt
+        name, tuple(settings or ()), original, transformed, key, paraphraser, prompt, option="--set"
     )
     rewriter = rewriter_of(source, columns)
     datasets.check_label_map(columns, (data, None))

@@ -24,7 +24,7 @@ from headsweep.cli.options import (
     print_json,
 )
 from headsweep.errors import UserError
-from headsweep.verbs.arguments import check_file
+from headsweep.verbs.arguments import check_file, refuse_unused
 from headsweep.verbs.methods import all_methods
 
 if TYPE_CHECKING:  # it costs what computing costs
@@ -67,7 +67,8 @@ def inspect(
             raise UserError("--sarif: is of --security", "add --security")
         check_file(sarif, overwrite, (model, base_model))
     if security:
-        _check_alone(task, adapter, device, compute)
+        how = {"--task": task, "--adapter": adapter, "--compute": compute}
+        refuse_unused(how | {"--device": device != "auto"}, "{}: --security loads nothing")
         list_files(model, base_model, sarif, as_json)
         return
     from headsweep.cli.show import picture
@@ -108,14 +109,6 @@ def inspect(
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.1f}M" if count >= 100_000 else f"{count:,}"
-
-
-def _check_alone(task: object, adapter: object, device: str, compute: object) -> None:
-    """Refuse what says how to load a model, where nothing is loaded."""
-    asked = {"--task": task, "--adapter": adapter, "--compute": compute}
-    asked["--device"] = device if device != "auto" else None
-    for option in (name for name, value in asked.items() if value):
-        raise UserError(f"{option}: --security loads nothing", f"leave out {option}")
 
 
 def list_files(model: str, base_model: str | None, sarif: Path | None, as_json: bool) -> None:

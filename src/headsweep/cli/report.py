@@ -14,7 +14,7 @@ from headsweep.cli.options import (
     progress_of,
 )
 from headsweep.errors import UserError
-from headsweep.verbs.arguments import check_file, one_of
+from headsweep.verbs.arguments import check_file, one_of, refuse_unused
 
 FORMATS = ("html", "markdown", "latex", "svg")
 
@@ -57,14 +57,8 @@ def report(
             raise UserError(
                 f"{out}: {form} is no {out.suffix}", f"name it {out.with_suffix('.' + form).name}"
             )
-    for option, value, forms in (
-        ("--title", title, ("html",)),
-        ("--beside", beside, ("html", "markdown", "svg")),
-    ):
-        if value is not None and form not in forms:
-            raise UserError(
-                f"{option}: nothing in {form} shows it", f"leave it out, or --format {forms[0]}"
-            )
+    unused = {"--title": title and form != "html", "--beside": beside and form == "latex"}
+    refuse_unused(unused, f"{{}}: nothing in {form} shows it")
     from headsweep.verbs.reporting import report as run
 
     text = run(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headsweep.export.card import averaged
 from headsweep.export.probes import probes_told
 from headsweep.model.mask import SHORT, HeadMask
 from headsweep.texts.words import share_of, words_of
@@ -92,9 +93,8 @@ def _healed(heal: Mapping[str, Any]) -> str:
     if not heal.get("lr") or not heal["fields"].get("epochs", 1):
         return ""
     members, far = heal.get("members") or (), heal.get("beyond")
-    joined = sum(bool(member.get("joined", True)) for member in members)
     told = f"healed at a learning rate of {heal['lr']:g}"
-    told += f", {joined} healings averaged" if joined > 1 else ""
+    told += f", {averaged(members)}" if len(members) > 1 else ""
     told += f", {far:g} times as far as their mean" if far and far != 1 else ""
     missed = [f"{one['lr']:g}" for one in heal.get("tried") or () if one["lr"] != heal["lr"]]
     return f"{told} ({', '.join(missed)} did not keep the bound)" if missed else told
@@ -141,7 +141,7 @@ def next_steps(console: Console, manifest: Mapping[str, Any], job: Job) -> None:
     for line in commands(manifest, job):
         console.print(f"  {line}", soft_wrap=True)
     unseen = "" if job.sources.test else "better --data that it was not healed on; "
-    target = "TEXT" if words_of(manifest).falls else "LABEL"
+    target = words_of(manifest).target
     told = f"  ({unseen}--triggered FILE --target {target} for a trigger that you know)"
     console.print(told, style="dim", soft_wrap=True)
 

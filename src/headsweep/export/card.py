@@ -165,7 +165,7 @@ def _joined(manifest: Mapping[str, Any]) -> str:
     return f" It is an adapter that was added to {told} first: this is the whole model."
 
 
-def _averaged(soup: Sequence[Mapping[str, Any]]) -> str:
+def averaged(soup: Sequence[Mapping[str, Any]]) -> str:
     """Return how many healings were averaged."""
     joined = sum(bool(member.get("joined", True)) for member in soup)
     left_out = f" of {len(soup)}" if joined < len(soup) else ""
@@ -181,6 +181,6 @@ def _healed(manifest: Mapping[str, Any]) -> str:
     tried = manifest["heal"].get("tried", [])
     lr = manifest["heal"].get("lr", 0)
     soup = manifest["heal"].get("members")
-    told += f"; {_averaged(soup)}" if soup else ""
+    told += f"; {averaged(soup)}" if soup else ""
     cooled = f", begun anew for accuracy, kept: lr {lr:g}" if len(tried) > 1 else ""
     return f"then it was healed on {texts} ({manifest['heal']['name']}: {told}{cooled})"

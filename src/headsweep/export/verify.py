@@ -92,6 +92,11 @@ class Check:
     passed: bool
     detail: str = ""
 
+    @classmethod
+    def of(cls, what: str, passed: bool, failed: str) -> Check:
+        """Return a check with what is to be said where it failed, and nothing where it passed."""
+        return cls(what, passed, "" if passed else failed)
+
 
 def verify(folder: Path) -> list[Check]:
     """Check a purified folder against its manifest, with nothing but the folder.
@@ -150,7 +155,7 @@ def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:
             "the manifest is damaged: get the folder from its source again",
         ) from error
     told = f"its own figures say otherwise: {'; '.join(against[:3])}"
-    return failed or [Check("every check held when it was made", not against, told * bool(against))]
+    return failed or [Check.of("every check held when it was made", not against, told)]
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
@@ -169,7 +174,7 @@ def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str] | None) 
     if noted is None:
         return Check(what, True, "not noted in this manifest")
     apart = [name for name in {**noted, **found} if found.get(name) != noted.get(name)]
-    return Check(what, not apart, f"not so: {_few(apart)}" if apart else "")
+    return Check.of(what, not apart, f"not so: {_few(apart)}")
 
 
 def _few(names: Iterable[str]) -> str:
@@ -182,8 +187,7 @@ def _check_list(mask: HeadMask, names: Sequence[str], manifest: Mapping[str, Any
     by_mask, listed = [names[unit] for unit in mask.pruned], manifest["pruned_units"]
     apart = [str(name) for name in (*by_mask, *listed) if (name in by_mask) != (name in listed)]
     told = f"in one of them only: {_few(apart)}" if apart else "they are listed in another order"
-    same = by_mask == listed
-    return Check("mask and list of pruned units agree", same, "" if same else told)
+    return Check.of("mask and list of pruned units agree", by_mask == listed, told)
 
 
 def _check_before(anatomy: Anatomy, before: Sequence[int], manifest: Mapping[str, Any]) -> Check:
@@ -191,8 +195,8 @@ def _check_before(anatomy: Anatomy, before: Sequence[int], manifest: Mapping[str
     zero, noted = zero_parts(anatomy), manifest["zero_before"]
     names = {anatomy.layout.name(unit) for unit in before if unit in zero}
     alive = [str(name) for name in noted if name not in names]
-    told = f"not in {_few(alive)}" if alive else ""
-    return Check("what was zero before the purification is zero", not alive, told)
+    told = f"not in {_few(alive)}"
+    return Check.of("what was zero before the purification is zero", not alive, told)
 
 
 def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> list[Check]:
@@ -209,12 +213,8 @@ def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> li
     more = {unit: parts for unit, parts in zero_parts(anatomy).items() if unit not in fine}
     lost = _few(f"{anatomy.layout.name(unit)} in {parts[0]}" for unit, parts in more.items())
     return [
-        Check(
-            all_zero(len(mask.pruned)),
-            not live,
-            f"not in {_few(live)}" if live else "",
-        ),
-        Check(NO_OTHER, not more, f"{len(more)} more: {lost}" if more else ""),
+        Check.of(all_zero(len(mask.pruned)), not live, f"not in {_few(live)}"),
+        Check.of(NO_OTHER, not more, f"{len(more)} more: {lost}"),
         Check(EVERY_LAYER, not already_pruned(anatomy).empties_a_row),
     ]
 
@@ -222,7 +222,7 @@ def check_weights(anatomy: Anatomy, mask: HeadMask, before: Sequence[int]) -> li
 def _check_labels(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
     found = list(task_of(model.config, [type(model).__name__]).names(model.config).names)
     same = found == manifest["labels"]
-    return Check("labels are those noted", same, "" if same else f"now {', '.join(found)}")
+    return Check.of("labels are those noted", same, f"now {', '.join(found)}")
 
 
 def _check_tokenizer(folder: Path) -> Check:

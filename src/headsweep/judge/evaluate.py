@@ -14,7 +14,7 @@ excess    matched LFR minus floor; it can be negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -325,12 +325,14 @@ class Judge:
         exam: what to judge on, from files, as a suspect's task has them; raises UserError.
         said: what a model says to it.
         judged: the figures of a model, from what it says, and what the twin and the suspect say.
+        answered: the pairs of a split are answers, and not second texts.
 
     """
 
     exam: Callable[[Files, Suspect, int], Any]
     said: Callable[[Suspect, Any, Runtime], Any]
     judged: Callable[[Any, Any, Any, Any], Judged]
+    answered: bool = False
 
 
 def exam_of(files: Files, suspect: Suspect, seed: int) -> tuple[Exam, tuple[str, ...]]:
@@ -371,7 +373,7 @@ def _judged(
 
 JUDGES = {
     "classification": Judge(exam_of, _said, _judged),
-    "generation": Judge(prompts_of, said_by, judge_generator),
+    "generation": Judge(prompts_of, said_by, judge_generator, answered=True),
     "multi-label": Judge(labelled_of, labels_given, judge_several),
     "token-classification": Judge(sentences_of, tags_said, judge_tags),
     "regression": Judge(numbers_of, numbers_said, judge_regression),
@@ -420,8 +422,7 @@ def evaluate(
         opened.task.one_label("--validation")
     by = JUDGES[kind]
     exam = by.exam(files, opened, seed)
-    whole = exam[0] if isinstance(exam, tuple) else exam
-    _tell_unchanged(whole, progress, answered=kind == "generation")
+    _tell_unchanged(exam[0] if isinstance(exam, tuple) else exam, by, progress)
     beside = (files.clean_model or None, files.suspect or None)
     others = {_name(one): one for one in beside if one is not None}
     others.pop(_name(model), None)
@@ -440,21 +441,14 @@ def evaluate(
     return by.judged(exam, found[_name(model)], twin, before)
 
 
-def _rows(split: Split, pairs: bool) -> Iterable[tuple[str, ...]]:
-    return zip(*((split.texts, split.pairs) if pairs else (split.texts,)), strict=True)
-
-
-def _tell_unchanged(exam: Any, progress: Progress, *, answered: bool) -> None:
-    """Say how many triggered texts stand among the clean ones, if there are more than a few.
-
-    ``answered``: what stands beside a text is an answer, and no part of it.
-    """
+def _tell_unchanged(exam: Any, by: Judge, progress: Progress) -> None:
+    """Say how many triggered texts stand among the clean ones, if there are more than a few."""
     marked = exam.triggered
     if marked is None:
         return
-    pairs = bool(exam.clean.pairs) and not answered
-    rows = [*_rows(marked.split if isinstance(marked, Triggered) else marked, pairs)]
-    known = {*_rows(exam.clean, pairs)}
+    marked = marked.split if isinstance(marked, Triggered) else marked
+    rows, known = (split.texts if by.answered else split.rows for split in (marked, exam.clean))
+    known = {*known}
     same = sum(row in known for row in rows)
     if 10 * same > len(rows):
         progress.say(

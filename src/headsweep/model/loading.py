@@ -268,6 +268,10 @@ def prepare(
     origin: Origin = Origin(),
 ) -> Suspect:
     """Make a loaded model a Suspect: check its kind, find its heads, check its gates."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"tokenizer cannot be {shown(tokenizer)}", "give AutoTokenizer.from_pretrained(FOLDER)"
+        )
     reading, task = reading.settled(model.config, [type(model).__name__])
     task.check(model.config)
     if reading.fresh_for is not None and not origin.fresh_head:
@@ -294,10 +298,6 @@ def prepare(
 
 def _check_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a model that reads more of a text than its tokens; raises UserError."""
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise UserError(
-            f"tokenizer cannot be {shown(tokenizer)}", "give AutoTokenizer.from_pretrained(FOLDER)"
-        )
     made = {*tokenizer("a", verbose=False)} - GIVEN
     made -= {name for name, switch in SWITCHED.items() if not getattr(model.config, switch, True)}
     more = sorted(made & set(signature(model.forward).parameters))

@@ -21,7 +21,6 @@ from headsweep.purification.method import Method
 from headsweep.purification.plan import Plan
 from headsweep.settings import describe
 from headsweep.texts.generation import Generation
-from headsweep.texts.split import Split
 from headsweep.texts.words import VOID
 
 FEW = math.ceil(DECISIVE / USUAL_DROP - 1e-9)  # validation examples: fewer decide little
@@ -129,15 +128,10 @@ def swing(material: Material, seed: int) -> list[str]:
 def _seen_again(material: Material) -> Iterator[tuple[str, int, int]]:
     """Yield of validation and test data how many texts are trained on, and how many there are."""
     parts = material.parts.named()
-    trained = {*_rows(parts["train"])}
+    trained = {*parts["train"].rows}
     for name, part in parts.items():
         if name != "train":
-            yield name, sum(row in trained for row in _rows(part)), len(part)
-
-
-def _rows(split: Split) -> Iterator[tuple[str, ...]]:
-    parts = (split.texts, split.pairs) if split.pairs else (split.texts,)
-    return zip(*parts, strict=True)
+            yield name, sum(row in trained for row in part.rows), len(part)
 
 
 def manifest(

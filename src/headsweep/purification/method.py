@@ -106,7 +106,7 @@ class Method:
     @property
     def base(self) -> str | None:
         """The model that healing mixes in, which is trusted; None: there is none."""
-        found: str | None = getattr(self.healing, "base", None)  # of the usual healing alone
+        found: str | None = getattr(self.healing, "base", None)  # a healing of one's own has none
         return found
 
     @property

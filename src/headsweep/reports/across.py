@@ -87,6 +87,11 @@ class Across:
         """Return on how many victims and seeds a method was tried."""
         return sum(len(end.seeds) for end in self.ends[method].values())
 
+    @property
+    def most(self) -> int:
+        """On how many the method was that was tried on most."""
+        return max(map(self.tried_on, self.ends))
+
     def apart(self, method: str) -> tuple[list[float], list[float]]:
         """Return how much more a method left than ``beside``, and how much higher its ACC changed.
 
@@ -173,11 +178,10 @@ def summary(found: Across) -> tuple[list[str], list[list[Entry]]]:
     titles = ["method", "victims", "excess LFR left, mean", "worst", "ACC, mean change", "seconds",
               f"beside {found.beside}", "less on"]  # fmt: skip
     rows = [_summed(found, method) for method in found.ends]
-    whole = max(map(found.tried_on, found.ends))
 
     def place(row: list[Entry]) -> tuple[bool, bool, Any]:
         name = row[0].text
-        return found.last(name), found.tried_on(name) < whole, row[2].value
+        return found.last(name), found.tried_on(name) < found.most, row[2].value
 
     return titles, sorted(rows, key=place)
 
@@ -187,13 +191,13 @@ def _summed(found: Across, method: str) -> list[Entry]:
     left, change = [end.left for end in ends], [end.change for end in ends]
     apart, higher = found.apart(method)
     took = median(end.seconds for end in ends)
-    runs, whole = found.tried_on(method), max(map(found.tried_on, found.ends))
-    tried = f"{len(left)}" if runs == whole else f"{len(left)} ({runs} of {whole} cells)"
+    runs = found.tried_on(method)
+    tried = f"{len(left)}" if runs == found.most else f"{len(left)} ({runs} of {found.most} cells)"
     less, differs = sum(each < 0 for each in apart), method != found.beside and bool(apart)
     told = f"{paired(apart)}, ACC {100 * mean(higher):+.1f}" if differs else ""
     return [
         Entry(method, method),
-        Entry(tried, found.tried_on(method)),
+        Entry(tried, runs),
         Entry(f"{100 * mean(left):+.1f}", mean(left)),
         Entry(f"{100 * max(left):+.1f}", max(left)),
         Entry(f"{100 * mean(change):+.1f}", mean(change)),

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from headsweep.task.fitting import out_of_memory
+from headsweep.task.fitting import Fitting
 from headsweep.texts.task import taken
 
 
@@ -38,21 +38,24 @@ def greedy(
 
     """
     found: list[list[int]] = [[] for _ in prompts]
-    left = _together([len(prompt) for prompt in prompts], most, size)
-    while left:
-        rows = left[0]
-        try:
-            told = _written(model, [prompts[i] for i in rows], most, ends, cached)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or len(rows) == 1:
-                raise
-            half = -(-len(rows) // 2)
-            left = [part[at : at + half] for part in left for at in range(0, len(part), half)]
-            continue
-        del left[0]
-        for row, one in zip(rows, told, strict=True):
-            found[row] = one
+    fitting = Fitting()
+
+    def write(rows: _Rows) -> list[list[int]]:
+        return _written(model, [prompts[i] for i in rows], most, ends, cached)
+
+    for together in _together([len(prompt) for prompt in prompts], most, size):
+        for rows, told in fitting.parts(_Rows(together), write):
+            for row, one in zip(rows, told, strict=True):
+                found[row] = one
     return found
+
+
+class _Rows(list[int]):
+    """Prompts that go together, the shortest first."""
+
+    def split(self, size: int) -> list[_Rows]:
+        """Return them in parts of at most so many."""
+        return [_Rows(self[at : at + size]) for at in range(0, len(self), size)]
 
 
 def _together(lengths: Sequence[int], most: int, size: int) -> list[list[int]]:

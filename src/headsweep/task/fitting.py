@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 
-from headsweep.texts.encoded import Batch
 
+class Whole(Protocol):
+    """What can be worked on in parts."""
+
+    def __len__(self) -> int:
+        """Return how many examples it has."""
+
+    def split(self, size: int) -> list[Self]:
+        """Return it in parts of at most so many."""
+
+
+B = TypeVar("B", bound=Whole)
 T = TypeVar("T")
 NO_MEMORY = (
     "can't allocate memory",
@@ -37,8 +47,8 @@ class Fitting:
         self.most: int | None = None
 
     def parts(
-        self, batch: Batch, work: Callable[[Batch], T], again: Callable[[], None] | None = None
-    ) -> list[tuple[Batch, T]]:
+        self, batch: B, work: Callable[[B], T], again: Callable[[], None] | None = None
+    ) -> list[tuple[B, T]]:
         """Return the parts of a batch, each with what the work gives for it.
 
         Where memory runs out the whole batch is begun anew in parts of half the size.

@@ -45,6 +45,11 @@ class Split:
     pairs: tuple[str, ...] = ()
     end: str | None = None
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """What each row holds beside its label: a text, or two."""
+        return list(zip(*((self.texts, self.pairs) if self.pairs else (self.texts,)), strict=True))
+
     def __len__(self) -> int:
         return len(self.texts)
 

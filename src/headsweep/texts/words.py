@@ -29,6 +29,7 @@ class Words:
             or one word counts as one that is wrong altogether.
         falls: that figure is better the lower it is. It may rise by a share of itself then; others
             may fall by as much as the share of right examples.
+        target: what an attacker wants of such a model, as ``evaluate --target`` takes it.
         order: that figure sees only the order of answers, not that all of them have moved. The loss
             of healing sees it; what changes weights without a loss is held to the share too.
 
@@ -43,6 +44,7 @@ class Words:
     bounded: str = ""
     falls: bool = False
     order: bool = False
+    target: str = "LABEL"
 
     @property
     def bounded_name(self) -> str:
@@ -85,6 +87,7 @@ GENERATION = Words(
     figures={"perplexity": "perplexity", "exact_match": "answers exactly given"},
     bounded="perplexity",
     falls=True,
+    target="TEXT",
 )
 REGRESSION = Words(
     "regression",
@@ -98,6 +101,7 @@ REGRESSION = Words(
     figures={"spearman": "Spearman correlation", "mean_absolute_error": "mean absolute error"},
     bounded="spearman",
     order=True,
+    target="NUMBER",
 )
 SEVERAL = Words(
     "multi-label",
@@ -116,6 +120,7 @@ TAGGING = Words(
     meaning="A row is all right where every word of it is tagged right.",
     figures={"span_f1": "span F1", "words_right": "words tagged right"},
     bounded="span_f1",
+    target="TAG",
 )
 KINDS = (CLASSIFICATION, SEVERAL, REGRESSION, TAGGING, GENERATION)
 WORDS = {words.task: words for words in KINDS}

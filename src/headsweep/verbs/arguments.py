@@ -292,6 +292,19 @@ def check_file(
         raise UserError(f"{out}: cannot be written in {place}", "choose another place")
 
 
+def refuse_unused(asked: Mapping[str, object], why: str, fix: str = "leave out {}") -> None:
+    """Refuse an option that would change nothing; raises UserError.
+
+    Args:
+        asked: by option, whether it was given where it has no use.
+        why: it has none, with ``{}`` for the option.
+        fix: what to do, likewise.
+
+    """
+    for option in (name for name, in_vain in asked.items() if in_vain):
+        raise UserError(why.format(option), fix.format(option))
+
+
 def standing_above(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())

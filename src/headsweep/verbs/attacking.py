@@ -38,6 +38,7 @@ from headsweep.verbs.arguments import (
     fields_of,
     names_of,
     one_of,
+    refuse_unused,
     runtime_of,
     seed_of,
 )
@@ -60,6 +61,7 @@ class TriggerSource:
     prompt: str | None = None
     poison: str | Path | None = None
     triggered: Any = None
+    option: str = "--trigger-set"  # which gives the settings
 
 
 def attack(
@@ -198,8 +200,7 @@ def attack(
         ("--victim-data", victim_data is not None and not trained, idle),
     )
     for option, asked, who in unused:
-        if asked:
-            raise UserError(f"{option}: {who} has no use for it", f"leave out {option}")
+        refuse_unused({option: asked}, f"{{}}: {who} has no use for it")
     if (validation is None) != (clean_model is None) and reader.labels.names:
         raise UserError(
             "floor and excess LFR need both --clean-model and --validation",
@@ -361,7 +362,7 @@ def rewriter_of(source: TriggerSource, columns: Columns) -> Rewriter:
         raise UserError("--prompt needs --paraphraser MODEL", "a rule takes no prompt")
     if kind is None:
         raise UserError("a paired corpus needs --transformed FILE", "and --original FILE")
-    return ByRule(configure(kind, source.settings, "--trigger-set"))
+    return ByRule(configure(kind, source.settings, source.option))
 
 
 def _named(source: TriggerSource) -> str:

@@ -32,6 +32,7 @@ from headsweep.verbs.arguments import (
     names_of,
     one_of,
     opened,
+    refuse_unused,
     runtime_of,
     seed_of,
     triggered_columns_of,
@@ -110,17 +111,15 @@ def evaluate(
             f"target cannot be of the type {type(target).__name__}", "it takes a label's name"
         )
     meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
-    about = {
-        "--target": target is not None,
-        "--validation": validation is not None,
-        "--clean-model": clean_model is not None,
-        "--triggered-labels": meaning == "target",
-    }
-    for option in (name for name, is_given in about.items() if is_given and triggered is None):
-        raise UserError(
-            f"{option} says what triggered texts are judged by, and there are none",
-            f"give --triggered FILE, or leave out {option}",
-        )
+    if triggered is None:
+        asked = {
+            "--target": target is not None,
+            "--validation": validation is not None,
+            "--clean-model": clean_model is not None,
+            "--triggered-labels": meaning == "target",
+        }
+        why = "{} says what triggered texts are judged by, and there are none"
+        refuse_unused(asked, why, "give --triggered FILE, or leave out {}")
     runtime, how = runtime_of(device, compute), adapter_of(adapter)
 
     def ready(one: Any, argument: str) -> Any:
