@@ -147,6 +147,19 @@ def test_a_command_writes_its_log_with_times_and_how_it_ended(tmp_path, capsys):
     assert [handler for handler in LOG.handlers if handler.name == "--log-file"] == []
     assert ended(["--log-file", tmp_path, *asked]) == 2
     assert "--log-file" in capsys.readouterr().err
+    assert ended([*asked, "--log-file"]) == 2
+    assert "'--log-file' requires an argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [["--log-file", "{}"], ["--log-file={}"]])
+def test_a_log_may_be_asked_for_behind_the_command(form, tmp_path, capsys):
+    asked = ["purify", "./none", "--data", "none.csv", "--out", tmp_path / "out"]
+    log = tmp_path / "run.log"
+    assert ended([*asked, *(part.format(log) for part in form), "-v"]) == 2
+    assert "ERROR none.csv: no such file" in log.read_text("utf-8")
+    assert capsys.readouterr().err.count("none.csv: no such file") == 2  # said, and logged
+    assert ended([*asked, "--", "-v"]) == 2
+    assert "none.csv: no such file" not in capsys.readouterr().err
 
 
 def test_a_log_holds_the_steps_of_a_run(trained_folder, csv_file, tmp_path):

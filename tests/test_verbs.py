@@ -333,7 +333,11 @@ def test_verify_and_report_take_a_folder_or_what_purify_gave(done, tmp_path):
     pytest.importorskip("plotly", reason="headsweep[report] is not installed")
     page = done.report(tmp_path / "page.html", title="a <b> title")
     assert "a &lt;b&gt; title" in page.read_text("utf-8")
-    assert "a &lt;b&gt; title" in headsweep.report(folder, title="a <b> title")
+    text = headsweep.report(folder, title="a <b> title")
+    assert "a &lt;b&gt; title" in text
+    again = tmp_path / "again.html"
+    assert headsweep.report(folder, str(again), title="a <b> title") == again
+    assert again.read_text("utf-8") == text
     what, _ = said_by(lambda: done.report(tmp_path / "page.html"))
     assert "is there already" in what
     done.report(tmp_path / "page.html", overwrite=True)

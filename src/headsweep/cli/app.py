@@ -19,7 +19,7 @@ from headsweep.progress import LOG, plain_console
 from headsweep.quick import starting
 
 INTERRUPTED, NOBODY_READS = 130, 141  # the second as of a process that SIGPIPE ends
-DEBUG, LOG_FILE = "--debug", "--log-file"
+DEBUG, LOG_FILE, VERBOSE = "--debug", "--log-file", ("--verbose", "-v")
 
 app = typer.Typer(
     name="headsweep",
@@ -52,13 +52,11 @@ def _options(
     ] = False,
     log_file: Annotated[
         Path | None,
-        typer.Option(help="Append a log with times to this file; give it before the command."),
+        typer.Option(help="Append a log with times to this file."),
     ] = None,
     verbose: Annotated[
         bool,
-        typer.Option(
-            "--verbose", "-v", help="Log to standard error, with times; give it before the command."
-        ),
+        typer.Option(*VERBOSE, help="Log to standard error, with times."),
     ] = False,
 ) -> None:
     del version, debug  # it has been said; main has taken it out
@@ -96,13 +94,30 @@ def _close_log() -> None:
 
 def _refuse_gone(app: Any, words: list[str]) -> None:
     """Say what replaced an option that is gone; raises UserError."""
-    place = 0
-    while len(words) > place and words[place].startswith("-"):
-        place += 2 if words[place] == LOG_FILE else 1
-    command = app.commands.get(words[place]) if len(words) > place else None
+    command = app.commands.get(words[0]) if words else None
     if command is not None:
         known = {option for parameter in command.params for option in parameter.opts}
-        refuse_gone(words[place + 1 :], known)
+        refuse_gone(words[1:], known)
+
+
+def _apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the options of every command, wherever they were typed, and the other words."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            rest += [word, *left]
+        elif word == LOG_FILE:
+            file = next(left, None)
+            if file is None:
+                return [word], []  # it is said to lack its file
+            front += [word, file]
+        elif word in VERBOSE or word.startswith(f"{LOG_FILE}="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front, rest
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of ours
@@ -136,13 +151,13 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     errors = plain_console(stderr=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    words = [word for word in given if word != DEBUG]
-    debug = words != given or os.environ.get("HEADSWEEP_DEBUG", "0") not in ("", "0")
+    everywhere, words = _apart([word for word in given if word != DEBUG])
+    debug = DEBUG in given or os.environ.get("HEADSWEEP_DEBUG", "0") not in ("", "0")
     try:
         command: Any = typer.main.get_command(app)
         _refuse_gone(command, words)
         with ended_by_signals():
-            command.main(words, prog_name="headsweep")
+            command.main([*everywhere, *words], prog_name="headsweep")
         code = 0
     except (UserError, Outcome) as error:
         _trace(errors, error, debug)

@@ -61,7 +61,7 @@ def report(
     refuse_unused(unused, f"{{}}: nothing in {form} shows it")
     from headsweep.verbs.reporting import report as run
 
-    text = run(
+    shown = run(
         results,
         out,
         format=form,
@@ -73,6 +73,6 @@ def report(
         progress=progress_of(quiet),
     )
     if out is None:
-        print(text, end="")
+        print(shown, end="")
         return
     out_console.print(f"written: {out}", soft_wrap=True)

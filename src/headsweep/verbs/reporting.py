@@ -34,12 +34,12 @@ def report(
     beside: str | None = None,
     overwrite: bool = False,
     progress: bool | Progress | None = True,
-) -> str:
-    """Return what a grid of cells, or one purification, shows; write it where a file is named.
+) -> str | Path:
+    """Return what a grid of cells, or one purification, shows, or the file that it was written to.
 
     Args:
         results: the folder of a grid's results, a folder that ``purify`` wrote, or what it gave.
-        out: the file to write; None: none.
+        out: the file to write, which is then returned; None: none, the text is returned.
         format: ``html``, a page that opens offline (needs ``headsweep[report]``); ``markdown`` or
             ``latex``, the tables of a grid; ``svg``, all victims of a grid as one picture.
         title: of the page.
@@ -78,10 +78,11 @@ def report(
             else:
                 name = title or f"Benchmark: {_recipes(found)}"
                 text = page.of_results(found, settings, name, beside)
-    if file is not None:
-        check_file(file, overwrite, read)  # others may have been at work meanwhile
-        page.write(file, text)
-    return text
+    if file is None:
+        return text
+    check_file(file, overwrite, read)  # others may have been at work meanwhile
+    page.write(file, text)
+    return file
 
 
 def _of_one(manifest: Mapping[str, Any], form: str, title: str | None, where: str) -> str:
