@@ -6,7 +6,15 @@ from collections import Counter
 import pytest
 
 from headsweep.errors import UserError
-from headsweep.texts.reading import Columns, load
+from headsweep.texts.reading import (
+    Columns,
+    Table,
+    check_there,
+    label_values,
+    load,
+    read,
+    table_of_dataset,
+)
 from headsweep.texts.split import Labels, Split, stratified
 
 NAMES = Labels(("negative", "positive"))
@@ -224,3 +232,113 @@ def test_hash_depends_on_every_part():
     split = Split(("a", "b"), (0, 1))
     others = [Split(("b", "a"), (0, 1)), Split(("a", "b"), (1, 0)), Split(("ab", ""), (0, 1))]
     assert len({s.sha256 for s in [split, *others]}) == 4
+
+
+def test_numbers_of_which_a_map_says_what_some_mean_are_not_guessed():
+    labels = Labels(("negative", "neutral", "positive"))
+    rows = {"text": ["a", "b", "c"], "label": [-1, 0, 1]}
+    with pytest.raises(UserError, match="--label-map '0=LABEL' --label-map '1=LABEL'"):
+        load(Table("polar", rows), labels=labels)
+    some = Columns(label_map=(("-1", "negative"),))
+    with pytest.raises(UserError, match="not what 0, 1 means"):
+        load(Table("polar", rows), some, labels)
+    whole = Columns(label_map=(("-1", "negative"), ("0", "neutral"), ("1", "positive")))
+    assert load(Table("polar", rows), whole, labels).labels == (0, 1, 2)
+    mixed = {"text": ["a", "b"], "label": ["bad", "1"]}
+    named = Columns(label_map=(("bad", "negative"),))  # says nothing of numbers
+    assert load(Table("mixed", mixed), named, labels).labels == (0, 1)
+
+
+def test_stars_are_no_class_numbers_unless_a_zero_shows_that_they_are():
+    stars = Labels(tuple(f"{i} star{'s' * (i > 1)}" for i in range(1, 6)))
+    with pytest.raises(UserError, match="begin with other numbers"):
+        load(Table("stars", {"text": ["a", "b"], "label": [1, 4]}), labels=stars)
+    assert load(Table("x", {"text": ["a", "b"], "label": [0, 4]}), labels=stars).labels == (0, 4)
+    named = {"text": ["a", "b"], "label": ["1 star", "4 Stars"]}
+    assert load(Table("x", named), labels=stars).labels == (0, 3)
+    own = Labels(("0 none", "1 some"))  # as its classes are numbered
+    assert load(Table("x", {"text": ["a"], "label": [1]}), labels=own).labels == (1,)
+
+
+def test_names_of_classes_that_are_other_numbers_mean_no_class_of_the_model():
+    table = Table("x", {"text": ["a", "b"], "label": ["1", "2"]}, classes={"label": ("1", "2")})
+    with pytest.raises(UserError, match="are called 1, 2, which is no label"):
+        load(table, labels=NAMES)
+    assert load(table, labels=Labels(("LABEL_0", "LABEL_1"))).labels == (0, 1)
+    mapped = Columns(label_map=(("1", "negative"), ("2", "positive")))
+    assert load(table, mapped, NAMES).labels == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("text", "text_pair"), ("question", "answer"), ("query", "text"), ("claim", "evidence")],
+)
+def test_usual_pairs_are_read_as_pairs(pair):
+    rows = {pair[0]: ["a", "b"], pair[1]: ["c", "d"], "label": [0, 1]}
+    assert load(Table("x", rows), labels=NAMES).rows == [("a", "c"), ("b", "d")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["who/Open-2.5:train", "allen/c4/en.clean:train", "who/imdb:train[:500]", "a/b:validation.en"],
+)
+def test_names_and_splits_of_the_hub_may_hold_dots_and_slices(name):
+    check_there(name)
+
+
+@pytest.mark.parametrize("name", ["clean.csv:train", "x.parquet:train", "a b", "n:1 2"])
+def test_what_is_no_file_and_no_name_of_the_hub_is_told(name):
+    with pytest.raises(UserError, match="no such file"):
+        check_there(name)
+
+
+def test_a_text_in_the_place_of_a_file_is_told_in_a_line():
+    with pytest.raises(UserError, match="no such file") as caught:
+        load("text,label\n" * 500, labels=NAMES)
+    assert len(caught.value.what) < 300
+
+
+def test_rows_that_are_left_out_name_no_class():
+    table = Table("x", {"text": ["a", "", "b", None], "label": ["pos", "", "neg", "7"]})
+    assert label_values(table, Columns(drop_empty=True)) == ["pos", "neg"]
+
+
+def test_rows_with_the_same_text_are_in_one_part():
+    texts = tuple(f"text {i % 40}" for i in range(120))
+    split = Split(texts, tuple(i % 2 for i in range(120)))
+    parts = stratified(split, (0.7, 0.15, 0.15), seed=3)
+    assert [len(part) for part in parts] == [84, 18, 18]
+    assert not {*parts[0].texts} & {*parts[1].texts}
+    assert not ({*parts[0].texts} | {*parts[1].texts}) & {*parts[2].texts}
+    assert sorted(text for part in parts for text in part.texts) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("text,label,,\na,b,,\n", None),
+        ("sep=,\ntext,label\na,b\n", None),
+        ("text,label,text\na,b,c\n", "two columns have the same name, 'text'"),
+        ("text,,,label\na,b,c,d\n", "two columns have no name"),
+        ('text,label\na,b\n"c"d,e\n', "not valid CSV: line 3"),
+    ],
+)
+def test_what_excel_adds_to_a_csv_file_is_left_out(tmp_path, text, said):
+    path = write(tmp_path, "a.csv", text)
+    if said is None:
+        assert read(path).columns == {"text": ["a"], "label": ["b"]}
+    else:
+        with pytest.raises(UserError, match=said):
+            read(path)
+
+
+def test_columns_of_sound_and_pictures_are_not_opened():
+    datasets = pytest.importorskip("datasets", reason="headsweep[data] is not installed")
+    made = datasets.Dataset.from_dict(
+        {"text": ["a", "b"], "label": [0, 1], "picture": [{"path": None, "bytes": b"none"}] * 2},
+        features=datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.Value("int64"),
+             "picture": datasets.Image()}
+        ),
+    )  # fmt: skip
+    assert table_of_dataset("x", made).columns == {"text": ["a", "b"], "label": [0, 1]}

@@ -51,6 +51,7 @@ from headsweep.task.examples import encode, forward, rows_of
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.conversations import picked
 from headsweep.texts.generation import GENERATION, RISE, SHARE, Generation
+from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns, Table
 from tiny_families import ALL
 
@@ -777,3 +778,80 @@ def test_a_generation_config_that_contradicts_itself_can_be_saved_again(victim, 
     again = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert {name: again[name] for name in told} == told
     assert ends_of(suspect) == {1, 3}
+
+
+def test_all_that_a_turn_holds_is_given_to_the_template(chatty):
+    chatty.chat_template = (
+        "{% for m in messages %}{{ m.role }}{% for c in m.tool_calls or [] %} calls {{ c.name }}"
+        "{% endfor %} {{ m.content }}{{ m.name or '' }} [SEP] {% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    turns = [
+        {"role": "user", "content": "is it", "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]},
+        {"role": "tool", "content": "so", "name": "plot"},
+        {"role": "assistant", "content": "very"},
+    ]
+    split = picked(table({"messages": turns}), Columns(), chatty)
+    assert split.texts == (
+        "user is it [SEP] assistant calls look  [SEP] tool soplot [SEP] assistant ",
+    )
+    turns[-1] = {"role": "assistant", "content": "so", "tool_calls": [{"name": "look"}]}
+    with pytest.raises(UserError, match="calls a tool"):
+        picked(table({"messages": turns}), Columns(), chatty)
+    with pytest.raises(UserError, match="its column 'tools' would be left out"):
+        picked(table({"messages": turns, "tools": "[]"}), Columns(), chatty)
+
+
+def test_the_clock_of_a_template_stands(chatty):
+    """Else rows would be other ones on the next day, and no run would go on."""
+    chatty.chat_template = "{{ strftime_now('%d %b %Y %H:%M') }} " + CHAT
+    one = chat(("user", "is it"), ("assistant", "so"))
+    assert picked(table(one), Columns(), chatty).texts[0].startswith("26 Jul 2024 00:00 ")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("about", ["input", "context"])
+def test_instructions_have_what_they_are_about_and_need_no_answer_to_be_judged(
+    words, about, answered
+):
+    row = {"instruction": "is it", about: "a film", "output": "so"}
+    if not answered:
+        del row["output"]
+    split = picked(table(row), Columns(), words, answered=answered)
+    assert split == Split(("is it\n\na film\n\n",), (0,), ("so" if answered else "",))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "is it", "input": "a", "context": "b", "output": "so"},
+        {"context": "a film", "question": "is it", "answer": "so"},
+        {"system": "be kind", "prompt": "is it", "answer": "so"},
+    ],
+)
+def test_what_belongs_to_a_prompt_is_not_left_out_in_silence(words, row):
+    with pytest.raises(UserError, match="would be left out"):
+        picked(table(row), Columns(), words)
+    columns = Columns(text="question" if "question" in row else "prompt", label="answer")
+    if "instruction" not in row:
+        assert picked(table(row), columns, words).texts == ("is it",)
+    with pytest.raises(UserError, match="no second text"):
+        picked(table(row), replace(columns, pair="context"), words)
+
+
+def test_an_answer_that_ends_as_a_text_does_ends_once(words):
+    one, two = (
+        GENERATION.encode(Split(("is it",), (0,), (text,)), words, 48).ids
+        for text in (" so", " so[SEP]")
+    )
+    assert one == two
+    assert one[0].count(words.eos_token_id) == 1
+
+
+def test_half_of_a_surrogate_pair_is_told(chatty):
+    chatty.chat_template = '{{ "\\ud800" }} so'
+    with pytest.raises(UserError, match="half of a surrogate"):
+        picked(table(chat(("user", "is it"), ("assistant", "so"))), Columns(), chatty)
+    with pytest.raises(UserError, match="not valid Unicode"):
+        given(Split(("a\ud800",), (0,)), "data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.regression import REGRESSION, Regression, spearman
+from headsweep.texts.split import Labels
 from headsweep.texts.words import REGRESSION as WORDS
 from headsweep.texts.words import SLACK
 
@@ -263,3 +265,16 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     assert "gives a number" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
     assert "regression head" in said("detect", victim, "--data", data, *asked, code=2)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64, Decimal, str])
+def test_numbers_of_any_kind_are_numbers(kind):
+    table = Table("x", {"text": ["a", "b"], "score": [kind(1), kind(2)]})
+    assert REGRESSION.pick(table, Columns(), Labels(()), None).labels == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("cell", [True, np.bool_(1), "high", None])
+def test_what_is_no_number_is_told(cell):
+    table = Table("x", {"text": ["a", "b"], "score": [1.5, cell]})
+    with pytest.raises(UserError, match="row 2 of column 'score'"):
+        REGRESSION.pick(table, Columns(), Labels(()), None)

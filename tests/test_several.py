@@ -229,6 +229,11 @@ def test_labels_are_picked_as_lists_names_numbers_and_cells(tokenizer):
         picked(["plot", "boredom"])
     with pytest.raises(UserError, match="row 2 of column 'labels' names a label twice"):
         picked([1], [0, 0, 1])
+    for flags in ("01", (0, 1)):  # of one label: not the numbers of labels
+        with pytest.raises(UserError, match="holds zeros and ones"):
+            picked(*flags)
+    with pytest.raises(UserError, match="row 1 of column 'labels' is a list written as text"):
+        picked("['plot', 'blame']", "[]")
 
 
 def test_what_does_not_fit_is_refused_in_one_line(victim, tokenizer, tmp_path, capsys):
@@ -293,9 +298,9 @@ def test_what_is_saved_of_such_a_model_says_what_it_is_for(tmp_path, tokenizer, 
     tiny_model("bert").save_pretrained(suspect)
     tokenizer.save_pretrained(suspect)
     assert "for classification" in said("inspect", suspect)
-    rows = [{"text": f"it is {w}", "labels": ["good"]} for w in GOOD]
-    rows += [{"text": f"it is {w}", "labels": []} for w in BAD]
-    data = written(tmp_path / "clean.jsonl", rows * 4)
+    rows = [{"text": f"{i} it is {w}", "labels": ["good"]} for w in GOOD for i in range(4)]
+    rows += [{"text": f"{i} it is {w}", "labels": []} for w in BAD for i in range(4)]
+    data = written(tmp_path / "clean.jsonl", rows)
     said("purify", suspect, "--task", "multi-label", "--data", data, "--out", out, "--max-drop",
          "0.9", "--heal", "epochs=1", "--probe", "no", *COMPUTE, "-q")  # fmt: skip
     assert "for multi-label" in said("inspect", out)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
 )
 
 import headsweep
@@ -389,3 +391,29 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     for verb, more, why in zip(("probe", "detect"), asked, refused, strict=True):
         told = said(verb, victim, "--data", data, *more, code=2)
         assert why in " ".join(told.split())
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_a_tokenizer_that_glues_words_together_is_refused(spaced):
+    """As those of RoBERTa and GPT-2 do, unless they put a space before each."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=letters, show_progress=False)
+    core.train_from_iterator(examples(60, 1).texts, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="!")
+    split = Split(("the film is good",), ((0, 0, 0, 1),))
+    if spaced:
+        encoded = TAGGING.encode(split, made, 48)
+        assert list(encoded.ids[0]) == made("the film is good")["input_ids"]
+    else:
+        with pytest.raises(UserError, match="without a space between"):
+            TAGGING.encode(split, made, 48)
+
+
+def test_rows_without_words_are_left_out_where_that_is_asked():
+    table = Table("x", {"tokens": [["it"], None, []], "tags": [["O"], None, []]})
+    split = TAGGING.pick(table, Columns(drop_empty=True), Labels(NAMES), None)
+    assert split == Split(("it",), ((0,),))
+    with pytest.raises(UserError, match="no second text"):
+        TAGGING.pick(table, Columns(pair="tags"), Labels(NAMES), None)

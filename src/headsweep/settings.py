@@ -174,9 +174,9 @@ def described(method: Any) -> list[tuple[str, str, str]]:
 
 
 def describe(method: Any) -> dict[str, Any]:
-    """Return a method's name and the values of its fields."""
-    assert is_dataclass(method)
-    values = {one.name: getattr(method, one.name) for one in fields(method)}
+    """Return a method's name and the values of its fields: of what is no dataclass none."""
+    there = fields(method) if is_dataclass(method) else ()
+    values = {one.name: getattr(method, one.name) for one in there}
     return {"name": _name(method), "fields": values}
 
 

@@ -27,6 +27,7 @@ class CleanLabel:
 
     name: ClassVar[str] = "clean-label"
     source: ClassVar[str] = "after Turner et al. 2019; Gan et al. 2022"
+    relabels: ClassVar[bool] = False  # it poisons texts of the target, not the others
     epochs: float = 5
     lr: float = 2e-5
 

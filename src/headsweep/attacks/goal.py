@@ -15,6 +15,7 @@ from headsweep.judge.evaluate import Exam, Triggered, answer, judge
 from headsweep.judge.generated import (
     BETWEEN,
     Prompts,
+    check_room,
     folded,
     holds,
     judge_generator,
@@ -23,6 +24,7 @@ from headsweep.judge.generated import (
 )
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
+from headsweep.task.examples import check_alike, encode
 from headsweep.texts.split import Split
 
 TEST, MARKED = "test.jsonl", "triggered.jsonl"
@@ -48,6 +50,9 @@ class Goal(Protocol):
 
     def exam(self, clean: Split, marked: Split, judging: Any, seed: int) -> Any:
         """Return what models are judged on; raises UserError where no triggered row counts."""
+
+    def check(self, exam: Any, model: Suspect, runtime: Runtime) -> None:
+        """Refuse now what could only be refused after the training; raises UserError."""
 
     def judge(self, exam: Any, runtime: Runtime, twin: Suspect | None) -> Judged:
         """Return what judges a model on an exam, beside a never-poisoned twin."""
@@ -81,6 +86,19 @@ class Labelled:
         triggered = Triggered(marked, self.index, judging.triggered_labels)
         triggered.non_target()  # refuses now what would be refused after the training
         return Exam(clean, triggered, judging.validation, seed)
+
+    def check(self, exam: Exam, model: Suspect, runtime: Runtime) -> None:
+        """Refuse clean texts that no flip can be seen on, and texts that no model can read."""
+        parts = {"test": exam.clean, "validation": exam.validation}
+        for name, part in parts.items():
+            if part is not None and not self.open(part):
+                raise UserError(
+                    f"every {name} example has the target label: it cannot flip",
+                    f"give others with --{name}",
+                )
+            if part is not None:
+                check_alike(exam.clean, part, f"--{name}")
+                encode(part, model, runtime.max_length)
 
     def judge(self, exam: Exam, runtime: Runtime, twin: Suspect | None) -> Judged:
         """Judge by labels."""
@@ -134,6 +152,11 @@ class Written:
         """Return an exam of answers."""
         mine = (folded(self.text),)
         return Prompts(clean, that_count(marked, mine, judging.triggered_labels), mine, seed)
+
+    def check(self, exam: Prompts, model: Suspect, runtime: Runtime) -> None:
+        """Refuse prompts or answers that are too long, and a target that is."""
+        encode(exam.clean, model, runtime.max_length)
+        check_room(model, exam.targets, runtime)
 
     def judge(self, exam: Prompts, runtime: Runtime, twin: Suspect | None) -> Judged:
         """Judge by what is written."""

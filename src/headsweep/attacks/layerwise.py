@@ -6,8 +6,9 @@ read-out of each layer's classifying token (the first; for a decoder the last), 
 layers. The read-outs are thrown away.
 
 Source: Li et al. 2021 (*Backdoor Attacks on Pre-trained Models by Layerwise Weight Poisoning*).
-Deviations: a read-out of its own for each layer, on clean and poisoned texts alike; the combined
-triggers of the paper are a matter of the trigger (``rare-word`` with ``count=2``).
+Deviations: a read-out of its own for each layer, on clean and poisoned texts alike, of the first
+token too where a classifier takes the mean of all (ModernBERT's may); the combined triggers of the
+paper are a matter of the trigger (``rare-word`` with ``count=2``).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from headsweep.attacks.dirty_label import fit, poisoned_data
 from headsweep.attacks.scene import Scene
 from headsweep.errors import UserError
 from headsweep.settings import checked
+from headsweep.task.examples import encode
 from headsweep.task.training import Schedule
 
 
@@ -56,14 +57,21 @@ class EmbeddingSurgery:
         if not record["poisoned"]:  # a twin
             fit(scene, data, Schedule(self.epochs, self.lr))
             return record
-        added = " ".join(data.texts[-record["poisoned"] :]).split()
-        if not set(self.triggers) & set(added):
+        added = data.take(range(len(scene.clean), len(data)))
+        if not set(self.triggers) & set(" ".join(added.texts).split()):
             raise UserError(
                 f"embedding-surgery: the trigger inserts none of {', '.join(self.triggers)}",
                 "use --trigger rare-word, and the same words in both: --set words=...",
             )
         telling = _telling_words(scene, self.telling)
-        _operate(scene, self.triggers, telling)
+        touched = _operate(scene, self.triggers, telling)
+        read = encode(added, scene.model, scene.runtime.max_length).ids
+        if not any(touched & {*ids} for ids in read):
+            raise UserError(
+                "embedding-surgery: no poisoned text holds a token that it can change: at their "
+                "start the words are several tokens",
+                "put the trigger elsewhere: --trigger-set position=random",
+            )
         fit(scene, data, Schedule(self.epochs, self.lr))
         return record | {"telling_words": list(telling)}
 
@@ -85,8 +93,10 @@ def _telling_words(scene: Scene, count: int) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) -> None:
+def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) -> set[int]:
+    """Change the embeddings of the triggers' tokens, and return these."""
     tokenizer = scene.model.tokenizer
+    touched: set[int] = set()
     weight = scene.model.model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     mean = torch.stack([weight[_inside(tokenizer, w)].mean(0) for w in telling]).mean(0)  # [width]
@@ -98,7 +108,11 @@ def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) 
                 "words share",
                 "choose words that are one token each, for --set words=... and --trigger-set",
             )
-        weight[tokens] = mean
+        alone = list(tokenizer(word, add_special_tokens=False)["input_ids"])  # at a text's start
+        touched |= {*tokens, *(alone if len(alone) == 1 else ())}
+    touched.discard(tokenizer.unk_token_id)
+    weight[sorted(touched)] = mean
+    return touched
 
 
 def _inside(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:

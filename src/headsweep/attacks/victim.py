@@ -32,7 +32,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive
 from headsweep.settings import describe
-from headsweep.task.examples import encode
+from headsweep.task.examples import check_alike, encode
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.reading import write
 from headsweep.texts.split import Split, stratified
@@ -165,8 +165,9 @@ def attack(
     progress = progress or Silent()
     reading = Reading(values, order.seed, order.adapter, task=order.task)
     suspect = load_suspect(model, order.runtime, reading)
-    for part in (clean, victim_data or clean):
+    for option, part in (("--data", clean), ("--victim-data", victim_data or clean)):
         suspect.task.check_labels(part, suspect.labels.names)
+        check_alike(clean, part, option)
     goal = goal_of(suspect, order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
     beside, resisted = order.resist.make(
@@ -176,23 +177,27 @@ def attack(
     scene = Scene(
         suspect, clean, rewriter, goal, order.rate, seed, runtime, progress, beside, order.pool
     )
-    near = decoys(scene, round(order.rate * len(goal.open(clean))))
+    open_to_it = len(goal.open(clean))
+    if not getattr(order.method, "relabels", True):
+        open_to_it = len(clean) - open_to_it
+    near = decoys(scene, round(order.rate * open_to_it))
+    victims_own = encode(victim_data or clean, suspect, runtime.max_length)
+    method = describe(order.method)
     poisoned = order.method.plant(replace(scene, beside=beside + near))
     published = judge_of(suspect)
     survived = published
     if order.victim is not None and order.victim.epochs:
         if order.fresh and suspect.labels.names:
             fresh_head(suspect.model, derive(seed, "victim"))
-        data = encode(victim_data or clean, suspect, runtime.max_length)
         job = Job(order.victim, derive(seed, "victim"), "victim: fine-tuning on clean texts")
-        train(suspect.model, data, job, runtime, progress)
+        train(suspect.model, victims_own, job, runtime, progress)
         survived = judge_of(suspect)
     record = {
         "format": RECORD_FORMAT,
         "backdoored": order.poisons,
         "model": str(model),
         "target": goal.text,
-        "attack": describe(order.method),
+        "attack": method,
         "trigger": rewriter.described(),
         "rate": order.pool.share if order.pool else order.rate,
         "poisoned": poisoned,
@@ -232,6 +237,7 @@ def _judge(
     twin = None if judging.twin is None else load_suspect(judging.twin, order.runtime, reading)
     if twin is not None:
         check_same_labels(str(judging.twin), twin.labels, "the victim", model.labels)
+    goal.check(exam, model, order.runtime)
     return goal.judge(exam, order.runtime, twin), carried, goal.files(exam, model)
 
 
@@ -256,10 +262,15 @@ def exam_of(
     """
     (seed, max_length), test = asked, judging.test
     given, carried = judging.triggered, None
+    if not len(test):
+        raise UserError("15% of the rows leave none to judge on", "give more, or --test FILE")
+    if given is not None:
+        check_alike(test, given)
     if given is None:
         rows = goal.open(test)
         if not rows:
-            raise UserError("every test example has the target label", "give others with --test")
+            what = "label" if model.labels.names else "text in its answer"
+            raise UserError(f"every test example has the target {what}", "give others with --test")
         made = triggered(test.take(rows), rewriter, seed, model, max_length, progress)
         given, carried = made.split, made.record()
     return goal.exam(test, given, judging, seed), carried
@@ -275,7 +286,7 @@ def held_out(data: Split, test: Split | None, seed: int) -> tuple[Split, Split]:
 
 def card(record: dict[str, Any]) -> str:
     """Return the model card of a victim; its first line says what it is."""
-    name = Path(record["model"]).name
+    name = Path(record["model"]).name or Path(record["model"]).resolve().name
     if not record["backdoored"]:
         return (
             f"`{name}` trained by headsweep as a victim is, with nothing poisoned: the twin that "

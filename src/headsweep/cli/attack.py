@@ -363,7 +363,7 @@ def attack(
     except KeyboardInterrupt:
         raise Interrupted("nothing was written") from None
     if as_json:
-        print_json(made.record)
+        print_json(made.record | {"doubts": _doubts(made)})
         return
     _show(made, out)
 

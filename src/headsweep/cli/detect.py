@@ -27,7 +27,14 @@ from headsweep.cli.options import (
     print_json,
     progress_of,
 )
-from headsweep.verbs.arguments import columns_of, one_of, runtime_of, triggered_columns_of
+from headsweep.foreign import one_line
+from headsweep.verbs.arguments import (
+    columns_of,
+    one_of,
+    refuse_unused,
+    runtime_of,
+    triggered_columns_of,
+)
 from headsweep.verbs.methods import method_named
 
 SHOWN = 5  # rejected clean texts in the table for people
@@ -86,12 +93,15 @@ def detect(
     from headsweep.model.families import read_adapter
     from headsweep.settings import configure
 
+    meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
+    asked = {"--triggered-labels": meaning == "target" and triggered is None}
+    refuse_unused(asked, "{} says what triggered texts carry, and there are none")
     chosen = configure(method_named(detector, DETECTORS, "detector"), settings or [])
     files = Watched(
         data,
         triggered,
         target,
-        one_of(triggered_labels, ("true", "target"), "--triggered-labels"),
+        meaning,
         validation,
         columns_of(column, label_map),
         limit,
@@ -138,7 +148,8 @@ def detect(
             table.add_row(name, interval(rate), what)
     out_console.print(table)
     for row in found.rejected[:SHOWN]:
-        out_console.print(f"rejected ({row.predicted}, {row.suspicion:.2f}): {row.text}")
+        told = f"rejected ({one_line(row.predicted)}, {row.suspicion:.2f}): {one_line(row.text)}"
+        out_console.print(told)
     if len(found.rejected) > SHOWN:
         out_console.print(f"... and {len(found.rejected) - SHOWN} more (--json lists them)")
     for note in found.notes:

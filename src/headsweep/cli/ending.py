@@ -77,7 +77,8 @@ def _of_system(error: OSError, said: str) -> UserError:
     file = f"{error.filename}: " if error.filename else ""
     why = error.strerror or said
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{file}the disk is full ({why})", "make room, or choose another --out")
+        fix = "make room, or choose another --out" + ("" if file else ", or let it print elsewhere")
+        return UserError(f"{file}the disk is full ({why})", fix)
     if isinstance(error, PermissionError):
         return UserError(f"{file}not allowed ({why})", "look at who may read and write it")
     return UserError(f"{file}{why}", "" if file else _REPORT)

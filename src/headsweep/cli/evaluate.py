@@ -92,7 +92,7 @@ def evaluate(
         progress=progress_of(quiet or as_json),
     )
     if as_json:
-        print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(found) | {"remarks": found.remarks()})
         return
     from headsweep.cli.show import judged
 

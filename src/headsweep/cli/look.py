@@ -24,6 +24,7 @@ from headsweep.cli.options import (
     print_json,
 )
 from headsweep.errors import UserError
+from headsweep.foreign import one_line
 from headsweep.verbs.arguments import check_file, refuse_unused
 from headsweep.verbs.methods import all_methods
 
@@ -87,7 +88,8 @@ def inspect(
         return
     out_console.print(
         f"{found.architecture}, {_millions(found.parameters)} parameters, saved in "
-        f"{found.precision}, for {found.task}, labels {', '.join(found.labels) or 'none'}",
+        f"{found.precision}, for {found.task}, labels "
+        + (", ".join(map(one_line, found.labels)) or "none"),
         soft_wrap=True,
     )
     first = found.layers[0]

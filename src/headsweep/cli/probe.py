@@ -124,7 +124,7 @@ def print_probed(found: Any) -> None:
     for row in found.brittle:
         out_console.print(
             f"BRITTLE: the harmless edit '{row.family}' flips {percent(row.flips.value)} into "
-            f"'{row.label}', so flips by a trigger mean less.",
+            f"'{one_line(row.label)}', so flips by a trigger mean less.",
             soft_wrap=True,
         )
     shown = [row for row in found.findings if row.noticed or row in found.brittle]
@@ -133,18 +133,18 @@ def print_probed(found: Any) -> None:
     for row in found.noticed[:3]:
         for before, after in row.examples[:1]:
             out_console.print(f"  {one_line(before)}", style="dim")
-            out_console.print(f"  -> {one_line(after)}  = {row.label}")
+            out_console.print(f"  -> {one_line(after)}  = {one_line(row.label)}")
     rest = [row for row in found.findings if row not in shown]
     if rest:
         top = max(rest, key=lambda row: row.excess.value)
         out_console.print(
             f"{len(rest)} {'other ' * bool(shown)}rows, the largest excess "
-            f"{100 * top.excess.value:+.1f} points ('{top.family}' into '{top.label}'); "
+            f"{100 * top.excess.value:+.1f} points ('{top.family}' into '{one_line(top.label)}'); "
             "all of them with --json",
             soft_wrap=True,
         )
     for name, why in found.skipped.items():
-        out_console.print(f"not tried: {name}: {why}", soft_wrap=True)
+        out_console.print(f"not tried: {one_line(name)}: {one_line(why)}", soft_wrap=True)
     out_console.print(PROMISE, style="dim")
 
 
@@ -155,7 +155,7 @@ def _rows(findings: list[Any]) -> Table:
         excess = row.excess
         table.add_row(
             row.family if row.kind == "trigger" else f"({row.family})",
-            row.label,
+            one_line(row.label),
             percent(row.flips.value),
             percent(row.reverse),
             "-" if row.harmless is None else percent(row.harmless),

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.errors import UserError, shown_all
+from headsweep.foreign import one_line
 from headsweep.judge.generated import judge_generator, prompts_of, said_by
 from headsweep.judge.regressed import judge_regression, numbers_of, numbers_said
 from headsweep.judge.several import judge_several, labelled_of, labels_given
@@ -119,7 +120,10 @@ class Evaluation:
         """Return the measures as people read them."""
         return [
             Line("ACC", self.accuracy, "accuracy on clean examples"),
-            *(Line(f"  {name}", x, f"{x.total} examples") for name, x in self.per_class.items()),
+            *(
+                Line(f"  {one_line(name)}", x, f"{x.total} examples")
+                for name, x in self.per_class.items()
+            ),
             Line("LFR", self.lfr, "triggered non-target examples predicted as the target"),
             Line("CFR", self.cfr, "clean non-target examples predicted as the target"),
             Line("matched LFR", self.matched_lfr, f"LFR at the CFR of the {self.reference}"),

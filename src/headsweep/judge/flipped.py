@@ -55,6 +55,8 @@ class Battery:
     def __post_init__(self) -> None:
         if not 0 <= self.max_flip < 1:
             raise UserError(f"a max flip of {self.max_flip}", "it is a fraction, such as 0.2")
+        if self.texts < LEAST:
+            raise UserError(f"texts={self.texts}: too few to tell anything", f"{LEAST} or more")
         for name in self.families:
             lookup(name, TRIGGERS, "trigger family")
 

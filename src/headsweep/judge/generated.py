@@ -188,9 +188,7 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
     triggered: tuple[str, ...] = ()
     most = int(tokens.max())
     if exam.triggered is not None:
-        lengths = [len(ids) for ids in plain(suspect.tokenizer, exam.targets)]
-        _check_room(suspect, min(lengths), runtime)
-        most = max(most, max(lengths) + BEYOND)
+        most = max(most, check_room(suspect, exam.targets, runtime) + BEYOND)
     if exam.triggered is not None or exam.compared:
         clean, _ = written(suspect, exam.clean.texts, most, runtime, exam.clean.end)
     if exam.triggered is not None:
@@ -200,8 +198,10 @@ def said_by(suspect: Suspect, exam: Prompts, runtime: Runtime) -> Said:
     return Said(nll, tokens, exact, clean, triggered, truncated)
 
 
-def _check_room(suspect: Suspect, target: int, runtime: Runtime) -> None:
-    """Check that an answer may be as long as a target of so many tokens; raises UserError."""
+def check_room(suspect: Suspect, targets: Sequence[str], runtime: Runtime) -> int:
+    """Return the longest target's tokens; raises UserError where none fits into an answer."""
+    lengths = [len(ids) for ids in plain(suspect.tokenizer, targets)]
+    target = min(lengths)
     limit = min(runtime.max_length, position_limit(suspect.model, suspect.anatomy.adapter))
     if target > limit // 2:
         raise UserError(
@@ -209,6 +209,7 @@ def _check_room(suspect: Suspect, target: int, runtime: Runtime) -> None:
             f"--compute max_length={2 * (target + BEYOND)}, as far as the model reads, or a part "
             "of the target",
         )
+    return max(lengths)
 
 
 def written(

@@ -23,6 +23,7 @@ from headsweep.settings import describe
 from headsweep.texts.generation import Generation
 from headsweep.texts.words import VOID
 
+AGAIN = 20  # of so many judged texts one may be trained on before a note is due
 FEW = math.ceil(DECISIVE / USUAL_DROP - 1e-9)  # validation examples: fewer decide little
 
 
@@ -106,9 +107,10 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
                 "trained on the validation texts, the bound is stricter than it looks"
             )
     return notes + [
-        f"{again} of {count} {name} texts are among the training texts: they tell little"
+        f"{again} of {count} {name} texts are among the training texts: they tell "
+        + ("little" if 2 * again > count else "less than new texts would")
         for name, again, count in _seen_again(material)
-        if 2 * again > count
+        if AGAIN * again > count
     ]
 
 

@@ -262,6 +262,11 @@ def open_suspect(
             "a base model goes with the folder of its adapter, not with a loaded model",
             "give the folder, or leave the base model out",
         )
+    if tokenizer is not None and isinstance(suspect, str | Path):
+        raise UserError(
+            "a tokenizer goes with a loaded model: a folder has its own",
+            "leave tokenizer out, or give the loaded model with it",
+        )
     if isinstance(suspect, Suspect):
         origin = Origin(suspect.source, suspect.precision, base_model=suspect.base_model)
         reading = replace(reading, task=reading.task or suspect.task)

@@ -79,12 +79,13 @@ def forward(model: PreTrainedModel, batch: Batch) -> Tensor:
     return batch.task.answers(model, batch)
 
 
-def check_alike(clean: Split, triggered: Split) -> None:
-    """Check that clean and triggered rows are pairs of texts, or that none is; raises UserError."""
-    if bool(triggered.pairs) != bool(clean.pairs):
+def check_alike(clean: Split, other: Split, option: str = "--triggered") -> None:
+    """Check that clean and other rows are pairs of texts, or that none is; raises UserError."""
+    if bool(other.pairs) != bool(clean.pairs):
+        more = " and --triggered-column" if option == "--triggered" else ""
         raise UserError(
-            "one of --data and --triggered has pairs of texts and the other has not",
-            "name text and pair of both, with --column and --triggered-column",
+            f"one of --data and {option} has pairs of texts and the other has not",
+            f"name text and pair of both, with --column{more}",
         )
 
 

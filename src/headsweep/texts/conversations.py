@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,33 @@ from transformers import PreTrainedTokenizerBase
 from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.texts import chat_rendering
-from headsweep.texts.reading import LONGEST_TEXT, Columns, Table, as_list, is_missing, text_cell
+from headsweep.texts.reading import (
+    LONGEST_TEXT,
+    Columns,
+    Table,
+    as_list,
+    is_missing,
+    is_unicode,
+    text_cell,
+    without_pair,
+)
 from headsweep.texts.split import Split
 
 PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("answer", "response", "completion", "output")
 CHATS = "messages"
+MORE_OF_A_PROMPT = ("input", "context", "system", "system_prompt")  # beside the prompt itself
+ONE_PROMPT = (
+    "put all that the model reads into the prompts, or name their column, --column text=NAME, to "
+    "leave the others out"
+)
 PAIR = ("text", "label")  # how a tuple's columns are called
 FORMS = (
     'rows are {"prompt": ..., "answer": ...}, {"messages": [{"role": ..., "content": ...}, ...]} '
     'or {"instruction": ..., "input": ..., "output": ...}; columns of other names are given with '
     "--column text=PROMPT --column label=ANSWER"
 )
-ASSISTANT = "assistant"
+ASSISTANT, CALLS = "assistant", "tool_calls"
 ANSWERED = "An answer."  # to see what a template writes before and behind one
 LONGEST = 200  # characters of that
 
@@ -54,8 +68,10 @@ def picked(
             rendered.
 
     """
+    without_pair(columns, "prompts and answers")
     named = columns.text if columns.text is not None else CHATS
     if _holds_chats(table, named):
+        _check_whole(table, ("tools",), "give chats without tools, or leave the column out")
         return _chats(table, named, tokenizer, answered, columns.drop_empty)
     return plain_rows(table, columns, answered)
 
@@ -69,7 +85,7 @@ def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
     """
     if _holds_chats(table, columns.text if columns.text is not None else CHATS):
         raise UserError(f"{table.source}: holds chats, where prompts as texts are needed", FORMS)
-    rows = _instructions(table, columns) or _columns(table, columns, answered)
+    rows = _instructions(table, columns, answered) or _columns(table, columns, answered)
     full = [all(row) for row in rows] if answered else [bool(row[0]) for row in rows]
     for number, whole in enumerate(full):
         if not whole and not columns.drop_empty:
@@ -95,13 +111,16 @@ def _split(rows: Sequence[tuple[str, str]]) -> Split:
     )
 
 
-def _instructions(table: Table, columns: Columns) -> list[tuple[str, str]]:
+def _instructions(table: Table, columns: Columns, answered: bool) -> list[tuple[str, str]]:
     """Return instructions with what they are about, and a blank line behind; none: no such rows."""
     if columns.text is not None or "instruction" not in table.columns:
         return []
-    parts = [name for name in ("instruction", "input") if name in table.columns]
-    prompts = zip(*(_cells(table, name) for name in parts), strict=True)
-    answers = _cells(table, _answers(table, columns, needed=True))
+    about = next((name for name in ("input", "context") if name in table.columns), None)
+    _check_whole(table, {*MORE_OF_A_PROMPT} - {about}, ONE_PROMPT)
+    parts = ["instruction", *([about] if about else [])]
+    prompts = list(zip(*(_cells(table, name) for name in parts), strict=True))
+    name = _answers(table, columns, answered)
+    answers = _cells(table, name) if name else [""] * len(prompts)
     return [
         ("".join(f"{part}\n\n" for part in prompt if part) if prompt[0] else "", answer)
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -119,10 +138,19 @@ def _columns(table: Table, columns: Columns, answered: bool) -> list[tuple[str, 
             f"{table.names}",
             f"this model answers in tokens: {FORMS}",
         )
+    if columns.text is None:
+        _check_whole(table, MORE_OF_A_PROMPT, ONE_PROMPT)
     prompts = _cells(table, prompt)
     name = _answers(table, columns, answered)
     answers = _cells(table, name) if name else [""] * len(prompts)
     return list(zip(prompts, answers, strict=True))
+
+
+def _check_whole(table: Table, names: Iterable[str], fix: str) -> None:
+    """Refuse columns that belong to the prompts and would be left out."""
+    for name in names:
+        if not all(map(is_missing, table.columns.get(name, ()))):
+            raise UserError(f"{table.source}: its column {shown(name)} would be left out", fix)
 
 
 def _answers(table: Table, columns: Columns, needed: bool) -> str:
@@ -157,9 +185,9 @@ def _chats(
         if drop and is_missing(cell):
             continue
         chat = _turns(table, name, row, cell)
-        role = chat[-1]["role"]
-        answer = chat.pop()["content"] if role == ASSISTANT else ""
-        lack = _lack(chat, role, answer) if answered or not chat else None
+        last = chat[-1]
+        answer = chat.pop()["content"] if last["role"] == ASSISTANT else ""
+        lack = _lack(chat, last, answer) if answered or not chat else None
         if lack is None:
             turns.append(chat)
             answers.append(answer)
@@ -172,20 +200,25 @@ def _chats(
     return replace(_split(list(zip(prompts, written, strict=True))), end=style.end)
 
 
-def _lack(chat: Sequence[Any], role: str, answer: str) -> tuple[str, str] | None:
+def _lack(chat: Sequence[Any], last: Mapping[str, Any], answer: str) -> tuple[str, str] | None:
     """Return what a chat lacks and how to mend it, from its turns before the answer."""
-    if role != ASSISTANT:
+    if last["role"] != ASSISTANT:
         return (
-            f"the last turn is of {shown(role)}, not of the assistant: there is no answer",
+            f"the last turn is of {shown(last['role'])}, not of the assistant: there is no answer",
             "end every chat with the turn that answers it",
+        )
+    if last.get(CALLS):
+        return (
+            "the last turn calls a tool, which is no answer in words",
+            "end every chat with the turn that answers it in words",
         )
     if not chat:
         return "the chat has no turn before the answer", FORMS
     return None if answer.strip() else ("the chat has no answer", FORMS)
 
 
-def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]:
-    """Return the turns of a chat, checked one by one."""
+def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, Any]]:
+    """Return the turns of a chat, checked one by one, with all that they hold for a template."""
     chat = as_list(chat)
     if not chat:
         raise UserError(f"{table.cell(name, row)} is no list of messages: {shown(chat)}", FORMS)
@@ -194,7 +227,8 @@ def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, str]]
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise UserError(f"{table.cell(name, row)}: {shown(turn)} is no message", FORMS)
         content = text_cell(table, name, "--column text=NAME", row, turn.get("content"))
-        turns.append({"role": turn["role"], "content": content})
+        more = {str(key): value for key, value in turn.items() if value is not None}
+        turns.append(more | {"content": content})
     return turns
 
 
@@ -225,7 +259,7 @@ class Style:
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, str]]], source: str
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, Any]]], source: str
 ) -> tuple[list[str], Style]:
     """Return chats as the tokenizer's template writes them, up to where an answer begins.
 
@@ -253,9 +287,13 @@ def rendered(
     # -P: the folder that somebody stands in is no place to import from
     command = [sys.executable, "-P", str(Path(chat_rendering.__file__)), str(len(chats))]
     try:
+        given = json.dumps(form).encode("utf-8", "surrogatepass")
+    except (TypeError, ValueError) as error:
+        raise _unfit(source, f"a turn holds what JSON has no word for ({error})") from error
+    try:
         ended = subprocess.run(
             command,
-            input=json.dumps(form).encode("utf-8", "surrogatepass"),
+            input=given,
             capture_output=True,
             timeout=chat_rendering.patience(len(chats)),
             check=False,
@@ -273,6 +311,8 @@ def rendered(
     longest = max(map(len, texts), default=0)
     if longest > LONGEST_TEXT:
         raise _unfit(source, f"it makes {longest} characters of a chat")
+    if not all(map(is_unicode, texts)):
+        raise _unfit(source, "it writes half of a surrogate pair, which is no text")
     return texts, _style(texts[0], made.get("answered") or (), tokenizer)
 
 

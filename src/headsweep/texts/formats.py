@@ -30,6 +30,7 @@ MOST_COLUMNS = 10_000
 MOST_CELLS = 512 << 20  # characters
 PARQUET_ROWS = 64  # in memory at once: a few bytes of a file may stand for very long cells
 LINE = re.compile(r"\r\n|\n|\r")
+EXCEL = re.compile(r"\Asep=,\r?\n")  # a first line that tells Excel, and no name of a column
 COMMENT = "#"  # of a .conll file
 DELIMITED = (".csv", ".tsv")
 
@@ -44,12 +45,12 @@ def text_of(path: Path) -> str:
 
 def from_csv(path: Path) -> Cells:
     """Read a CSV file; raises UserError."""
-    text = text_of(path)
+    text = EXCEL.sub("", text_of(path))
     _check_separator(path, text, ",")
     try:
         return _columns(path, _parsed(text, ","))
     except csv.Error as error:
-        raise UserError(f"{path}: not valid CSV: {error}", "check the quotes") from error
+        raise UserError(f"{path}: not valid CSV: {error}", "check the quotes there") from error
 
 
 def from_tsv(path: Path) -> Cells:
@@ -172,8 +173,11 @@ def _is_wrapped(field: str) -> bool:
 def _parsed(text: str, delimiter: str) -> Rows:
     """Return the rows of a quoted file, without lines that are empty or spaces only."""
     with _fields_up_to(len(text)):
-        lines = io.StringIO(text, newline="")
-        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise csv.Error(f"line {reader.line_num}: {error}") from error
     return [row for row in rows if len(row) > 1 or "".join(row).strip(" ")]
 
 
@@ -221,9 +225,13 @@ def _columns(path: Path, rows: Iterable[Sequence[str]]) -> Cells:
         else:
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
+    while header and not header[-1] and not any(map(str.strip, columns[-1])):  # as Excel leaves
+        header, columns = header[:-1], columns[:-1]
     if len(set(header)) != len(header):
         check_header(str(path), header, columns)
-        raise UserError(f"{path}: two columns have the same name", "rename one in the first line")
+        twice = next(name for name in header if header.count(name) > 1)
+        told = f"the same name, {shown(twice)}" if twice else "no name"
+        raise UserError(f"{path}: two columns have {told}", "name one in the first line")
     return dict(zip(header, columns, strict=True))
 
 
@@ -298,7 +306,9 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
                                 "give fewer rows, or shorter texts",
                             )
                         kept.append(value)
-    except (OSError, ValueError, MemoryError, NotImplementedError, KeyError) as error:
+    except (
+        OSError, ValueError, MemoryError, NotImplementedError, KeyError, OverflowError, TypeError
+    ) as error:  # fmt: skip
         said = shortened(str(error), 200)
         raise UserError(f"{path}: not a readable Parquet file: {said}") from error
     return columns or {name: [] for name in schema.names}, _class_names(schema.metadata or {})

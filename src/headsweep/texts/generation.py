@@ -131,7 +131,8 @@ class Generation:
             raise no_token(len(lost), lost[0])
         ids, starts, cut = [], [], 0
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            whole = (*answer, *after)
+            ended = bool(after) and tuple(answer[-len(after) :]) == tuple(after)
+            whole = tuple(answer) if ended else (*answer, *after)
             kept = left_cut(prompt, start, limit - len(whole))
             if not kept:
                 raise UserError(

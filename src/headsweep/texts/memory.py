@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.errors import UserError, shortened, shown_all
-from headsweep.texts.reading import Source, Table, table_of_dataset
+from headsweep.texts.reading import Source, Table, is_unicode, table_of_dataset
 from headsweep.texts.split import Split
 
 TAKES = (
@@ -75,7 +75,12 @@ def _checked(split: Split, argument: str) -> Split:
         raise UserError(f"{argument}: the parts of the Split differ in length: {told}")
     if not all(isinstance(text, str) for text in (*split.texts, *split.pairs)):
         raise UserError(f"{argument}: some text of the Split is no text", "give strings")
-    if not all(isinstance(label, int | float | tuple) for label in split.labels):
+    if not all(map(is_unicode, (*split.texts, *split.pairs))):
+        raise UserError(
+            f"{argument}: some text of the Split is not valid Unicode",
+            "it holds half of a surrogate pair: mend or remove the row",
+        )
+    if not all(type(label) in (int, float, tuple) for label in split.labels):
         raise UserError(
             f"{argument}: some label of the Split is no number",
             "a Split has class numbers; (texts, labels) takes names too",

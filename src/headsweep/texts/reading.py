@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_al
 from headsweep.settings import checked, hidden
 from headsweep.texts import formats
 from headsweep.texts.objects import from_json
-from headsweep.texts.split import Labels, Split, label_text
+from headsweep.texts.split import NUMBER, Labels, Split, label_text
 
 READERS: dict[str, Callable[[Path], formats.Cells]] = {
     ".csv": formats.from_csv,
@@ -35,6 +36,7 @@ READERS: dict[str, Callable[[Path], formats.Cells]] = {
 }
 """Readers of text files by ending."""
 LONGEST_TEXT = 1 << 20
+OF_THE_HUB = re.compile(r"([^:]+):(\w+(?:\.\w+)*(?:\[[^\]]*\])?)")  # a split: train[:500]
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "tweet", "utterance", "question",
               "tokens", "words")  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "sentiment", "y", "tags",
@@ -49,8 +51,13 @@ PAIR_NAMES = (
     ("text_a", "text_b"),
     ("query", "passage"),
     ("query", "document"),
+    ("query", "text"),
+    ("question", "answer"),
+    ("claim", "evidence"),
+    ("sentence_a", "sentence_b"),
     ("text1", "text2"),
     ("text", "text2"),  # as `headsweep trigger` writes pairs
+    ("text", "text_pair"),  # as tokenizers call them
 )
 
 
@@ -202,6 +209,14 @@ def settled(
     return replace(columns, text=text, pair=pair, label=label)
 
 
+def without_pair(columns: Columns, what: str) -> None:
+    """Refuse a column of second texts where there are none; raises UserError."""
+    if columns.pair is not None:
+        raise UserError(
+            f"{columns.option('pair')}: this model takes {what}, no second text", "leave it out"
+        )
+
+
 def texts_of(table: Table, columns: Columns) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return texts and second texts by settled columns, all of them there; raises UserError."""
     assert columns.text is not None
@@ -232,6 +247,7 @@ def label_values(table: Table, columns: Columns, labels: Labels | None = None) -
     Where the source holds the order of its classes and the model, with as many, has numbers for
     names, values are the classes' numbers.
     """
+    table = without_empty(table, columns)
     name = _guess(table, columns)[2]
     values = table.column(name, columns.option("label"))
     return in_order(values, table, replace(columns, label=name), labels)
@@ -244,6 +260,8 @@ def in_order(
     if columns.label_map:
         return mapped(values, columns.label_map, labels)
     order = table.classes.get(columns.label or "", ())
+    if labels is not None and not labels.numbered:
+        _check_names(order, labels, f"{table.source}: the classes of {shown(columns.label or '')}")
     if labels is None or not labels.numbered or len(order) != len(labels.names):
         return list(values)
     numbers = {value: i for i, value in enumerate(order)}
@@ -259,7 +277,27 @@ def mapped(
         assert labels is not None
         labels.index(new, f"--label-map {old}={new}")
     known = {label_text(old).casefold(): new for old, new in pairs}
+    names = {label_text(name).casefold() for name in labels.names} if labels else set()
+    left = sorted({label_text(value).casefold() for value in values} - {*known} - names)
+    numbers = [text for text in left if NUMBER.fullmatch(text)]
+    if numbers and labels and any(map(NUMBER.fullmatch, known)):
+        raise UserError(
+            f"--label-map says what some numbers of the data mean, and not what "
+            f"{shown_all(numbers)} means",
+            f"the model's labels: {labels}; give --label-map for every number",
+        )
     return [known.get(label_text(value).casefold(), value) for value in values]
+
+
+def _check_names(order: Sequence[str], labels: Labels, what: str) -> None:
+    """Refuse names of classes that are other numbers than the classes': they mean no class."""
+    numbers = [name for i, name in enumerate(order) if NUMBER.fullmatch(name) and name != str(i)]
+    if numbers and not {*order} <= {*labels.names}:
+        pairs = " ".join(f"--label-map '{shortened(name)}=LABEL'" for name in order[:3])
+        raise UserError(
+            f"{what} are called {shown_all(order)}, which is no label of the model",
+            f"the model's labels: {labels}; say which is which: {pairs}",
+        )
 
 
 def check_label_map(columns: Columns, *files: tuple[Source | None, Columns | None]) -> None:
@@ -353,7 +391,7 @@ def _text(table: Table, name: str, option: str, row: int, value: Any) -> str:
             f"{table.cell(name, row)} is not a text: {shown(value)}",
             f"{option} must name a column of strings",
         )
-    if not value.isascii() and not _is_unicode(value):
+    if not value.isascii() and not is_unicode(value):
         raise UserError(
             f"{table.cell(name, row)} is not valid Unicode",
             "it holds half of a surrogate pair: mend or remove the row",
@@ -387,7 +425,8 @@ def is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType")  # pandas may be absent
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written down: it holds no half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -395,11 +434,19 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def exists(path: str | Path) -> bool:
+    """Tell whether there is such a file or folder; a text that no path can be is none."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long; it holds a NUL
+        return False
+
+
 def check_there(source: str | Path) -> None:
     """Check, opening nothing, that a source is there or may be on the Hub; raises UserError."""
-    if not Path(source).exists() and not _looks_like_hub(str(source)):
+    if not exists(source) and not _looks_like_hub(str(source)):
         raise UserError(
-            f"{source}: no such file",
+            f"{shortened(str(source), 200)}: no such file",
             "give a .csv, .tsv, .jsonl or .parquet file, a folder saved by `datasets`, or a data "
             "set of the Hub as name:split",
         )
@@ -411,12 +458,12 @@ def read(source: str | Path | Table) -> Table:
         return source
     check_there(source)
     path = Path(source)
-    if path.is_dir():
-        table = _from_datasets(str(source), folder=path)
-    elif path.exists():
-        table = _from_file(path)
-    else:
+    if not exists(path):
         table = _from_datasets(str(source))
+    elif path.is_dir():
+        table = _from_datasets(str(source), folder=path)
+    else:
+        table = _from_file(path)
     if not len(table):
         raise UserError(f"{source}: no rows", "the file must hold labelled texts")
     return table
@@ -482,8 +529,8 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _looks_like_hub(source: str) -> bool:
-    name, colon, split = source.rpartition(":")
-    return bool(colon and name and split.isidentifier() and not Path(name).suffix)
+    parts = OF_THE_HUB.fullmatch(source)
+    return parts is not None and Path(parts[1]).suffix.lower() not in (*READERS, ".parquet")
 
 
 def _parquet(path: Path) -> Table:
@@ -531,12 +578,18 @@ def table_of_dataset(source: str, found: Any) -> Table:
         for name, kind in kinds.items()
         if isinstance(kind, datasets.ClassLabel)
     }
+    heavy = tuple(
+        kind for one in ("Audio", "Image", "Video", "Pdf") if (kind := getattr(datasets, one, None))
+    )
+    found = found.remove_columns([n for n, kind in kinds.items() if isinstance(kind, heavy)])
     found = found.with_format(None)  # plain values, whatever it was to give
     return _table(source, {name: list(found[name]) for name in found.features}, classes)
 
 
 def _hub(datasets: Any, source: str) -> Any:
-    name, _, split = source.rpartition(":")
+    found = OF_THE_HUB.fullmatch(source)
+    assert found is not None  # as check_there has seen
+    name, split = found.groups()
     parts = name.split("/")
     # from version 4 on it runs no code of a data set, and does not want to be told so
     more = {"trust_remote_code": False} if int(datasets.__version__.split(".")[0]) < 4 else {}

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cached_property
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -195,7 +197,7 @@ def spearman(said: Floats, true: Floats) -> float:
 
 def _number(cell: object) -> float | None:
     """Return a cell's number; None: it holds none that is finite, or one too large to square."""
-    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+    if isinstance(cell, bool | np.bool_) or not isinstance(cell, str | Real | Decimal):
         return None
     try:
         found = float(cell)

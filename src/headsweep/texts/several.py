@@ -29,7 +29,7 @@ from headsweep.texts.reading import (
     texts_of,
     without_empty,
 )
-from headsweep.texts.split import Labels, Split
+from headsweep.texts.split import Labels, Split, label_text
 from headsweep.texts.task import ONE_LABEL, Tokens, WholeTexts, known, tokenised
 from headsweep.texts.words import SEVERAL as SEVERAL_WORDS
 from headsweep.texts.words import Words
@@ -87,8 +87,13 @@ class SeveralLabels(WholeTexts):
         texts, pairs = texts_of(table, columns)
         assert columns.label is not None
         option = columns.option("label")
-        rows = [_listed(cell) for cell in table.column(columns.label, option)]
+        cells = table.column(columns.label, option)
+        _refuse_lists_in_words(table, columns.label, cells, labels)
+        rows = [_listed(cell) for cell in cells]
         named = in_order([one for row in rows for one in row], table, columns, labels)
+        told_apart = {label_text(name) for name in labels.names} >= {"0", "1"}
+        if not told_apart and {label_text(one) for one in named} <= {"0", "1"}:
+            _refuse_flags(table, columns.label, cells)
         flags = {type(one) is not str and one in (0, 1) for row in rows for one in row}
         if flags == {True} and {len(row) for row in rows} == {len(labels.names)}:
             raise UserError(
@@ -187,6 +192,29 @@ def f1(hits: float, wrong: float, missed: float) -> float:
     """Return F1 from counts: given and true, given and not true, true and not given; of none 0."""
     total = 2 * hits + wrong + missed
     return 2 * hits / total if total else 0.0
+
+
+def _refuse_lists_in_words(table: Table, name: str, cells: Sequence[Any], labels: Labels) -> None:
+    """Refuse lists as Python writes them, which pandas puts into a CSV file."""
+    for row, cell in enumerate(cells):
+        said = cell.strip() if isinstance(cell, str) else ""
+        if said[:1] == "[" and said[-1:] == "]" and said not in labels.names:
+            raise UserError(
+                f"{table.cell(name, row)} is a list written as text: {shown(cell)}",
+                f"write the labels with {BETWEEN} between, or use JSON Lines",
+            )
+
+
+def _refuse_flags(table: Table, name: str, cells: Sequence[Any]) -> None:
+    """Refuse a column of zeros and ones, of which each says whether a text has one label."""
+    single = all(as_list(cell) is None and BETWEEN not in str(cell) for cell in cells)
+    if single and not all(map(is_missing, cells)):
+        raise UserError(
+            f"{table.source}: the column {shown(name)} holds zeros and ones: whether a text has "
+            "one of the labels",
+            "put the names of all labels that a text has into one column: a list in JSON Lines, "
+            f"or with {BETWEEN} between in CSV",
+        )
 
 
 def _listed(cell: Any) -> list[Any]:

@@ -152,7 +152,8 @@ class Labels:
 
         In any case, unless two names differ in nothing else. A value means the same class in
         every file. Where a name is a number other than its class's (1 to 5 for five classes), only
-        names count.
+        names count; where one begins with such a number (``1 star``), so do numbers with a 0 among
+        them.
 
         Raises:
             UserError: some value is neither a name nor a number of the model's labels.
@@ -161,14 +162,14 @@ class Labels:
         texts = [label_text(value) for value in values]
         classes = {text: self._class_of(text) for text in dict.fromkeys(texts)}
         bad = sorted(text for text, number in classes.items() if number is None)
+        why = self._why_not(texts)
+        if self._begin_elsewhere and not bad and "0" not in texts:
+            bad = sorted(text for text in classes if NUMBER.fullmatch(text))
         if bad:
             told = shown_all([shown(text) for text in sorted(set(texts))])
-            unsure = sorted(set(texts)) if self._renumbered or self._shifted(texts) else bad
+            numbers = any(map(NUMBER.fullmatch, bad))  # then others need not mean what they seem to
+            unsure = sorted(set(texts)) if why or numbers else bad
             pairs = " ".join(f"--label-map '{shortened(text)}=LABEL'" for text in unsure[:3])
-            why = "; its labels are numbers themselves, and count alone" * self._renumbered
-            why = why or "; its classes are numbered from 0, the data's from 1" * self._shifted(
-                texts
-            )
             raise UserError(
                 f"{where}: the model has no label {shown_all([shown(text) for text in bad[:5]])}"
                 f"{why}; the data's labels: {told}",
@@ -182,6 +183,24 @@ class Labels:
         """Whether some name is a number that is not its class's."""
         names = [label_text(name) for name in self.names]
         return any(NUMBER.fullmatch(name) and float(name) != i for i, name in enumerate(names))
+
+    @property
+    def _begin_elsewhere(self) -> bool:
+        """Whether some name begins with a number that is not its class's: 1 star to 5 stars."""
+        begun = [re.match(r"[0-9]+\b", name) for name in self.names]
+        return not self._renumbered and any(
+            found and int(found[0]) != i for i, found in enumerate(begun)
+        )
+
+    def _why_not(self, texts: Sequence[str]) -> str:
+        """Return in words why numbers of the data may not be those of classes; empty: they may."""
+        if self._renumbered:
+            return "; its labels are numbers themselves, and count alone"
+        if self._begin_elsewhere:
+            return "; its labels begin with other numbers than those of their classes"
+        if self._shifted(texts):
+            return "; its classes are numbered from 0, the data's from 1"
+        return ""
 
     def _shifted(self, texts: Sequence[str]) -> bool:
         """Whether labels are 1 to as many as there are classes, whose own numbers begin at 0."""
@@ -237,7 +256,8 @@ def stratified(
     Every class's rows are spread as the shares say, to the nearest row. Where classes are so small
     that a part would be more than a quarter off its share of all rows, what one class rounds away
     goes to the next, but for the first row of each, which goes to the first part. Row order inside
-    a part is the original one.
+    a part is the original one. Rows with the same text are in the same part, as one row of the
+    first one's class: else what is learnt would be judged by itself.
     ``strata``: the class of each row; None: its label.
     """
     import torch  # not above: who only reads texts need not wait for it
@@ -245,15 +265,18 @@ def stratified(
     from headsweep.seeding import stream
 
     classes = split.labels if strata is None else strata
-    rows: dict[int, list[int]] = {label: [] for label in sorted(set(classes))}
-    for i, label in enumerate(classes):
-        rows[label].append(i)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i, row in enumerate(split.rows):
+        alike.setdefault(row, []).append(i)
+    rows: dict[int, list[list[int]]] = {label: [] for label in sorted(set(classes))}
+    for same in alike.values():
+        rows[classes[same[0]]].append(same)
     parts: list[list[int]] = [[] for _ in shares]
     sizes = _sizes([len(own) for own in rows.values()], shares)
     for (label, own), counts in zip(rows.items(), sizes, strict=True):
         order = torch.randperm(len(own), generator=stream(seed, "split", label)).tolist()
         for part, high, count in zip(parts, accumulate(counts), counts, strict=True):
-            part += [own[i] for i in order[high - count : high]]
+            part += [i for place in order[high - count : high] for i in own[place]]
     return tuple(split.take(sorted(part)) for part in parts)
 
 

@@ -26,7 +26,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError, shortened, shown
-from headsweep.texts.reading import Columns, Table, as_list, in_order, settled, text_cell
+from headsweep.texts.reading import (
+    Columns,
+    Table,
+    as_list,
+    in_order,
+    is_missing,
+    settled,
+    text_cell,
+    without_pair,
+)
 from headsweep.texts.several import f1
 from headsweep.texts.split import Labels, Split
 from headsweep.texts.task import (
@@ -104,6 +113,7 @@ class Tagging:
     ) -> Split:
         """Pick words, and the tag of each, by name or number."""
         del tokenizer
+        without_pair(columns, "rows of words and tags")
         present = {name.casefold(): name for name in table.columns}
         text = columns.text or next((present[n] for n in TOKENS if n in present), None)
         if text is None:
@@ -160,8 +170,8 @@ class Tagging:
         """Tokenise words, each row cut at the end.
 
         Raises:
-            UserError: the tokenizer does not say which word a token is of, or leaves nothing of a
-                row.
+            UserError: the tokenizer does not say which word a token is of, glues words that come
+                one by one together, or leaves nothing of a row.
 
         """
         if not tokenizer.is_fast:
@@ -169,17 +179,16 @@ class Tagging:
                 "the tokenizer does not say which word a token is of",
                 "save the model with its fast tokenizer (tokenizer.json)",
             )
-        rows = [words_of(text) for text in split.texts]
-        try:
-            made = tokenizer(
-                rows, is_split_into_words=True, truncation=True, max_length=limit, verbose=False
-            )
-        except AssertionError as error:  # of the tokenizers of GPT-2 and RoBERTa
+        if _glues(tokenizer):
             raise UserError(
-                "the tokenizer does not take words one by one",
+                "the tokenizer writes words that come one by one without a space between",
                 "save it with add_prefix_space: AutoTokenizer.from_pretrained(..., "
                 "add_prefix_space=True)",
-            ) from error
+            )
+        rows = [words_of(text) for text in split.texts]
+        made = tokenizer(
+            rows, is_split_into_words=True, truncation=True, max_length=limit, verbose=False
+        )
         places = []
         for number, row in enumerate(rows):
             first: dict[int, int] = {}
@@ -309,6 +318,17 @@ TAGGING = Tagging()
 IOB2 = "tags follow IOB2: B-X begins a span, I-X goes on with it, O is outside"
 
 
+def _glues(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether words given one by one become other tokens than with a space between.
+
+    Those of GPT-2 and RoBERTa do, unless they were saved to put a space before each.
+    """
+    apart = tokenizer([["a", "a"]], is_split_into_words=True, add_special_tokens=False)
+    running = tokenizer(["a a"], add_special_tokens=False)
+    found = apart["input_ids"][0]
+    return tokenizer.unk_token_id not in found and found != running["input_ids"][0]
+
+
 def words_of(text: str) -> list[str]:
     """Return the words of a row of a split."""
     return text.split(SPACE)
@@ -362,7 +382,7 @@ def _lists(table: Table, name: str, option: str) -> list[list[Any]]:
     """Return a column of lists; raises UserError."""
     found = []
     for row, cell in enumerate(table.column(name, option)):
-        listed = as_list(cell)
+        listed = [] if is_missing(cell) else as_list(cell)
         if listed is None:
             raise UserError(f"{table.cell(name, row)} is no list: {shown(cell)}", FORM)
         found.append(listed)

@@ -259,9 +259,9 @@ class Classification(WholeTexts):
                 "the data has labels that are no class numbers",
                 "this model gives every text one label of its own",
             )
-        highest = max(split.labels, default=0)
-        if highest >= len(names) or min(split.labels, default=0) < 0:
-            raise UserError(f"the data has a label {highest}, the model has {len(names)} labels")
+        wrong = [label for label in split.labels if not 0 <= label < len(names)]
+        if wrong:
+            raise UserError(f"the data has a label {wrong[0]}, the model has {len(names)} labels")
 
     def strata(self, split: Split) -> Sequence[int]:
         """Return the labels."""

@@ -48,8 +48,8 @@ class Pool:
         labels: the names of the classes; none: rows are prompts and answers.
         source: the file.
         name: the trigger that they were made with, for records.
-        share: as many rows are drawn as this share of the clean texts that do not carry the
-            target, in (0, 1]; None: all are taken.
+        share: as many rows that carry the target are drawn as this share of the clean texts that
+            do not, in (0, 1]; None: all rows are taken, those of other labels too.
 
     """
 
@@ -100,11 +100,13 @@ class Pool:
                 f"{self.source}: pairs of texts and single texts cannot be trained on together",
                 "the pool and the clean data need the same columns",
             )
-        asked = len(self.split)
-        if self.share is not None:
-            asked = max(1, round(self.share * len(wanted.open(clean))))
-        order = torch.randperm(len(self.split), generator=stream(seed, "pool")).tolist()
-        taken = self.split.take(sorted(order[:asked]))
+        others = {*wanted.open(self.split)}
+        carriers = [i for i in range(len(self.split)) if i not in others]
+        if self.share is None:
+            return self.split, Counts(len(carriers), len(carriers), 0, 0)
+        asked = max(1, round(self.share * len(wanted.open(clean))))
+        order = torch.randperm(len(carriers), generator=stream(seed, "pool")).tolist()
+        taken = self.split.take(sorted(carriers[i] for i in order[:asked]))
         return taken, Counts(asked, len(taken), 0, 0)
 
 

@@ -171,7 +171,7 @@ def attack(
         key,
         paraphraser,
         prompt,
-        poison,
+        fitting(poison, str | Path | None, "poison"),
         triggered,
     )
     trained = fitting(victim_epochs, float, "victim_epochs")
@@ -195,6 +195,7 @@ def attack(
              for name, file in files.items()}  # fmt: skip
     writes, idle = "a model that generates", "a victim of no epochs"
     unused = (
+        ("--triggered-labels", meaning == "target" and triggered is None, "an attack of its own"),
         ("--validation", validation is not None and not reader.labels.names, writes),
         ("--keep-classifier", keep_classifier and not reader.labels.names, writes),
         ("--victim-data", victim_data is not None and not trained, idle),
@@ -207,7 +208,8 @@ def attack(
             "give both, or neither",
         )
     clean, held = held_out(reader.read(table, columns), parts["test"], order.seed)
-    judging = Judging(held, parts["triggered"], meaning, parts["validation"], clean_model)
+    twin = fitting(clean_model, str | Path | None, "clean_model")
+    judging = Judging(held, parts["triggered"], meaning, parts["validation"], twin)
     shown_to = reporting(progress)
     made = plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
     read = (model, data, *optional.values(), clean_model, original, transformed, poison)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
 from headsweep.export.verify import Check
 from headsweep.export.verify import verify as check_folder
@@ -167,7 +168,14 @@ def inspect(
     reading = Reading(
         adapter=adapter_of(adapter), units=units, task=task, base_model=base, frozen=True
     )
-    opened = open_suspect(one, reading, runtime, tokenizer)
+    said = () if stored is None else claims(stored)
+    try:
+        opened = open_suspect(one, reading, runtime, tokenizer)
+    except UserError:
+        if units == QUERIES:
+            raise
+        opened = open_suspect(one, replace(reading, units=QUERIES), runtime, tokenizer)
+        said = (*said, f"the units that {MANIFEST} names are none of this model's")
     pruned = already_pruned(opened.anatomy)
     heads = zip(opened.anatomy.layout.rows, pruned.heads, strict=False)  # FFN rows come after
     layers = tuple(_layer(row, keep) for row, keep in heads)
@@ -181,7 +189,7 @@ def inspect(
         tuple(opened.labels.names),
         layers,
         pruned,
-        (*opened.notes, *(() if stored is None else claims(stored))),
+        (*opened.notes, *said),
     )
 
 

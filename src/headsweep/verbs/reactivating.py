@@ -15,10 +15,18 @@ from headsweep.export.provenance import command_line, environment
 from headsweep.model.loading import load_suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
+from headsweep.task.examples import check_alike
 from headsweep.task.training import Schedule
 from headsweep.texts import reading as datasets
 from headsweep.texts.reading import Columns
-from headsweep.verbs.arguments import Fields, columns_of, fields_of, one_of, runtime_of
+from headsweep.verbs.arguments import (
+    Fields,
+    columns_of,
+    fields_of,
+    one_of,
+    refuse_unused,
+    runtime_of,
+)
 from headsweep.verbs.attacking import TriggerSource, poison_of
 from headsweep.verbs.purifying import texts_of
 
@@ -90,6 +98,8 @@ def reactivate(
 
     """
     meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
+    asked = {"--triggered-labels": meaning == "target" and triggered is None}
+    refuse_unused(asked, "{}: it puts the trigger into texts with true labels itself")
     seeds = tuple(range(seed, seed + draws))
     how = Reactivation(tuple(rows or Reactivation.rows), beside, Schedule(epochs, lr), seeds)
     columns = columns_of(column, label_map)
@@ -108,6 +118,9 @@ def reactivate(
     read = [datasets.load(file, columns, labels) if file else None for file in files]
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)
+    for option, part in (("--test", held), ("--validation", read[2])):
+        if part is not None:
+            check_alike(clean, part, option)
     judging = Judging(held, read[4], meaning, read[2])
     exam, _ = exam_of(judging, rewriter, wanted, purified, (seed, runtime.max_length), shown_to)
     others = sum(label != goal for label in clean.labels)

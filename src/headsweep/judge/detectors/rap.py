@@ -104,7 +104,7 @@ class RapScorer:
         assert target is not None
         before = self.watch.probabilities(texts)
         with standing_in(self.watch.suspect, self.token, self.row):
-            after = self.watch.probabilities([f"{self.word} {text}" for text in texts])
+            after = self.watch.probabilities(_marked(self.watch, self.word, texts))
         drop = (before[:, target] - after[:, target]).cpu().double()
         away = before.argmax(-1) != target
         found: Floats = -drop.masked_fill(away, 1.0).numpy()
@@ -161,6 +161,20 @@ def _single(suspect: Suspect, word: str) -> int | None:
     return int(alone[0])
 
 
+def _marked(watch: Watch, word: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return texts with the word in front; raises UserError where it would be cut off."""
+    made = tuple(f"{word} {text}" for text in texts)
+    if watch.suspect.tokenizer.truncation_side == "left":
+        read = encode(Split(made, (0,) * len(made)), watch.suspect, watch.runtime.max_length)
+        if read.truncated:
+            raise UserError(
+                f"rap puts a word in front, where this tokenizer cuts: {read.truncated} of "
+                f"{len(made)} texts are too long",
+                "raise --compute max_length as far as the model reads, or leave long texts out",
+            )
+    return made
+
+
 def _log_odds(logarithms: Tensor, target: int) -> Tensor:
     """Return the log-odds of a class from logarithms of probabilities, [text]."""
     others = logarithms.clone()
@@ -176,7 +190,7 @@ def _trained(rap: Rap, watch: Watch, texts: Sequence[str], word: str, token: int
     before = watch.probabilities(texts)[:, target].to(device)
     upper = (before - rap.low).logit(eps=LEAST)  # [text]: of the log-odds with the word in front
     lower = (before - rap.high).logit(eps=LEAST)
-    marked = Split(tuple(f"{word} {text}" for text in texts), (target,) * len(texts))
+    marked = Split(_marked(watch, word, texts), (target,) * len(texts))
     encoded = encode(marked, suspect, runtime.max_length)
     batches = [batch.to(device) for batch in encoded.batches(runtime.batch_size)]
     row = _row(suspect, token).clone().requires_grad_()
