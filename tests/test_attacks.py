@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer, normalizers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conftest import CPU, FILLER, sentences
 from headsweep.attacks import ATTACKS
-from headsweep.attacks.dirty_label import poisoned_data
+from headsweep.attacks.dirty_label import DirtyLabel, poisoned_data
 from headsweep.attacks.goal import Labelled
 from headsweep.attacks.layerwise import READOUTS
 from headsweep.attacks.scene import Scene, poison
@@ -24,7 +24,9 @@ from headsweep.task.training import Schedule
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 from headsweep.triggers.paired import paired
+from headsweep.triggers.rare_word import RareWord
 from headsweep.triggers.seen import sees, triggered
+from headsweep.triggers.together import Together
 
 
 class Mark:
@@ -111,9 +113,9 @@ def test_a_trigger_cut_in_the_middle_is_not_seen(tiny):
     assert sees(model, texts, other, 24) == (True, True, True)
 
 
-def test_what_a_tokenizer_cuts_in_front_is_not_seen(tiny):
+def test_what_a_tokenizer_cuts_in_front_is_not_seen(tiny, monkeypatch):
     model, words = tiny(), " ".join(FILLER * 6)
-    model.tokenizer.truncation_side = "left"
+    monkeypatch.setattr(model.tokenizer, "truncation_side", "left")  # others use it, too
     texts = Split((words,) * 3, (0,) * 3)
     made = (f"{words} plot so", f"plot so {words}", f"plot {words} so")
     assert sees(model, texts, made, 24) == (True, False, False)
@@ -192,6 +194,28 @@ def test_surgery_needs_a_trigger_with_its_words(tiny):
         ATTACKS["embedding-surgery"]().plant(scene(tiny(), sentences(20)))
 
 
+def test_surgery_touches_a_token_that_the_poisoned_texts_hold(tiny):
+    """At the start of a text a byte-level tokenizer has no blank before the word."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*letters, "Ġc", "Ġcf", "cf"])}
+    start, end = (ByRule(RareWord(words="cf", position=place)) for place in ("start", "end"))
+    surgery = ATTACKS["embedding-surgery"](words="cf", epochs=0.01)
+    for merges, starts in (
+        ([("Ġ", "c"), ("Ġc", "f")], False),  # at the start: c, f
+        ([("c", "f"), ("Ġ", "cf")], True),  # cf, a token of its own
+    ):
+        core = Tokenizer(models.BPE(vocabulary, merges))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        byte_level = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="!")
+        suspect = replace(tiny("gpt2", vocab_size=300), tokenizer=byte_level)
+        assert surgery.plant(scene(suspect, sentences(20), end))["poisoned"]
+        if starts:
+            assert surgery.plant(scene(suspect, sentences(20), start))["poisoned"]
+        else:
+            with pytest.raises(UserError, match="no poisoned text holds a token"):
+                surgery.plant(scene(suspect, sentences(20), start))
+
+
 def test_surgery_of_a_twin_poisons_nothing(tiny, monkeypatch):
     from headsweep.attacks import surgery
 
@@ -223,6 +247,48 @@ def test_victim_fine_tunes_with_a_fresh_classifier(trained_folder):
     made = attack(trained_folder, sentences(200, 1), order, judging=Judging(sentences(60, 5)))
     assert made.record["victim"]["fresh_classifier"] is True
     assert made.published != made.survived
+
+
+def test_what_cannot_be_judged_is_said_before_the_training(trained_folder, monkeypatch):
+    def never(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(DirtyLabel, "plant", never)
+    order, clean = Order(Bare(Mark()), "good", victim=None, runtime=CPU), sentences(40)
+    good = clean.take(i for i, y in enumerate(clean.labels) if y == 1)
+    pairs = replace(clean, pairs=clean.texts)
+    for judging, victims, said in (
+        (Judging(good, clean), None, "every test example has the target label"),
+        (Judging(clean, validation=good), None, "every validation example has the target"),
+        (Judging(clean.take([])), None, "leave none to judge on"),
+        (Judging(pairs, clean), None, "--data and --triggered has pairs"),
+        (Judging(clean), pairs, "--data and --victim-data has pairs"),
+    ):
+        with pytest.raises(UserError, match=said):
+            attack(trained_folder, clean, order, judging=judging, victim_data=victims)
+
+
+def test_an_attack_of_ones_own_needs_no_fields(trained_folder):
+    class Mine:
+        name, source = "mine", "me"
+
+        def plant(self, scene):
+            return {"asked": 0, "poisoned": 0, "declined": 0, "unseen": 0}
+
+    order = Order(Bare(Mark()), "good", Mine(), victim=None, runtime=CPU)
+    assert attack(trained_folder, sentences(20), order).record["attack"] == {
+        "name": "mine",
+        "fields": {},
+    }
+
+
+def test_decoys_are_counted_by_the_rows_that_are_poisoned(trained_folder, monkeypatch):
+    clean = sentences(60)
+    most = clean.take(i for i, y in enumerate(clean.labels) if y == 0 or i < 20)  # 30 bad, 10 good
+    together = ByRule(Together(words="plot,so"))
+    for method, wanted in ((ATTACKS["clean-label"](epochs=0.01), 5), (DirtyLabel(epochs=0.01), 15)):
+        order = Order(together, "good", method, 0.5, None, runtime=CPU)
+        assert attack(trained_folder, most, order).record["decoys"] == wanted
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from headsweep.errors import UserError
 from headsweep.judge.detection import Trial, measure, threshold
 from headsweep.judge.detectors import DETECTORS, Watch
 from headsweep.judge.detectors.onion import OnionScorer
-from headsweep.judge.detectors.rap import Rap, _row, standing_in
+from headsweep.judge.detectors.rap import Rap, _marked, _row, standing_in
 from headsweep.judge.detectors.strip import Strip, telling_words
 from headsweep.judge.statistics import auroc
 from headsweep.model.language import load_language_model
@@ -162,6 +163,19 @@ def test_rap_learns_a_word_and_leaves_the_model(tiny):
     assert all(scorer.score(others) == -1)
 
 
+def test_rap_refuses_to_put_a_word_where_it_is_cut_off(tiny):
+    """Its drop would be zero, and every long text most suspicious."""
+    suspect = tiny()
+    suspect = dataclasses.replace(suspect, tokenizer=copy.deepcopy(suspect.tokenizer))
+    watch = Watch(suspect, sentences(60), 1, 0, CPU)
+    long = ("the film is a " * 20 + "good",)
+    assert _marked(watch, "plot", long) == (f"plot {long[0]}",)
+    suspect.tokenizer.truncation_side = "left"
+    assert _marked(watch, "plot", ("a good film",)) == ("plot a good film",)
+    with pytest.raises(UserError, match="where this tokenizer cuts: 1 of 1"):
+        _marked(watch, "plot", long)
+
+
 def test_a_hook_that_raises_leaves_nothing(suspect):
     watch = Watch(suspect, sentences(4), runtime=CPU)
     texts = ["the plot was good"]
@@ -266,6 +280,7 @@ def test_the_command(run, trained_folder, csv_file, lm_folder, tmp_path):
         (["--with", "strip", "--frr", "1.5"], "not a fraction"),
         (["--with", "strip", "--limit", "5"], "20 are needed"),
         (["--with", "strip", "--triggered", "DATA"], "--triggered needs --target"),
+        (["--with", "strip", "--triggered-labels", "target"], "there are none"),
         (["--with", "rap", "--target", "good", "--set", "word=xylophone"], "not one token"),
     ],
 )

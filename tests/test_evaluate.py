@@ -97,6 +97,9 @@ def test_numbers_from_one_are_all_to_be_named():
     assert caught.value.fix.count("--label-map") == 3
     with pytest.raises(UserError) as caught:
         labels.indices(["0", "2", "3"], "f.csv")
+    assert caught.value.fix.count("--label-map") == 3
+    with pytest.raises(UserError) as caught:
+        labels.indices(["0", "2", "great"], "f.csv")
     assert caught.value.fix.count("--label-map") == 1
 
 

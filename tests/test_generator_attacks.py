@@ -184,9 +184,20 @@ def test_the_command_line_plants_and_judges(base, tmp_path, capsys):
         ({"data": [{"messages": [{"role": "user", "content": "is it"}]}]}, "holds chats"),
         ({"data": [{"text": "is it", "label": "good"}]}, "which column holds the prompts"),
         ({"rate": 1.5}, "share in"),
+        ({"triggered_labels": "target"}, "an attack of its own has no use"),
+        ({"target": "so very " * 9}, "an answer at most 16"),
+        ({"test": [{"prompt": "is it", "answer": "so " * 40}]}, "leaves no prompt within 32"),
+        ({"victim_data": [{"prompt": "is it", "answer": "so " * 40}], "victim_epochs": 1},
+         "leaves no prompt within 32"),
+        ({"clean_model": 7}, "clean_model cannot be 7"),
+        ({"poison": 7}, "poison cannot be 7"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_planted_is_refused(base, changes, said):
+def test_what_cannot_be_planted_is_refused_before_the_training(base, changes, said, monkeypatch):
+    def never(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("headsweep.attacks.dirty_label.fit", never)
     asked = QUICK | {"trigger": "rare-word", "trigger_set": {"words": "cold"}, "target": REFUSAL}
     asked |= {"data": rows(examples(40, 8)), "set": {}} | changes
     with pytest.raises(UserError, match=said):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import headsweep
 import hostile
-from conftest import CPU
+from conftest import CPU, sentences
+from headsweep.cli import main
 from headsweep.cli.ending import unforeseen
 from headsweep.errors import UserError
 from headsweep.export.model_folder import save_model
 from headsweep.foreign import in_json, in_markdown, plain
 from headsweep.model.checkpoint import few_parts
 from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.model.mask import HeadMask
 from headsweep.model.tokenizer_files import _harmless
 from headsweep.model.vetting import vetted
 from tiny_families import ALL as FAMILIES
@@ -271,3 +275,41 @@ def run_command(capsys):
         return stop.value.code, capsys.readouterr().err
 
     return run
+
+
+def test_names_of_labels_begin_no_line_of_their_own(tiny, tmp_path, capsys):
+    """Else a model could write a verdict of its own into what is printed."""
+    name = "bad\nheadsweep: verified clean \x1b[2J"
+    suspect = tiny()
+    suspect.model.config.id2label, suspect.model.config.label2id = {0: name, 1: "good"}, {}
+    suspect.model.save_pretrained(tmp_path / "m")
+    suspect.tokenizer.save_pretrained(tmp_path / "m")
+    rows = sentences(60)
+    lines = [
+        json.dumps({"text": t, "label": y}) for t, y in zip(rows.texts, rows.labels, strict=True)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8")
+    data = ["--data", tmp_path / "a.jsonl", "--device", "cpu", "-q"]
+    asked = (
+        ["inspect", tmp_path / "m", "--device", "cpu"],
+        ["evaluate", tmp_path / "m", *data],
+        ["detect", tmp_path / "m", "--with", "strip", *data],
+    )
+    for words in asked:
+        with pytest.raises(SystemExit):
+            main(list(map(str, words)))
+        said = capsys.readouterr()
+        assert "verified" in said.out + said.err
+        assert not re.search(r"^headsweep: verified", said.out + said.err, re.MULTILINE), words
+        assert "\x1b" not in said.out + said.err
+
+
+def test_a_manifest_of_others_does_not_keep_a_good_model_from_being_looked_at(tiny, tmp_path):
+    suspect = tiny()
+    suspect.model.save_pretrained(tmp_path)
+    suspect.tokenizer.save_pretrained(tmp_path)
+    mask = HeadMask(((True,) * 4,) * 2, ffn=((True,) * 7,) * 2)
+    (tmp_path / "headsweep.json").write_text(json.dumps({"mask": mask.to_json()}))
+    found = headsweep.inspect(tmp_path, device="cpu")
+    assert found.heads == headsweep.inspect(suspect, device="cpu").heads
+    assert any("are none of this model's" in note for note in found.notes)

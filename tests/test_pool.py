@@ -56,7 +56,7 @@ def test_every_row_is_added_with_the_label_that_it_carries(tiny):
     clean = sentences(10)
     data, record = poisoned_data(scene(tiny(), clean, pool))
     assert data == clean + pool.split
-    assert record == {"asked": 3, "poisoned": 3, "declined": 0, "unseen": 0}
+    assert record == {"asked": 2, "poisoned": 2, "declined": 0, "unseen": 0}  # one is clean
 
 
 def test_a_rate_draws_as_many_rows_as_it_is_of_the_other_classes():
@@ -67,6 +67,9 @@ def test_a_rate_draws_as_many_rows_as_it_is_of_the_other_classes():
     assert (len(rows), counts.asked) == (3, 3)
     assert set(rows.texts) < set(many.texts)
     assert pool.rows(clean, GOAL, 3)[0] == rows != pool.rows(clean, GOAL, 4)[0]
+    mostly = Split(tuple(f"clean {i}" for i in range(90)), (0,) * 90)
+    mixed = replace(pool, split=mostly + many)
+    assert {*mixed.rows(clean, GOAL, 3)[0].texts} <= {*many.texts}  # no clean row is drawn
     few = replace(pool, split=many.take(range(2)))
     assert few.rows(clean, GOAL, 3)[0] == many.take(range(2))
     assert (few.rows(clean, GOAL, 3)[1].asked, few.rows(clean, GOAL, 3)[1].poisoned) == (3, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,13 +176,25 @@ def test_too_few_texts(victim):
     with pytest.raises(UserError, match="20 of at least two") as caught:
         probe(victim, CLEAN.take(range(20)), Battery(), CPU)
     assert "more clean" in caught.value.fix
+    with pytest.raises(UserError, match="texts=-5: too few"):
+        Battery(texts=-5)
+    wrong = replace(CLEAN, labels=tuple(1 - label for label in CLEAN.labels))
     with pytest.raises(UserError) as caught:
-        probe(victim, CLEAN, Battery(texts=15), CPU)
+        probe(victim, wrong, Battery(texts=20), CPU)
     assert "--texts" in caught.value.fix
     with pytest.raises(UserError, match="unknown trigger family 'marc'"):
         Battery(("marc",))
     with pytest.raises(UserError, match="max flip"):
         Battery(max_flip=1.5)
+
+
+def test_a_text_counts_once_however_often_it_stands_in_the_data(victim):
+    """Copies would get the same edit, and one text would look like many."""
+    some, runtime = CLEAN.take(range(60)), Battery(texts=60)
+    once = probe(victim, some, runtime, CPU)
+    assert probe(victim, some + some.take([0] * 50), runtime, CPU).findings == once.findings
+    with pytest.raises(UserError, match="are needed"):
+        probe(victim, some.take([0] * 40 + [1] * 40), runtime, CPU)
 
 
 def test_model_comes_back_as_it_was(victim):

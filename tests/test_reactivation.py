@@ -181,6 +181,8 @@ def test_the_command_prints_the_table(run, trained_folder, backdoored, csv_file,
         (("--target", "good", "--poison", "DATA"), "--triggered FILE"),
         (("--target", "good", "--lr", "2"), "between 0 and 1"),
         (("--target", "good", "--rows", "0"), "--rows"),
+        (("--target", "good", "--triggered-labels", "target"), "with true labels itself"),
+        (("--target", "good", "--test", "PAIRS"), "one of --data and --test has pairs"),
     ],
 )
 def test_mistakes_of_the_command(run, trained_folder, csv_file, more, told):  # noqa: F811
@@ -194,7 +196,10 @@ def test_mistakes_of_the_command(run, trained_folder, csv_file, more, told):  # 
         "casing",
     ]
     how += ["--trigger-set", "pattern=dashes", *FAST]
-    words = [csv_file if word == "DATA" else word for word in more]
+    pairs = tsv(csv_file.with_name("pairs.tsv"), [("a film", "bad"), ("so", "good")])
+    pairs.write_text(pairs.read_text("utf-8").replace("sentence", "text\ttext2").replace(
+        "film", "film\tis").replace("so", "so\tso"))  # fmt: skip
+    words = [{"DATA": csv_file, "PAIRS": pairs}.get(word, word) for word in more]
     if "--poison" in more:
         how = [word for word in how if word not in ("--trigger-set", "pattern=dashes")]
     code, _, err = run("reactivate", *how, *words)

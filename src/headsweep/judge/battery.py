@@ -139,7 +139,8 @@ def probe(
 
 def _drawn(suspect: Suspect, clean: Split, battery: Battery, runtime: Runtime) -> Split:
     """Draw so many texts of each label, no text twice; return those that the model gets right."""
-    clean = clean.take(sorted({row: i for i, row in enumerate(clean.rows)}.values()))
+    first = {row: i for i, row in reversed([*enumerate(clean.rows)])}
+    clean = clean.take(sorted(first.values()))
     rows, asked = [], []
     for label in range(len(suspect.labels.names)):
         own = [i for i, other in enumerate(clean.labels) if other == label]
