@@ -14,7 +14,7 @@ from headsweep.errors import UserError
 from headsweep.reports import page
 from headsweep.reports.across import across, by_victim, interval, summary
 from headsweep.reports.comparison import compare
-from headsweep.reports.markdown import markdown
+from headsweep.reports.markdown import _across, markdown
 from headsweep.reports.victims_picture import picture_of, shown
 from test_cli import run  # noqa: F401 - a fixture
 
@@ -175,9 +175,55 @@ def test_a_picture_of_all_victims_stands_at_the_figures_of_the_tables():
     assert left[3] == pytest.approx(left[1], abs=0.2)  # the mean of 15, 10 and 5
     assert cost[0] == cost[2] < cost[3] < cost[1]  # -2.0, -2.0, their mean, 0.0
     assert len(marks(svg, "#cc79a7")) == 2  # pure was tried on one victim: no mean
-    none = [x for x, _ in marks(svg, "#009e73")[::2]]
-    assert none == pytest.approx([left[1] + (p - 10) * rate for p in (20, 10, 30, 20)], abs=0.2)
-    assert "3 victims, mean: 50.0 points before; gradient 10.0 at -1.3 of ACC" in svg
+    none = [x for x, _ in marks(svg, "#009e73")[::2]]  # no mean: it lacks a seed
+    assert none == pytest.approx([left[1] + (p - 10) * rate for p in (20, 10, 30)], abs=0.2)
+    assert "3 victims, mean: 50.0 points before; gradient 10.0 at -1.3 of ACC." in svg
+    assert ">ft†</text>" in svg
+    assert "<desc>†: less accurate on validation texts than allowed, on some seed</desc>" in svg
+
+
+def test_a_picture_draws_six_methods_and_says_what_it_leaves_out():
+    more = [cell(f"m{i}", victim, 0.3) for i in range(5) for victim in "abc"]
+    more += [cell("pure-as-released", "a", 0.0, base="pure-as-released")]
+    found = across([*CELLS, *more])
+    assert shown(found) == ["gradient", "m0", "m1", "m2", "m3", "none"]
+    svg = picture_of(found, ["3 cells of another version (<x>) are left out"])
+    assert "4 more methods are not drawn; 3 cells of another version (&lt;x&gt;)" in svg
+
+
+def test_a_victim_may_be_called_mean_and_no_method_need_have_all():
+    some = [cell("one", "mean", 0.2), cell("two", "b", 0.1)]
+    svg = picture_of(across(some))
+    assert "Excess LFR of 2 victims, mean: 50.0 points before." in svg
+    assert svg.count('text-anchor="end"') == 3
+
+
+def test_methods_that_each_lack_another_victim_are_both_tried_on_fewer():
+    some = [
+        c for c in CELLS if (c["method"], c["attack"]) not in (("none", "a"), ("gradient", "b"))
+    ]
+    found = texts(summary(across(some)))
+    assert found["none"]["victims"] == "2 (2 of 4 cells)"
+    assert found["gradient"]["victims"] == "2 (3 of 4 cells)"
+
+
+def test_what_is_below_the_bound_is_marked_where_methods_are_summed_up():
+    found = texts(summary(across(CELLS)))
+    assert found["ft"]["ACC, mean change"] == "+0.0†"
+    assert found["pure"]["ACC, mean change"] == "+0.0‡"
+    assert found["gradient"]["ACC, mean change"] == "-1.3"
+
+
+def test_names_of_others_are_no_markdown():
+    evil = "![i](https://e.example/i.png) <b>\n# Heading\n| x"
+    named = [one | {"attack": f"{evil}{one['attack']}", "method": f"{evil}{one['method']}"}
+             for one in CELLS]  # fmt: skip
+    told = "\n".join(_across(across(named)))
+    assert "![i](" not in told
+    assert "<b>" not in told
+    assert "\n# " not in told
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in told.split("\n") if line[:1] == "|"}
+    assert widths == {9, 5}
 
 
 def test_a_picture_of_one_victim_is_refused():

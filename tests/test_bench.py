@@ -24,7 +24,7 @@ from headsweep.bench.identity import WORK, code_hash, sources_of
 from headsweep.bench.orders import orders, selected
 from headsweep.bench.results import store
 from headsweep.bench.results.packing import Packed
-from headsweep.bench.results.reading import read_results
+from headsweep.bench.results.reading import read_results, unlike
 from headsweep.cost import peak_memory_mib
 from headsweep.errors import UserError
 from headsweep.judge.statistics import matched_rate
@@ -511,6 +511,19 @@ def test_settings_that_changed_between_seeds_are_said(smoke_results, tmp_path):
     path.write_text(json.dumps(form))
     [note] = set(read_results(out).notes) - told
     assert "not asked for alike" in note
+
+
+def test_settings_that_changed_between_victims_are_said(smoke_results, tmp_path):
+    cells = read_results(smoke_results).cells
+    other = [json.loads(json.dumps(one)) | {"attack": "casing"} for one in cells]
+    assert unlike([*cells, *other]) == []
+    for one in other:
+        if one["method"] == "gradient":
+            one["healing"]["fields"]["lr"] *= 2
+    assert unlike([*cells, *other]) == [
+        "gradient was not asked for alike on rare-word and casing: its mean over victims is of no "
+        "one method"
+    ]
 
 
 def test_cells_of_another_victim_are_named_as_such(smoke_results, tmp_path):

@@ -1353,3 +1353,21 @@ def test_a_reader_that_has_gone_is_neither_a_finding_nor_a_failure():
 def test_a_page_has_the_ending_of_a_page(run, tmp_path):
     code, _, err = run("report", tmp_path, "--out", tmp_path / "r.pdf")
     assert (code, "html is no .pdf" in err, "r.html" in err) == (2, True, True)
+
+
+def test_a_library_that_cannot_be_loaded_ends_in_a_line(tmp_path):
+    """Not with exit code 1, which says that something was found."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart: not there')")
+    (tmp_path / "data.csv").write_text("text,label\na,b\n")
+    asked = ["probe", str(tmp_path), "--data", str(tmp_path / "data.csv")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "headsweep", *asked],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "a library cannot be loaded: libcudart: not there" in ended.stderr
+    assert "Traceback" not in ended.stderr

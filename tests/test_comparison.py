@@ -130,6 +130,22 @@ def test_no_winner_with_fewer_than_five_seeds():
     assert [s.rank for s in five.standings] == [1, 2]
 
 
+def test_of_two_equal_methods_none_is_named_the_winner():
+    cells = [cell(m, seed, n) for seed in range(5) for m, n in (("a", 25), ("b", 25), ("c", 150))]
+    [setting] = compare(results(*cells), 200)
+    assert [s.rank_interval for s in setting.standings][:2] == [(1, 1), (1, 1)]
+    assert setting.winner is None
+
+
+def test_a_comparison_on_one_shared_seed_is_said_to_be_one():
+    cells = [cell("good", seed, 30) for seed in range(5)] + [cell("pure", 3, 150)]
+    [setting] = compare(results(*cells), 200)
+    assert find(setting, "good", "pure").seeds == (3,)
+    assert "Better than PURE: good (on seed 3 only)." in sentences(setting)
+    whole = [cell(m, seed, n) for seed in range(5) for m, n in (("good", 30), ("pure", 150))]
+    assert "Better than PURE: good." in sentences(compare(results(*whole), 200)[0])
+
+
 def test_what_was_not_compared_is_not_said():
     def said(*cells):
         return " ".join(sentences(compare(results(*cells), 50)[0]))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import headsweep
 from conftest import CPU, Way, cleanse, sentences
-from headsweep import FineTune, Gradient, Sources
+from headsweep import FineTune, Gradient, Sources, UserError
 from headsweep.bench.results.reading import read_results
 from headsweep.reports import charts, page, tables
 from headsweep.reports.comparison import compare
@@ -265,7 +266,7 @@ def test_a_purification_begins_with_its_verdict_and_three_figures(manifest):
     free = page.of_purification(manifest | {"bound": manifest["bound"] | {"binds": False}})
     assert 'class="mark" x=' not in free
     here = page.of_purification(manifest | {"suspect": "."})
-    assert f"<title>{Path.cwd().name}, pruned by headsweep</title>" in here
+    assert "<title>A model, pruned by headsweep</title>" in here  # not the folder of the report
 
 
 def test_the_first_screen_fits_a_phone_and_the_rest_opens_and_prints(manifest, visit, tmp_path):
@@ -385,6 +386,7 @@ def test_how_to_reproduce_names_variables_and_no_path():
         "headsweep bench recipes/small.toml --set corpus=CORPUS --out RESULTS --only x-s11"
     )
     assert hint(recipe) == ""
+    assert command({"name": "a\nb #"}) == "headsweep bench 'recipes/a b #.toml' --out RESULTS"
 
 
 def test_report_command(run, smoke_results, tmp_path):  # noqa: F811
@@ -401,6 +403,35 @@ def test_report_command(run, smoke_results, tmp_path):  # noqa: F811
     assert (code, "\\toprule" in text) == (0, True)
     code, _, err = run("report", smoke_results, "--format", "svg")
     assert (code, "two victims or more" in err) == (2, True)
+    for more, told in (
+        (("--out", tmp_path / "a.svg", "--format", "latex"), "latex is no .svg"),
+        (("--out", tmp_path / "a.pdf"), "html is no .pdf"),
+        (("--format", "svg", "--beside", "none"), "nothing in svg shows it"),
+        (("--format", "svg", "--resamples", 60), "nothing in svg shows it"),
+    ):
+        code, _, err = run("report", smoke_results, *more)
+        assert (code, told in err) == (2, True), more
+    assert run("report", smoke_results, "--out", tmp_path / "a.tex", "--resamples", 50)[0] == 0
+    assert "\\toprule" in (tmp_path / "a.tex").read_text("utf-8")
+
+
+def test_latex_says_what_is_left_out(smoke_results, tmp_path, capsys):
+    out = shutil.copytree(smoke_results, tmp_path / "results")
+    name = next(out.glob("*-s12-gradient.json"))
+    shutil.copy(name, name.with_stem("copy"))
+    text = headsweep.report(out, format="latex", resamples=50)
+    assert f"% copy.json is left out: it is the cell {name.stem} under another name" in text
+    assert "note: copy.json is left out" in capsys.readouterr().err
+    whole = headsweep.report(smoke_results, format="latex", resamples=50, progress=False)
+    assert text.replace(f"% copy.json is left out: it is the cell {name.stem} under another name\n",
+                        "") == whole  # fmt: skip
+    for wrong in ({"resamples": 0}, {"beside": 5}):
+        with pytest.raises(UserError):
+            headsweep.report(out, format="markdown", **wrong)
+
+
+def test_names_of_others_are_no_html_in_charts():
+    assert charts._as_it_stands('<a href="x">b</a>\n&') == '&lt;a href="x"&gt;b&lt;/a&gt; &amp;'
 
 
 def test_purify_writes_the_same_page(run, trained_folder, csv_file, visit, tmp_path):  # noqa: F811

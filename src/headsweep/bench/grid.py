@@ -183,6 +183,8 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
     victim = document.section("victim")
     victim.only("epochs", "lr", "seed")
     epochs = victim.get("epochs", float, 3.0)
+    with document.blamed("name"):
+        _check_name(document.need("name", str))
     grid = Grid(
         RecipeMark(document.need("name", str), sha256, _open(document, given)),
         tuple(dict.fromkeys(seeds)),
@@ -264,6 +266,11 @@ def _substituted(document: Section, given: Sequence[str]) -> dict[str, Any]:
             for key, value in document.values.items()}  # fmt: skip
 
 
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' is no name", "letters, digits, '.', '_', '-'")
+
+
 def _all(document: Section, key: str, read: Any) -> Iterator[Any]:
     seen: set[str] = set()
     sections = document.sections(key)
@@ -272,8 +279,7 @@ def _all(document: Section, key: str, read: Any) -> Iterator[Any]:
     for section in sections:
         made = read(section)
         with section.blamed("name"):
-            if not NAME.fullmatch(made.name):
-                raise UserError(f"'{made.name}' is no name", "letters, digits, '.', '_', '-'")
+            _check_name(made.name)
             if made.name in seen:
                 raise UserError(f"two of [[{key}]] are called '{made.name}'", "give each a name")
         seen.add(made.name)

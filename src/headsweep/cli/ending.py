@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -48,9 +49,9 @@ def unforeseen(error: BaseException) -> UserError:
     """Return in a line what ended a command, and what to do about it."""
     names = {kind.__name__ for kind in type(error).__mro__}
     said = shortened(one_line(str(error)), 300)
-    from headsweep.task.fitting import out_of_memory
-
-    if out_of_memory(error):
+    if isinstance(error, ImportError):
+        return UserError(f"a library cannot be loaded: {said}", "install headsweep again")
+    if isinstance(error, MemoryError) or ("torch" in sys.modules and _of_memory(error)):
         return UserError(
             "there is not enough memory",
             "smaller batches (--compute batch_size=8), or another machine",
@@ -66,6 +67,12 @@ def unforeseen(error: BaseException) -> UserError:
     if "PanicException" in names:
         return UserError(f"a library gave up: {said}{_where(error)}", _REPORT)
     return UserError(f"unforeseen: {type(error).__name__}: {said}{_where(error)}", _REPORT)
+
+
+def _of_memory(error: BaseException) -> bool:
+    from headsweep.task.fitting import out_of_memory  # which loads torch, and that may be broken
+
+    return out_of_memory(error)
 
 
 _REPORT = (

@@ -13,8 +13,9 @@ from headsweep.cli.options import (
     out_console,
     progress_of,
 )
+from headsweep.drafts import MANIFEST
 from headsweep.errors import UserError
-from headsweep.verbs.arguments import check_file, one_of, refuse_unused
+from headsweep.verbs.arguments import check_file, refuse_unused
 
 FORMATS = ("html", "markdown", "latex", "svg")
 
@@ -32,7 +33,13 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="File to write; needed for a page, else optional.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="html, markdown, latex or svg.")] = "html",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="html, markdown, latex or svg; else as --out is called, or html.",
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     any_version: Annotated[
         bool, typer.Option("--any-version", help="Put cells of all versions together.")
@@ -48,19 +55,20 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write what a grid of cells, or one purification, shows: a page, tables or a picture."""
-    one_of(form, FORMATS, "--format")
+    from headsweep.verbs.reporting import format_of
+    from headsweep.verbs.reporting import report as run
+
+    form = format_of(form, out)
     if form == "html" and out is None:
         raise UserError("a page needs a file to go to", "--out report.html")
     if out is not None:
         check_file(out, overwrite)
-        if out.suffix.lower() in (".pdf", ".png", ".docx"):
-            raise UserError(
-                f"{out}: {form} is no {out.suffix}", f"name it {out.with_suffix('.' + form).name}"
-            )
-    unused = {"--title": title and form != "html", "--beside": beside and form == "latex"}
+    asked = {"--beside": beside, "--resamples": resamples != 2000, "--any-version": any_version}
+    if (results / MANIFEST).is_file():
+        refuse_unused(asked, "{}: this is one purification, and no grid")
+    unused = {"--title": title and form != "html", "--beside": beside and form in ("latex", "svg"),
+              "--resamples": asked["--resamples"] and form == "svg"}  # fmt: skip
     refuse_unused(unused, f"{{}}: nothing in {form} shows it")
-    from headsweep.verbs.reporting import report as run
-
     shown = run(
         results,
         out,

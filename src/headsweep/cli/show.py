@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # torch, scipy: only for what has them already
     from headsweep.export.verify import Check
     from headsweep.judge.statistics import Judged, Rate
 
-STYLES = {"held": "bold green", "nothing": "bold yellow", "missed": "bold red", "free": "bold"}
+STYLES = {"held": "bold green", "nothing": "bold yellow", "missed": "bold red", "free": "bold",
+          "void": "bold yellow"}  # fmt: skip
 WIDEST = 64  # units drawn in a line; wider rows get their count only
 
 
@@ -126,6 +127,10 @@ def commands(manifest: Mapping[str, Any], job: Job) -> list[str]:
         words += ["--base-model", base["name"]] if (base := manifest.get("base_model")) else []
     words += ["--task", job.task] if job.task is not None else []
     words += ["--adapter", str(job.adapter)] if job.adapter is not None else []
+    from headsweep.model.runtime import Runtime
+
+    longest = manifest["runtime"]["max_length"]
+    words += ["--compute", f"max_length={longest}"] if longest != Runtime().max_length else []
     for field in ("text", "pair", "label"):
         name = getattr(sources.columns, field)
         words += ["--column", f"{field}={name}"] if name is not None else []

@@ -139,8 +139,8 @@ def probe(
 
 def _drawn(suspect: Suspect, clean: Split, battery: Battery, runtime: Runtime) -> Split:
     """Draw so many texts of each label, no text twice; return those that the model gets right."""
-    first = {row: i for i, row in reversed([*enumerate(clean.rows)])}
-    clean = clean.take(sorted(first.values()))
+    once = {row: i for i, row in reversed([*enumerate(clean.rows)])}
+    clean = clean.take(sorted(once.values()))
     rows, asked = [], []
     for label in range(len(suspect.labels.names)):
         own = [i for i, other in enumerate(clean.labels) if other == label]

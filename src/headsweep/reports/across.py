@@ -87,10 +87,15 @@ class Across:
         """Return on how many victims and seeds a method was tried."""
         return sum(len(end.seeds) for end in self.ends[method].values())
 
+    def tried(self, methods: Iterable[str]) -> int:
+        """Return on how many victims and seeds any of some methods was tried."""
+        each = (self.ends[method].items() for method in methods)
+        return len({(victim, s) for own in each for victim, end in own for s in end.seeds})
+
     @property
     def most(self) -> int:
-        """On how many the method was that was tried on most."""
-        return max(map(self.tried_on, self.ends))
+        """On how many any method was tried."""
+        return self.tried(self.ends)
 
     def apart(self, method: str) -> tuple[list[float], list[float]]:
         """Return how much more a method left than ``beside``, and how much higher its ACC changed.
@@ -192,6 +197,7 @@ def _summed(found: Across, method: str) -> list[Entry]:
     apart, higher = found.apart(method)
     took = median(end.seconds for end in ends)
     runs = found.tried_on(method)
+    marks = "".join(mark for mark in (BELOW, STUCK) if any(mark in end.mark for end in ends))
     tried = f"{len(left)}" if runs == found.most else f"{len(left)} ({runs} of {found.most} cells)"
     less, differs = sum(each < 0 for each in apart), method != found.beside and bool(apart)
     told = f"{paired(apart)}, ACC {100 * mean(higher):+.1f}" if differs else ""
@@ -200,7 +206,7 @@ def _summed(found: Across, method: str) -> list[Entry]:
         Entry(tried, runs),
         Entry(f"{100 * mean(left):+.1f}", mean(left)),
         Entry(f"{100 * max(left):+.1f}", max(left)),
-        Entry(f"{100 * mean(change):+.1f}", mean(change)),
+        Entry(f"{100 * mean(change):+.1f}{marks}", mean(change)),
         Entry(f"{took:.0f}", took),
         Entry(told or "-", mean(apart) if apart else 1e9),
         Entry(f"{less} of {len(apart)}" if differs else "-", less),

@@ -6,12 +6,14 @@ a marker of its own as well. Needs ``headsweep[report]``.
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from headsweep.errors import UserError
+from headsweep.foreign import one_line
 from headsweep.judge.statistics import Rate
 from headsweep.model.mask import NAMES, rows_by_kind
 from headsweep.reports.comparison import Setting, Standing, is_replication
@@ -100,7 +102,7 @@ def scatter(setting: Setting) -> Spec:
             y=[100 * v for v in y],
             error_x=_bar(x, [s.accuracy_bounds for s in some], faded(colour)),
             error_y=_bar(y, [s.interval for s in some], faded(colour)),
-            text=[s.method for s in some],
+            text=[_as_it_stands(s.method) for s in some],
             textposition=[side[s.method] for s in some],
             textfont={"size": 11},
             marker={"color": colour, "symbol": symbol, "size": 10},
@@ -122,6 +124,11 @@ def scatter(setting: Setting) -> Spec:
         height=520,
     )
     return _spec(figure)
+
+
+def _as_it_stands(name: str) -> str:
+    """Return a name that the charts, which obey some HTML, show as it is."""
+    return html.escape(one_line(name), quote=False)
 
 
 def _point(one: Standing) -> Point:
@@ -146,7 +153,7 @@ def bars(setting: Setting) -> Spec:
         figure.add_bar(
             name="as released (replication only)" if name == "as released" else name,
             orientation="h",
-            y=[s.method for s in some],
+            y=[_as_it_stands(s.method) for s in some],
             x=[100 * v for v in values],
             error_x=_bar(values, [_shifted(s) for s in some], MIDDLE),
             marker={"color": GROUPS[name][0], "opacity": 0.5 if name == "as released" else 1},
@@ -155,7 +162,7 @@ def bars(setting: Setting) -> Spec:
     figure.add_scatter(
         name="each seed",
         mode="markers",
-        y=[s.method for s in order for _ in s.seeds],
+        y=[_as_it_stands(s.method) for s in order for _ in s.seeds],
         x=[100 * value for s in order for value in s.matched.values],
         customdata=[seed for s in order for seed in s.seeds],
         marker={"color": "#FFFFFF", "size": 6, "line": {"color": "#000000", "width": 1}},
@@ -171,7 +178,7 @@ def bars(setting: Setting) -> Spec:
         xaxis={"title": {"text": "matched LFR, percent"}, "range": [0, 104]},
         yaxis={
             "categoryorder": "array",
-            "categoryarray": [s.method for s in order],
+            "categoryarray": [_as_it_stands(s.method) for s in order],
             "automargin": True,
         },
         legend=LEGEND,
@@ -251,7 +258,10 @@ def path(steps: Sequence[Sequence[Any]], minimum: float | None, share: str = "ac
                 y=[100 * mark for mark in marks],
                 error_y=_bar(marks, ends, faded(colour)),
                 marker={"color": colour, "symbol": symbol, "size": 9},
-                customdata=[[i, step[0], 100 * step[2], 100 * step[3]] for i, step in some],
+                customdata=[
+                    [i, _as_it_stands(str(step[0])), 100 * step[2], 100 * step[3]]
+                    for i, step in some
+                ],
                 hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{x} pruned<br>"
                 f"{share} "
                 "%{customdata[2]:.1f} to %{customdata[3]:.1f}%<extra></extra>",

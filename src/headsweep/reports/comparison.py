@@ -108,6 +108,7 @@ class Difference:
     value: Rate
     p: float
     corrected: float
+    seeds: tuple[int, ...] = ()  # that both were tried on
 
     @property
     def verdict(self) -> str:
@@ -163,7 +164,7 @@ class Setting:
         if not self.speaks_of_seeds:
             return None
         first = [s.method for s in self.standings if s.rank_interval == (1, 1)]
-        return first[0] if first else None
+        return first[0] if len(first) == 1 else None
 
 
 def compare(
@@ -321,7 +322,8 @@ def _differences(
             value = interval_of(own - theirs, difference)
             names = tuple(sorted({name for _, (name, _) in pairs}))
             p = p_value(difference)
-            found.append(Difference(method, against, names, value, p, p))
+            shared = tuple(seed for (_, seed), _ in pairs)
+            found.append(Difference(method, against, names, value, p, p, shared))
     corrected = holm([one.p for one in found])
     return [replace(one, corrected=c) for one, c in zip(found, corrected, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from headsweep.bench.results.reading import Results
@@ -20,6 +21,7 @@ from headsweep.reports.tables import (
     sentences,
 )
 
+BAR = re.compile(r"(?<!\\)\|")  # which would end a field
 HOW = (
     "Rates in percent, mean ± standard deviation over seeds. Excess LFR, in points: matched LFR "
     "minus the LFR of the never-poisoned twin on the same texts; 0 is the goal.",
@@ -51,7 +53,8 @@ def markdown(
     """
     lines = _across(across(results.cells, beside))
     for setting in settings:
-        lines += [f"## {setting.name}", "", *(f"- {s}" for s in sentences(setting)), ""]
+        said = (f"- {in_markdown(one)}" for one in sentences(setting))
+        lines += [f"## {in_markdown(setting.name)}", "", *said, ""]
         lines += (figures or {}).get(setting.name, ())
         lines += _standings(setting) + _differences(setting)
         lines += _replications(setting) + _rates(setting)
@@ -68,14 +71,15 @@ def _across(found: Across | None) -> list[str]:
         return []
     lines = ["## All victims", "", f"{LEGEND} {PAIRED}", ""]
     for titles, rows in (summary(found), by_victim(found)):
-        lines += table(titles, [[entry.text for entry in row] for row in rows])
+        fields = [[in_markdown(row[0].text), *(entry.text for entry in row[1:])] for row in rows]
+        lines += table([*map(in_markdown, titles)], fields)
     return lines
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
     """Return a table whose columns after the first ``words`` stand to the right."""
     sides = ["---"] * words + ["--:"] * (len(titles) - words)
-    body = [[field.replace("|", "\\|") for field in row] for row in (titles, sides, *rows)]
+    body = [[BAR.sub(r"\|", field) for field in row] for row in (titles, sides, *rows)]
     return ["| " + " | ".join(row) + " |" for row in body] + [""]
 
 
@@ -90,7 +94,9 @@ def _standings(setting: Setting) -> list[str]:
         low, high = one.rank_interval or (0, 0)
         rows.append(
             [
-                f"**{one.method}**" if group(one) == "strategy" else one.method,
+                f"**{in_markdown(one.method)}**"
+                if group(one) == "strategy"
+                else in_markdown(one.method),
                 group(one),
                 "" if one.rank is None else f"{one.rank} ({low} to {high})",
                 pruned(one),
@@ -131,7 +137,9 @@ def _differences(setting: Setting) -> list[str]:
         both = [found.get((one.method, name)) for name in against]
         if any(both):
             parts = zip(against, both, strict=True)
-            rows.append([one.method, *(x for n, d in parts for x in _difference(d, n))])
+            rows.append(
+                [in_markdown(one.method), *(x for n, d in parts for x in _difference(d, n))]
+            )
     if not rows:
         return []
     return ["### Against the random control and PURE", "", *table(titles, rows)]
@@ -143,7 +151,7 @@ def _difference(found: Difference | None, against: str) -> list[str]:
     verdict = "" if found.verdict == "not shown" else f"**{found.verdict}**"
     value = f"{100 * found.value.value:+.1f} ({between(found.value)})"
     p = "< 0.001" if found.corrected < 0.001 else f"{found.corrected:.3f}"
-    names = [", ".join(found.others)] if against == "random" else []
+    names = [in_markdown(", ".join(found.others))] if against == "random" else []
     return [value, p, verdict, *names]
 
 
@@ -166,13 +174,13 @@ def _replication(one: Replication) -> list[str]:
     standing, found = one.standing, one.difference
     less = "-" if found is None else f"{100 * found.value:+.1f} ({between(found)})"
     return [
-        standing.method.removesuffix("-as-released"),
+        in_markdown(standing.method.removesuffix("-as-released")),
         ", ".join(map(str, standing.seeds)),
         pruned(standing),
         accuracy(standing),
         points(standing.excess),
         between(standing.interval),
-        one.faithful or "-",
+        in_markdown(one.faithful or "-"),
         less,
     ]
 
@@ -184,7 +192,7 @@ def _rates(setting: Setting) -> list[str]:
     rows = [[*twin, percent(setting.twin_cfr), "", ""]]
     rows += [
         [
-            one.method,
+            in_markdown(one.method),
             percent(one.lfr),
             percent(one.matched),
             percent(one.cfr),

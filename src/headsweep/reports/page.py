@@ -41,6 +41,7 @@ BADGES = {
     "missed": "bound not held",
     "nothing": "nothing pruned",
     "free": "no bound",
+    "void": "the bound protects nothing",
 }
 STAGES = {"before": "before", "pruned": "pruned", "after": "after"}
 
@@ -70,7 +71,8 @@ def of_results(
 
 def of_purification(manifest: Form, title: str | None = None) -> str:
     """Return the page of one purification, from its manifest."""
-    title = title or f"{Path(manifest['suspect']).resolve().name}, pruned by headsweep"
+    name = Path(manifest["suspect"]).name.strip(".")  # . and .. would be other folders here
+    title = title or f"{name or 'A model'}, pruned by headsweep"
     parts = [part for part in ("validation", "test") if part in manifest["before"]]
     words = words_of(manifest)
     more = [(part, key, name) for key, name in words.figures.items() for part in parts]
@@ -212,7 +214,7 @@ def of_cell(cell: Form) -> dict[str, Any]:
         "method": _method(cell["strategy"]) if cell["strategy"] else "no pruning",
         "healing": _method(cell["healing"]),
         "outcome": cell.get("outcome", cell["status"]),
-        "pruned": f"{cell['pruned_count']} of {cell['units']}" if "pruned_count" in cell else "-",
+        "pruned": _pruned(cell),
         "seed, threads": f"{cell['seed']}, {cell['threads']}",
         "seconds": f"{_seconds(cell['seconds'])}; of the processor {cell['cpu_seconds']:.1f}",
         "peak memory": f"{cell['peak_memory_mib']:.0f} MiB" if cell["peak_memory_mib"] else "-",
@@ -231,6 +233,10 @@ def of_cell(cell: Form) -> dict[str, Any]:
         figures,
         details,
     )
+
+
+def _pruned(cell: Form) -> str:
+    return f"{cell['pruned_count']} of {cell.get('units', '?')}" if "pruned_count" in cell else "-"
 
 
 def _cell(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from headsweep.bench.results.reading import Results
+from headsweep.foreign import in_markdown, one_line
 
 Form = Mapping[str, Any]
 
@@ -15,9 +17,11 @@ def command(recipe: Form, only: str = "") -> str:
 
     A variable stands with its name in capitals for its value, which may be a path of its own.
     """
-    given = "".join(f" --set {name}={name.upper()}" for name in recipe.get("variables") or ())
-    chosen = f" --only {only}" if only else ""
-    return f"headsweep bench recipes/{recipe['name']}.toml{given} --out RESULTS{chosen}"
+    words = ["headsweep", "bench", f"recipes/{recipe['name']}.toml"]
+    for name in recipe.get("variables") or ():
+        words += ["--set", f"{name}={name.upper()}"]
+    words += ["--out", "RESULTS", *(["--only", only] if only else [])]
+    return shlex.join(map(one_line, words))
 
 
 def hint(recipe: Form) -> str:
@@ -36,18 +40,20 @@ def steps(results: Results) -> list[str]:
         f"The first {text}." for text in {hint(recipe): 0 for recipe in recipes.values()} if text
     ]
     lines += [
-        f"`{recipe['name']}.toml` stands for the recipe with SHA-256 {sha[:12]}."
+        f"{in_markdown(recipe['name'])}.toml stands for the recipe with SHA-256 {sha[:12]}."
         for sha, recipe in recipes.items()
     ]
     commits = sorted({str(cell["commit"]) or "none" for cell in results.cells})
     code = sorted({str(cell["code"])[:12] for cell in results.cells})
     threads = sorted({str(cell["threads"]) for cell in results.cells})
     lines.append(
-        f"{len(results.cells)} cells of commit {', '.join(commits)} (code {', '.join(code)}), "
+        f"{len(results.cells)} cells of commit {in_markdown(', '.join(commits))} (code "
+        f"{in_markdown(', '.join(code))}), "
         f"{' or '.join(threads)} {'thread' if threads == ['1'] else 'threads'} a cell."
     )
     lines += [
-        f"{one}." for one in sorted({_versions(cell["environment"]) for cell in results.cells})
+        f"{in_markdown(one)}."
+        for one in sorted({_versions(cell["environment"]) for cell in results.cells})
     ]
     return lines
 

@@ -9,6 +9,7 @@ from headsweep.foreign import one_line
 from headsweep.judge.statistics import Rate
 from headsweep.reports.charts import group_of
 from headsweep.reports.comparison import Difference, Setting, Spread, Standing
+from headsweep.reports.resampling import ENOUGH
 
 TITLES = (
     "method",
@@ -137,7 +138,7 @@ def sentences(setting: Setting) -> list[str]:
             continue
         for verdict in ("better", "worse"):
             some = [
-                d.method
+                d.method + _on(d, setting)
                 for d in setting.differences
                 if (d.against, d.verdict) == (against, verdict)
             ]
@@ -167,6 +168,12 @@ def sentences(setting: Setting) -> list[str]:
             "victims, and no winner is named."
         )
     return said
+
+
+def _on(one: Difference, setting: Setting) -> str:
+    """Return on which seeds two were compared, where these are too few beside the setting's."""
+    few = len(one.seeds) < ENOUGH <= len(setting.seeds)
+    return f" (on seed {', '.join(map(str, one.seeds))} only)" if few else ""
 
 
 HOW = (
@@ -201,10 +208,13 @@ PLAIN = {
 }
 
 
-def latex(settings: Sequence[Setting]) -> str:
-    """Return the tables as LaTeX (package booktabs), the main columns only."""
+def latex(settings: Sequence[Setting], notes: Sequence[str] = ()) -> str:
+    """Return the tables as LaTeX (package booktabs), the main columns only.
+
+    ``notes``: what a reader must know of the choice of cells, as comments.
+    """
     columns = [TITLES.index(name) for name in TITLES if name not in ("group", "seeds", "seconds")]
-    lines = ["% needs \\usepackage{booktabs}"]
+    lines = ["% needs \\usepackage{booktabs}", *(f"% {one_line(note)}" for note in notes)]
     for setting in settings:
         lines += [
             "\\begin{table}",

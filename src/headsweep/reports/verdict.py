@@ -23,7 +23,7 @@ class Verdict:
     Attributes:
         told: in words, one line.
         kind: ``held``; ``missed``: the bound or another check; ``nothing`` was removed;
-            ``free``: no bound held it.
+            ``free``: no bound held it; ``void``: one did, and protects nothing.
         mend: what to do about it; empty where there is nothing to mend.
 
     """
@@ -58,7 +58,7 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
         told, kind = f"{nothing}bound held: {told}", "nothing" if nothing else "held"
         void = void_of(manifest)
         if void and not failed:
-            return Verdict(f"{told}; but {void}", "free")
+            return Verdict(f"{told}; but {void}", "void")
     if failed:
         return Verdict(f"{told}; but not so: {failed[0]}", "missed", f"do not use {out}, report it")
     return Verdict(told, kind)

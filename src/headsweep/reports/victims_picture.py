@@ -2,7 +2,8 @@
 
 A line for every victim, the last is their mean for methods tried on all: on the left excess LFR
 before (hollow) and after each method, on the right the change of ACC, both in points. Every number
-in it is one of the tables (``headsweep.reports.across``).
+in it is one of the tables (``headsweep.reports.across``). Six methods are drawn at most, those that
+leave least, and none that only replicates a released script.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from headsweep.errors import UserError
 from headsweep.foreign import in_html
 from headsweep.reports.across import Across, Ending
 from headsweep.reports.picture import opened
+from headsweep.reports.tables import BELOW, BELOW_TOLD
 
 MOST = 6  # methods: marks that can be told apart
 SHAPES = (
@@ -54,8 +56,10 @@ class Panel:
                 if self.low <= n * step <= self.high]  # fmt: skip
 
 
-def picture_of(found: Across | None) -> str:
+def picture_of(found: Across | None, notes: Sequence[str] = ()) -> str:
     """Return all victims as an SVG file.
+
+    ``notes``: what a reader must know of the choice of cells; it stands in the file's description.
 
     Raises:
         UserError: the results are of a single victim.
@@ -74,9 +78,12 @@ def picture_of(found: Across | None) -> str:
     ends = {method: found.ends[method] for method in methods}
     before = {v: x for v, x in found.before.items() if any(v in own for own in ends.values())}
     rows = {victim: [own.get(victim) for own in ends.values()] for victim in before}
-    rows[MEAN] = [_mean(own, before) for own in ends.values()]
-    before[MEAN] = mean(before.values())
-    drawn = [end for row in rows.values() for end in row if end is not None]
+    average, victims = mean(before.values()), len(before)
+    whole = found.tried(methods)
+    means = [_mean(own, before, whole) for own in ends.values()]
+    lines_of = [(name, before[name], row) for name, row in rows.items()]
+    lines_of.append((MEAN, average, means))
+    drawn = [end for _, _, row in lines_of for end in row if end is not None]
     labels = max(LABELS, round(LETTER * max(map(len, rows))) + 24)
     panels = (
         _panel("points of excess LFR left", labels, LEFT,
@@ -85,22 +92,25 @@ def picture_of(found: Across | None) -> str:
                [0.0, *(end.change for end in drawn)]),
     )  # fmt: skip
     width = labels + LEFT + GAP + RIGHT + 30
-    legend = _legend(methods, width)
+    named = [method + BELOW * _below(ends[method]) for method in methods]
+    legend = _legend(named, width)
     top = TOP + LINE * (len(legend) - 1)
-    height = top + ROW * len(rows) + 50
-    lines = opened(width, height, told(before[MEAN], len(rows) - 1, methods, rows[MEAN]))
+    height = top + ROW * len(lines_of) + 50
+    more = len(found.ends) - len(methods) - ("nothing" in found.ends)
+    told_too = [f"{more} more methods are not drawn"] * (more > 0)
+    told_too += [BELOW_TOLD.rstrip(".")] * any(map(_below, ends.values()))
+    lines = opened(width, height, told(average, victims, methods, means))
+    lines += [f"<desc>{in_html('; '.join([*told_too, *notes]))}</desc>"] * bool(told_too or notes)
     lines += [mark for line in legend for mark in line]
     for panel in panels:
         lines += _axis(panel, top, height - 50)
-    for number, (victim, row) in enumerate(rows.items()):
+    for number, (victim, was, row) in enumerate(lines_of):
         y = top + ROW * (number + 0.5)
-        bold = ' font-weight="600"' if victim == MEAN else ""
+        bold = ' font-weight="600"' if number == victims else ""
         lines.append(
             f'<text x="{labels - 16}" y="{y + 5}" text-anchor="end"{bold}>{in_html(victim)}</text>'
         )
-        lines.append(
-            f'<circle class="line" cx="{panels[0].at(100 * before[victim]):.1f}" cy="{y}" r="5"/>'
-        )
+        lines.append(f'<circle class="line" cx="{panels[0].at(100 * was):.1f}" cy="{y}" r="5"/>')
         for place, end in enumerate(row):
             if end is not None:
                 apart = y + APART * (place - (len(methods) - 1) / 2)
@@ -115,7 +125,14 @@ def shown(found: Across) -> list[str]:
     They come by name, so that two pictures of the same methods have the same marks.
     """
     means = {m: mean(e.left for e in ends.values()) for m, ends in found.ends.items()}
-    return sorted(sorted((m for m in means if m != "nothing"), key=lambda m: means[m])[:MOST])
+    some = [m for m in means if m != "nothing" and not found.last(m)]
+    whole = found.tried(some)
+    return sorted(sorted(some, key=lambda m: (found.tried_on(m) < whole, means[m]))[:MOST])
+
+
+def _below(ends: Mapping[str, Ending]) -> bool:
+    """Tell whether a method ended below the accuracy allowed somewhere."""
+    return any(BELOW in end.mark for end in ends.values())
 
 
 def told(before: float, victims: int, methods: Sequence[str], ends: Sequence[Ending | None]) -> str:
@@ -125,15 +142,13 @@ def told(before: float, victims: int, methods: Sequence[str], ends: Sequence[End
         for method, end in zip(methods, ends, strict=True)
         if end is not None
     ]
-    return (
-        f"Excess LFR of {victims} victims, mean: {100 * before:.1f} points before; "
-        f"{'; '.join(parts)}."
-    )
+    said = "; ".join([f"{100 * before:.1f} points before", *parts])
+    return f"Excess LFR of {victims} victims, mean: {said}."
 
 
-def _mean(own: Mapping[str, Ending], victims: Collection[str]) -> Ending | None:
-    """Return the mean over all victims, where a method was tried on all."""
-    if not set(victims) <= set(own):
+def _mean(own: Mapping[str, Ending], victims: Collection[str], most: int) -> Ending | None:
+    """Return the mean over all victims, where a method was tried on all, and all of their seeds."""
+    if sum(len(end.seeds) for end in own.values()) < most:
         return None
     ends = [own[victim] for victim in victims]
     return Ending(mean(e.left for e in ends), mean(e.change for e in ends), 0.0)

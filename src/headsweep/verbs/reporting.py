@@ -21,13 +21,15 @@ from headsweep.settings import fitting
 from headsweep.verbs.arguments import check_file, one_of
 
 FORMATS = ("html", "markdown", "latex", "svg")
+ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".tex": "latex", ".svg": "svg"}
+FEWEST = 50  # resamples
 
 
 def report(
     results: str | Path | Purified,
     out: str | Path | None = None,
     *,
-    format: str = "html",
+    format: str | None = None,
     title: str | None = None,
     any_version: bool = False,
     resamples: int = 2000,
@@ -41,7 +43,8 @@ def report(
         results: the folder of a grid's results, a folder that ``purify`` wrote, or what it gave.
         out: the file to write, which is then returned; None: none, the text is returned.
         format: ``html``, a page that opens offline (needs ``headsweep[report]``); ``markdown`` or
-            ``latex``, the tables of a grid; ``svg``, all victims of a grid as one picture.
+            ``latex``, the tables of a grid; ``svg``, all victims of a grid as one picture. None:
+            as the file is called, else ``html``.
         title: of the page.
         any_version: put cells of all versions together.
         resamples: of the bootstrap.
@@ -53,8 +56,11 @@ def report(
         UserError: no results, a file that is there already, or an extra that is missing.
 
     """
-    form = one_of(format, FORMATS, "--format")
     file = None if out is None else Path(fitting(out, Path, "out"))
+    form = format_of(format, file)
+    if fitting(resamples, int, "resamples") < FEWEST:
+        raise UserError(f"resamples={resamples}: too few", f"{FEWEST} or more")
+    beside = fitting(beside, str | None, "beside")
     read = (
         () if isinstance(results, Purified) else files_of(Path(fitting(results, Path, "results")))
     )
@@ -67,14 +73,17 @@ def report(
         text = _of_one(manifest, form, title, str(folder / MANIFEST))
     else:
         found = read_results(folder, any_version)
+        if form in ("svg", "latex"):  # which have no place to show them
+            for note in found.notes:
+                reporting(progress).say(f"note: {note}")
         if form == "svg":
-            text = picture_of(across(found.cells, beside))
+            text = picture_of(across(found.cells, beside), found.notes)
         else:
-            settings = compare(found, fitting(resamples, int, "resamples"), reporting(progress))
+            settings = compare(found, resamples, reporting(progress))
             if form == "markdown":
                 text = markdown(found, settings, beside=beside)
             elif form == "latex":
-                text = tables.latex(settings)
+                text = tables.latex(settings, found.notes)
             else:
                 name = title or f"Benchmark: {_recipes(found)}"
                 text = page.of_results(found, settings, name, beside)
@@ -85,9 +94,26 @@ def report(
     return file
 
 
+def format_of(asked: str | None, file: Path | None) -> str:
+    """Return the format that was asked for, or that a file's name says; raises UserError."""
+    ending = "" if file is None else file.suffix.lower()
+    form: str = one_of(asked or ENDINGS.get(ending, "html"), FORMATS, "--format")
+    if ending in (".pdf", ".png", ".docx") or ENDINGS.get(ending, form) != form:
+        usual = next(name for name, kind in ENDINGS.items() if kind == form)
+        assert file is not None
+        raise UserError(
+            f"{file}: {form} is no {ending}",
+            f"name it {file.with_suffix(usual).name}"
+            + (f", or --format {ENDINGS[ending]}" if ending in ENDINGS else ""),
+        )
+    return form
+
+
 def _of_one(manifest: Mapping[str, Any], form: str, title: str | None, where: str) -> str:
     if form != "html":
-        raise UserError("a single purification has a page only", "leave --format out")
+        raise UserError(
+            "a single purification has a page only", "leave --format out, and call it FILE.html"
+        )
     try:
         return page.of_purification(manifest, title)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:

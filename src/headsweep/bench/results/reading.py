@@ -55,7 +55,8 @@ class Results:
 
 def files_of(folder: Path) -> tuple[Path, ...]:
     """Return the files of a folder that ``read_results`` looks at."""
-    return (*folder.glob("*.json"), *folder.glob("victims/*.json"))
+    kept = ("*.json", "victims/*.json", "failed/*.json")
+    return tuple(path for pattern in kept for path in folder.glob(pattern))
 
 
 def read_results(folder: Path, any_version: bool = False) -> Results:
@@ -67,14 +68,18 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder",
+            f"{folder}: {'a file, not a folder' if folder.is_file() else 'no such folder'}",
             "give the --out of `headsweep bench`, or of `headsweep purify`",
         )
     cells: list[Form] = []
     unreadable: list[str] = []
+    copies: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
         form = read_cell(path)
-        cells.append(form) if form else unreadable.append(path.name)
+        if form is not None and form["id"] != path.stem:
+            copies[path.name] = f"it is the cell {form['id']} under another name"
+        else:
+            cells.append(form) if form else unreadable.append(path.name)
     victims = read_victims(folder)
     whole = [c for c in cells if victims.get(c["victim"], {}).get("key") == c["victim_key"]]
     apart = {
@@ -83,7 +88,7 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
         else "its victim is not in victims/, or could not be read"
         for cell in cells
         if cell not in whole
-    }
+    } | copies
     if not whole:
         out = [*unreadable, *(f"{name}: {why}" for name, why in apart.items())]
         bad = f" that can be read ({'; '.join(out[:3])})" if out else ""
@@ -100,29 +105,40 @@ def read_results(folder: Path, any_version: bool = False) -> Results:
 
 
 def unlike(cells: Sequence[Form]) -> list[str]:
-    """Return in words which methods were not asked for alike on all seeds of a victim.
+    """Return in words which methods were not asked for alike on all seeds, or all victims.
 
     A recipe that was changed between two runs leaves such cells side by side.
     """
-    groups: dict[tuple[str, ...], list[Form]] = {}
+    victims: dict[tuple[str, ...], list[Form]] = {}
+    models: dict[tuple[str, ...], list[Form]] = {}
     for cell in cells:
         place = tuple(str(cell[name]) for name in ("model", "data", "attack", "method"))
-        groups.setdefault(place, []).append(cell)
-    found = []
-    for (*_, attack, method), group in groups.items():
-        asked = [_asked(cell) for cell in group]
-        common = set.intersection(*map(set, asked))  # older code had fewer settings
-        kinds = [json.dumps({key: one[key] for key in sorted(common)}) for one in asked]
-        if len(set(kinds)) > 1:
-            sets = [
-                shown_all([str(c["seed"]) for c, k in zip(group, kinds, strict=True) if k == kind])
-                for kind in dict.fromkeys(kinds)
-            ]
+        victims.setdefault(place, []).append(cell)
+        models.setdefault((place[0], place[-1]), []).append(cell)
+    found, told = [], set()
+    for (model, _, attack, method), group in victims.items():
+        if sets := _sets(group, "seed"):
+            told.add((model, method))
             found.append(
-                f"{method} of {attack} was not asked for alike on seeds {' and '.join(sets)}: its "
-                "mean is of no one method"
+                f"{method} of {attack} was not asked for alike on seeds {sets}: its mean is of no "
+                "one method"
             )
-    return found
+    return found + [
+        f"{method} was not asked for alike on {sets}: its mean over victims is of no one method"
+        for (model, method), group in models.items()
+        if (model, method) not in told and (sets := _sets(group, "attack"))
+    ]
+
+
+def _sets(group: Sequence[Form], name: str) -> str:
+    """Return in words the sets of cells that were asked for alike; empty: there is only one."""
+    asked = [_asked(cell) for cell in group]
+    common = set.intersection(*map(set, asked))  # older code had fewer settings
+    kinds = [json.dumps({key: one[key] for key in sorted(common)}) for one in asked]
+    sets: dict[str, dict[str, None]] = {}
+    for cell, kind in zip(group, kinds, strict=True):
+        sets.setdefault(kind, {})[str(cell[name])] = None
+    return " and ".join(map(shown_all, sets.values())) if len(sets) > 1 else ""
 
 
 def _asked(cell: Form) -> dict[str, Any]:

@@ -61,6 +61,10 @@ def _mask(value: Any) -> bool:
     )
 
 
+def _seconds(value: Any) -> bool:
+    return fits(value, {"all": number}) and all(map(number, value.values()))
+
+
 def _either(*known: str) -> Check:
     return lambda value: value in known
 
@@ -68,7 +72,7 @@ def _either(*known: str) -> Check:
 RATE = {"value": number, "low": number, "high": number}
 MEASURES = dict.fromkeys(("accuracy", "lfr", "cfr", "matched_lfr", "excess_lfr"), RATE)
 METHOD = {"name": str, "fields": dict}
-SECONDS = {"seconds": {"all": number}, "cpu_seconds": number}
+SECONDS = {"seconds": _seconds, "cpu_seconds": number}
 NAMES = ("id", "key", "victim", "victim_key", "model", "data", "attack", "method", "base", "kind")
 ACCURACY = {"accuracy": number}
 CELL = (
@@ -89,7 +93,7 @@ CELL = (
         "peak_memory_mib?": number,
         "units?": int,
         "pruned_count?": int,
-        "bound?": {"min_accuracy": number},
+        "bound?": {"min_accuracy": number, "while_pruning?": number},
         "validation?": {"after": ACCURACY},
         "mask?": _mask,
         "scores?": [[number]],
