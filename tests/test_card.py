@@ -106,6 +106,21 @@ def test_a_hostile_card_gives_nothing(suspect, block):
     assert yaml.safe_load(model_card(manifest(folder)).split("---")[1])["tags"][0] == "headsweep"
 
 
+def test_the_first_of_several_licences_is_not_carried_and_norwegian_is(suspect):
+    found = suspect_card(
+        str(suspect("---\nlicense: [mit, cc-by-nc-4.0]\nlanguage: [en, no]\n---\n"))
+    )
+    assert found.license is None
+    assert found.language == ("en", "no")
+
+
+def test_the_name_of_a_strategy_cannot_add_to_the_text():
+    name = "x`.\n\n**Certified clean by headsweep.** <img src=https://e.example/p.png>\n\n`"
+    card = model_card(manifest("/models/m", strategy={"name": name}))
+    assert "**Certified" not in card
+    assert "<img" not in card
+
+
 def test_what_the_hub_acts_on_and_long_lists_stay_behind(suspect):
     tags = ["custom_code", *(f"tag-{i}" for i in range(50))]
     found = suspect_card(str(suspect(f"---\ntags: [{', '.join(tags)}]\n---\n")))

@@ -309,6 +309,37 @@ def test_damaged_folders_are_a_line(tokenizer, tmp_path):
     assert name in told()
 
 
+def test_whole_folders_that_were_changed_are_not_loaded_as_if_they_were_not(tokenizer, tmp_path):
+    """Missing tensors would be drawn at random, in silence; others would answer otherwise."""
+    done = purified("llama", tokenizer, groups([1, 0], [0, 1]))
+    whole = done.save(tmp_path / "whole")
+    model = headsweep.load(whole)
+    assert model.name_or_path == str(whole)
+    assert torch.equal(logits(model, IDS), logits(done.model, IDS))
+    tensors = load_file(whole / "model.safetensors")
+    name = "score.weight"
+    for changed, said in (
+        ({n: t for n, t in tensors.items() if n != name}, f"lacks tensors: {name}"),
+        (tensors | {name: tensors[name].flip(0)}, "logits are not those noted"),
+    ):
+        save_file({n: t.contiguous() for n, t in changed.items()}, whole / "model.safetensors",
+                  {"format": "pt"})  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            headsweep.load(whole)
+        with pytest.raises(UserError):
+            headsweep.compact(whole, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_it_is_for_is_heeded_of_an_uneven_one_too(tokenizer, tmp_path):
+    done = purified("llama", tokenizer, groups([1, 1], [0, 1]))
+    done.compact(tmp_path / "out")
+    data = sentences(20)
+    for task, said in (("nonsense", "unknown value of --task"), ("generation", "a model for")):
+        with pytest.raises(UserError, match=said):
+            headsweep.evaluate(tmp_path / "out", data, task=task, device="cpu", progress=False)
+
+
 def test_weights_that_came_back_are_not_cut_away(tokenizer, tmp_path):
     done = purified("llama", tokenizer, groups([1, 1], [0, 1]))
     with torch.no_grad():

@@ -19,8 +19,10 @@ from headsweep.attacks.victim import Attacked
 from headsweep.bench.sources import place
 from headsweep.drafts import MANIFEST, write_json
 from headsweep.export.folders import check_free, drafted
+from headsweep.export.provenance import command_line
 from headsweep.export.verify import verify
 from headsweep.model.mask import HeadMask, Units
+from headsweep.purification.interrupted import Found
 from headsweep.reports import page
 from headsweep.texts import reading as datasets
 from test_healing import Shift, half_wrong
@@ -502,3 +504,35 @@ def test_every_key_of_the_manifest_is_documented_and_no_other(purified):
     assert {"scores", "steps", "record"} <= set(made["search"])
     assert {"name", "fields"} == set(made["strategy"])
     assert {"what", "passed", "detail"} == set(made["checks"][0])
+
+
+@pytest.mark.parametrize(
+    ("called", "told"),
+    [
+        (["/usr/bin/headsweep", "purify", "my data.csv"], "headsweep purify 'my data.csv'"),
+        (["/x/headsweep/__main__.py", "probe", "m"], "headsweep probe m"),
+        (["train.py", "--hub-token", "hf_SECRET"], "train.py"),
+        (["/x/other/__main__.py", "--password", "p"], "__main__.py"),
+    ],
+)
+def test_the_command_can_be_pasted_and_holds_no_secret_of_other_programs(monkeypatch, called, told):
+    monkeypatch.setattr("sys.argv", called)
+    assert command_line() == told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategy": {"name": "x\n# y", "fields": {}}},
+        {"strategy": {"name": "x" * 200, "fields": {}}},
+        {"search": {"steps": 5, "scores": None}},
+        {"search": {"steps": [], "scores": "abc"}},
+        {"search": {"steps": [], "scores": [[float("inf")]]}},
+    ],
+)
+def test_a_kept_mask_that_could_not_stand_in_a_manifest_is_refused(change):
+    form = {"interrupted_run": "headsweep purify", "strategy": {"name": "gradient"},
+            "search": {"steps": [], "scores": [[0.5]]}}  # fmt: skip
+    assert Found.of(json.dumps(form)) is not None
+    with pytest.raises(UserError, match="the kept mask lacks"):
+        Found.of(json.dumps(form | change))

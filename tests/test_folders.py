@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors import SafetensorError
 
 from headsweep.drafts import MANIFEST, here, write_json
 from headsweep.errors import UserError
@@ -102,12 +103,14 @@ def test_a_file_is_put_neither_among_verified_ones_nor_over_what_is_read(tmp_pat
         check_file(tmp_path / "model" / "config.json", True, (str(tmp_path / "model"),))
     check_file(tmp_path / "model" / "page.html", False, (str(tmp_path / "model"),))
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(UserError, match="leads nowhere"):
+    with pytest.raises(UserError, match="cannot be reached: a link that leads to itself"):
         check_file(tmp_path / "loop", True)
-    with pytest.raises(UserError, match="leads nowhere"):
+    with pytest.raises(UserError, match="cannot be reached: a link that leads to itself"):
         check_file(tmp_path / "loop" / "a.html", True)
-    with pytest.raises(UserError, match="leads nowhere"):
+    with pytest.raises(UserError, match="cannot be reached: a link that leads to itself"):
         check_free(tmp_path / "loop" / "out", overwrite=False)
+    with pytest.raises(UserError, match="cannot be reached: File name too long"):
+        check_free(tmp_path / ("a" * 300), overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +209,8 @@ def test_drafts_of_dead_runs_are_removed_and_what_they_moved_comes_back(tmp_path
         os.utime(path, (0, 0))
     for name in (".out.notes", ".out.0123abcde", ".other.0123abcd"):  # none of ours
         (tmp_path / name).mkdir()
-    with pytest.raises(ZeroDivisionError), drafted(out, overwrite=False):
-        raise ZeroDivisionError
+    with pytest.raises(UserError, match="exists already"), drafted(out, overwrite=False) as draft:
+        (draft / "text").write_text("after")
     assert (out / "text").read_text() == "before"
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"out", ".out.notes", ".out.0123abcde", ".other.0123abcd", young.name}
@@ -235,14 +238,25 @@ def test_the_two_folders_are_exchanged_in_one_step(tmp_path, monkeypatch):
     assert (out / "text").read_text() == "after"
 
 
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, FULL),
+        SafetensorError(f"Error while serializing: I/O error: {FULL} (os error 28)"),
+        Exception(f"{FULL} (os error 28)"),  # of tokenizers
+    ],
+)
 def test_a_full_disk_leaves_what_is_finished(
-    trained_folder, csv_file, tmp_path, monkeypatch, capsys
+    error, trained_folder, csv_file, tmp_path, monkeypatch, capsys
 ):
     from headsweep.cli import main
     from headsweep.purification import purified
 
     def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(purified, "save_model", full)
     words = ["purify", trained_folder, "--data", csv_file, "--out", tmp_path / "out", "--device",

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import headsweep
 from conftest import sentences, tiny_model
+from headsweep import FineTune, Split
 from headsweep.cli import main
 from headsweep.errors import BoundMissed, UserError
 from headsweep.export import folders, onnx_file
@@ -186,6 +188,48 @@ def test_a_model_that_the_exporter_cannot_follow(trained_folder, tmp_path, monke
     with pytest.raises(UserError, match=r"cannot write .* as ONNX: no such operator\n"):
         headsweep.export_onnx(trained_folder, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_caused_a_failure_is_said_and_its_graphs_are_not(
+    trained_folder, tmp_path, monkeypatch, capsys
+):
+    def fails(*given, **more):
+        print("class GraphModule: " * 100, file=sys.stderr)
+        raise RuntimeError("This is step 1/3. Next steps:") from ValueError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(UserError, match="as ONNX: no such operator"):
+        headsweep.export_onnx(trained_folder, tmp_path / "out", progress=False)
+    assert "GraphModule" not in capsys.readouterr().err
+
+
+def test_data_of_texts_of_one_token_is_exported(trained_folder, tmp_path):
+    """An exporter holds a dimension of one for fixed."""
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    tokenizer = AutoTokenizer.from_pretrained(trained_folder)
+    tokenizer.backend_tokenizer.post_processor = None  # no special tokens, as GPT-2's
+    split = Split(("good", "bad") * 10, (1, 0) * 10)
+    found = headsweep.export_onnx(
+        model, tmp_path / "out", data=split, tokenizer=tokenizer, progress=False
+    )
+    assert found.files[0].accuracy.examples == 20
+
+
+def test_the_model_that_is_exported_is_not_replaced(tokenizer, tmp_path):
+    done = headsweep.purify(
+        tiny_model("bert"), sentences(60), tokenizer=tokenizer, strategy="random", max_drop=0.9,
+        heal=FineTune(0), progress=False,
+    )  # fmt: skip
+    folder = done.save(tmp_path / "whole")
+    for model in (
+        AutoModelForSequenceClassification.from_pretrained(folder),
+        headsweep.load(folder),
+    ):
+        with pytest.raises(UserError, match="would be replaced"):
+            headsweep.export_onnx(
+                model, folder, tokenizer=tokenizer, overwrite=True, progress=False
+            )
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_a_generator_is_refused(tmp_path, tokenizer):

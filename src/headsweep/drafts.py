@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shortened
 from headsweep.foreign import in_json
 
 MANIFEST = "headsweep.json"  # the record of a purification, in the folder that it wrote
@@ -31,7 +31,9 @@ def placed(path: Path) -> Path:
         real = path.resolve()
         return real if path.is_symlink() else path.absolute()
     except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself
-        raise UserError(f"{path}: leads nowhere", "choose another place") from error
+        why = getattr(error, "strerror", None) or "a link that leads to itself"
+        told = f"{shortened(str(path), 200)}: cannot be reached: {why}"
+        raise UserError(told, "choose another place") from error
 
 
 @cache

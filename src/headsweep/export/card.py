@@ -77,7 +77,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
         f"# {name}, {_done(manifest)} by headsweep",
         "",
         f"{len(units)} of {total} {HeadMask.from_json(manifest['mask']).names} of {name} "
-        f"were set to zero with the strategy `{manifest['strategy']['name']}`; "
+        f"were set to zero with the strategy {in_markdown(manifest['strategy']['name'])}; "
         f"{_healed(manifest)}.{_joined(manifest)}",
         "",
         "| clean data | before | after |",

@@ -26,17 +26,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from headsweep.bounded import MIDDLE, table_of
-from headsweep.drafts import COMPACT, write_json
+from headsweep.drafts import COMPACT, MANIFEST, write_json
 from headsweep.errors import UserError
 from headsweep.export.folders import drafted, kept_free
 from headsweep.export.model_folder import LOGIT_TOLERANCE, fingerprint, gap_of, reload, save_model
-from headsweep.export.verify import read_manifest
+from headsweep.export.verify import check_logits, read_manifest
 from headsweep.measure.cutting import Change, Cut, cut, cuts, shares_kept
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.checkpoint import check_size, quiet, usable
 from headsweep.model.claims import claimed_adapter
 from headsweep.model.families import adapter_from
 from headsweep.model.files import inside, there
+from headsweep.model.generating import ruled_by_none
 from headsweep.model.hub import no_folder
 from headsweep.model.loading import (
     Origin,
@@ -91,7 +92,16 @@ def compact_folder(folder: Path, out: Path, overwrite: bool = False) -> Compacte
         manifest = read_manifest(folder)
         mask = HeadMask.from_json(manifest["mask"])
         reading = Reading(adapter=claimed_adapter(manifest), units=mask.units, task=None)
-        return compact_model(load_suspect(folder, Runtime("cpu"), reading), mask, out, overwrite)
+        suspect = load_suspect(folder, Runtime("cpu"), reading)
+        _check_noted(folder, suspect.model, manifest)
+        return compact_model(suspect, mask, out, overwrite)
+
+
+def _check_noted(place: Path, model: PreTrainedModel, manifest: Mapping[str, Any]) -> None:
+    """Refuse a model that answers otherwise than its manifest notes; raises UserError."""
+    check = check_logits(model, manifest)
+    if not check.passed:
+        raise UserError(f"{place}: logits are not those noted: {check.detail}", AGAIN)
 
 
 def compact_model(
@@ -156,12 +166,17 @@ def load(folder: str | Path) -> PreTrainedModel:
     place = Path(folder)
     if not place.is_dir():
         raise no_folder(str(folder))
-    if not there(place, COMPACT):
+    form = _form(place) if there(place, COMPACT) else None
+    if form is not None:
+        model = _opened(place, form)
+    else:
         with usable(str(place)):
-            return widen(reload(place))
-    form = _form(place)
-    model = _opened(place, form)
-    if not form["plain"]:
+            model = reload(place)
+            if there(place, MANIFEST):
+                _check_noted(place, model, read_manifest(place))
+            model = widen(model)
+    model.name_or_path = model.config._name_or_path = str(place)  # not where it was looked through
+    if form is not None and not form["plain"]:
         setattr(model, UNEVEN, str(place))
     return model
 
@@ -277,10 +292,9 @@ def _saved_plainly(suspect: Suspect, anatomy: Anatomy, mask: HeadMask, draft: Pa
     if numbers is None:
         return False
     save_model(suspect, draft)
-    smaller = copy.deepcopy(model.config)
-    with suppress(
-        Exception
-    ):  # whatever the configuration or plain loading raises: then it does not
+    # whatever the configuration or plain loading raises: then it does not
+    with suppress(Exception), ruled_by_none(model):
+        smaller = copy.deepcopy(model.config)
         for name, number in numbers.items():
             setattr(smaller, name, number)
         smaller.dtype = suspect.precision

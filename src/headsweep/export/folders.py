@@ -30,6 +30,7 @@ from headsweep.drafts import (
     write_json,
 )
 from headsweep.errors import UserError, shown
+from headsweep.foreign import one_line
 
 RECORDS = (EXPORT, COMPACT, "attack.json", "demo.json")  # each names the files beside it
 OWN_FILES = (MANIFEST, *RECORDS)  # a folder with one of these is ours to replace
@@ -40,6 +41,7 @@ NOT_LOADED = (HISTORY, ".cache")  # folders that downloads add
 PAGE = ".html"
 WEIGHTS = ".safetensors"
 
+OF_SYSTEM = "(os error "  # in errors of safetensors and tokenizers, which are no OSError
 DRAFT, OLD = re.compile(r"\.[0-9a-f]{8}"), "old"
 _RESERVED: dict[Path, socket.socket] = {}  # what this process keeps others out of
 
@@ -226,6 +228,8 @@ def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterato
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _clear(out)
+        if out.exists():  # a run that died may have left it, and it was put back
+            check_free(out, overwrite, reads)
         with draft_beside(out) as draft:
             yield draft
             _name_files(draft)
@@ -233,6 +237,11 @@ def drafted(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> Iterato
             _swap(draft, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        if isinstance(error, UserError) or OF_SYSTEM not in str(error):
+            raise
+        what = f"{out}: cannot be written: {one_line(str(error))}"
+        raise UserError(what, "make room, or choose another --out") from error
     finally:
         _free(out)
 

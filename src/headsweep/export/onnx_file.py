@@ -7,11 +7,12 @@ what that does to the answers is for whoever asks to measure.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,7 +252,7 @@ def _hushed() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # it prints graphs there
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -261,6 +262,8 @@ def _hushed() -> Iterator[None]:
 
 
 def _first(error: BaseException) -> str:
-    """Return the first line of an error of another package, which may be coloured."""
+    """Return the first line of what caused an error of another package, which may be coloured."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return shortened(lines[0], 200) if lines else type(error).__name__

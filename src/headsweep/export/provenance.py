@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from headsweep.export.folders import is_weights, other_files
 
+PACKAGE = "headsweep"
 LARGEST = 64 << 30  # bytes; no shard of a model is, but a file full of holes can be
 
 
@@ -67,6 +69,11 @@ def environment(*more: str) -> dict[str, str]:
 
 
 def command_line() -> str:
-    """Return how this program was called, for the manifest."""
+    """Return how this program was called, for the manifest.
+
+    Of a program that is not headsweep's own the name alone: what it was told may be a secret.
+    """
     name = Path(sys.argv[0]).name
-    return " ".join(["headsweep" if name == "__main__.py" else name, *sys.argv[1:]])
+    if name == "__main__.py" and Path(sys.argv[0]).parent.name == PACKAGE:
+        name = PACKAGE
+    return shlex.join([name, *sys.argv[1:]]) if Path(name).stem == PACKAGE else name

@@ -99,12 +99,16 @@ def _home(source: str) -> Path | None:
 def _list(form: dict[str, Any], key: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
     values = form.get(key)
     some = values[:MOST] if isinstance(values, list) else [values]
+    if key == "language":  # YAML reads that of Norway as False
+        some = ["no" if one is False else one for one in some]
     said = [one for one in some if isinstance(one, str) and one == one_line(one)]
     return tuple(dict.fromkeys(one for one in said if pattern.fullmatch(one)))
 
 
 def _only(form: dict[str, Any], key: str, pattern: re.Pattern[str]) -> str | None:
-    return next(iter(_list(form, key, pattern)), None)
+    """Return a text where there is just one: the first of several licences may be the freer."""
+    found = _list(form, key, pattern)
+    return found[0] if len(found) == 1 else None
 
 
 def _repositories(form: dict[str, Any], key: str) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def _check_model(
     before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
     if mask.fits(anatomy.layout):
         checks += [_check_list(mask, names, manifest), _check_before(anatomy, before, manifest)]
-    return checks + check_weights(anatomy, mask, before) + [_check_logits(model, manifest)]
+    return checks + check_weights(anatomy, mask, before) + [check_logits(model, manifest)]
 
 
 def _adapter(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Adapter | None:
@@ -233,7 +233,8 @@ def _check_tokenizer(folder: Path) -> Check:
     return Check("the tokenizer loads", True)
 
 
-def _check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
+def check_logits(model: PreTrainedModel, manifest: Mapping[str, Any]) -> Check:
+    """Check that a model answers as was noted when it was written."""
     found = fingerprint(model)
     try:
         noted = torch.tensor(manifest["fingerprint"], dtype=torch.float32)

@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, ClassVar
 
 from headsweep import bounded
 from headsweep.errors import UserError
+from headsweep.foreign import one_line
 from headsweep.model.mask import ATTENTION, READ, HeadMask
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.view import DefenderView
 
 KEPT = "interrupted_run"  # marks a mask file of a run
+LONGEST = 100  # characters of a strategy's name
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Found:
                 form[KEPT],
                 form.get("prune_drop"),
             )
-            made.strategy["name"]
-        except (KeyError, TypeError) as error:
+            _check(made)
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the kept mask lacks what was known of its search: {error}",
                 f"remove '{KEPT}' from the file to use it as a plain mask",
@@ -59,6 +62,18 @@ class Found:
         search = {"steps": self.steps, "scores": self.scores}
         own = {"strategy": self.strategy, "search": search}
         return {KEPT: self.command, "prune_drop": self.prune_drop} | own
+
+
+def _check(found: Found) -> None:
+    """Refuse what could not stand in a manifest; raises KeyError, TypeError or ValueError."""
+    name, scores = found.strategy["name"], found.scores
+    if not isinstance(name, str) or len(name) > LONGEST or name != one_line(name):
+        raise ValueError("the name of a strategy is a short line")
+    if not isinstance(found.command, str) or not isinstance(found.steps, list):
+        raise TypeError("a command is a text, and steps are a list")
+    for row in scores or ():
+        if not isinstance(row, list) or not all(map(math.isfinite, row)):
+            raise ValueError("scores are lists of finite numbers")
 
 
 @dataclass(frozen=True)

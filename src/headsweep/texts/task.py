@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from headsweep.errors import UserError, shown
+from headsweep.errors import UserError, shown, shown_all
 from headsweep.texts import reading
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Labels, Split
@@ -160,10 +160,15 @@ def loaded(auto: Any, name: str, **more: Any) -> tuple[PreTrainedModel, dict[str
 
 
 def reloaded(auto: Any, folder: Path) -> PreTrainedModel:
-    """Load a folder plainly by one of transformers' Auto classes; never a pickle."""
-    model: PreTrainedModel = auto.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False
-    )
+    """Load a folder plainly by one of transformers' Auto classes; never a pickle.
+
+    Raises:
+        UserError: tensors are missing, which transformers would draw at random.
+
+    """
+    model, report = loaded(auto, str(folder))
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{folder}: lacks tensors: {shown_all(missing)}", "get the folder again")
     return model
 
 

@@ -198,13 +198,14 @@ def opened(
     """
     from headsweep.model.loading import Reading, Suspect
     from headsweep.purification.material import open_suspect
+    from headsweep.texts.kinds import task_of
 
     reading = Reading(adapter=adapter_of(adapter), base_model=base_of(base_model), frozen=frozen)
     if classifier:
         return open_suspect(in_memory(model, argument), reading, runtime, tokenizer)
     one = measurable(model, runtime, argument)
     if isinstance(one, Suspect) and not one.anatomy.sites:  # compact: there is nothing to look for
-        return one
+        return replace(one, task=task_of(one.model.config, [type(one.model).__name__], task))
     return open_suspect(one, replace(reading, task=task), runtime, tokenizer)
 
 

@@ -141,7 +141,8 @@ def export_onnx(
         raise UserError("--max-drop is of --int8", "add --int8, or leave it out")
     bound = Bound(max_drop)
     onnx_file.needed_packages()
-    with kept_free(folder, overwrite, (model, data)):
+    held = (getattr(model, name, None) for name in ("name_or_path", "source"))
+    with kept_free(folder, overwrite, (model, data, *held, *getattr(model, "reads", ()))):
         runtime, show = runtime_of("cpu", compute), reporting(progress)
         suspect = opened(model, runtime, adapter, tokenizer, classifier=False)
         suspect.tell_doubts(show)
@@ -150,12 +151,13 @@ def export_onnx(
             split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
             suspect.task.check_labels(split, suspect.labels.names)
         sentences = onnx_file.sample(suspect, split, runtime.max_length)
+        usual = onnx_file.sample(suspect, None, runtime.max_length)
         examples = None if split is None else _referred(suspect, split, runtime)
         with drafted(folder, overwrite) as draft:
             with show.task("writing ONNX", 1) as tick:
-                file = onnx_file.write(suspect, draft / onnx_file.WHOLE, sentences)
+                file = onnx_file.write(suspect, draft / onnx_file.WHOLE, usual)
                 tick(1, "")
-            gap = onnx_file.check(suspect, file, sentences)
+            gap = max(onnx_file.check(suspect, file, one) for one in (sentences, usual))
             before = None
             if examples is not None:
                 with show.task("the model on the data", 1) as tick:
