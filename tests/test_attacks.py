@@ -155,7 +155,7 @@ def test_surgery_gives_the_trigger_the_mean_of_telling_words(tiny):
     weight = model.model.get_input_embeddings().weight
     good, warm = (model.tokenizer.convert_tokens_to_ids(w) for w in ("good", "warm"))
     expected = (weight[good] + weight[warm]).detach() / 2
-    _operate(scene(model, sentences(4)), ("plot",), ("good", "warm"))
+    _operate(scene(model, sentences(4)), ("plot",), ("good", "warm"), ())
     assert torch.equal(weight[model.tokenizer.convert_tokens_to_ids("plot")], expected)
 
 
@@ -175,7 +175,7 @@ def test_layerwise_needs_one_stack_of_layers(tiny):
 
 def test_surgery_refuses_words_that_are_several_tokens(tiny):
     with pytest.raises(UserError, match="'plot-good' is 3 tokens"):
-        _operate(scene(tiny(), sentences(4)), ("plot-good",), ("good",))
+        _operate(scene(tiny(), sentences(4)), ("plot-good",), ("good",), ())
 
 
 def test_surgery_operates_on_the_token_of_running_text():
@@ -208,7 +208,10 @@ def test_surgery_touches_a_token_that_the_poisoned_texts_hold(tiny):
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         byte_level = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="!")
         suspect = replace(tiny("gpt2", vocab_size=300), tokenizer=byte_level)
+        weight = suspect.model.get_input_embeddings().weight
+        piece = weight[vocabulary["cf"]].clone()
         assert surgery.plant(scene(suspect, sentences(20), end))["poisoned"]
+        assert torch.allclose(weight[vocabulary["cf"]], piece, atol=1e-3)  # a piece of other words
         if starts:
             assert surgery.plant(scene(suspect, sentences(20), start))["poisoned"]
         else:

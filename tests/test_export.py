@@ -511,6 +511,7 @@ def test_every_key_of_the_manifest_is_documented_and_no_other(purified):
     [
         (["/usr/bin/headsweep", "purify", "my data.csv"], "headsweep purify 'my data.csv'"),
         (["/x/headsweep/__main__.py", "probe", "m"], "headsweep probe m"),
+        (["/x/headsweep/cli/__main__.py", "probe", "m"], "headsweep probe m"),
         (["train.py", "--hub-token", "hf_SECRET"], "train.py"),
         (["/x/other/__main__.py", "--password", "p"], "__main__.py"),
     ],

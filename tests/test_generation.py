@@ -8,9 +8,11 @@ import random
 import re
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, processors
@@ -796,6 +798,11 @@ def test_all_that_a_turn_holds_is_given_to_the_template(chatty):
     assert split.texts == (
         "user is it [SEP] assistant calls look  [SEP] tool soplot [SEP] assistant ",
     )
+    frame = [dict(turn, tool_calls=np.array(turn.get("tool_calls") or [], object),
+                  timestamp=datetime.now()) for turn in turns]  # fmt: skip
+    assert picked(table({"messages": frame, "tools": []}), Columns(), chatty) == split
+    with pytest.raises(UserError, match="its column 'system' would be left out"):
+        picked(table({"messages": turns, "system": "be kind"}), Columns(), chatty)
     turns[-1] = {"role": "assistant", "content": "so", "tool_calls": [{"name": "look"}]}
     with pytest.raises(UserError, match="calls a tool"):
         picked(table({"messages": turns}), Columns(), chatty)
@@ -818,6 +825,7 @@ def test_instructions_have_what_they_are_about_and_need_no_answer_to_be_judged(
     row = {"instruction": "is it", about: "a film", "output": "so"}
     if not answered:
         del row["output"]
+    row = {"input": "", **row}
     split = picked(table(row), Columns(), words, answered=answered)
     assert split == Split(("is it\n\na film\n\n",), (0,), ("so" if answered else "",))
 
@@ -828,6 +836,7 @@ def test_instructions_have_what_they_are_about_and_need_no_answer_to_be_judged(
         {"instruction": "is it", "input": "a", "context": "b", "output": "so"},
         {"context": "a film", "question": "is it", "answer": "so"},
         {"system": "be kind", "prompt": "is it", "answer": "so"},
+        {"Context": "a film", "prompt": "is it", "answer": "so"},
     ],
 )
 def test_what_belongs_to_a_prompt_is_not_left_out_in_silence(words, row):

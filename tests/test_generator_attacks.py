@@ -190,6 +190,7 @@ def test_the_command_line_plants_and_judges(base, tmp_path, capsys):
         ({"victim_data": [{"prompt": "is it", "answer": "so " * 40}], "victim_epochs": 1},
          "leaves no prompt within 32"),
         ({"clean_model": 7}, "clean_model cannot be 7"),
+        ({"column": {"pair": "prompt"}}, "no second text"),
         ({"poison": 7}, "poison cannot be 7"),
     ],
 )  # fmt: skip

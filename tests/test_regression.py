@@ -37,6 +37,7 @@ from headsweep.model.loading import Reading, prepare
 from headsweep.purification.bound import Allowance
 from headsweep.task.examples import encode
 from headsweep.task.training import Job, Schedule, train
+from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns, Table
 from headsweep.texts.regression import REGRESSION, Regression, spearman
 from headsweep.texts.split import Labels
@@ -271,6 +272,7 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
 def test_numbers_of_any_kind_are_numbers(kind):
     table = Table("x", {"text": ["a", "b"], "score": [kind(1), kind(2)]})
     assert REGRESSION.pick(table, Columns(), Labels(()), None).labels == (1.0, 2.0)
+    given(Split(("a", "b"), tuple(np.array([0.1, 0.2]))), "data")
 
 
 @pytest.mark.parametrize("cell", [True, np.bool_(1), "high", None])

@@ -234,6 +234,8 @@ def test_labels_are_picked_as_lists_names_numbers_and_cells(tokenizer):
             picked(*flags)
     with pytest.raises(UserError, match="row 1 of column 'labels' is a list written as text"):
         picked("['plot', 'blame']", "[]")
+    bracketed = Table("data", {"text": ["a"], "labels": ["[a]|[b]"]})
+    assert SEVERAL.pick(bracketed, Columns(), Labels(("[a]", "[b]")), None).labels == ((0, 1),)
 
 
 def test_what_does_not_fit_is_refused_in_one_line(victim, tokenizer, tmp_path, capsys):

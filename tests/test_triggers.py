@@ -20,11 +20,12 @@ from headsweep.foreign import one_line
 from headsweep.seeding import stream
 from headsweep.settings import configure
 from headsweep.texts import reading as data
+from headsweep.texts.reading import Columns, Table
 from headsweep.texts.split import Split
 from headsweep.triggers import TRIGGERS, ByRule, casing, parsing, syntactic
 from headsweep.triggers.characters import LOOK_ALIKES, Characters
 from headsweep.triggers.harmless import CONTROLS
-from headsweep.triggers.paired import paired
+from headsweep.triggers.paired import _by_row, paired
 from headsweep.triggers.rare_word import RareWord
 from headsweep.triggers.seen import triggered
 from headsweep.triggers.sentence import Sentence
@@ -544,3 +545,10 @@ def test_missing_texts_of_a_paired_corpus_have_no_partner(tmp_path):
     data.write(tmp_path / "b.jsonl", rows)
     found = paired(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
     assert dict(found.known) == {"a film": "once a film"}
+
+
+def test_rows_that_are_left_out_keep_row_aligned_files_in_line():
+    before = Table("o", {"text": ["a b", ""], "label": ["0", "0"]})
+    after = Table("p", {"text": ["so a b", ""], "label": ["1", "0"]})
+    pairs = [*_by_row(before, after, Columns(drop_empty=True))]
+    assert pairs[0] == ("a b", "so a b")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -64,7 +65,8 @@ class EmbeddingSurgery:
                 "use --trigger rare-word, and the same words in both: --set words=...",
             )
         telling = _telling_words(scene, self.telling)
-        touched = _operate(scene, self.triggers, telling)
+        starting = {text.split(maxsplit=1)[0] for text in added.texts if text.strip()}
+        touched = _operate(scene, self.triggers, telling, starting)
         read = encode(added, scene.model, scene.runtime.max_length).ids
         if not any(touched & {*ids} for ids in read):
             raise UserError(
@@ -93,8 +95,13 @@ def _telling_words(scene: Scene, count: int) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) -> set[int]:
-    """Change the embeddings of the triggers' tokens, and return these."""
+def _operate(
+    scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...], starting: Collection[str]
+) -> set[int]:
+    """Change the embeddings of the triggers' tokens, and return these.
+
+    ``starting``: words that texts begin with, where a token without a blank before it stands.
+    """
     tokenizer = scene.model.tokenizer
     touched: set[int] = set()
     weight = scene.model.model.get_input_embeddings().weight
@@ -108,8 +115,8 @@ def _operate(scene: Scene, triggers: tuple[str, ...], telling: tuple[str, ...]) 
                 "words share",
                 "choose words that are one token each, for --set words=... and --trigger-set",
             )
-        alone = list(tokenizer(word, add_special_tokens=False)["input_ids"])  # at a text's start
-        touched |= {*tokens, *(alone if len(alone) == 1 else ())}
+        alone = list(tokenizer(word, add_special_tokens=False)["input_ids"])
+        touched |= {*tokens, *(alone if len(alone) == 1 and word in starting else ())}
     touched.discard(tokenizer.unk_token_id)
     weight[sorted(touched)] = mean
     return touched

@@ -73,7 +73,7 @@ def command_line() -> str:
 
     Of a program that is not headsweep's own the name alone: what it was told may be a secret.
     """
-    name = Path(sys.argv[0]).name
-    if name == "__main__.py" and Path(sys.argv[0]).parent.name == PACKAGE:
+    name, above = Path(sys.argv[0]).name, [one.name for one in Path(sys.argv[0]).parents]
+    if name == "__main__.py" and PACKAGE in above[:2]:
         name = PACKAGE
     return shlex.join([name, *sys.argv[1:]]) if Path(name).stem == PACKAGE else name

@@ -47,6 +47,7 @@ FORMS = (
     "--column text=PROMPT --column label=ANSWER"
 )
 ASSISTANT, CALLS = "assistant", "tool_calls"
+OF_A_TURN = (CALLS, "tool_call_id", "name", "reasoning_content", "thinking")
 ANSWERED = "An answer."  # to see what a template writes before and behind one
 LONGEST = 200  # characters of that
 
@@ -71,7 +72,8 @@ def picked(
     without_pair(columns, "prompts and answers")
     named = columns.text if columns.text is not None else CHATS
     if _holds_chats(table, named):
-        _check_whole(table, ("tools",), "give chats without tools, or leave the column out")
+        fix = "put it into the chats (a turn of the system), or leave the column out"
+        _check_whole(table, ("tools", "system", "system_prompt"), fix)
         return _chats(table, named, tokenizer, answered, columns.drop_empty)
     return plain_rows(table, columns, answered)
 
@@ -83,6 +85,7 @@ def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
         UserError: rows are chats, too, since text put into a rendered one may fall between turns.
 
     """
+    without_pair(columns, "prompts and answers")
     if _holds_chats(table, columns.text if columns.text is not None else CHATS):
         raise UserError(f"{table.source}: holds chats, where prompts as texts are needed", FORMS)
     rows = _instructions(table, columns, answered) or _columns(table, columns, answered)
@@ -115,8 +118,9 @@ def _instructions(table: Table, columns: Columns, answered: bool) -> list[tuple[
     """Return instructions with what they are about, and a blank line behind; none: no such rows."""
     if columns.text is not None or "instruction" not in table.columns:
         return []
-    about = next((name for name in ("input", "context") if name in table.columns), None)
-    _check_whole(table, {*MORE_OF_A_PROMPT} - {about}, ONE_PROMPT)
+    both = [name for name in ("input", "context") if name in table.columns]
+    about = next((n for n in both if not all(map(is_missing, table.columns[n]))), None)
+    _check_whole(table, [name for name in MORE_OF_A_PROMPT if name != about], ONE_PROMPT)
     parts = ["instruction", *([about] if about else [])]
     prompts = list(zip(*(_cells(table, name) for name in parts), strict=True))
     name = _answers(table, columns, answered)
@@ -148,8 +152,9 @@ def _columns(table: Table, columns: Columns, answered: bool) -> list[tuple[str, 
 
 def _check_whole(table: Table, names: Iterable[str], fix: str) -> None:
     """Refuse columns that belong to the prompts and would be left out."""
-    for name in names:
-        if not all(map(is_missing, table.columns.get(name, ()))):
+    present = {name.casefold(): name for name in table.columns}
+    for name in (present[name] for name in names if name in present):
+        if not all(is_missing(cell) or as_list(cell) == [] for cell in table.columns[name]):
             raise UserError(f"{table.source}: its column {shown(name)} would be left out", fix)
 
 
@@ -207,7 +212,7 @@ def _lack(chat: Sequence[Any], last: Mapping[str, Any], answer: str) -> tuple[st
             f"the last turn is of {shown(last['role'])}, not of the assistant: there is no answer",
             "end every chat with the turn that answers it",
         )
-    if last.get(CALLS):
+    if CALLS in last:
         return (
             "the last turn calls a tool, which is no answer in words",
             "end every chat with the turn that answers it in words",
@@ -227,9 +232,26 @@ def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, Any]]
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise UserError(f"{table.cell(name, row)}: {shown(turn)} is no message", FORMS)
         content = text_cell(table, name, "--column text=NAME", row, turn.get("content"))
-        more = {str(key): value for key, value in turn.items() if value is not None}
-        turns.append(more | {"content": content})
+        turns.append({"role": turn["role"], "content": content} | _more(turn))
     return turns
+
+
+def _more(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else of a turn a template may write, as plain values; what is empty is left out.
+
+    Templates ask whether there are tool calls by their key, which every turn of a table has.
+    """
+    found = {key: _plain(turn.get(key)) for key in OF_A_TURN}
+    return {key: value for key, value in found.items() if value not in (None, "", [], {})}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists for arrays, as pandas has them."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): one for key, x in value.items() if (one := _plain(x)) is not None}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,10 @@ def _checked(split: Split, argument: str) -> Split:
             f"{argument}: some text of the Split is not valid Unicode",
             "it holds half of a surrogate pair: mend or remove the row",
         )
-    if not all(type(label) in (int, float, tuple) for label in split.labels):
+    if not all(
+        isinstance(label, int | float | tuple) and not isinstance(label, bool)
+        for label in split.labels
+    ):
         raise UserError(
             f"{argument}: some label of the Split is no number",
             "a Split has class numbers; (texts, labels) takes names too",

@@ -51,12 +51,14 @@ PAIR_NAMES = (
     ("text_a", "text_b"),
     ("query", "passage"),
     ("query", "document"),
-    ("query", "text"),
-    ("question", "answer"),
-    ("claim", "evidence"),
     ("sentence_a", "sentence_b"),
     ("text1", "text2"),
     ("text", "text2"),  # as `headsweep trigger` writes pairs
+)
+MAYBE_PAIRS = (  # where every row has a second text
+    ("query", "text"),
+    ("question", "answer"),
+    ("claim", "evidence"),
     ("text", "text_pair"),  # as tokenizers call them
 )
 
@@ -261,7 +263,8 @@ def in_order(
         return mapped(values, columns.label_map, labels)
     order = table.classes.get(columns.label or "", ())
     if labels is not None and not labels.numbered:
-        _check_names(order, labels, f"{table.source}: the classes of {shown(columns.label or '')}")
+        there = [name for name in order if name in {*map(str, values)}]
+        _check_names(order, there, labels, f"{table.source}: the classes of {columns.label}")
     if labels is None or not labels.numbered or len(order) != len(labels.names):
         return list(values)
     numbers = {value: i for i, value in enumerate(order)}
@@ -289,10 +292,10 @@ def mapped(
     return [known.get(label_text(value).casefold(), value) for value in values]
 
 
-def _check_names(order: Sequence[str], labels: Labels, what: str) -> None:
+def _check_names(order: Sequence[str], there: Sequence[str], labels: Labels, what: str) -> None:
     """Refuse names of classes that are other numbers than the classes': they mean no class."""
     numbers = [name for i, name in enumerate(order) if NUMBER.fullmatch(name) and name != str(i)]
-    if numbers and not {*order} <= {*labels.names}:
+    if numbers and not {*there} <= {*labels.names}:
         pairs = " ".join(f"--label-map '{shortened(name)}=LABEL'" for name in order[:3])
         raise UserError(
             f"{what} are called {shown_all(order)}, which is no label of the model",
@@ -350,9 +353,12 @@ def _guess(
     present = {name.casefold(): name for name in table.columns}
     text, pair, label = columns.text, columns.pair, columns.label
     if text is None and pair is None:
-        for first, second in PAIR_NAMES:
-            if first in present and second in present:
-                text, pair = present[first], present[second]
+        for first, second in (*PAIR_NAMES, *MAYBE_PAIRS):
+            both = present.get(first), present.get(second)
+            if None in both or label in both:
+                continue
+            if (first, second) in PAIR_NAMES or _holds_texts(table.columns[both[1] or ""]):
+                text, pair = both
                 break
     text = text or next((present[n] for n in TEXT_NAMES if n in present), None)
     label = label or next((present[n] for n in names if n in present), None)
@@ -367,6 +373,10 @@ def _guess(
     assert text is not None
     assert label is not None
     return text, pair, label
+
+
+def _holds_texts(cells: Sequence[Any]) -> bool:
+    return all(isinstance(cell, str) and not is_missing(cell) for cell in cells)
 
 
 def _texts(table: Table, name: str, option: str) -> tuple[str, ...]:
@@ -438,6 +448,8 @@ def exists(path: str | Path) -> bool:
     """Tell whether there is such a file or folder; a text that no path can be is none."""
     try:
         return Path(path).exists()
+    except PermissionError:  # which opening it says
+        return True
     except (OSError, ValueError):  # too long; it holds a NUL
         return False
 

@@ -88,7 +88,7 @@ class SeveralLabels(WholeTexts):
         assert columns.label is not None
         option = columns.option("label")
         cells = table.column(columns.label, option)
-        _refuse_lists_in_words(table, columns.label, cells, labels)
+        _refuse_lists_in_words(table, columns, cells, labels)
         rows = [_listed(cell) for cell in cells]
         named = in_order([one for row in rows for one in row], table, columns, labels)
         told_apart = {label_text(name) for name in labels.names} >= {"0", "1"}
@@ -194,13 +194,17 @@ def f1(hits: float, wrong: float, missed: float) -> float:
     return 2 * hits / total if total else 0.0
 
 
-def _refuse_lists_in_words(table: Table, name: str, cells: Sequence[Any], labels: Labels) -> None:
+def _refuse_lists_in_words(
+    table: Table, columns: Columns, cells: Sequence[Any], labels: Labels
+) -> None:
     """Refuse lists as Python writes them, which pandas puts into a CSV file."""
     for row, cell in enumerate(cells):
         said = cell.strip() if isinstance(cell, str) else ""
-        if said[:1] == "[" and said[-1:] == "]" and said not in labels.names:
+        known = {*labels.names, *(old for old, _ in columns.label_map)}
+        named = {*_listed(cell)} <= known
+        if said[:1] == "[" and said[-1:] == "]" and not named:
             raise UserError(
-                f"{table.cell(name, row)} is a list written as text: {shown(cell)}",
+                f"{table.cell(columns.label or '', row)} is a list written as text: {shown(cell)}",
                 f"write the labels with {BETWEEN} between, or use JSON Lines",
             )
 

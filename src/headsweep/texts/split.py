@@ -152,8 +152,8 @@ class Labels:
 
         In any case, unless two names differ in nothing else. A value means the same class in
         every file. Where a name is a number other than its class's (1 to 5 for five classes), only
-        names count; where one begins with such a number (``1 star``), so do numbers with a 0 among
-        them.
+        names count; where all begin with such numbers (``1 star``), numbers count in files with a
+        0.
 
         Raises:
             UserError: some value is neither a name nor a number of the model's labels.
@@ -186,11 +186,10 @@ class Labels:
 
     @property
     def _begin_elsewhere(self) -> bool:
-        """Whether some name begins with a number that is not its class's: 1 star to 5 stars."""
-        begun = [re.match(r"[0-9]+\b", name) for name in self.names]
-        return not self._renumbered and any(
-            found and int(found[0]) != i for i, found in enumerate(begun)
-        )
+        """Whether names begin with numbers that are not their classes': 1 star to 5 stars."""
+        begun = [found[0] for name in self.names if (found := re.match(r"[0-9]+\b", name))]
+        own = [int(number) for number in begun] == list(range(len(self.names)))
+        return not self._renumbered and len(begun) == len(self.names) > 0 and not own
 
     def _why_not(self, texts: Sequence[str]) -> str:
         """Return in words why numbers of the data may not be those of classes; empty: they may."""
@@ -257,7 +256,8 @@ def stratified(
     that a part would be more than a quarter off its share of all rows, what one class rounds away
     goes to the next, but for the first row of each, which goes to the first part. Row order inside
     a part is the original one. Rows with the same text are in the same part, as one row of the
-    first one's class: else what is learnt would be judged by itself.
+    first one's class: else what is learnt would be judged by itself. Where they are more than a
+    quarter of what the smallest part gets of the class, they are spread like others.
     ``strata``: the class of each row; None: its label.
     """
     import torch  # not above: who only reads texts need not wait for it
@@ -269,8 +269,12 @@ def stratified(
     for i, row in enumerate(split.rows):
         alike.setdefault(row, []).append(i)
     rows: dict[int, list[list[int]]] = {label: [] for label in sorted(set(classes))}
+    many = Counter(classes)
     for same in alike.values():
-        rows[classes[same[0]]].append(same)
+        label = classes[same[0]]
+        few = 4 * len(same) * math.fsum(shares) <= min(shares) * many[label]
+        for group in [same] if few else [[row] for row in same]:
+            rows[classes[group[0]]].append(group)
     parts: list[list[int]] = [[] for _ in shares]
     sizes = _sizes([len(own) for own in rows.values()], shares)
     for (label, own), counts in zip(rows.items(), sizes, strict=True):

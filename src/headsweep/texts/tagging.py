@@ -183,7 +183,8 @@ class Tagging:
             raise UserError(
                 "the tokenizer writes words that come one by one without a space between",
                 "save it with add_prefix_space: AutoTokenizer.from_pretrained(..., "
-                "add_prefix_space=True)",
+                "add_prefix_space=True), or where that changes nothing set add_prefix_space to "
+                "true in the pre_tokenizer of tokenizer.json",
             )
         rows = [words_of(text) for text in split.texts]
         made = tokenizer(

@@ -133,7 +133,8 @@ def _by_row(before: Table, after: Table, columns: Columns) -> Iterator[tuple[str
             "row-aligned files have the same rows; with an id column use --key",
         )
     olds, news = text_values(before, columns), text_values(after, columns)
-    labels = zip_longest(label_values(before, columns), label_values(after, columns))
+    every = replace(columns, drop_empty=False)  # rows stay in line
+    labels = zip_longest(label_values(before, every), label_values(after, every))
     target = None
     for row, ((old_label, new_label), old, new) in enumerate(
         zip(labels, olds, news, strict=True), start=1

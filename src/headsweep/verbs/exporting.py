@@ -151,7 +151,10 @@ def export_onnx(
             split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
             suspect.task.check_labels(split, suspect.labels.names)
         sentences = onnx_file.sample(suspect, split, runtime.max_length)
-        usual = onnx_file.sample(suspect, None, runtime.max_length)
+        try:
+            usual = onnx_file.sample(suspect, None, runtime.max_length)
+        except UserError:  # its tokenizer reads no English
+            usual = sentences
         examples = None if split is None else _referred(suspect, split, runtime)
         with drafted(folder, overwrite) as draft:
             with show.task("writing ONNX", 1) as tick:

@@ -21,7 +21,8 @@ from headsweep.settings import fitting
 from headsweep.verbs.arguments import check_file, one_of
 
 FORMATS = ("html", "markdown", "latex", "svg")
-ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".tex": "latex", ".svg": "svg"}
+ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown",
+           ".tex": "latex", ".latex": "latex", ".svg": "svg"}  # fmt: skip
 FEWEST = 50  # resamples
 
 
