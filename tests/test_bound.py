@@ -154,13 +154,16 @@ def test_the_next_command_can_be_pasted():
     sources = Sources("my clean.csv", test="test.csv", columns=columns)
     of, more = Path("my out"), {"task": "classification", "adapter": Path("a.toml")}
     job = Job("./suspect", sources, of, overwrite=False, as_json=False, quiet=False, **more)
-    lines = show.commands(made(93) | {"start": "classifier"}, job)
+    run = {"runtime": {"max_length": 64}}
+    lines = show.commands(made(93) | run | {"start": "classifier"}, job)
     assert [shlex.split(line)[:3] for line in lines] == [
         ["headsweep", "verify", "my out"], ["headsweep", "evaluate", "my out"]
     ]  # fmt: skip
     rest = ["--data", "test.csv", "--suspect", "./suspect", "--task", "classification"]
-    rest += ["--adapter", "a.toml", "--column", "text=a b", "--label-map", "pos=positive"]
+    rest += ["--adapter", "a.toml", "--compute", "max_length=64", "--column", "text=a b"]
+    rest += ["--label-map", "pos=positive"]
     assert shlex.split(lines[1])[3:] == rest
     job = Job("./suspect", Sources("c.csv"), Path("o"), overwrite=False, as_json=False, quiet=False)
-    (_, line) = show.commands(made(93) | {"start": "encoder"}, job)
+    run["runtime"]["max_length"] = 128  # the usual
+    (_, line) = show.commands(made(93) | run | {"start": "encoder"}, job)
     assert line == "headsweep evaluate o --data c.csv"

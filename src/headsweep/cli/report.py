@@ -55,14 +55,14 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write what a grid of cells, or one purification, shows: a page, tables or a picture."""
+    if out is not None:
+        check_file(out, overwrite)
     from headsweep.verbs.reporting import format_of
     from headsweep.verbs.reporting import report as run
 
     form = format_of(form, out)
     if form == "html" and out is None:
         raise UserError("a page needs a file to go to", "--out report.html")
-    if out is not None:
-        check_file(out, overwrite)
     asked = {"--beside": beside, "--resamples": resamples != 2000, "--any-version": any_version}
     if (results / MANIFEST).is_file():
         refuse_unused(asked, "{}: this is one purification, and no grid")
