@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import headsweep
 from conftest import CPU, sentences
 from headsweep import evaluate
 from headsweep.cli import main
@@ -445,3 +446,23 @@ def test_a_fresh_classifier_in_memory_keeps_the_order_of_the_classes(tmp_path, t
     train = found.parts.train
     truth = dict(zip(split.texts, split.labels, strict=True))
     assert train.labels == tuple(truth[text] for text in train.texts)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ((1, 2), "a label 2"),
+        ((0, -1), "a label -1"),
+        ((0.5, 1.5), "no class numbers"),
+        ((), "no rows"),
+    ],
+)
+def test_labels_of_a_split_that_are_none_of_the_model_are_refused(labels, said, trained_folder):
+    split = Split(("good film", "bad film")[: len(labels)], labels)
+    with pytest.raises(UserError, match=said):
+        headsweep.evaluate(trained_folder, split, device="cpu", progress=False)
+    whole = sentences(20)
+    with pytest.raises(UserError, match=said):
+        headsweep.evaluate(
+            trained_folder, whole, triggered=split, target="good", device="cpu", progress=False
+        )

@@ -4,19 +4,22 @@ import json
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import headsweep.prune.strategies as package
-from conftest import CPU, sentences
-from headsweep import Bound, FineTune, Method, Plan, Sources, purify
+from conftest import CPU, Way, cleanse, sentences
+from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, purify
 from headsweep.errors import UserError
 from headsweep.model.attention_rows import attention_rows
 from headsweep.model.borrowing import attentions, eager
 from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask, Layout, Row, Units
 from headsweep.model.removal import remove
+from headsweep.prune.choice import Choice
 from headsweep.prune.importance import _variance, dormancy
+from headsweep.prune.search import bisect
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.strategies.bayesian import dropping
 from headsweep.prune.strategies.layerwise import by_quota
@@ -324,3 +327,29 @@ def test_longformers_own_padding_is_left_out(tiny):
     suspect = tiny("longformer")
     view = view_of(suspect)
     assert dormancy(view).shape == (suspect.anatomy.layout.units,)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (lambda view: view.layout.mask([0]), "returned 'HeadMask'"),
+        (lambda view: Choice(view.layout.mask([0]), scores=[0.0] * 8), "scores are a tensor"),
+        (lambda view: bisect(view, torch.full((8,), torch.inf)), "scores are a tensor of finite"),
+        (lambda view: Choice(view.layout.mask([0]), record={"x": torch.ones(1)}), "as JSON"),
+        (lambda view: Choice(view.layout.mask([8])), "unit 8: the model has 8"),
+        (lambda view: Choice(view.layout.mask([(0, 1)])), "by its flat number"),
+        (lambda view: bisect(view, torch.arange(6.0)), r"scores of the shape \[6\]"),
+    ],
+)
+def test_what_a_strategy_of_ones_own_gives_is_looked_at_before_healing(
+    chosen, said, trained_folder, monkeypatch
+):
+    monkeypatch.setattr(Gradient, "choose", lambda self, view: chosen(view))
+    way = Way(max_drop=0.5, heal=FineTune(0), runtime=CPU)
+    with pytest.raises(UserError, match=said):
+        cleanse(trained_folder, Sources(sentences(60), sentences(40, 5)), Gradient(), way)
+
+
+def test_numbers_of_arrays_are_units(tiny):
+    layout = tiny().anatomy.layout
+    assert layout.mask(torch.tensor([0, 3])) == layout.mask([0, 3]) == layout.mask(np.array([3, 0]))

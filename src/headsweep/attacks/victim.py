@@ -20,7 +20,7 @@ from headsweep.attacks.goal import Goal, Judged, goal_of
 from headsweep.attacks.resistance import Resistance
 from headsweep.attacks.scene import Scene, decoys
 from headsweep.drafts import write_json
-from headsweep.errors import UserError
+from headsweep.errors import UserError, shown
 from headsweep.export.folders import drafted
 from headsweep.export.model_folder import save_model
 from headsweep.export.provenance import command_line, environment, weights_hash
@@ -105,7 +105,7 @@ class Judging:
     twin: str | Path | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Attacked:
     """A victim with the record of its making.
 
@@ -125,6 +125,12 @@ class Attacked:
     survived: Evaluation | Generated | None
     judged_on: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     reads: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        made, trigger = self.record["attack"]["name"], self.record["trigger"]["name"]
+        if not self.record["backdoored"]:
+            return f"Attacked({shown(self.record['model'])}, nothing poisoned: a twin)"
+        return f"Attacked({shown(self.record['model'])}, {made} with {trigger})"
 
     def save(self, out: str | Path, overwrite: bool = False) -> None:
         """Write model, tokenizer, exam, record and a card of what it is; raises UserError."""

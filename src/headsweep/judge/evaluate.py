@@ -355,6 +355,11 @@ def exam_of(files: Files, suspect: Suspect, seed: int) -> tuple[Exam, tuple[str,
         None if validation is None else datasets.load(validation, columns, labels),
         seed,
     )
+    parts = (exam.clean, None if triggered is None else triggered.split, exam.validation)
+    for part in (one for one in parts if one is not None):
+        if not len(part):
+            raise UserError("a Split holds no rows", "it must hold labelled texts")
+        suspect.task.check_labels(part, labels.names)
     _check_pairs(exam)
     return exam, labels.names
 

@@ -271,8 +271,14 @@ def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) 
             weight.add_(product.to(weight.device), alpha=adapter.scale)
         for key, name in whole.items():
             own = parameters.get(name)
-            if own is None or id(own) in table:
+            if own is None:
                 raise _other(adapter, base, f"it has no {shortened(name)}")
+            if id(own) in table:
+                raise UserError(
+                    f"{adapter.name}: it holds embeddings of its own ({shortened(name)}), which "
+                    "are not read here",
+                    MERGE,
+                )
             if fresh_head and not name.startswith(f"{model.base_model_prefix}."):
                 continue
             tensor = _tensor(file, key, adapter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,8 +93,19 @@ class Layout:
         return self.mask(range(0))
 
     def mask(self, pruned: Iterable[int]) -> HeadMask:
-        """Return the mask that prunes these units, given by flat number."""
-        gone = set(pruned)
+        """Return the mask that prunes these units, given by flat number, of Python or an array.
+
+        Raises:
+            UserError: one is no number, or no unit's.
+
+        """
+        try:
+            gone = {operator.index(unit) for unit in pruned}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"a unit is given by its flat number: {error}") from error
+        if not gone <= set(range(self.units)):
+            wrong = min(gone - set(range(self.units)))
+            raise UserError(f"unit {wrong}: the model has {self.units}, numbered from 0")
         kept: dict[str, Rows] = {}
         for row, part in zip(self.rows, self.slices, strict=True):
             fates = tuple(u not in gone for u in range(part.start, part.stop))

@@ -104,6 +104,11 @@ SEARCHES: dict[str, Search] = {"bisect": bisect, "step": greedy}
 
 def grouped(view: DefenderView, scores: Tensor, step: int | None) -> list[list[int]]:
     """Return the units that may go, lowest score first, in groups of ``step``."""
+    if tuple(scores.shape) != (view.layout.units,):
+        raise UserError(
+            f"scores of the shape {list(scores.shape)}: the model has {view.layout.units} units",
+            "give one score a unit, in the order of their flat numbers",
+        )
     order = candidates(scores, view)
     size = step if step is not None else default_step(view.layout.units)
     if size < 1:

@@ -67,7 +67,8 @@ def undecided(
     """
     bound, count = method.bound, len(material.parts.validation)
     words = material.suspect.task.words
-    if bound is None or (words.bounded and not method.pruning.needs.pruning):
+    needs = method.pruning.needs
+    if bound is None or (words.bounded and not (needs.pruning and needs.bound)):
         return []  # no answer is counted
     if bound.min_accuracy is None:
         allowance = Allowance(1 - bound.asked_drop, count, count)
@@ -106,11 +107,27 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
                 f"{share} is {gap:.3f} higher on validation than on test data: if the model was "
                 "trained on the validation texts, the bound is stricter than it looks"
             )
-    return notes + [
-        f"{again} of {count} {name} texts are among the training texts: they tell "
-        + ("little" if 2 * again > count else "less than new texts would")
-        for name, again, count in _seen_again(material)
-        if AGAIN * again > count
+    return (
+        notes
+        + [
+            f"{again} of {count} {name} texts are among the training texts: they tell "
+            + ("little" if 2 * again > count else "less than new texts would")
+            for name, again, count in _seen_again(material)
+            if AGAIN * again > count
+        ]
+        + _decided_by(material)
+    )
+
+
+def _decided_by(material: Material) -> list[str]:
+    """Return a note where test texts are those that decide: the test figure was chosen by."""
+    test, deciding = material.parts.test, {*material.parts.validation.rows}
+    again = 0 if test is None else sum(row in deciding for row in test.rows)
+    if test is None or AGAIN * again <= len(test):
+        return []
+    return [
+        f"{again} of {len(test)} test texts are among those that decide: the test figure tells "
+        "no more than that of validation"
     ]
 
 

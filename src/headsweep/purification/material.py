@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.errors import UserError, shown
@@ -279,6 +280,11 @@ def open_suspect(
             raise UserError(
                 "parts of the model are not in memory: it was loaded with offload to disk",
                 "load it without device_map, on a machine that holds it",
+            )
+        if suspect.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise UserError(
+                f"the model is in {str(suspect.dtype).removeprefix('torch.')}, which is not saved",
+                "give model.float()",
             )
         origin = Origin(suspect.name_or_path or "a model in memory", suspect.dtype)
         opened = prepare(placed(suspect.float(), runtime).eval(), tokenizer, reading, origin)

@@ -7,6 +7,7 @@ heads go.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headsweep.cost import Clock
 from headsweep.drafts import if_it_can, write_json
-from headsweep.errors import NothingPruned, UserError
+from headsweep.errors import NothingPruned, UserError, shown
 from headsweep.export.consistency import GATED, bound_held
 from headsweep.export.folders import stored
 from headsweep.export.model_folder import gap_of
@@ -218,6 +219,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     zero_before = sorted(zero_parts(view.anatomy))
     with clock("search"):
         choice = chosen(run.kept, method.pruning, view)
+    check_record(choice, method.pruning.name)
     with clock("measure"):
         pruned = material.figures(choice.mask)
     run.note(*check_choice(choice, view, pruned, method, bool(material.suspect.doubts)))
@@ -296,6 +298,28 @@ def _empties(mask: HeadMask, view: DefenderView) -> bool:
     both = view.layout.mask({*mask.pruned, *view.gone})
     before = view.layout.mask(view.gone)
     return any(any(had) and not any(has) for had, has in zip(before.rows, both.rows, strict=True))
+
+
+def check_record(choice: Any, name: str) -> None:
+    """Refuse now what could not be written once all is done; raises UserError."""
+    if not isinstance(choice, Choice):
+        raise UserError(
+            f"the strategy {name} returned {shown(type(choice).__name__)}",
+            "return a Choice of a mask, or what bisect gives (headsweep.prune)",
+        )
+    scores = choice.scores
+    if scores is not None and not (isinstance(scores, Tensor) and bool(scores.isfinite().all())):
+        raise UserError(
+            f"the strategy {name}: scores are a tensor of finite numbers, one a unit",
+            "for units that must stay give a large score, not an infinite one",
+        )
+    try:
+        json.dumps(choice.record, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the strategy {name}: its record cannot be written as JSON: {error}",
+            "give numbers of Python, texts, lists and dicts",
+        ) from error
 
 
 def check_choice(

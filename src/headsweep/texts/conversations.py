@@ -173,7 +173,7 @@ def _answers(table: Table, columns: Columns, needed: bool) -> str:
 
 def _cells(table: Table, name: str) -> list[str]:
     """Return a column of texts, nothing where a cell is empty."""
-    option = "--column text=NAME, or --column label=NAME,"
+    option = "--column text=NAME, or --column label=NAME"
     values = table.column(name, option)
     return [text_cell(table, name, option, row, value) for row, value in enumerate(values)]
 
