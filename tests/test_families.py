@@ -247,7 +247,7 @@ def ffn(suspect):
             locate(model, units=units)
         return None
     anatomy = locate(model, units=units)
-    mask, inputs = anatomy.layout.mask([1, 6]), probe_inputs(model)
+    mask, inputs = anatomy.layout.mask([1, anatomy.layout.units - 2]), probe_inputs(model)
     with masked(anatomy, mask):
         gated = answer(model, inputs)
     remove(anatomy, mask)

@@ -291,7 +291,7 @@ def test_a_model_that_knows_nothing_is_noted(tokenizer):
     done = cleanse(model, sources(), Gradient(step=2), PLAN, tokenizer=tokenizer)
     assert any("no better than always giving one answer" in n for n in done.manifest["notes"])
     found, card = verdict(done.manifest), model_card(done.manifest)
-    assert (found.kind, found.told.endswith("the bound protects nothing")) == ("free", True)
+    assert (found.kind, found.told.endswith("the bound protects nothing")) == ("void", True)
     assert "**That says nothing: accuracy before pruning is 0.500" in card
 
 

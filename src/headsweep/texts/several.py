@@ -198,11 +198,10 @@ def _refuse_lists_in_words(
     table: Table, columns: Columns, cells: Sequence[Any], labels: Labels
 ) -> None:
     """Refuse lists as Python writes them, which pandas puts into a CSV file."""
+    known = {*labels.names, *(old for old, _ in columns.label_map)}
     for row, cell in enumerate(cells):
         said = cell.strip() if isinstance(cell, str) else ""
-        known = {*labels.names, *(old for old, _ in columns.label_map)}
-        named = {*_listed(cell)} <= known
-        if said[:1] == "[" and said[-1:] == "]" and not named:
+        if said[:1] == "[" and said[-1:] == "]" and not {*_listed(cell)} <= known:
             raise UserError(
                 f"{table.cell(columns.label or '', row)} is a list written as text: {shown(cell)}",
                 f"write the labels with {BETWEEN} between, or use JSON Lines",
