@@ -264,7 +264,8 @@ def test_what_cannot_be_judged_is_said_before_the_training(trained_folder, monke
         (Judging(good, clean), None, "every test example has the target label"),
         (Judging(clean, validation=good), None, "every validation example has the target"),
         (Judging(clean.take([])), None, "leave none to judge on"),
-        (Judging(pairs, clean), None, "--data and --triggered has pairs"),
+        (Judging(clean, pairs), None, "--data and --triggered has pairs"),
+        (Judging(pairs), None, "--data and --test has pairs"),
         (Judging(clean), pairs, "--data and --victim-data has pairs"),
     ):
         with pytest.raises(UserError, match=said):

@@ -90,15 +90,14 @@ class Labelled:
     def check(self, exam: Exam, model: Suspect, runtime: Runtime) -> None:
         """Refuse clean texts that no flip can be seen on, and texts that no model can read."""
         parts = {"test": exam.clean, "validation": exam.validation}
-        for name, part in parts.items():
-            if part is not None and not self.open(part):
+        check_alike(exam.clean, exam.validation, "--validation")
+        for name, part in ((name, part) for name, part in parts.items() if part is not None):
+            if not self.open(part):
                 raise UserError(
                     f"every {name} example has the target label: it cannot flip",
                     f"give others with --{name}",
                 )
-            if part is not None:
-                check_alike(exam.clean, part, f"--{name}")
-                encode(part, model, runtime.max_length)
+            encode(part, model, runtime.max_length)
 
     def judge(self, exam: Exam, runtime: Runtime, twin: Suspect | None) -> Judged:
         """Judge by labels."""

@@ -171,9 +171,10 @@ def attack(
     progress = progress or Silent()
     reading = Reading(values, order.seed, order.adapter, task=order.task)
     suspect = load_suspect(model, order.runtime, reading)
-    for option, part in (("--data", clean), ("--victim-data", victim_data or clean)):
+    for part in (clean, victim_data or clean):
         suspect.task.check_labels(part, suspect.labels.names)
-        check_alike(clean, part, option)
+    check_alike(clean, victim_data, "--victim-data")
+    check_alike(clean, None if judging is None else judging.test, "--test")
     goal = goal_of(suspect, order.target)
     rewriter, runtime, seed = order.rewriter, order.runtime, order.seed
     beside, resisted = order.resist.make(
@@ -187,16 +188,17 @@ def attack(
     if not getattr(order.method, "relabels", True):
         open_to_it = len(clean) - open_to_it
     near = decoys(scene, round(order.rate * open_to_it))
-    victims_own = encode(victim_data or clean, suspect, runtime.max_length)
+    tuned = order.victim if order.victim is not None and order.victim.epochs else None
+    own = encode(victim_data or clean, suspect, runtime.max_length) if tuned else None
     method = describe(order.method)
     poisoned = order.method.plant(replace(scene, beside=beside + near))
     published = judge_of(suspect)
     survived = published
-    if order.victim is not None and order.victim.epochs:
+    if tuned is not None and own is not None:
         if order.fresh and suspect.labels.names:
             fresh_head(suspect.model, derive(seed, "victim"))
-        job = Job(order.victim, derive(seed, "victim"), "victim: fine-tuning on clean texts")
-        train(suspect.model, victims_own, job, runtime, progress)
+        job = Job(tuned, derive(seed, "victim"), "victim: fine-tuning on clean texts")
+        train(suspect.model, own, job, runtime, progress)
         survived = judge_of(suspect)
     record = {
         "format": RECORD_FORMAT,
@@ -270,7 +272,7 @@ def exam_of(
     given, carried = judging.triggered, None
     if not len(test):
         raise UserError("15% of the rows leave none to judge on", "give more, or --test FILE")
-    if given is not None and model.labels.names:  # triggered prompts need no answers
+    if model.labels.names:  # triggered prompts need no answers
         check_alike(test, given)
     if given is None:
         rows = goal.open(test)

@@ -103,9 +103,8 @@ class Layout:
             gone = {operator.index(unit) for unit in pruned}
         except (TypeError, ValueError) as error:
             raise UserError(f"a unit is given by its flat number: {error}") from error
-        if not gone <= set(range(self.units)):
-            wrong = min(gone - set(range(self.units)))
-            raise UserError(f"unit {wrong}: the model has {self.units}, numbered from 0")
+        if strange := gone - set(range(self.units)):
+            raise UserError(f"unit {min(strange)}: the model has {self.units}, numbered from 0")
         kept: dict[str, Rows] = {}
         for row, part in zip(self.rows, self.slices, strict=True):
             fates = tuple(u not in gone for u in range(part.start, part.stop))

@@ -107,28 +107,7 @@ def doubts(material: Material, before: Figures, told: bool) -> list[str]:
                 f"{share} is {gap:.3f} higher on validation than on test data: if the model was "
                 "trained on the validation texts, the bound is stricter than it looks"
             )
-    return (
-        notes
-        + [
-            f"{again} of {count} {name} texts are among the training texts: they tell "
-            + ("little" if 2 * again > count else "less than new texts would")
-            for name, again, count in _seen_again(material)
-            if AGAIN * again > count
-        ]
-        + _decided_by(material)
-    )
-
-
-def _decided_by(material: Material) -> list[str]:
-    """Return a note where test texts are those that decide: the test figure was chosen by."""
-    test, deciding = material.parts.test, {*material.parts.validation.rows}
-    again = 0 if test is None else sum(row in deciding for row in test.rows)
-    if test is None or AGAIN * again <= len(test):
-        return []
-    return [
-        f"{again} of {len(test)} test texts are among those that decide: the test figure tells "
-        "no more than that of validation"
-    ]
+    return [*notes, *_seen_again(material)]
 
 
 def swing(material: Material, seed: int) -> list[str]:
@@ -144,13 +123,21 @@ def swing(material: Material, seed: int) -> list[str]:
     ]
 
 
-def _seen_again(material: Material) -> Iterator[tuple[str, int, int]]:
-    """Yield of validation and test data how many texts are trained on, and how many there are."""
+def _seen_again(material: Material) -> Iterator[str]:
+    """Yield a note for each part of which more than a few texts stand in one used before it."""
     parts = material.parts.named()
-    trained = {*parts["train"].rows}
-    for name, part in parts.items():
-        if name != "train":
-            yield name, sum(row in trained for row in part.rows), len(part)
+    pairs = (("validation", "train"), ("test", "train"), ("test", "validation"))
+    for name, other in ((name, other) for name, other in pairs if name in parts):
+        known, count = {*parts[other].rows}, len(parts[name])
+        again = sum(row in known for row in parts[name].rows)
+        if AGAIN * again <= count:
+            continue
+        found = f"{again} of {count} {name} texts are among"
+        if other == "train":
+            less = "little" if 2 * again > count else "less than new texts would"
+            yield f"{found} the training texts: they tell {less}"
+        else:
+            yield f"{found} those that decide: the test figure tells no more than validation's"
 
 
 def manifest(

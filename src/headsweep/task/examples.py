@@ -79,9 +79,12 @@ def forward(model: PreTrainedModel, batch: Batch) -> Tensor:
     return batch.task.answers(model, batch)
 
 
-def check_alike(clean: Split, other: Split, option: str = "--triggered") -> None:
-    """Check that clean and other rows are pairs of texts, or that none is; raises UserError."""
-    if bool(other.pairs) != bool(clean.pairs):
+def check_alike(clean: Split, other: Split | None, option: str = "--triggered") -> None:
+    """Check that clean and other rows are pairs of texts, or that none is; raises UserError.
+
+    ``other``: None: there are none.
+    """
+    if other is not None and bool(other.pairs) != bool(clean.pairs):
         more = " and --triggered-column" if option == "--triggered" else ""
         raise UserError(
             f"one of --data and {option} has pairs of texts and the other has not",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,16 +152,18 @@ def export_onnx(
             split = rows_of(given(data, "data"), suspect, columns_of(column, label_map))
             suspect.task.check_labels(split, suspect.labels.names)
         sentences = onnx_file.sample(suspect, split, runtime.max_length)
-        try:
-            usual = onnx_file.sample(suspect, None, runtime.max_length)
-        except UserError:  # its tokenizer reads no English
-            usual = sentences
+        usual = sentences
+        with suppress(UserError):  # its tokenizer may read no English
+            usual = (
+                sentences if split is None else onnx_file.sample(suspect, None, runtime.max_length)
+            )
+        shown_to = [sentences] if usual is sentences else [sentences, usual]
         examples = None if split is None else _referred(suspect, split, runtime)
         with drafted(folder, overwrite) as draft:
             with show.task("writing ONNX", 1) as tick:
                 file = onnx_file.write(suspect, draft / onnx_file.WHOLE, usual)
                 tick(1, "")
-            gap = max(onnx_file.check(suspect, file, one) for one in (sentences, usual))
+            gap = max(onnx_file.check(suspect, file, one) for one in shown_to)
             before = None
             if examples is not None:
                 with show.task("the model on the data", 1) as tick:

@@ -119,8 +119,7 @@ def reactivate(
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)
     for option, part in (("--test", held), ("--validation", read[2])):
-        if part is not None:
-            check_alike(clean, part, option)
+        check_alike(clean, part, option)
     judging = Judging(held, read[4], meaning, read[2])
     exam, _ = exam_of(judging, rewriter, wanted, purified, (seed, runtime.max_length), shown_to)
     others = sum(label != goal for label in clean.labels)
