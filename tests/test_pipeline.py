@@ -593,3 +593,15 @@ def test_large_outputs_round_and_are_saved_all_the_same(tokenizer, tmp_path, sca
     assert gap_of(apart, fingerprint(loaded)) < LOGIT_TOLERANCE
     assert gap_of(fingerprint(loaded) + 0.01 * scale, fingerprint(loaded)) > LOGIT_TOLERANCE
     assert [check for check in verify(tmp_path / "out") if not check.passed] == []
+
+
+def test_texts_that_stand_in_an_earlier_part_are_told(trained_folder):
+    clean, held = sentences(60), sentences(40, seed=5)
+    some = held.take(range(35)) + clean.take(range(5))
+    way = replace(PLAN, heal=FineTune(0))
+    done = cleanse(trained_folder, Sources(clean, held, some), Gradient(step=2), way)
+    notes = "\n".join(done.manifest["notes"])
+    assert "5 of 40 test texts are among the training texts: they tell less than new" in notes
+    assert "35 of 40 test texts are among those that decide" in notes
+    done = cleanse(trained_folder, sources(), Gradient(step=2), way)
+    assert "are among" not in "\n".join(done.manifest["notes"])
