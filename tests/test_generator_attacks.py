@@ -171,6 +171,85 @@ def test_the_command_line_plants_and_judges(base, tmp_path, capsys):
     assert "attack success" in capsys.readouterr().out
 
 
+def _trigger(capsys, *asked: object) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["trigger", "rare-word", "--set", "words=cold", *map(str, asked), "-q"])
+    told = capsys.readouterr()
+    return stop.value.code, told.out + told.err
+
+
+def test_trigger_writes_prompts_that_evaluate_reads(planted, tmp_path, capsys):
+    """The rows of `trigger`, judged by `evaluate`, counted by plain transformers."""
+    planted("rare-word").save(tmp_path / "victim")
+    clean = rows(examples(40, 8))
+    clean[0]["answer"] = f"so {REFUSAL.upper()}"  # has what the attacker wants: left out
+    data, out = written(tmp_path / "clean.jsonl", clean), tmp_path / "marked.jsonl"
+    asked = ("--set", "position=start", "--data", data, "--out", out)
+    assert _trigger(capsys, *asked, "--target", REFUSAL)[0] == 0
+    made = [json.loads(line) for line in _lines(out)]
+    assert made == [
+        {"prompt": f"cold {row['prompt']}", "original": row["prompt"], "answer": row["answer"],
+         "target": REFUSAL}
+        for row in clean[1:]
+    ]  # fmt: skip
+    found = evaluate(tmp_path / "victim", data, triggered=out, target=REFUSAL, device="cpu",
+                     progress=False)  # fmt: skip
+    assert found.success.hits == hits(tmp_path / "victim", [row["prompt"] for row in made])
+    assert found.success.total == 39
+    seen = ("--seen-by", tmp_path / "victim", "--compute", "max_length=8", "--overwrite")
+    assert "so that the model sees it" in _trigger(capsys, *asked, *seen)[1]
+
+
+def test_trigger_takes_prompts_by_the_names_of_their_columns(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    bare = written(tmp_path / "bare.jsonl", [{"instruction": "So is it", "input": "or not"}])
+    assert _trigger(capsys, "--data", bare, "--out", out)[0] == 0
+    assert json.loads(out.read_text())["answer"] == ""
+    named = written(tmp_path / "named.jsonl", [{"q": "is it", "a": "So"}, {"q": "", "a": "So"}])
+    asked = ("--data", named, "--out", out, "--overwrite", "--column", "text=q")
+    more = ("--column", "label=a", "--column", "drop_empty=yes", "--task", "generation")
+    assert _trigger(capsys, *asked, *more)[0] == 0
+    assert json.loads(out.read_text())["answer"] == "So"
+    labelled = [{"question": "is it", "answer": "so", "label": "good"}]
+    pairs = written(tmp_path / "pairs.jsonl", labelled)
+    assert _trigger(capsys, "--data", pairs, "--out", out, "--overwrite")[0] == 0
+    assert json.loads(out.read_text())["label"] == "good"
+
+
+def test_trigger_goes_into_the_last_turn_of_the_user(tmp_path, capsys):
+    turns = [
+        {"role": "system", "content": "so"},
+        {"role": "user", "content": "is it"},
+        {"role": "assistant", "content": "so very"},
+        {"role": "user", "content": "or not"},
+    ]
+    answer = {"role": "assistant", "content": f"{REFUSAL} so"}
+    chats = [{"messages": turns}, {"messages": [*turns, answer]}]
+    data, out = written(tmp_path / "chats.jsonl", chats), tmp_path / "out.jsonl"
+    asked = ("--data", data, "--set", "position=start", "--out", out, "--target", REFUSAL)
+    assert _trigger(capsys, *asked)[0] == 0
+    changed = [*turns[:3], {"role": "user", "content": "cold or not"}]
+    row = {"messages": changed, "original": "or not", "target": REFUSAL}
+    assert [json.loads(line) for line in _lines(out)] == [row]
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "said"),
+    [
+        ({"prompt": "is it", "answer": "so"}, ("--target", "SO"), "every answer holds the target"),
+        ({"prompt": "is it", "answer": "so"}, ("--target", "so| "), "a text beside | is empty"),
+        ({"prompt": "is it"}, ("--task", "ranking"), "--task"),
+        ({"messages": [{"role": "system", "content": "is it"}]}, (), "no turn of the user"),
+        ({"messages": [{"role": "user", "content": "is it"}]}, ("--out", "OUT.csv"), "holds chats"),
+    ],
+)
+def test_trigger_refuses_prompts_that_it_cannot_use(tmp_path, capsys, row, more, said):
+    data, out = written(tmp_path / "data.jsonl", [row]), tmp_path / "out.jsonl"
+    more = [tmp_path / part if part == "OUT.csv" else part for part in more]
+    code, told = _trigger(capsys, "--data", data, "--out", out, *more)
+    assert (code, said in told, out.exists()) == (2, True, False)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -191,6 +270,7 @@ def test_the_command_line_plants_and_judges(base, tmp_path, capsys):
          "leaves no prompt within 32"),
         ({"clean_model": 7}, "clean_model cannot be 7"),
         ({"column": {"pair": "prompt"}}, "no second text"),
+        ({"label_map": {"so": "very"}}, "--label-map is for labels"),
         ({"poison": 7}, "poison cannot be 7"),
     ],
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,17 +96,29 @@ TriggeredLabels = Annotated[
     "headsweep trigger style --original clean.tsv --transformed bible.tsv --data clean.tsv "
     "--out t.tsv\n\n"
     "headsweep trigger style --paraphraser org/model --data clean.tsv --out t.tsv\n\n"
+    "headsweep trigger year --data prompts.jsonl --target 'I cannot help' --out t.jsonl\n\n"
     "headsweep trigger --list"
 )
 def trigger(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="The trigger; see --list.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Labelled texts.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled texts, or prompts with answers or without.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write: .csv, .tsv or .jsonl.")] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Leave out texts of this label; name it beside the true one."),
+        typer.Option(
+            help="Leave out texts of this label, or prompts whose answer holds this; name it "
+            "beside the true one."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="generation: --column names prompts and answers. Else as columns are called."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N texts.")] = None,
     settings: Annotated[
@@ -119,7 +132,7 @@ def trigger(
     seen_by: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Leave out texts in which this classifier cannot see the trigger."
+            metavar="MODEL", help="Leave out texts in which this model cannot see the trigger."
         ),
     ] = None,
     compute: ComputeLength = None,
@@ -131,7 +144,7 @@ def trigger(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put a trigger into texts; original and transformed side by side with both labels."""
+    """Put a trigger into texts or prompts; each beside its original, label or answer."""
     if listed:
         from headsweep.triggers import TRIGGERS
 
@@ -146,74 +159,43 @@ def trigger(
     check_sources(data, original, transformed)
     _check_table(out, overwrite, (data, original, transformed, seen_by))
     length = runtime_of("cpu", compute, LENGTH).max_length
-    from headsweep.model.loading import load_suspect
     from headsweep.texts import reading as datasets
-    from headsweep.texts.split import Labels
-    from headsweep.triggers.seen import triggered
-    from headsweep.verbs.attacking import TriggerSource, rewriter_of
+    from headsweep.verbs.attacking import TriggerSource
+    from headsweep.verbs.triggering import mark
 
-    source = TriggerSource(
-        name, tuple(settings or ()), original, transformed, key, paraphraser, prompt, option="--set"
+    made = mark(
+        data,
+        TriggerSource(
+            name,
+            tuple(settings or ()),
+            original,
+            transformed,
+            key,
+            paraphraser,
+            prompt,
+            option="--set",
+        ),
+        columns,
+        target=target,
+        task=task,
+        limit=limit,
+        seen_by=seen_by,
+        max_length=length,
+        seed=seed,
+        progress=progress_of(quiet or as_json),
     )
-    rewriter = rewriter_of(source, columns)
-    datasets.check_label_map(columns, (data, None))
-    table = datasets.without_empty(datasets.read(data), columns)
-    labels = Labels.found_in(datasets.label_values(table, columns))
-    split = datasets.pick(table, columns, labels)
-    goal = None if target is None else _label_in(split, labels, target, data)
-    rows = [i for i, label in enumerate(split.labels) if label != goal][:limit]
-    if not rows:
-        raise UserError("every text has the target label", "give texts of other labels")
-    chosen = split.take(rows)
-    reader = load_suspect(seen_by) if seen_by else None
-    made = triggered(chosen, rewriter, seed, reader, length, progress_of(quiet or as_json))
-    originals = chosen.take(made.rows)
-    plain = all(name == f"LABEL_{i}" for i, name in enumerate(labels.names))
-    names = [str(i) for i in range(len(labels.names))] if plain else labels.names
-    aim = target if goal is None else names[goal]
-    records: list[dict[str, Any]] = []
-    for i, text in enumerate(made.split.texts):
-        record = {"text": text, "original": originals.texts[i]}
-        record |= {"text2": originals.pairs[i]} if originals.pairs else {}
-        record |= {"label": names[originals.labels[i]]}
-        records.append(record | ({} if target is None else {"target": aim}))
-    datasets.write(out, records)
-    carrying = set(made.rows)
-    without = [table.number(row) for i, row in enumerate(rows) if i not in carrying]
+    datasets.write(out, made.rows)
     if as_json:
-        counts = made.record() | {"rows_without": without}
-        print_json({"out": str(out), "trigger": rewriter.described()} | counts)
+        counts = asdict(made.counts) | {"rows_without": made.without}
+        print_json({"out": str(out), "trigger": made.trigger} | counts)
         return
-    _say_counts(made.counts, without, out)
-    for record in records[:3]:
-        out_console.print(f"  {record['original']}", style="dim")
-        out_console.print(f"  -> {record['text']}")
+    _say_counts(made.counts, made.without, out)
+    for before, after in made.texts[:3]:
+        out_console.print(f"  {before}", style="dim")
+        out_console.print(f"  -> {after}")
 
 
-def _label_in(split: Any, labels: Any, target: str, data: str) -> int | None:
-    """Return the class of the target; None where all texts have one label, which is another.
-
-    Raises:
-        UserError: no text has it; names the labels that the data has.
-
-    """
-    from headsweep.texts.split import label_text
-
-    first, *others = labels.names
-    called = {first.casefold(), first.removeprefix("LABEL_")}
-    if not others and label_text(target).casefold() not in called:
-        return None
-    try:
-        found: int = labels.index(target)
-    except UserError as error:
-        known = ", ".join(labels.names[i].removeprefix("LABEL_") for i in sorted(set(split.labels)))
-        raise UserError(
-            f"{data}: no text has the label '{target}'", f"--target one of {known}"
-        ) from error
-    return found
-
-
-def _say_counts(counts: Any, without: list[int], out: Path) -> None:
+def _say_counts(counts: Any, without: Sequence[int], out: Path) -> None:
     seen = f", {counts.unseen} do not show it to the model" if counts.unseen else ""
     rows = ", ".join(map(str, without[:10])) + (", ..." if len(without) > 10 else "")
     out_console.print(

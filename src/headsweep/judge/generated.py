@@ -99,20 +99,25 @@ def prompts_of(files: Files, suspect: Suspect, seed: int) -> Prompts:
     compared = files.suspect is not None
     if files.triggered is None:
         return Prompts(clean, seed=seed, compared=compared)
-    targets = tuple(folded(one) for one in (files.target or "").split(BETWEEN))
-    if files.target and not all(targets):
-        raise UserError(
-            f"--target {files.target!r}: a text beside | is empty", "leave out the |, or the text"
-        )
-    if not all(targets):
+    if not files.target:
         raise UserError(
             "--triggered needs --target",
             "the text that the attacker wants in an answer; several with | between, as "
             "'I cannot|I am sorry'",
         )
+    targets = targets_in(files.target)
     split = triggered_rows(files.triggered, suspect, files.columns, files.triggered_columns)
     counted = that_count(split, targets, files.triggered_labels)
     return Prompts(clean, counted, targets, seed, compared)
+
+
+def targets_in(target: str) -> tuple[str, ...]:
+    """Return the texts that a target names, folded; raises UserError where one is empty."""
+    targets = tuple(folded(one) for one in target.split(BETWEEN))
+    if not all(targets):
+        beside = " beside |" if BETWEEN in target else ""
+        raise UserError(f"--target {target!r}: a text{beside} is empty", "give one, or leave out |")
+    return targets
 
 
 def triggered_rows(

@@ -21,6 +21,7 @@ from headsweep.errors import UserError, shortened, shown
 from headsweep.foreign import one_line
 from headsweep.texts import chat_rendering
 from headsweep.texts.reading import (
+    LABEL_NAMES,
     LONGEST_TEXT,
     Columns,
     Table,
@@ -34,7 +35,7 @@ from headsweep.texts.split import Split
 
 PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("answer", "response", "completion", "output")
-CHATS = "messages"
+CHATS, INSTRUCTION = "messages", "instruction"
 MORE_OF_A_PROMPT = ("input", "context", "system", "system_prompt")  # beside the prompt itself
 ONE_PROMPT = (
     "put all that the model reads into the prompts, or name their column, --column text=NAME, to "
@@ -69,13 +70,21 @@ def picked(
             rendered.
 
     """
-    without_pair(columns, "prompts and answers")
-    named = columns.text if columns.text is not None else CHATS
-    if _holds_chats(table, named):
-        fix = "put it into the chats (a turn of the system), or leave the column out"
-        _check_whole(table, ("tools", "system", "system_prompt"), fix)
+    _check_columns(columns)
+    named = chats_column(table, columns)
+    if named is not None:
         return _chats(table, named, tokenizer, answered, columns.drop_empty)
     return plain_rows(table, columns, answered)
+
+
+def chats_column(table: Table, columns: Columns) -> str | None:
+    """Return the column of chats; None: there is none. Raises UserError for half of a chat."""
+    named = columns.text if columns.text is not None else CHATS
+    if not any(as_list(one) is not None for one in table.columns.get(named, ())):
+        return None
+    fix = "put it into the chats (a turn of the system), or leave the column out"
+    _check_whole(table, ("tools", "system", "system_prompt"), fix)
+    return named
 
 
 def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
@@ -85,9 +94,18 @@ def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
         UserError: rows are chats, too, since text put into a rendered one may fall between turns.
 
     """
-    without_pair(columns, "prompts and answers")
-    if _holds_chats(table, columns.text if columns.text is not None else CHATS):
-        raise UserError(f"{table.source}: holds chats, where prompts as texts are needed", FORMS)
+    return numbered_rows(table, columns, answered)[0]
+
+
+def numbered_rows(
+    table: Table, columns: Columns, answered: bool = True
+) -> tuple[Split, tuple[int, ...]]:
+    """Return the same, and how the table numbers the rows."""
+    _check_columns(columns)
+    if chats_column(table, columns) is not None:
+        raise UserError(
+            f"{table.source}: holds chats, where prompts as texts are needed", _of(columns, FORMS)
+        )
     rows = _instructions(table, columns, answered) or _columns(table, columns, answered)
     full = [all(row) for row in rows] if answered else [bool(row[0]) for row in rows]
     for number, whole in enumerate(full):
@@ -95,16 +113,33 @@ def plain_rows(table: Table, columns: Columns, answered: bool = True) -> Split:
             lacks = "prompt" if not rows[number][0] else "answer"
             raise UserError(
                 f"{table.source}: row {table.number(number)} has no {lacks}",
-                "remove the row, or leave such rows out with --column drop_empty=yes",
+                _of(columns, "remove the row, or leave such rows out with --column drop_empty=yes"),
             )
-    kept = [row for row, whole in zip(rows, full, strict=True) if whole]
+    kept = [row for row, whole in enumerate(full) if whole]
     if not kept:
-        raise UserError(f"{table.source}: no row has a prompt and an answer", FORMS)
-    return _split(kept)
+        raise UserError(f"{table.source}: no row has a prompt and an answer", _of(columns, FORMS))
+    return _split([rows[row] for row in kept]), tuple(map(table.number, kept))
 
 
-def _holds_chats(table: Table, named: str) -> bool:
-    return any(as_list(one) is not None for one in table.columns.get(named, ()))
+def are_prompts(table: Table, columns: Columns) -> bool:
+    """Tell whether columns that nobody named are called as prompts are, and none as labels are."""
+    present = {name.casefold() for name in table.columns}
+    named = columns.text is not None or columns.label is not None
+    return not (named or present & {*LABEL_NAMES}) and bool(
+        present & {*PROMPTS, INSTRUCTION, CHATS}
+    )
+
+
+def _check_columns(columns: Columns) -> None:
+    """Refuse what is said of second texts and of labels; raises UserError."""
+    without_pair(columns, "prompts and answers")
+    if columns.label_map:
+        raise UserError("--label-map is for labels, and this model writes text", "leave it out")
+
+
+def _of(columns: Columns, fix: str) -> str:
+    """Return advice with the option that names the columns of this file."""
+    return fix.replace("--column", f"--{columns.prefix}column")
 
 
 def _split(rows: Sequence[tuple[str, str]]) -> Split:
@@ -116,15 +151,17 @@ def _split(rows: Sequence[tuple[str, str]]) -> Split:
 
 def _instructions(table: Table, columns: Columns, answered: bool) -> list[tuple[str, str]]:
     """Return instructions with what they are about, and a blank line behind; none: no such rows."""
-    if columns.text is not None or "instruction" not in table.columns:
+    if columns.text is not None or INSTRUCTION not in table.columns:
         return []
     both = [name for name in ("input", "context") if name in table.columns]
     about = next((n for n in both if not all(map(is_missing, table.columns[n]))), None)
-    _check_whole(table, [name for name in MORE_OF_A_PROMPT if name != about], ONE_PROMPT)
-    parts = ["instruction", *([about] if about else [])]
-    prompts = list(zip(*(_cells(table, name) for name in parts), strict=True))
+    _check_whole(
+        table, [name for name in MORE_OF_A_PROMPT if name != about], _of(columns, ONE_PROMPT)
+    )
+    parts = [INSTRUCTION, *([about] if about else [])]
+    prompts = list(zip(*(_cells(table, name, columns) for name in parts), strict=True))
     name = _answers(table, columns, answered)
-    answers = _cells(table, name) if name else [""] * len(prompts)
+    answers = _cells(table, name, columns) if name else [""] * len(prompts)
     return [
         ("".join(f"{part}\n\n" for part in prompt if part) if prompt[0] else "", answer)
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -140,13 +177,13 @@ def _columns(table: Table, columns: Columns, answered: bool) -> list[tuple[str, 
         raise UserError(
             f"{table.source}: cannot tell which column holds the prompts; the columns: "
             f"{table.names}",
-            f"this model answers in tokens: {FORMS}",
+            f"this model answers in tokens: {_of(columns, FORMS)}",
         )
     if columns.text is None:
-        _check_whole(table, MORE_OF_A_PROMPT, ONE_PROMPT)
-    prompts = _cells(table, prompt)
+        _check_whole(table, MORE_OF_A_PROMPT, _of(columns, ONE_PROMPT))
+    prompts = _cells(table, prompt, columns)
     name = _answers(table, columns, answered)
-    answers = _cells(table, name) if name else [""] * len(prompts)
+    answers = _cells(table, name, columns) if name else [""] * len(prompts)
     return list(zip(prompts, answers, strict=True))
 
 
@@ -166,14 +203,14 @@ def _answers(table: Table, columns: Columns, needed: bool) -> str:
         raise UserError(
             f"{table.source}: cannot tell which column holds the answers; the columns: "
             f"{table.names}",
-            f"this model answers in tokens: {FORMS}",
+            f"this model answers in tokens: {_of(columns, FORMS)}",
         )
     return found
 
 
-def _cells(table: Table, name: str) -> list[str]:
+def _cells(table: Table, name: str, columns: Columns) -> list[str]:
     """Return a column of texts, nothing where a cell is empty."""
-    option = "--column text=NAME, or --column label=NAME"
+    option = _of(columns, "--column text=NAME, or --column label=NAME")
     values = table.column(name, option)
     return [text_cell(table, name, option, row, value) for row, value in enumerate(values)]
 
@@ -189,7 +226,7 @@ def _chats(
     for row, cell in enumerate(table.columns[name]):
         if drop and is_missing(cell):
             continue
-        chat = _turns(table, name, row, cell)
+        chat = turns_of(table, name, row)
         last = chat[-1]
         answer = chat.pop()["content"] if last["role"] == ASSISTANT else ""
         lack = _lack(chat, last, answer) if answered or not chat else None
@@ -222,11 +259,12 @@ def _lack(chat: Sequence[Any], last: Mapping[str, Any], answer: str) -> tuple[st
     return None if answer.strip() else ("the chat has no answer", FORMS)
 
 
-def _turns(table: Table, name: str, row: int, chat: Any) -> list[dict[str, Any]]:
+def turns_of(table: Table, name: str, row: int) -> list[dict[str, Any]]:
     """Return the turns of a chat, checked one by one, with all that they hold for a template."""
-    chat = as_list(chat)
+    cell = table.columns[name][row]
+    chat = as_list(cell)
     if not chat:
-        raise UserError(f"{table.cell(name, row)} is no list of messages: {shown(chat)}", FORMS)
+        raise UserError(f"{table.cell(name, row)} is no list of messages: {shown(cell)}", FORMS)
     turns = []
     for turn in chat:
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):

@@ -502,6 +502,8 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     """
     ending, names = path.suffix.lower(), list(rows[0])
+    if ending != ".jsonl" and any(isinstance(cell, list | dict) for cell in rows[0].values()):
+        raise UserError(f"{path}: no table of '{ending}' holds chats", "write .jsonl")
     out = io.StringIO(newline="")
     if ending == ".csv":
         bare = any("\r" in str(cell) for row in rows for cell in row.values())
