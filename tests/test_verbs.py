@@ -200,6 +200,18 @@ WRONG = [
     ({"validation": 7}, "validation cannot be an int"),
     ({"suspect": 7}, "suspect cannot be of the type int"),
     ({"data": 7}, "data cannot be an int"),
+    ({"plan": 7}, "plan cannot be 7"),
+]
+MISTAKEN = [
+    (lambda: Method(pruning=Gradient), "Method: pruning cannot be the class Gradient"),
+    (lambda: Method(pruning="gradient"), "Method: pruning cannot be 'gradient'"),
+    (lambda: Method(healing=3), "Method: healing cannot be 3"),
+    (lambda: Method(units="heads"), "Method: units cannot be 'heads'"),
+    (lambda: Method(bound=0.1), "Method: bound cannot be 0.1"),
+    (lambda: Plan(seed="one"), "Plan: seed cannot be 'one'"),
+    (lambda: Plan(runtime=3), "Plan: runtime cannot be 3"),
+    (lambda: Plan(task="generation"), "Plan: task cannot be 'generation'"),
+    (lambda: Sources([], columns={"text": "review"}), "Sources: columns cannot be {"),
 ]
 
 
@@ -208,6 +220,28 @@ def test_what_does_not_fit_is_a_mistake_with_one_message(trained_folder, asked, 
     words = {"suspect": trained_folder, "data": sentences(60), "progress": False} | asked
     what, _ = said_by(lambda: headsweep.purify(**words))
     assert what.startswith(said)
+
+
+@pytest.mark.parametrize(("made", "said"), MISTAKEN)
+def test_objects_of_the_wrong_kind_are_refused_when_they_are_made(made, said):
+    assert said_by(made)[0].startswith(said)
+    assert Method(bound=None).bound is None
+    assert Plan(seed="3").seed == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft asks for the old name
+@pytest.mark.parametrize("way", ["wrapped", "inside"])
+def test_adapters_of_peft_in_memory_are_to_be_merged(trained_folder, way):
+    peft = pytest.importorskip("peft")
+    model = AutoModelForSequenceClassification.from_pretrained(trained_folder)
+    form = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
+    if way == "wrapped":
+        model = peft.get_peft_model(model, form)
+    else:
+        model.add_adapter(form)
+    what, fix = said_by(lambda: headsweep.purify(model, sentences(60), progress=False))
+    assert what == "suspect: the model has adapters of peft"
+    assert "merge_and_unload()" in fix
 
 
 def test_a_wrong_value_is_told_as_the_command_line_tells_it(trained_folder, csv_file, capsys):

@@ -37,23 +37,43 @@ PLAIN = (int, float, str, bool, Path, type(None))
 def checked(kind: type[T]) -> type[T]:
     """Let a dataclass check the types of its values when it is made, before all else.
 
-    It stands below ``@dataclass``. Fields of other types than numbers, texts and choices are left
-    to the type checker.
+    It stands below ``@dataclass``. Numbers, texts and choices are read, objects of classes must be
+    of theirs; what else there is (protocols, lists of lists) is left to the type checker.
     """
     after: Callable[[Any], None] | None = getattr(kind, "__post_init__", None)
 
     def check(self: Any) -> None:
-        for name, wanted in plain_fields(type(self)).items():
+        own: Any = type(self)
+        for name, wanted in plain_fields(own).items():
             value = getattr(self, name)
             found = fitting(value, wanted, f"{_name(self)}: {name}")
             if type(value) is int and found == value:
                 found = value  # a whole number stays one: results are told apart by how it is shown
             object.__setattr__(self, name, found)
+        for name, kinds in _object_fields(own).items():
+            if not isinstance(getattr(self, name), kinds):
+                raise _unlike(f"{_name(self)}: {name}", getattr(self, name), kinds)
         if after is not None:
             after(self)
 
     kind.__post_init__ = check  # type: ignore[attr-defined]
     return kind
+
+
+def able(value: Any, does: str, where: str, takes: str) -> Any:
+    """Return an object that has a method of this name; raises UserError, as for its class."""
+    if hasattr(value, does) and not isinstance(value, type):
+        return value
+    raise UserError(f"{where} cannot be {_told(value)}", f"it takes {takes}")
+
+
+def _unlike(where: str, value: Any, kinds: tuple[type, ...]) -> UserError:
+    names = [NAMES.get(kind, f"{kind.__name__}(...)") for kind in kinds]
+    return UserError(f"{where} cannot be {_told(value)}", f"it takes {' or '.join(names)}")
+
+
+def _told(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else str(shown(value))
 
 
 def hidden(default: Any) -> Any:
@@ -153,6 +173,19 @@ def plain_fields(method: Any) -> dict[str, Any]:
 def _plain_fields(method: Any) -> dict[str, Any]:
     hints = get_type_hints(method, include_extras=True)
     return {one.name: hints[one.name] for one in fields(method) if _is_plain(hints[one.name])}
+
+
+@cache
+def _object_fields(method: Any) -> dict[str, tuple[type, ...]]:
+    """Return the classes of the fields that take objects of classes and nothing else."""
+    hints = get_type_hints(method)
+    others = {one.name: _options(hints[one.name]) for one in fields(method)
+              if one.name not in plain_fields(method)}  # fmt: skip
+    return {name: kinds for name, kinds in others.items() if all(map(_is_class, kinds))}
+
+
+def _is_class(kind: Any) -> bool:
+    return isinstance(kind, type) and kind is not Any and not getattr(kind, "_is_protocol", False)
 
 
 def offered(method: type[Any]) -> list[str]:

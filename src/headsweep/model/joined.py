@@ -40,6 +40,7 @@ HARMLESS = frozenset((
 """Keys that are read here, or that change nothing once it is trained."""
 BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
 """Of A and B; others change the weights of the base as well."""
+MERGED = "PeftModel.from_pretrained(base, adapter).merge_and_unload()"
 MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
 TAKEN_BY = ("purify", "defend", "detect", "inspect", "evaluate", "probe")
 """Commands that take an adapter with its base: those that look at a suspect."""
@@ -50,6 +51,11 @@ LAST = (
     re.compile(r"sequence_summary\.summary\.weight"),  # XLM, Flaubert
 )
 """The last projection of a classifier, which has a row for every label: the first that is there."""
+
+
+def has_adapters(model: Any) -> bool:
+    """Tell whether a model in memory carries adapters of peft, by either way to put them in."""
+    return hasattr(model, "peft_config") or bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
 @dataclass(frozen=True)

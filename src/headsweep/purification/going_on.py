@@ -22,6 +22,7 @@ from headsweep.export.verify import read_manifest
 from headsweep.model.anatomy import Anatomy, locate
 from headsweep.model.claims import claimed_adapter
 from headsweep.model.families import FAMILIES, Adapter
+from headsweep.model.joined import has_adapters
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import left_of, remove
 from headsweep.purification.interrupted import mask_in
@@ -107,7 +108,7 @@ def _mask_and_adapter(source: Any) -> tuple[HeadMask, Adapter | None]:
 def _located(model: Any, mask: HeadMask, adapter: Adapter | None) -> Anatomy:
     """Return the model that is trained with its heads found; raises UserError."""
     inner = getattr(model, "module", model)  # as data parallelism wraps it
-    if hasattr(inner, "peft_config") or getattr(inner, "_hf_peft_config_loaded", False):
+    if has_adapters(inner):
         raise UserError(
             "the model has adapters of peft: what they add gives pruned heads weights again",
             "merge them first (merge_and_unload), or train the model itself",

@@ -18,6 +18,7 @@ from headsweep.model.loading import Origin, Reading, Suspect, load_suspect, prep
 from headsweep.model.mask import HeadMask
 from headsweep.model.narrow import widen
 from headsweep.model.runtime import Runtime, placed
+from headsweep.settings import checked
 from headsweep.task.examples import encode, rows_of
 from headsweep.texts import reading as datasets
 from headsweep.texts.encoded import Encoded
@@ -30,6 +31,7 @@ HELD_SHARE = 0.15  # of the data, cut off for validation, and as much for test
 
 
 @dataclass(frozen=True)
+@checked
 class Sources:
     """Where the clean data comes from.
 

@@ -17,6 +17,7 @@ from headsweep.prune.strategies import Strategy
 from headsweep.prune.strategies.gradient import Gradient
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.purification.bound import Allowance, Bound
+from headsweep.settings import able, checked
 from headsweep.texts.words import CLASSIFICATION, GENERATION
 
 HOT = FineTune(epochs=4, lr=2e-4, attention=PENALTY, halvings=3, members=3, beyond=2.0)
@@ -62,6 +63,7 @@ def usual(task: str = CLASSIFICATION.task, start: str = "classifier") -> Usual:
 
 
 @dataclass(frozen=True)
+@checked
 class Method:
     """What is done to a suspect.
 
@@ -83,6 +85,8 @@ class Method:
     bound: Bound | None = Bound()
 
     def __post_init__(self) -> None:
+        able(self.pruning, "choose", "Method: pruning", "an object such as Gradient()")
+        able(self.healing, "heal", "Method: healing", "an object such as FineTune()")
         if self.bound is None or self.bound.prune_drop is None:
             return
         if not self.pruning.needs.pruning:

@@ -364,7 +364,10 @@ def check_choice(
                 "batch_size=1 pads nothing"
             ]
         if choice.earlier is None:
-            raise RuntimeError(f"the strategy broke its contract: accuracy {reached}")
+            raise RuntimeError(
+                f"the strategy broke its contract: accuracy {reached}; a strategy that the bound "
+                "does not hold gives Choice(..., bounded=False)"
+            )
         raise UserError(
             f"the given mask misses the bound ({reached})",
             "raise --max-drop, or give a prune_drop for healing to bring it back",

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from headsweep.model.families import Adapter
 from headsweep.model.runtime import Runtime
 from headsweep.prune.scores import ScoreCache
+from headsweep.settings import able, checked
 from headsweep.task.probes import Prober
 from headsweep.texts.task import Task
 
 
 @dataclass(frozen=True)
+@checked
 class Plan:
     """How to run a method.
 
@@ -33,3 +35,7 @@ class Plan:
     scores: ScoreCache | None = None
     task: Task | None = None
     base_model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task is not None:
+            able(self.task, "words", "Plan: task", "a task; its name goes to task= of purify")

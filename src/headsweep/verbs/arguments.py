@@ -226,11 +226,17 @@ def in_memory(model: Any, argument: str = "model") -> Any:
     from transformers import PreTrainedModel
 
     from headsweep.export.compact import UNEVEN
+    from headsweep.model.joined import MERGED, has_adapters
     from headsweep.model.loading import Suspect
     from headsweep.purification.purified import Purified
 
     if isinstance(model, Purified):
         return model.suspect
+    if has_adapters(model):
+        raise UserError(
+            f"{argument}: the model has adapters of peft",
+            f"merge them, {MERGED}; or give the adapter's folder, and its base as base_model",
+        )
     folder = getattr(model, UNEVEN, None)
     if folder is not None:
         raise UserError(

@@ -28,7 +28,7 @@ from headsweep.purification.method import Method, usual
 from headsweep.purification.pipeline import Look
 from headsweep.purification.plan import Plan
 from headsweep.purification.recipe import Asked, read_recipe
-from headsweep.settings import as_text, changed, configure, fitting, offered, read
+from headsweep.settings import able, as_text, changed, configure, fitting, offered, read
 from headsweep.texts.reading import Columns
 from headsweep.texts.task import CLASSIFICATION, Task
 from headsweep.triggers.probe_families import RuleProber
@@ -44,6 +44,12 @@ from headsweep.verbs.arguments import (
 )
 from headsweep.verbs.methods import method_named
 from headsweep.verbs.purified import Purified
+
+STRATEGY = (
+    "choose",
+    "strategy",
+    f"a name ({', '.join(sorted(STRATEGIES))}) or an object such as Gradient()",
+)
 
 
 @dataclass(frozen=True)
@@ -340,6 +346,8 @@ def _run(
     suspect: str | Path | PreTrainedModel | Suspect,
 ) -> Planned:
     """Return what to run; raises UserError where an object leaves nothing to say."""
+    if not isinstance(plan, Plan | None):
+        raise UserError(f"plan cannot be {shown(plan)}", "it takes a Plan")
     beside = [name for name, value in where.items() if value is not None]
     if plan is not None and beside:
         raise UserError(
@@ -388,7 +396,7 @@ def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, 
     if "mask" in named:
         check_beside_mask(strategy, named.get("fields"), kinds)
     objects = Objects(
-        None if strategy is None or isinstance(strategy, str) else _strategy(strategy),
+        None if strategy is None or isinstance(strategy, str) else able(strategy, *STRATEGY),
         heal if hasattr(heal, "heal") and not isinstance(heal, type) else None,
         kinds if isinstance(kinds, Units) else None,
         _mask(named.get("mask")),
@@ -415,17 +423,6 @@ def _asked(named: dict[str, Any], seed: Any, start: str | None) -> tuple[Asked, 
     if kind is not None:  # a value of Python is named as it was given
         read(kind if isinstance(kind, type) else type(kind), own_fields, option="--set")
     return replace(own, start=own.start or "classifier"), objects
-
-
-def _strategy(given: Any) -> Any:
-    """Return an object that chooses heads; raises UserError for what does not."""
-    if hasattr(given, "choose") and not isinstance(given, type):
-        return given
-    what = f"the class {given.__name__}" if isinstance(given, type) else shown(given)
-    raise UserError(
-        f"strategy cannot be {what}",
-        f"it takes a name ({', '.join(sorted(STRATEGIES))}) or an object such as Gradient()",
-    )
 
 
 def _mask(given: Any) -> Given | None:

@@ -114,7 +114,10 @@ class EnsembleAsReleased:
         """Return the union, or fail as the script does."""
         masks = draw(view, self.size, self.per_layer)
         if not all(view.holds(mask) for mask in masks):
-            raise NothingPruned("ensemble-as-released: a member misses min accuracy, which ends it")
+            raise NothingPruned(
+                "ensemble-as-released: a member misses min accuracy, which ends it\n"
+                "  fix: raise --max-drop, or take --strategy ensemble, which drops such members"
+            )
         gone = {unit for mask in masks for unit in mask.pruned}
         for part in view.layout.slices:  # the script can empty a layer; we keep its first head
             row = range(part.start, part.stop)

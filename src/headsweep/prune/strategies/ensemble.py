@@ -63,7 +63,11 @@ class Ensemble:
                 survivors += [mask] if kept else []
                 tick(1, f"{len(survivors)} hold")
         if not survivors:
-            raise NothingPruned(f"none of {self.size} random masks holds min accuracy")
+            raise NothingPruned(
+                f"none of {self.size} random masks holds min accuracy\n  fix: fewer heads a layer "
+                f"(--set per_layer={max(1, self.per_layer - 1)}), more masks (--set size="
+                f"{4 * self.size}), or raise --max-drop"
+            )
         votes = torch.tensor([[not keep for keep in mask.flat] for mask in survivors]).sum(0)
         record = {"drawn": len(drawn), "survivors": [mask.to_json() for mask in survivors]}
         needed = len(survivors) / 2 if self.combine == "majority" else 0
