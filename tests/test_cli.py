@@ -293,7 +293,7 @@ def test_bad_models(run, suspect, csv_file, tmp_path, case):
         (["--nonsense"], "No such option"),
         (["--heal", "lr=0"], "learning rate of 0"),
         (["--heal", "epochs=inf"], "cannot train inf epochs"),
-        (["--set", "examples=0"], "examples must be at least 1"),
+        (["--set", "examples=0"], "examples cannot be '0'"),
         (["--device", "meta"], "cannot be used"),
         (["--start", "encoder", "--heal", "epochs=0"], "must be trained"),
         (["--seed", "-1"], "seed"),

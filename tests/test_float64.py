@@ -134,7 +134,7 @@ def test_spread_over_dropout_passes_is_that_of_numpy_in_float64(tiny):
             with unit_outputs(anatomy) as outputs:
                 for _ in range(5):
                     forward(anatomy.model, batch)
-                    seen.append([x.double().numpy() for x in outputs])
+                    seen.append([x.double().numpy() for (x,) in outputs])
             real = batch.inputs["attention_mask"].numpy()[:, :, None]
             parts = []
             for site in range(len(anatomy.sites)):

@@ -110,7 +110,7 @@ def test_unit_outputs_come_in_site_order_with_ffn_groups(tiny):
     batch = view_of(suspect).train.batch([0, 1])
     with torch.no_grad(), unit_outputs(suspect.anatomy) as found:
         suspect.model(**batch.inputs)
-    assert [x.shape[-1] for x in found] == [32, 32, 64, 64]
+    assert [x.shape[-1] for (x,) in found] == [32, 32, 64, 64]
 
 
 def test_dormancy_by_hand(tiny):

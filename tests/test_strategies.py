@@ -18,18 +18,20 @@ from headsweep.model.loading import load_suspect
 from headsweep.model.mask import HeadMask, Layout, Row, Units
 from headsweep.model.removal import remove
 from headsweep.prune.choice import Choice
-from headsweep.prune.importance import _variance, dormancy
+from headsweep.prune.importance import _variance, attention_variance, dormancy
 from headsweep.prune.search import bisect
 from headsweep.prune.strategies import STRATEGIES
-from headsweep.prune.strategies.bayesian import dropping
+from headsweep.prune.strategies.bayesian import Bayesian, _relative_variance, dropping
 from headsweep.prune.strategies.layerwise import by_quota
-from headsweep.prune.strategies.sparsify import groups
+from headsweep.prune.strategies.reinforce import Reinforce
+from headsweep.prune.strategies.sparsify import Sparsify, groups
 from headsweep.prune.view import DefenderView
 from headsweep.purification.interrupted import Given
-from headsweep.seeding import derive
+from headsweep.seeding import derive, fence
 from headsweep.settings import configure
 from headsweep.task.examples import encode
 from headsweep.task.probes import Family, Probes
+from headsweep.task.training import mean_loss
 from headsweep.texts.encoded import Batch
 from headsweep.texts.split import Split
 from headsweep.texts.task import CLASSIFICATION
@@ -257,18 +259,30 @@ def test_gradient_as_released_goes_by_layer_and_index(tiny):
         ("probe-guided", "weight=-1"),
         ("probe-guided", "weight=nan"),
         ("probe-guided", "probed=1"),
+        ("dormant", "share=nan"),
+        ("dormant", "share=0"),
+        ("ensemble-as-released", "size=0"),
+        ("ensemble-as-released", "per_layer=-1"),
+        ("sparsify-as-released", "lr=0"),
+        *((name, "step=0") for name in ("gradient", "sparsify", "bayesian", "variance", "random")),
+        *((name, "examples=0") for name in ("gradient", "layerwise", "reinforce", "dormant")),
+        ("random", "count=0"),
     ],
 )
 def test_fields_out_of_range(name, setting):
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match="learning rate" if setting == "lr=0" else name):
         configure(STRATEGIES[name], [setting])
 
 
-@pytest.mark.parametrize("name", ["gradient", "variance", "bayesian"])
-def test_no_examples_to_score_is_an_error(tiny, name):
-    for examples in (0, -5):
-        with pytest.raises(UserError, match="examples must be at least 1"):
-            configure(STRATEGIES[name], [f"examples={examples}"]).choose(view_of(tiny()))
+def test_a_count_below_one_says_what_is_taken(tiny):
+    with pytest.raises(UserError, match="a whole number above 0 or none"):
+        Gradient(step=0)
+    with pytest.raises(UserError, match="examples must be at least 1"):
+        dormancy(view_of(tiny()), 0)
+
+
+def test_the_key_score_ranks_no_neurons_and_says_so_beforehand():
+    assert (Gradient(score="key").needs.heads, Gradient().needs.heads) == (True, False)
 
 
 def test_depth_is_the_layer_with_ffn_groups_too(tiny):
@@ -284,7 +298,11 @@ def test_derived_seeds_differ():
 
 
 @pytest.mark.parametrize(
-    "name", ["bayesian", "random", "ensemble", "reinforce", "ensemble-as-released"]
+    "name",
+    [
+        *("bayesian", "random", "ensemble", "reinforce", "layerwise"),
+        *("ensemble-as-released", "layerwise-as-released", "reinforce-as-released"),
+    ],
 )
 def test_the_unit_that_a_layer_keeps_is_none_that_was_at_zero(tiny, name):
     """A suspect that was purified before: two of four heads of the first layer do nothing."""
@@ -298,6 +316,118 @@ def test_the_unit_that_a_layer_keeps_is_none_that_was_at_zero(tiny, name):
         mask = strategy.choose(view).mask
         assert mask.pruned
         assert any(mask.heads[0][2:])
+
+
+@pytest.mark.parametrize("name", ["layerwise", "layerwise-as-released", "reinforce-as-released"])
+def test_a_head_without_output_goes_first_however_it_attends(tiny, name):
+    """BLOOM's and MPT's heads at zero vary most, and so may those that another tool closed."""
+    suspect = tiny()
+    site = suspect.anatomy.sites[1]
+    varying = attention_variance(view_of(suspect))[4:]
+    with torch.no_grad():  # all but the head that varies least gives nothing on
+        dead = varying.argsort()[1:].tolist()
+        for head in dead:
+            site.roles["output"].of(head).zero_()
+    view = view_of(suspect)
+    assert view.gone == {4 + head for head in dead}
+    strategy = configure(STRATEGIES[name], settings_for(name, "bert"))
+    mask = strategy.choose(view).mask
+    assert mask.heads[1][int(varying.argmin())]
+    assert not all(mask.heads[1])
+
+
+def test_scores_of_shared_layers_are_of_all_of_them(tiny):
+    """ALBERT applies its one layer four times: counted by hooks of our own, one text at a time."""
+    suspect = tiny("albert", num_hidden_groups=1, num_hidden_layers=4)
+    view, row = view_of(suspect), suspect.anatomy.layout.rows[0]
+    shape, calls = (row.units, row.width), []
+    hook = suspect.anatomy.sites[0].gate.register_forward_pre_hook(
+        lambda _, args: calls.append(args[0].detach())
+    )
+    sizes, tokens = torch.zeros(4, row.units), 0
+    with torch.no_grad():
+        for text in range(len(view.train)):
+            calls.clear()
+            suspect.model(**view.train.batch([text]).inputs)
+            tokens += len(view.train.ids[text])
+            sizes += torch.stack([x.abs().sum((0, 1)).unflatten(0, shape).mean(-1) for x in calls])
+    hook.remove()
+    by_layer = sizes / tokens
+    assert torch.allclose(dormancy(view), by_layer.mean(0), atol=1e-6)
+    assert not torch.allclose(by_layer[-1], by_layer.mean(0), atol=1e-3)
+
+    batch, seen = view.train.batch([0, 1, 2]), []
+    with fence(1), torch.no_grad(), dropping(suspect.anatomy, 0.1):
+        expected = _relative_variance(suspect.anatomy, batch, 6)
+    hook = suspect.anatomy.sites[0].gate.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].detach().double())
+    )
+    with fence(1), torch.no_grad(), dropping(suspect.anatomy, 0.1):
+        for _ in range(6):
+            suspect.model(**batch.inputs)
+    hook.remove()
+    passes = torch.stack(seen).unflatten(0, (6, 4))
+    real = batch.inputs["attention_mask"][:, :, None]
+    spread = (passes.var(0, correction=0) * real).unflatten(-1, shape).sum((0, 2, 4))
+    strength = (passes.mean(0) ** 2 * real).unflatten(-1, shape).sum((0, 2, 4))
+    assert torch.allclose(expected.double(), spread / strength, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bart", "flaubert", "opt"])
+def test_no_layer_is_left_out_while_dropout_is_drawn(tiny, family):
+    share = {"encoder_layerdrop": 0.9} if family == "bart" else {"layerdrop": 0.9}
+    suspect = tiny(family, **share)
+    plain = tiny(family, **dict.fromkeys(share, 0.0))
+    found, expected = (Bayesian(passes=3).uncertainty(view_of(x)) for x in (suspect, plain))
+    assert torch.equal(found, expected)
+    kept = {m.layerdrop for m in suspect.model.modules() if hasattr(m, "layerdrop")}
+    assert 0.9 in kept
+
+
+def test_sparsify_shrinks_as_far_in_a_tenth_of_an_epoch(tiny):
+    """One step is the least that is made: an average group loses half there, too."""
+    for epochs in (1.0, 0.1):
+        view = view_of(tiny())
+        with view.scratch():
+            record = Sparsify(epochs=epochs, lr=1e-6).fine_tune(view)
+        left = sum(record["norms_after"]) / sum(record["norms_before"])
+        assert left == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_is_measured_in_a_scratch_is_forgotten(tiny):
+    view = view_of(tiny())
+    mask, other = view.layout.mask((0,)), view.layout.mask((1, 2))
+    before = view.accuracy(mask)
+    with view.scratch() as anatomy:
+        with torch.no_grad():
+            for p in anatomy.model.classifier.parameters():
+                p.neg_()
+        assert view.accuracy(mask) == pytest.approx(1 - before)
+        view.accuracy(other)
+    assert view.accuracy(mask) == before
+    assert view.accuracy(other) == view_of(tiny()).accuracy(other)
+
+
+def test_reinforce_takes_a_model_of_one_head(tiny):
+    suspect = tiny(num_hidden_layers=1, num_attention_heads=1)
+    choice = Reinforce(updates=2, samples=2, batch=8).choose(view_of(suspect))
+    assert choice.mask.pruned == ()
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5"])
+def test_sparsify_as_released_presses_on_every_attention_weight(tiny, family, monkeypatch):
+    import headsweep.prune.strategies.as_released as module
+
+    seen = []
+    monkeypatch.setattr(module, "train", lambda model, texts, job, *_: seen.append(job))
+    suspect = tiny(family)
+    view = view_of(suspect)
+    module.SparsifyAsReleased().choose(view)
+    batch = view.train.batch([0, 1])
+    loss = seen[0].loss(suspect.model, batch) - mean_loss(suspect.model, batch)
+    blocks = [block.parameter for site in suspect.anatomy.sites for block in site.blocks]
+    slopes = torch.autograd.grad(loss, blocks, allow_unused=True)
+    assert all(slope is not None and bool(slope.abs().sum() > 0) for slope in slopes)
 
 
 def test_a_mask_that_leaves_only_units_at_zero_is_refused(trained_folder):

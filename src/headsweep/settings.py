@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from headsweep.errors import UserError, lookup, shown
 
@@ -159,6 +159,8 @@ def type_name(kind: Any) -> str:
         return " | ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
         return f"{type_name(get_args(kind)[0]).removeprefix('a ')}s with commas between"
+    if get_origin(kind) is Annotated:
+        return f"{type_name(_bare(kind))} above {get_args(kind)[1].gt}"
     if len(_options(kind)) > 1:
         return " or ".join(map(type_name, _options(kind)))
     return NAMES.get(kind, getattr(kind, "__name__", str(kind)))
@@ -239,4 +241,9 @@ def _is_plain(kind: Any) -> bool:
     """Tell whether a text can give it: a number, a text, one of a few words, a list of such."""
     if get_origin(kind) is tuple:
         return get_args(kind)[1:] == (...,) and get_args(kind)[0] in PLAIN
-    return all(get_origin(x) is Literal or x in PLAIN for x in _options(kind))
+    return all(get_origin(x) is Literal or _bare(x) in PLAIN for x in _options(kind))
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without what else must hold, as int of pydantic's PositiveInt."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind

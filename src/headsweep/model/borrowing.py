@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -79,15 +78,23 @@ def evaluating(anatomy: Anatomy, training: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def unit_outputs(anatomy: Anatomy) -> Iterator[list[Tensor]]:
-    """Collect what enters every gate in a forward pass, in site order; see ``by_text``."""
-    found = [torch.empty(0)] * len(anatomy.sites)
+def unit_outputs(anatomy: Anatomy) -> Iterator[list[list[Tensor]]]:
+    """Collect what enters every gate in a forward pass, in site order; see ``by_text``.
+
+    Once for each layer that the weights are applied in: ALBERT's layers share them.
+    """
+    found: list[list[Tensor]] = [[] for _ in anatomy.sites]
+
+    def begin(*_: Any) -> None:
+        for passes in found:
+            passes.clear()
 
     def keep(place: int, args: tuple[Any, ...]) -> None:
         row = anatomy.sites[place].row
-        found[place] = args[0].detach()[..., : row.units * row.width]
+        found[place].append(args[0].detach()[..., : row.units * row.width])
 
     with ExitStack() as stack:
+        stack.callback(anatomy.model.register_forward_pre_hook(begin).remove)
         for place, site in enumerate(anatomy.sites):
             hook = site.gate.register_forward_pre_hook(
                 lambda _, args, place=place: keep(place, args)

@@ -211,7 +211,8 @@ def _variance(row: Tensor, batch: Batch, columns: int | None) -> Tensor:
 def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
     """Return the mean absolute activation of every unit over real tokens of clean examples.
 
-    Of a key/value group: over the outputs of all its query heads.
+    Of a key/value group: over the outputs of all its query heads. Of layers that share weights
+    (ALBERT): over all of them.
     Source: Liu et al. 2018 (*Fine-Pruning*), section 4: dormant neurons are pruned first.
     """
     anatomy, encoded = view.anatomy, sample(view, examples)
@@ -221,7 +222,11 @@ def dormancy(view: DefenderView, examples: int | None = None) -> Tensor:
         def sizes(batch: Batch) -> Sequence[Tensor]:
             forward(anatomy.model, batch)
             real = batch.inputs["attention_mask"].unsqueeze(-1)
-            summed = [(by_text(x, batch).abs() * real.to(x.device)).sum((0, 1)) for x in found]
+            sums = [
+                [(by_text(x, batch).abs() * real.to(x.device)).sum((0, 1)) for x in passes]
+                for passes in found
+            ]
+            summed = [torch.stack(each).mean(0) for each in sums]
             return [
                 x.unflatten(0, (site.row.units, -1)).mean(-1).cpu().double()
                 for site, x in zip(anatomy.sites, summed, strict=True)
@@ -246,7 +251,7 @@ def normalised(scores: Tensor, layout: Layout) -> Tensor:
 
 def sample(view: DefenderView, examples: int | None) -> Encoded:
     """Return the training examples, or a fixed random part of them."""
-    if examples is not None and examples < 1:
+    if examples is not None and examples < 1:  # of a strategy of one's own
         raise UserError(f"examples must be at least 1, not {examples}")
     if examples is None or examples >= len(view.train):
         return view.train

@@ -111,7 +111,7 @@ def grouped(view: DefenderView, scores: Tensor, step: int | None) -> list[list[i
         )
     order = candidates(scores, view)
     size = step if step is not None else default_step(view.layout.units)
-    if size < 1:
+    if size < 1:  # of a strategy of one's own
         raise UserError(f"step must be at least 1, not {size}")
     return [order[i : i + size] for i in range(0, len(order), size)]
 

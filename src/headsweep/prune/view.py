@@ -124,10 +124,16 @@ class DefenderView:
 
     @contextmanager
     def scratch(self) -> Iterator[Anatomy]:
-        """Lend the model for changes; its weights are put back afterwards."""
-        model = self.anatomy.model
+        """Lend the model for changes; its weights are put back afterwards.
+
+        What is measured inside is of the changed weights, and is forgotten outside.
+        """
+        model, kept = self.anatomy.model, self.__dict__.pop("meter", None)
         before = copied(model)
         try:
             yield self.anatomy
         finally:
             put_back(model, before)
+            self.__dict__.pop("meter", None)
+            if kept is not None:
+                self.__dict__["meter"] = kept

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from pydantic import PositiveInt
+
 from headsweep.errors import UserError
 from headsweep.heal.entropy import EntropyFirst
 from headsweep.heal.fine_tune import FineTune
@@ -113,7 +115,7 @@ class Pure:
     strength: float = 0.15
     epochs: float = 3
     lr: float = 2e-5
-    step: int | None = None
+    step: PositiveInt | None = None
 
     def method(self) -> Method:
         """Return both steps."""
@@ -186,7 +188,7 @@ class RandomHeads:
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "control"
-    count: int | None = None
+    count: PositiveInt | None = None
     epochs: float = 2
     lr: float = 3e-5
 

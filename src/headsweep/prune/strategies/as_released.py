@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import NothingPruned, UserError
 from headsweep.prune.choice import Choice, Needs, Step
 from headsweep.prune.importance import attention_variance, key_gradient_importance, sample
-from headsweep.prune.search import ascending, greedy
+from headsweep.prune.search import ascending, candidates, greedy
 from headsweep.prune.strategies.ensemble import draw
 from headsweep.prune.strategies.layerwise import by_quota
 from headsweep.prune.view import DefenderView
@@ -39,7 +40,7 @@ class GradientAsReleased:
     name: ClassVar[str] = "gradient-as-released"
     source: ClassVar[str] = SOURCE
     needs: ClassVar[Needs] = Needs()
-    step: int | None = None
+    step: PositiveInt | None = None
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask of the greedy loop in the order of layer and index."""
@@ -55,12 +56,12 @@ class LayerwiseAsReleased:
     name: ClassVar[str] = "layerwise-as-released"
     source: ClassVar[str] = SOURCE
     needs: ClassVar[Needs] = Needs(bound=False, heads=True)
-    examples: int | None = 2000
+    examples: PositiveInt | None = 2000
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the quota's mask, whatever its accuracy."""
         scores = attention_variance(view, self.examples, columns=view.runtime.max_length)
-        gone = by_quota(scores, view.layout, 0.2, 0.8)
+        gone = by_quota(scores, view.layout, 0.2, 0.8, view.gone)
         return Choice(view.layout.mask(gone), scores, bounded=False)
 
 
@@ -78,14 +79,19 @@ class SparsifyAsReleased:
     needs: ClassVar[Needs] = Needs(weights=True, heads=True)
     epochs: float = 1
     lr: float = 2e-5
-    step: int | None = None
-    examples: int | None = 2000
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 2000
+
+    def __post_init__(self) -> None:
+        Schedule(self.epochs, self.lr)
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask found by greedy pruning on the scores of the regularised copy."""
         with view.scratch() as anatomy:
             weights = [
-                p for n, p in anatomy.model.named_parameters() if "attention" in n or "attn" in n
+                p
+                for n, p in anatomy.model.named_parameters()
+                if "attention" in n.lower() or "attn" in n.lower()
             ]
 
             def loss(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -107,8 +113,8 @@ class EnsembleAsReleased:
     name: ClassVar[str] = "ensemble-as-released"
     source: ClassVar[str] = SOURCE
     needs: ClassVar[Needs] = Needs(bound=False)
-    size: int = 5
-    per_layer: int = 2
+    size: PositiveInt = 5
+    per_layer: PositiveInt = 2
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the union, or fail as the script does."""
@@ -139,18 +145,18 @@ class ReinforceAsReleased:
     source: ClassVar[str] = SOURCE
     needs: ClassVar[Needs] = Needs(bound=False, heads=True)
     epsilon: float = 0.1
-    step: int = 10
-    examples: int | None = 2000
+    step: PositiveInt = 10
+    examples: PositiveInt | None = 2000
 
     def __post_init__(self) -> None:
-        if self.step < 1 or not 0 <= self.epsilon <= 1:
-            raise UserError("reinforce-as-released: step is at least 1, epsilon in 0 to 1")
+        if not 0 <= self.epsilon <= 1:
+            raise UserError("reinforce-as-released: epsilon is in 0 to 1")
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask at the violating step."""
         scores = attention_variance(view, self.examples)
-        best = {p.start + ascending(scores[p])[-1] for p in view.layout.slices}
-        left = [unit for unit in ascending(scores) if unit not in best]
+        free = {*candidates(scores, view)}
+        left = [unit for unit in ascending(scores) if unit in free]
         generator = view.generator(self.name)
         gone: list[int] = []
         steps: list[Step] = []
@@ -177,8 +183,8 @@ class BayesianAsReleased:
     name: ClassVar[str] = "bayesian-as-released"
     source: ClassVar[str] = SOURCE
     needs: ClassVar[Needs] = Needs(heads=True)
-    step: int | None = None
-    examples: int | None = 2000
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 2000
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask found by greedy pruning on attention variance."""

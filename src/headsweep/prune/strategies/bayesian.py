@@ -23,9 +23,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from headsweep.errors import UserError, lookup
@@ -40,6 +42,8 @@ from headsweep.seeding import fence
 from headsweep.settings import checked
 from headsweep.task.examples import forward
 from headsweep.texts.encoded import Batch
+
+LAYER_DROP = "layerdrop"  # as the modules of transformers call the share of layers left out
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Bayesian:
     passes: int = 10
     prune: Literal["uncertain", "certain"] = "uncertain"
     rate: float | None = None
-    step: int | None = None
-    examples: int | None = 500
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 500
     search: Literal["bisect", "step"] = "bisect"
 
     def __post_init__(self) -> None:
@@ -101,32 +105,40 @@ class Bayesian:
 def _relative_variance(anatomy: Anatomy, batch: Batch, passes: int) -> Tensor:
     """Return [batch, unit]: the variance summed over a unit's numbers, over their squared mean.
 
-    A key/value group's numbers are those of all its query heads. A unit whose output is always
-    zero has none.
+    A key/value group's numbers are those of all its query heads, and where layers share weights
+    (ALBERT) those of all layers. A unit whose output is always zero has none.
     """
+    owners: list[int] = []  # the site that each belongs to
     means: list[Tensor] = []
     squares: list[Tensor] = []  # of differences from the mean so far
     with unit_outputs(anatomy) as found:
         for number in range(passes):
             forward(anatomy.model, batch)
             if number == 0:
-                means = [by_text(x, batch).float().clone() for x in found]
+                owners = [place for place, layers in enumerate(found) for _ in layers]
+                means = [by_text(x, batch).float().clone() for x in chain(*found)]
                 squares = [torch.zeros_like(mean) for mean in means]
-            for mean, square, x in zip(means, squares, found, strict=True):
+            for mean, square, x in zip(means, squares, chain(*found), strict=True):
                 now = by_text(x, batch)
                 gap = now - mean
                 mean += gap / (number + 1)
                 square += gap * (now - mean)
     real = batch.inputs["attention_mask"].unsqueeze(-1)
-    rows = []
-    for site, mean, square in zip(anatomy.sites, means, squares, strict=True):
+    sums: dict[int, tuple[Tensor, Tensor]] = {}
+    for place, mean, square in zip(owners, means, squares, strict=True):
         real = real.to(mean.device)  # layers may lie on several devices
         variance = square / passes * real
-        shape = (site.row.units, site.row.width)
-        spread = variance.sum(1).unflatten(-1, shape).sum(-1)
-        strength = (mean**2 * real).sum(1).unflatten(-1, shape).sum(-1)
-        relative = torch.where(strength <= 1e-20, 0.0, spread / strength.clamp_min(1e-20))
-        rows.append(relative.cpu())
+        shape = (anatomy.sites[place].row.units, anatomy.sites[place].row.width)
+        spread = variance.sum(1).unflatten(-1, shape).sum(-1).cpu()
+        strength = (mean**2 * real).sum(1).unflatten(-1, shape).sum(-1).cpu()
+        first = sums.get(place)
+        sums[place] = (
+            (spread, strength) if first is None else (first[0] + spread, first[1] + strength)
+        )
+    rows = [
+        torch.where(strength <= 1e-20, 0.0, spread / strength.clamp_min(1e-20))
+        for spread, strength in sums.values()
+    ]
     return torch.cat(rows, dim=-1)
 
 
@@ -145,7 +157,7 @@ def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
                 f"{type(model).__name__} is configured without dropout, so every pass is the same",
                 "give a rate: --set rate=0.1",
             )
-        with evaluating(anatomy, training=True):
+        with evaluating(anatomy, training=True), _every_layer(anatomy):
             yield
         return
 
@@ -159,16 +171,33 @@ def dropping(anatomy: Anatomy, rate: float | None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _every_layer(anatomy: Anatomy) -> Iterator[None]:
+    """Let no layer be left out at random (LayerDrop: BART, OPT, Flaubert)."""
+    modules = [
+        m for m in anatomy.model.modules() if isinstance(getattr(m, LAYER_DROP, None), float)
+    ]
+    before = [getattr(module, LAYER_DROP) for module in modules]
+    try:
+        for module in modules:
+            setattr(module, LAYER_DROP, 0.0)
+        yield
+    finally:
+        for module, share in zip(modules, before, strict=True):
+            setattr(module, LAYER_DROP, share)
+
+
 def _has_dropout(anatomy: Anatomy) -> bool:
     """Tell whether two passes differ in what enters a gate while the model trains."""
     model, inputs = anatomy.model, probe_inputs(anatomy.model)
     with (
         evaluating(anatomy, training=True),
+        _every_layer(anatomy),
         fence(0),
         torch.no_grad(),
         unit_outputs(anatomy) as found,
     ):
         model(**inputs, **uncached(model))
-        first = [x.clone() for x in found]
+        first = [x.clone() for x in chain(*found)]
         model(**inputs, **uncached(model))
-        return not all(torch.equal(a, b) for a, b in zip(first, found, strict=True))
+        return not all(torch.equal(a, b) for a, b in zip(first, chain(*found), strict=True))

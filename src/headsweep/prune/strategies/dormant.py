@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import PositiveInt
+
+from headsweep.errors import UserError
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import dormancy
 from headsweep.prune.search import greedy
@@ -30,7 +33,11 @@ class Dormant:
     source: ClassVar[str] = "Liu et al. 2018"
     needs: ClassVar[Needs] = Needs()
     share: float = 0.05
-    examples: int | None = 1000
+    examples: PositiveInt | None = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise UserError(f"dormant: a share of {self.share}", "it is between 0 and 1")
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask found by greedy pruning on activation."""

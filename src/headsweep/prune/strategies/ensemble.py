@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import PositiveInt
 
-from headsweep.errors import NothingPruned, UserError
+from headsweep.errors import NothingPruned
 from headsweep.model.mask import HeadMask
 from headsweep.prune.choice import Choice, Needs, Step
 from headsweep.prune.search import held
@@ -43,13 +44,9 @@ class Ensemble:
     name: ClassVar[str] = "ensemble"
     source: ClassVar[str] = "Chapagain et al. 2025"
     needs: ClassVar[Needs] = Needs()
-    size: int = 5
-    per_layer: int = 2
+    size: PositiveInt = 5
+    per_layer: PositiveInt = 2
     combine: Literal["majority", "union"] = "majority"
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.per_layer < 1:
-            raise UserError("ensemble: size and per_layer are at least 1")
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the combination of the surviving masks."""

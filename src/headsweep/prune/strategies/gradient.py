@@ -21,6 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import PositiveInt
+
 from headsweep.errors import lookup
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import gate_importance, key_gradient_importance
@@ -47,14 +49,14 @@ class Gradient:
     name: ClassVar[str] = "gradient"
     source: ClassVar[str] = "Chapagain et al. 2025; Michel et al. 2019"
     score: Literal["gate", "key"] = "gate"
-    step: int | None = None
-    examples: int | None = 2000
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 2000
     search: Literal["bisect", "step"] = "bisect"
 
     @property
     def needs(self) -> Needs:
-        """The score of the paper takes gradients of weights."""
-        return Needs(weights=self.score == "key", searches=1)
+        """The score of the paper takes gradients of weights, and ranks heads only."""
+        return Needs(weights=self.score == "key", heads=self.score == "key", searches=1)
 
     def choose(self, view: DefenderView) -> Choice:
         """Return the mask found by pruning in the order of gradient scores."""

@@ -11,9 +11,11 @@ and one a head restored.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import PositiveInt
 from torch import Tensor
 
 from headsweep.errors import UserError
@@ -42,7 +44,7 @@ class Layerwise:
     needs: ClassVar[Needs] = Needs(heads=True)
     first: float = 0.2
     last: float = 0.8
-    examples: int | None = 2000
+    examples: PositiveInt | None = 2000
 
     def __post_init__(self) -> None:
         if not (0 <= self.first < 1 and 0 <= self.last < 1):
@@ -51,18 +53,25 @@ class Layerwise:
     def choose(self, view: DefenderView) -> Choice:
         """Return the quota's mask, backed off to min accuracy."""
         scores = attention_variance(view, self.examples)
-        quota = by_quota(scores, view.layout, self.first, self.last)
+        quota = by_quota(scores, view.layout, self.first, self.last, view.gone)
         scaled = normalised(scores, view.layout)
-        order = sorted(quota, key=lambda unit: (float(scaled[unit]), unit))
+        order = sorted(quota, key=lambda unit: (unit not in view.gone, float(scaled[unit]), unit))
         gone, steps = held(view, order)
         return Choice(view.layout.mask(gone), scores, tuple(steps), {"quota": len(quota)})
 
 
-def by_quota(scores: Tensor, layout: Layout, first: float, last: float) -> list[int]:
-    """Return the units that the quota takes: the lowest of each row."""
+def by_quota(
+    scores: Tensor,
+    layout: Layout,
+    first: float,
+    last: float,
+    gone: Collection[int] = (),
+) -> list[int]:
+    """Return the units that the quota takes: the lowest of each row, those at zero before all."""
     taken = []
     depth = max(len(layout.rows) - 1, 1)
     for index, (row, part) in enumerate(zip(layout.rows, layout.slices, strict=True)):
         count = int(row.units * (first + (last - first) * index / depth) + 1e-9)
-        taken += [part.start + unit for unit in ascending(scores[part])[:count]]
+        ranked = [part.start + unit for unit in ascending(scores[part])]
+        taken += sorted(ranked, key=lambda unit: unit not in gone)[:count]
     return taken

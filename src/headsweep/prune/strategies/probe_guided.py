@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from headsweep.errors import UserError
@@ -59,9 +60,9 @@ class ProbeGuided:
     source: ClassVar[str] = "of this project; gate gradients of Michel et al. 2019"
     needs: ClassVar[Needs] = Needs(probes=True, searches=1)
     weight: float = 0.7
-    step: int | None = None
-    examples: int | None = 2000
-    probed: int | None = 200
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 2000
+    probed: PositiveInt | None = 200
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import PositiveInt
 
 from headsweep.errors import UserError, lookup
 from headsweep.prune.choice import Choice, Needs
@@ -33,8 +34,8 @@ class Random:
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "control"
-    count: int | None = None
-    step: int | None = None
+    count: PositiveInt | None = None
+    step: PositiveInt | None = None
     search: Literal["bisect", "step"] = "bisect"
 
     @property

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from headsweep.errors import UserError
@@ -67,7 +68,7 @@ class Reinforce:
     bonus: float = 0.3
     penalty: float = 4.0
     entropy: float = 0.002
-    examples: int | None = 1000
+    examples: PositiveInt | None = 1000
 
     def __post_init__(self) -> None:
         if self.updates < 1 or self.samples < 2 or self.batch < 1:
@@ -154,7 +155,8 @@ def features(view: DefenderView, examples: int | None) -> Tensor:
 
 
 def _standard(x: Tensor) -> Tensor:
-    return (x - x.mean()) / x.std().clamp_min(1e-6)
+    spread = x.std() if len(x) > 1 else x.new_ones(())  # of one unit there is none
+    return (x - x.mean()) / spread.clamp_min(1e-6)
 
 
 def _best(keep: Tensor, view: DefenderView) -> set[int]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from headsweep.errors import UserError, lookup
@@ -64,8 +65,8 @@ class Sparsify:
     decay: float = 0.01
     epochs: float = 1
     lr: float = 3e-4
-    step: int | None = None
-    examples: int | None = 2000
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 2000
     search: Literal["bisect", "step"] = "bisect"
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Sparsify:
 
     def _weight(self, found: list[list[Tensor]], norms: Tensor, steps_an_epoch: int) -> float:
         """Return the weight at which an average group loses ``strength`` of its norm in all."""
-        steps = round(self.epochs * steps_an_epoch)
+        steps = max(1, round(self.epochs * steps_an_epoch))  # as many as the training makes
         rates = self.lr * (steps + 1) / 2  # linear decay from lr to lr / steps
         sizes = torch.tensor([_size(group) for group in found]).sqrt()
         return self.strength * float(norms.mean() / sizes.mean()) / max(rates, 1e-12)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import PositiveInt
+
 from headsweep.errors import lookup
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.importance import attention_variance
@@ -34,8 +36,8 @@ class Variance:
     name: ClassVar[str] = "variance"
     source: ClassVar[str] = "Zhao et al. 2024 (PURE), first step"
     needs: ClassVar[Needs] = Needs(searches=1, heads=True)
-    step: int | None = None
-    examples: int | None = 2000
+    step: PositiveInt | None = None
+    examples: PositiveInt | None = 2000
     search: Literal["bisect", "step"] = "bisect"
 
     def choose(self, view: DefenderView) -> Choice:
