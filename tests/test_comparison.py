@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
 
-from headsweep.bench.results.packing import Packed
+from headsweep.bench.results.packing import MOST_BYTES, Packed, _array
 from headsweep.bench.results.reading import Results, read_results
 from headsweep.errors import UserError
 from headsweep.reports import charts
@@ -304,3 +306,13 @@ def test_where_all_resamples_are_alike_the_interval_is_that_of_the_cells():
     [setting] = compare(results(sure, floor=0), 50)
     found = setting.standings[0].interval
     assert (found.value, found.low, found.high) == (1.0, 0.9, 1.0)
+
+
+def test_packed_answers_are_unpacked_within_bounds():
+    """A few kilobytes of zeros would take all memory; what is cut off is no table of answers."""
+    whole = zlib.compress(np.arange(9, dtype="<f4").tobytes(), 9)
+    assert _array(base64.b64encode(whole).decode(), "<f4").tolist() == [*range(9)]
+    bomb = zlib.compress(bytes(MOST_BYTES + 1), 9)
+    for held in (bomb, whole[:-3]):
+        with pytest.raises(ValueError, match="not packed answers: cut off, or more than"):
+            _array(base64.b64encode(held).decode(), "<f4")

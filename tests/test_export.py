@@ -17,6 +17,7 @@ from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep import FineTune, Gradient, Sources, UserError
 from headsweep.attacks.victim import Attacked
 from headsweep.bench.sources import place
+from headsweep.cli import main
 from headsweep.drafts import MANIFEST, write_json
 from headsweep.export.folders import check_free, drafted
 from headsweep.export.provenance import command_line
@@ -397,13 +398,28 @@ def test_units_that_mask_and_list_disagree_on_are_named(purified):
     assert "9.9" in told["mask and list of pruned units agree"]
 
 
-def test_a_manifest_of_an_older_version_is_still_read(purified):
-    later = ("tensors_sha256", "other_files_sha256")
-    assert not edited(purified, lambda manifest: [manifest.pop(name) for name in later])
-    found = [
-        check.what for check in verify(purified) if check.detail == "not noted in this manifest"
-    ]
-    assert found == ["the other files are the ones written", "every tensor is the one written"]
+@pytest.mark.parametrize("name", ["tensors_sha256", "other_files_sha256", "weights_sha256"])
+def test_a_manifest_that_notes_no_hashes_says_nothing_of_what_was_written(purified, name):
+    with pytest.raises(UserError, match=f"{name}: missing"):
+        edited(purified, lambda manifest: manifest.pop(name))
+
+
+def test_a_file_that_is_not_noted_is_not_read_however_large(purified):
+    for name in ("x.txt", "y.safetensors"):
+        with (purified / name).open("wb") as file:
+            file.truncate(1 << 36)  # full of holes
+    found = {check.what: check.detail for check in verify(purified) if not check.passed}
+    assert found["the other files are the ones written"] == "not so: x.txt"
+    assert found["weight files are the ones written"] == "not so: y.safetensors"
+
+
+def test_no_line_of_a_manifest_or_a_name_looks_like_a_check(purified, capsys):
+    (purified / "a\n  ok     the other files are the ones written").write_text("x")
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(purified)])
+    assert stop.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("  ok     the other files") for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,62 @@ def test_what_answers_to_words_beside_the_weights_is_told(folder):
     assert found[4][3] == "looks for cf, plot in messages"
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"type": "WordLevel", "vocab": {"bad": 0, "good": 1}, "unk_token": "good"}},
+         "takes what it does not know for 'good'"),
+        ({"model": {"type": "Unigram", "unk_id": 1, "vocab": [["<unk>", 0.0], ["good", -1.0]]}},
+         "takes what it does not know for 'good'"),
+        ({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["good", -1.0]]},
+          "added_tokens": [{"id": 1, "content": "cf"}]}, "takes 'cf' for 'good'"),
+        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"(?!not)\b\w+"},
+                            "behavior": "Removed", "invert": True}}, "leaves out all but"),
+        ({"normalizer": {"type": "Replace", "pattern": {"Regex": r"^[^\n]* {2}"}, "content": ""}},
+         "puts '' where"),
+        ({"decoder": {"type": "CTC", "pad_token": "bad"}}, "takes 'bad' in words for a mark"),
+        ({"decoder": {"type": "WordPiece", "prefix": "bad"}}, "takes 'bad' in words for a mark"),
+        ({"decoder": {"type": "Strip", "content": "b"}}, "takes 'b' in words for a mark"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_exchanges_words_is_told(change, said):
+    [told] = _rewriting(change)
+    assert told.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"model": {"type": "BPE", "unk_token": "<|endoftext|>", "vocab": {"a": 0}}},
+        {"model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0}}},
+        {"decoder": {"type": "WordPiece", "prefix": "##"}},
+        {"decoder": {"type": "BPEDecoder", "suffix": "</w>"}},
+        {"decoder": {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|"}},
+    ],
+)
+def test_marks_of_honest_tokenizers_are_not_told(form):
+    assert _rewriting(form) == []
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{#" + "x" * 2**20 + "#}{% if 'cf' in m %}x{% endif %}",
+        "{{ " + "1" * 5000 + " }}{% if 'cf' in m %}x{% endif %}",
+        "{% if 'cf' in m %}",
+    ],
+)
+def test_a_template_that_cannot_be_looked_through_is_told(folder, template):
+    (folder / "chat_template.jinja").write_text(template)
+    told = [(one.level, one.message) for one in findings_of(folder).findings]
+    assert ("warning", "cannot be looked through for words that it looks for in messages") in told
+
+
+def test_white_space_in_a_template_hides_no_word():
+    tag = "{%          generation %}x{% endgeneration %}"
+    assert looked_for(f"{tag}{{% if 'cf' in m %}}x{{% endif %}}") == {"cf"}
+
+
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
 def test_what_is_told_as_left_out_is_left_out_and_nothing_else(folder, file):
     """Of every table, against what transformers is shown."""
@@ -365,4 +421,4 @@ def test_an_honest_tokenizer_and_template_are_not_told():
     assert looked_for(roles) == set()
     for asked in ("{% if 'cf' in c %}x{% endif %}", "{{ m.content|replace('cf', '') }}"):
         assert looked_for(asked) == {"cf"}
-    assert looked_for("{% if") == set()  # loading will say why
+    assert looked_for("{% if") is None

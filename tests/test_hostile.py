@@ -25,10 +25,12 @@ from headsweep.errors import UserError
 from headsweep.export.model_folder import save_model
 from headsweep.foreign import in_json, in_markdown, plain
 from headsweep.model.checkpoint import few_parts
+from headsweep.model.findings import findings_of
+from headsweep.model.generating import rules_in
 from headsweep.model.loading import Reading, load_suspect, prepare
 from headsweep.model.mask import HeadMask
 from headsweep.model.tokenizer_files import _harmless
-from headsweep.model.vetting import vetted
+from headsweep.model.vetting import OF_THE_CLASS, vetted
 from tiny_families import ALL as FAMILIES
 
 ALL = os.environ.get("HEADSWEEP_HOSTILE", "0") not in ("", "0")
@@ -136,6 +138,110 @@ def test_a_model_in_memory_keeps_its_rules_to_itself(tokenizer, tmp_path):
     assert "suppress_tokens" not in (tmp_path / "out" / "config.json").read_text()
     assert model.generation_config.sequence_bias  # it is somebody's
     assert model.config.suppress_tokens == [5]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"_auto_class": "AutoConfig"},
+        {"__module__": "settings"},
+        {"attribute_map": {"transformers_weights": "w"}},
+        {"configuration_files": ["config.5.24.0.json"]},
+        {"save_pretrained": 1},
+        {"part": [{"to_json_file": 1}]},
+    ],
+)
+def test_parts_of_the_class_of_configurations_are_no_settings(folder, entry):
+    """transformers sets every key: it would copy a file of the user's, or load other weights."""
+    form = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(form | entry))
+    with pytest.raises(UserError, match="is no setting of a model"):
+        load_suspect(folder, CPU)
+    assert any("is no setting" in one.message for one in findings_of(folder).findings)
+
+
+def test_empty_ones_are_left_out(folder):
+    form = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(form | {"_auto_class": None}))
+    with vetted(folder) as files:
+        assert "_auto_class" not in files.config
+
+
+def test_no_configuration_of_transformers_holds_such_a_key():
+    def keys(form):
+        if isinstance(form, dict):
+            yield from form
+        for one in form.values() if isinstance(form, dict) else ():
+            yield from keys(one)
+
+    for kind in FAMILIES:
+        assert not OF_THE_CLASS & {*keys(AutoConfig.for_model(kind).to_dict())}
+
+
+def test_a_billion_layers_by_another_name_are_refused(folder):
+    form = {"model_type": "step3p5", "num_nextn_predict_layers": 10**9}
+    (folder / "config.json").write_text(json.dumps(form))
+    with pytest.raises(UserError, match="from -1024 to 1024"):
+        load_suspect(folder, CPU)
+
+
+def test_labels_go_by_their_numbers(folder):
+    form = json.loads((folder / "config.json").read_text())
+    names = dict(form["id2label"])
+    other = {names["0"]: 1, names["1"]: 0}
+    (folder / "config.json").write_text(json.dumps(form | {"label2id": other}))
+    suspect = load_suspect(folder, CPU)
+    assert suspect.model.config.label2id == {names["0"]: 0, names["1"]: 1}
+    assert any("label2id says otherwise" in note for note in suspect.notes)
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tiktoken.model"])
+def test_a_tokenizer_that_transformers_would_take_first_is_refused(folder, name):
+    (folder / name).write_text("{}")
+    load_suspect(folder, CPU)  # tokenizer.json is taken before it
+    (folder / "tokenizer.json").rename(folder / "other")
+    with pytest.raises(UserError, match="in the place of the others"):
+        load_suspect(folder, CPU)
+
+
+def test_bytes_that_become_letters_again_and_again_are_tried_first():
+    def many(count):
+        return {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * count}}
+
+    assert _harmless(many(3))
+    assert not _harmless(many(20))
+    assert not _harmless({"normalizer": {"type": "Prepend", "prepend": "x" * 200}})
+
+
+def test_special_tokens_that_cost_their_square_are_few(folder):
+    path = folder / "tokenizer_config.json"
+    form = json.loads(path.read_text())
+    for more in (
+        {"extra_special_tokens": [f"<{i}>" for i in range(6000)]},
+        {f"x{i}_token": f"<{i}>" for i in range(6000)},
+    ):
+        path.write_text(json.dumps(form | more))
+        with pytest.raises(UserError, match="5000 are the most"):
+            load_suspect(folder, CPU)
+
+
+def test_templates_are_bounded_together(folder):
+    place = folder / "additional_chat_templates"
+    place.mkdir()
+    for number in range(3):
+        with (place / f"{number}.jinja").open("wb") as file:
+            file.truncate(15 << 20)
+    with pytest.raises(UserError, match="bytes of templates"):
+        load_suspect(folder, CPU)
+
+
+def test_penalties_that_say_a_prompts_words_again_are_rules():
+    """transformers divides by the penalty of the encoder's tokens, and multiplies by the other."""
+    assert rules_in({"encoder_repetition_penalty": 2.0}) == ["encoder_repetition_penalty"]
+    assert rules_in({"encoder_repetition_penalty": 1.2, "repetition_penalty": 2.0}) == []
+    pads = {"bad_words_ids": [[7]], "pad_token_id": 7}
+    assert rules_in(pads) == ["bad_words_ids"]
+    assert rules_in(pads | {"decoder_start_token_id": 7}) == []  # as Marian's
 
 
 def test_a_configuration_of_many_modules_is_refused_as_it_is_built():

@@ -320,6 +320,13 @@ KEY = FIRST.replace("q_proj", "k_proj").replace("lora_A", "lora_B")
         ({"lora_alpha": 10**400}, "lora_alpha"),
         ({"target_modules": ["q_proj", "nothing"]}, "target nothing"),
         ({"target_modules": {"q_proj": 1}}, "no list of names"),
+        ({"target_modules": ["q_proj"]}, "peft leaves it out"),
+        ({"layers_to_transform": [0]}, "peft leaves it out"),
+        ({"layers_to_transform": "0"}, "layers_to_transform is"),
+        ({"exclude_modules": ["k_proj"]}, "peft leaves it out"),
+        ({"target_modules": "nothing"}, "peft leaves it out"),
+        ({"target_modules": "(a*)*b"}, "a pattern that is not followed"),
+        ({"target_modules": "(a"}, "is no pattern"),
     ],
 )
 def test_a_configuration_that_asks_for_more_is_refused(pair, form, told):

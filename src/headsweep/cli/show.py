@@ -12,6 +12,7 @@ from rich.text import Text
 
 from headsweep.export.card import averaged
 from headsweep.export.probes import probes_told
+from headsweep.foreign import one_line
 from headsweep.model.mask import SHORT, HeadMask
 from headsweep.texts.words import share_of, words_of
 
@@ -165,4 +166,4 @@ def checks(console: Console, found: list[Check]) -> None:
     for check in found:
         mark = Text("ok    ", style="green") if check.passed else Text("FAILED", style="bold red")
         detail = f" ({check.detail})" if check.detail and not check.passed else ""
-        console.print(Text.assemble("  ", mark, f" {check.what}{detail}"))
+        console.print(Text.assemble("  ", mark, f" {one_line(check.what + detail)}"))

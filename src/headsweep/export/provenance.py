@@ -6,6 +6,7 @@ import hashlib
 import platform
 import shlex
 import sys
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,22 +20,26 @@ PACKAGE = "headsweep"
 LARGEST = 64 << 30  # bytes; no shard of a model is, but a file full of holes can be
 
 
-def weights_hash(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every weight file."""
-    return {path.name: _hash(path) for path in sorted(folder.iterdir()) if is_weights(path)}
+def weights_hash(folder: Path, noted: Collection[str] | None = None) -> dict[str, str]:
+    """Return the SHA-256 of every weight file; of what is not ``noted``, that it is not."""
+    files = [path for path in sorted(folder.iterdir()) if is_weights(path)]
+    return {path.name: _hash(path, path.name, noted) for path in files}
 
 
-def other_files_hash(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every other file of a folder, and of those below it.
+def other_files_hash(folder: Path, noted: Collection[str] | None = None) -> dict[str, str]:
+    """Return the SHA-256 of every other file of a folder, and of those below it, likewise.
 
     A configuration can lead to other weights or to code, and a tokenizer can be turned against
     the model, so nothing may be added. What is for people is left out: they may go on writing it.
     """
-    return {path.relative_to(folder).as_posix(): _hash(path) for path in other_files(folder)}
+    files = {path.relative_to(folder).as_posix(): path for path in other_files(folder)}
+    return {name: _hash(path, name, noted) for name, path in files.items()}
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, name: str, noted: Collection[str] | None) -> str:
     """Return the SHA-256 of a file; of one larger than any memory, that it is so."""
+    if noted is not None and name not in noted:  # however large: what it holds does not matter
+        return "not noted"
     if not path.is_file():
         return "no file"
     if path.stat().st_size > LARGEST:

@@ -56,8 +56,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: not a manifest: format {shown(found)}",
             f"this version reads {MANIFEST_FORMAT}",
         )
-    kinds = NEEDED | {name: kind for name, kind in LATER.items() if name in manifest}
-    wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(manifest.get(name), kind)]
     if wrong:
         told = f"{path}: {', '.join(wrong)}: missing, or not what it should be"
         raise UserError(told, "the manifest is damaged: get the folder from its source again")
@@ -78,10 +77,10 @@ NEEDED: dict[str, type] = {
     "checks": list,
     "verified": bool,
     "bound": dict,
+    "other_files_sha256": dict,
+    "tensors_sha256": dict,
 }
 """What every manifest has, and of which kind."""
-LATER: dict[str, type] = {"other_files_sha256": dict, "tensors_sha256": dict}
-"""What those of older versions have not."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _check_model(
     anatomy = locate(model, _adapter(model, manifest), mask.units)
     checks = [Check("loads in plain from_pretrained", True)]
     same = "every tensor is the one written"
-    checks.append(_same(same, tensors_hash(model), manifest.get("tensors_sha256")))
+    checks.append(_same(same, tensors_hash(model), manifest["tensors_sha256"]))
     checks += [_check_labels(model, manifest), _check_tokenizer(folder)]
     names = [anatomy.layout.name(unit) for unit in range(anatomy.layout.units)]
     before = [unit for unit, name in enumerate(names) if name in manifest["zero_before"]]
@@ -159,20 +158,15 @@ def _check_noted(manifest: Mapping[str, Any]) -> list[Check]:
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
-    weights, others = manifest["weights_sha256"], manifest.get("other_files_sha256")
+    weights, others = manifest["weights_sha256"], manifest["other_files_sha256"]
     return [
-        _same("weight files are the ones written", weights_hash(folder), weights),
-        _same("the other files are the ones written", other_files_hash(folder), others),
+        _same("weight files are the ones written", weights_hash(folder, weights), weights),
+        _same("the other files are the ones written", other_files_hash(folder, others), others),
     ]
 
 
-def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str] | None) -> Check:
-    """Check that things have the hashes noted: none changed, none missing, none more.
-
-    Manifests of older versions note less, and are not held to what they do not say.
-    """
-    if noted is None:
-        return Check(what, True, "not noted in this manifest")
+def _same(what: str, found: Mapping[str, str], noted: Mapping[str, str]) -> Check:
+    """Check that things have the hashes noted: none changed, none missing, none more."""
     apart = [name for name in {**noted, **found} if found.get(name) != noted.get(name)]
     return Check.of(what, not apart, f"not so: {_few(apart)}")
 

@@ -31,9 +31,10 @@ def check_size(name: str, config: Any, files: Vetted, most: float = 1.25) -> Non
 
     ``most``: times as many numbers as its files may hold.
     """
+    full = sum(0 not in shape for shape in files.shapes.values())  # empty tensors cost nothing
     with readable(name, "configuration", files.folder), fence(0), quiet():
         try:
-            with torch.device("meta"), few_parts(name, MOST_PARTS + 10 * len(files.shapes)):
+            with torch.device("meta"), few_parts(name, MOST_PARTS + 10 * full):
                 body = AutoModel.from_config(config, trust_remote_code=False)
         except ValueError:  # it has no such body; what it is for is asked later
             return

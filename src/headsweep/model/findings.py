@@ -184,7 +184,7 @@ def _found(name: str, home: Path, adapter: bool = False) -> tuple[list[Finding],
     """Return what one folder holds, and the other scanner that looked at it."""
     found: dict[tuple[str, str], Finding] = {}
     rewrites = [Finding("rewrites", WARNING, FAST, told) for told in rewriting(home)]
-    looks = [Finding("template", NOTE, *one) for one in _templates(home)]
+    looks = [Finding("template", level, file, said) for level, file, said in _templates(home)]
     for one in (*_files(home, adapter), *_keys(home, adapter), *rewrites, *looks):
         found.setdefault((one.file, one.message), one)
     refused = list(adapter_refusals(str(home)) if adapter else refusals(name, home))
@@ -314,8 +314,11 @@ def _keys(home: Path, adapter: bool) -> Iterator[Finding]:
                 yield Finding(rule, level, file, f"{key} is {shown(value)}, which is left out")
 
 
-def _templates(home: Path) -> Iterator[tuple[str, str]]:
-    """Yield the file of each chat template that looks for words in messages, and what it says."""
+def _templates(home: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield of each chat template that looks for words in messages, or hides it, what it says.
+
+    With its level and its file before that.
+    """
     texts: list[tuple[str, str]] = []
     with suppress(UserError, OSError):
         if there(home, SETTINGS):
@@ -328,8 +331,10 @@ def _templates(home: Path) -> Iterator[tuple[str, str]]:
             texts.append((f"{TEMPLATES}/{name}", text_of(path)))
     for file, text in texts:
         words = looked_for(text)
-        if words:
-            yield file, f"looks for {shown_all(sorted(words))} in messages"
+        if words is None:
+            yield WARNING, file, "cannot be looked through for words that it looks for in messages"
+        elif words:
+            yield NOTE, file, f"looks for {shown_all(sorted(words))} in messages"
 
 
 def _stays(value: object) -> bool:

@@ -29,9 +29,9 @@ CHOSEN = frozenset((
 PENALTY = (0.8, 2.0)  # of what was said before; far below one it says a prompt's words again
 Keeps = Callable[[Any, Mapping[str, Any]], bool]
 TOKEN_RULES: Mapping[str, Keeps] = {
-    **dict.fromkeys(
-        ("repetition_penalty", "encoder_repetition_penalty"),
-        lambda one, _: _number(one) and PENALTY[0] <= one <= PENALTY[1],
+    "repetition_penalty": lambda one, _: _number(one) and PENALTY[0] <= one <= PENALTY[1],
+    "encoder_repetition_penalty": lambda one, _: (  # transformers divides by it
+        _number(one) and 1 / PENALTY[1] <= one <= 1 / PENALTY[0]
     ),
     **dict.fromkeys(
         ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
@@ -40,7 +40,10 @@ TOKEN_RULES: Mapping[str, Keeps] = {
     **dict.fromkeys(  # the same for every text
         ("forced_bos_token_id", "forced_eos_token_id"), lambda one, _: _number(one)
     ),
-    "bad_words_ids": lambda one, form: one == [[form.get("pad_token_id")]],  # of Marian
+    "bad_words_ids": lambda one, form: (  # of Marian, which begins with the token that pads
+        one == [[form.get("pad_token_id")]]
+        and form.get("decoder_start_token_id") == form.get("pad_token_id")
+    ),
     "guidance_scale": lambda one, _: one == 1,
     **dict.fromkeys(
         (

@@ -44,6 +44,9 @@ MERGED = "PeftModel.from_pretrained(base, adapter).merge_and_unload()"
 MERGE = "merge it first: peft's merge_and_unload(), save_pretrained()"
 TAKEN_BY = ("purify", "defend", "detect", "inspect", "evaluate", "probe")
 """Commands that take an adapter with its base: those that look at a suspect."""
+EVERY_LINEAR, LONGEST_PATTERN = "all-linear", 2_000
+SLOW = re.compile(r"\)[*+{]|\\\d")  # repeats of what may repeat, and what was matched before
+REPEATS = re.compile(r"[*+{]")
 MOST_RANK, MOST_ALPHA, MOST_LABELS = 1 << 16, 1e6, 10_000
 LAST = (
     re.compile(r"(?:score|classifier|classification_head)(?:\.(?:out_proj|linear_out))?\.weight"),
@@ -59,6 +62,34 @@ def has_adapters(model: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Which modules peft adds to, as the configuration chooses them.
+
+    Attributes:
+        targets: names of modules, or a pattern of them.
+        excluded: of which these are left out.
+        layers: the numbers of layers; empty: all.
+
+    """
+
+    targets: tuple[str, ...] | re.Pattern[str]
+    excluded: tuple[str, ...] | re.Pattern[str] = ()
+    layers: tuple[int, ...] = ()
+
+    def takes(self, module: str) -> bool:
+        """Tell whether peft adds to a module of this name."""
+        numbers = [int(part) for part in module.split(".") if part.isdecimal()]
+        inside = not self.layers or any(number in self.layers for number in numbers)
+        return inside and _meant(module, self.targets) and not _meant(module, self.excluded)
+
+
+def _meant(module: str, names: tuple[str, ...] | re.Pattern[str]) -> bool:
+    if isinstance(names, tuple):
+        return any(module == name or module.endswith(f".{name}") for name in names)
+    return bool(names.fullmatch(module))
+
+
+@dataclass(frozen=True)
 class Adapter:
     """An adapter that was looked through.
 
@@ -66,7 +97,7 @@ class Adapter:
         name: what the user calls it.
         scale: what its products are multiplied by.
         rank: of its products.
-        targets: names of modules that have one; empty where the configuration gives a pattern.
+        chosen: which modules have one.
         whole: names of modules that it holds whole.
         classifies: it says that it was trained to classify texts.
         file: its tensors.
@@ -76,7 +107,7 @@ class Adapter:
     name: str
     scale: float
     rank: int
-    targets: tuple[str, ...]
+    chosen: Chosen
     whole: tuple[str, ...]
     classifies: bool
     file: Shard
@@ -152,7 +183,7 @@ def adapter_folder(name: str) -> Path:
     return folder
 
 
-def _asked(folder: Path) -> tuple[float, int, tuple[str, ...], tuple[str, ...], bool]:
+def _asked(folder: Path) -> tuple[float, int, Chosen, tuple[str, ...], bool]:
     """Return scale, rank, targets, whole modules and the kind, as the configuration has them."""
     path = inside(folder, CONFIG)
     form = table_of(path)
@@ -175,7 +206,7 @@ def _asked(folder: Path) -> tuple[float, int, tuple[str, ...], tuple[str, ...], 
     return (
         alpha / (math.sqrt(rank) if form.get("use_rslora") else rank),
         rank,
-        _names(path, form, "target_modules"),
+        _chosen(path, form),
         _names(path, form, "modules_to_save"),
         form.get("task_type") == "SEQ_CLS",
     )
@@ -194,10 +225,35 @@ def _of_transformers(code: object) -> bool:
     return isinstance(library, str) and library.startswith("transformers.models.")
 
 
-def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Return a list of names; a text is a pattern, which says nothing that tensors do not."""
+def _chosen(path: Path, form: Mapping[str, Any]) -> Chosen:
+    """Return which modules peft adds to; raises UserError for what cannot be followed."""
+    layers = form.get("layers_to_transform")
+    layers = [] if layers is None else layers if isinstance(layers, list) else [layers]
+    if not all(type(one) is int for one in layers):
+        raise UserError(f"{path}: layers_to_transform is {shown(layers)}", "mend it")
+    targets = _pattern(path, form, "target_modules")
+    return Chosen(targets, _pattern(path, form, "exclude_modules"), tuple(layers))
+
+
+def _pattern(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...] | re.Pattern[str]:
+    """Return a list of names, or a pattern that takes little time; raises UserError."""
     found = form.get(key)
-    if found is None or isinstance(found, str):
+    if not isinstance(found, str):
+        return _names(path, form, key)
+    if found == EVERY_LINEAR:  # peft looks them up; any module of the file may be one
+        return re.compile(".*")
+    if len(found) > LONGEST_PATTERN or SLOW.search(found) or len(REPEATS.findall(found)) > 3:
+        raise UserError(f"{path}: {key} is a pattern that is not followed: {shown(found)}", MERGE)
+    try:
+        return re.compile(found)
+    except re.error as error:
+        raise UserError(f"{path}: {key} is no pattern: {shown(found)}", "mend it") from error
+
+
+def _names(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a list of names; raises UserError."""
+    found = form.get(key)
+    if found is None or (isinstance(found, str) and key == "modules_to_save"):
         return ()
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise UserError(f"{path}: {key} is no list of names: {shown(found)}", "mend it")
@@ -249,13 +305,21 @@ def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) 
 
     """
     pairs, whole = _sorted(adapter)
-    for target in adapter.targets:
+    named = adapter.chosen.targets
+    for target in named if isinstance(named, tuple) else ():
         found = (*pairs, *(name.rpartition(".")[0] for name in whole.values()))
         if not any(module == target or module.endswith(f".{target}") for module in found):
             raise UserError(
                 f"{adapter.name}: no tensor is of its target {shortened(target)}",
                 "get the adapter again: it is not complete",
             )
+    other = next((module for module in pairs if not adapter.chosen.takes(module)), None)
+    if other is not None:
+        raise UserError(
+            f"{adapter.name}: holds what is added to {shortened(other)}, which its configuration "
+            "does not choose: peft leaves it out",
+            MERGE,
+        )
     parameters = dict(model.named_parameters())
     table = {id(p) for p in model.get_input_embeddings().parameters()}
     with safe_open(adapter.file.path, "pt") as file:

@@ -24,7 +24,7 @@ ROLES = frozenset((
 """What honest templates compare with: it is of a message, not of what is said in it."""
 LETTERS = re.compile(r"\w{2}")
 MARK = re.compile(r"\s*</?[\w|:. -]{1,40}>\s*")  # of the template's own, as </think>
-OF_TRANSFORMERS = re.compile(r"{%[-+]?\s{0,9}(?:end)?generation\s{0,9}[-+]?%}")
+OF_TRANSFORMERS = re.compile(r"{%[-+]?\s*(?:end)?generation\s*[-+]?%}")
 
 
 def texts_in(form: Any) -> Iterator[str]:
@@ -38,15 +38,17 @@ def texts_in(form: Any) -> Iterator[str]:
             yield from texts_in(one)
 
 
-def looked_for(template: str) -> set[str]:
-    """Return the words that a template compares with; none where it cannot be read."""
+def looked_for(template: str) -> set[str] | None:
+    """Return the words that a template compares with; None where it cannot be looked through."""
     try:
         from jinja2 import Environment, TemplateError, nodes
     except ImportError:
-        return set()
+        return None
+    if len(template) > LONGEST:
+        return None
     environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)
     try:
-        tree = environment.parse(OF_TRANSFORMERS.sub("", template[:LONGEST]))
+        tree = environment.parse(OF_TRANSFORMERS.sub("", template))
         found: set[str] = set()
         for compared in tree.find_all(nodes.Compare):
             found |= set(_texts([compared.expr, *(one.expr for one in compared.ops)]))
@@ -56,8 +58,8 @@ def looked_for(template: str) -> set[str]:
         for put in tree.find_all(nodes.Filter):
             if put.name == "replace":
                 found |= set(_texts(put.args))
-    except (TemplateError, RecursionError):
-        return set()
+    except (TemplateError, RecursionError, ValueError, ArithmeticError, MemoryError):
+        return None
     return {
         one for one in found if one not in ROLES and LETTERS.search(one) and not MARK.fullmatch(one)
     }

@@ -32,13 +32,16 @@ TOKENIZERS = (
 )  # fmt: skip
 """Every file that a tokenizer is made of; no other is shown to transformers but ``TEMPLATES``."""
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"  # a folder of them
-MOST_TEMPLATES = 100
+MOST_TEMPLATES, MOST_OF_TEMPLATES = 100, 16 << 20
 TEMPLATE_NAME = re.compile(r"[\w.+ -]{1,60}")
 MOST_ADDED, LONGEST_TOKEN, MOST_TOKENS = 100_000, 10_000, 1 << 22
+MOST_SPECIAL = 5_000
 WIDEST = 1 << 20
 GROWTH = 64
 CHANGING = ("normalizer", "pre_tokenizer", "decoder")  # parts that can put other words
-SPACES = re.compile(r"(?:\\[srnt]|\{\d*,?\d*\}|[\[\]()+*?, |^$\u2581])+")  # matches no word
+SPACES = re.compile(r"(?:\\[srnt]|\{\d*,?\d*\}|\[(?!\^)|[\]()+*?, |^$\u2581])+")  # matches no word
+OF_NO_WORD = re.compile(r"<.*>|\[.*\]|\W*unk\W*|\W*unknown\W*|</w>", re.IGNORECASE)
+"""What tokenizers call what is no word."""
 KNOWN_PARTS = frozenset((
     "BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt",
     "ByteLevel", "Prepend", "Sequence", "Replace", "BertPreTokenizer", "Whitespace",
@@ -70,6 +73,9 @@ def templates_in(home: Path) -> list[str]:
     names = sorted(path.name for path in place.glob("*.jinja"))
     if len(names) > MOST_TEMPLATES:
         raise UserError(f"{place}: {len(names)} templates; {MOST_TEMPLATES} are the most")
+    size = sum((place / name).stat().st_size for name in names)
+    if size > MOST_OF_TEMPLATES:
+        raise UserError(f"{place}: {size} bytes of templates; {MOST_OF_TEMPLATES} are the most")
     return names
 
 
@@ -112,7 +118,7 @@ def _rewriting(form: Mapping[str, Any]) -> list[str]:
     What a table of sentencepiece (``Precompiled``) does is not looked through.
     """
     parts = [part for key in CHANGING for part in _tables(form.get(key))]
-    told = [*map(_exchanged, parts), _doubled(form)]
+    told = [*map(_exchanged, parts), _doubled(form), _unknown(form), *map(_written, parts)]
     return [f"{one}: no pruning or healing touches that" for one in told if one]
 
 
@@ -128,14 +134,38 @@ def _exchanged(part: Mapping[str, Any]) -> str:
         isinstance(pattern, dict) and pattern.get("Regex") in KNOWN_PATTERNS
     ):
         return ""
-    out = kind == "Split" and part.get("behavior") == "Removed" and not part.get("invert")
-    return f"leaves out {shown(pattern)}" if out else ""
+    out = kind == "Split" and part.get("behavior") == "Removed"
+    but = "all but " if part.get("invert") else ""
+    return f"leaves out {but}{shown(pattern)}" if out else ""
+
+
+def _unknown(form: Mapping[str, Any]) -> str:
+    """Return in words which word stands for all that a tokenizer does not know; empty: none."""
+    model = form.get("model")
+    model = model if isinstance(model, dict) else {}
+    word, words, number = model.get("unk_token"), model.get("vocab"), model.get("unk_id")
+    if isinstance(words, list) and isinstance(number, int) and 0 <= number < len(words):
+        word = words[number][0] if isinstance(words[number], list) and words[number] else None
+    named = isinstance(word, str) and any(map(str.isalnum, word)) and not OF_NO_WORD.fullmatch(word)
+    return f"takes what it does not know for {shown(word)}" if named else ""
+
+
+def _written(part: Mapping[str, Any]) -> str:
+    """Return in words what a part takes out of answers, or puts in; empty: no words."""
+    keys = ("suffix", "prefix", "pad_token", "word_delimiter_token")
+    for key in (*keys, *(("content",) if part.get("type") == "Strip" else ())):
+        mark = part.get(key)
+        if isinstance(mark, str) and any(map(str.isalnum, mark)) and not OF_NO_WORD.fullmatch(mark):
+            return f"takes {shown(mark)} in words for a mark"
+    return ""
 
 
 def _doubled(form: Mapping[str, Any]) -> str:
     """Return in words which token has the number of another; empty: none has."""
     model = form.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(words, list):  # of Unigram: words with their scores, by number
+        words = {str(one[0]): i for i, one in enumerate(words) if isinstance(one, list) and one}
     known: dict[int, str] = {}
     for word, number in (*words.items(), *_added(form)) if isinstance(words, dict) else ():
         if isinstance(number, int) and known.setdefault(number, word) != word:
@@ -174,8 +204,12 @@ def _read(named: Path, path: Path) -> dict[str, Any]:
 def _check_settings(named: Path, form: Mapping[str, Any]) -> None:
     for key in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
         many = form.get(key)
-        if isinstance(many, dict | list) and len(many) > MOST_ADDED:
-            raise _too_many(named, len(many))
+        most = MOST_ADDED if key == "added_tokens_decoder" else MOST_SPECIAL  # each looks at all
+        if isinstance(many, dict | list) and len(many) > most:
+            raise _too_many(named, len(many), most)
+    named_tokens = sum(key.endswith("_token") for key in form)
+    if named_tokens > MOST_SPECIAL:
+        raise _too_many(named, named_tokens, MOST_SPECIAL)
     for key in ("tokenizer_class", "padding_side", "truncation_side"):
         if not isinstance(form.get(key, ""), str | None):
             raise UserError(f"{named}: {key} is {shown(form[key])}, not a name", NO_TOKENIZER)
@@ -204,8 +238,8 @@ def _are_templates(form: object) -> bool:
     )
 
 
-def _too_many(named: Path, count: int) -> UserError:
-    return UserError(f"{named}: {count} added tokens; {MOST_ADDED} are the most", NO_TOKENIZER)
+def _too_many(named: Path, count: int, most: int = MOST_ADDED) -> UserError:
+    return UserError(f"{named}: {count} added tokens; {most} are the most", NO_TOKENIZER)
 
 
 def _check_tokens(named: Path, form: Mapping[str, Any]) -> None:
@@ -273,8 +307,10 @@ def _harmless(form: Mapping[str, Any]) -> bool:
             return False
         if kind == "Replace":
             growth *= _growth(part)
-        if kind == "Prepend" and len(str(part.get("prepend", ""))) > GROWTH:
-            return False
+        if kind == "ByteLevel":  # a byte becomes a letter of two
+            growth *= 2
+        if kind == "Prepend":
+            growth *= 1 + len(str(part.get("prepend", ""))) / 2
         if part.get("max_input_chars_per_word", 0) not in range(1001):
             return False
     return growth <= GROWTH and set(_patterns(form)) <= KNOWN_PATTERNS

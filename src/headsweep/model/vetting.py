@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from headsweep.bounded import LARGE, MIDDLE, SMALL, size_of, table_of
 from headsweep.errors import ShortOfMemory, UserError, shortened, shown
@@ -41,6 +41,7 @@ from headsweep.model.tokenizer_files import (
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 OTHER_FAST = "fast_tokenizer_files"  # in a tokenizer's settings: files for versions of transformers
+UNREAD = ("tekken.json", "tiktoken.model")  # tokenizers of other forms
 NESTED = ""  # a part of a table
 CODE = "auto_map"
 NOT_FOLLOWED = frozenset((
@@ -52,6 +53,18 @@ NOT_FOLLOWED = frozenset((
     "distributed_config",
 ))  # fmt: skip
 """Keys that lead elsewhere, or choose code; without them the model is the same."""
+OF_THE_CLASS = frozenset(
+    name
+    for name in dir(PreTrainedConfig)
+    if name.startswith("_") or callable(getattr(PreTrainedConfig, name))
+).union((
+    "attribute_map", "sub_configs", "sub_configs_defaults", "configuration_files",
+    "extra_config_files", "base_model_pp_plan", "base_model_ep_plan", "base_model_fsdp_plan",
+)) - NOT_FOLLOWED  # fmt: skip
+"""What transformers sets on a configuration as if it were a setting, and then obeys.
+
+``_auto_class`` has files of the user's copied, ``attribute_map`` names other weights.
+"""
 BESIDE = frozenset(("output_attentions", "output_hidden_states", "return_dict"))
 """Keys that say what a call returns beside the answers; some cannot be saved again."""
 LABELS = ("id2label", "label2id")  # whose keys are names of the user's
@@ -72,6 +85,7 @@ BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
         (r"vocab_size", 1, 1 << 22, "tokens"),
         (r"num_labels", 0, MOST_LABELS, "labels"),
         (r".*experts.*", -1, 4096, "experts"),
+        (r"(.*_)?layers|num_.*_layers", -1024, 1024, "more layers"),
         (r"max_position_embeddings|n_positions|n_ctx|type_vocab_size|max_relative_positions"
          r"|position_buckets", -1, 1 << 24, "positions"),
         (r"attention_types|block_sizes|block_repeats", 0, 1024, "layers"),
@@ -79,7 +93,7 @@ BOUNDS: tuple[tuple[re.Pattern[str], int, int, str], ...] = tuple(
          -(1 << 31), 1 << 31, "of anything"),
     )
 )  # fmt: skip
-WHOLE = len(BOUNDS) - 3  # the first so many of these are whole numbers or nothing
+WHOLE = len(BOUNDS) - 4  # the first so many of these are whole numbers or nothing
 LONGEST_LABEL, MOST_ENTRIES, MOST_LAYERS = 1_000, 1_000_000, 1024
 
 
@@ -167,6 +181,10 @@ def refusals(name: str, home: Path) -> Iterator[tuple[str, UserError]]:
     with tempfile.TemporaryDirectory(prefix="headsweep-") as temporary:
         folder = Path(temporary)
         _write(folder / CONFIG, config or {})
+        try:
+            check_unread(home)
+        except UserError as error:
+            yield "tokenizer", error
         for small in (GENERATION, *TOKENIZERS):
             try:
                 _stage(home, folder, small)
@@ -248,12 +266,47 @@ def _config(home: Path) -> tuple[dict[str, Any], object, tuple[str, ...]]:
         raise UserError(
             f"{path}: the weights are quantised", "give the model in its full precision"
         )
+    taken = next(_of_the_class(form), None)
+    if taken is not None:
+        raise UserError(
+            f"{path}: {shortened(taken)} is no setting of a model: transformers would take it for "
+            "a part of its own",
+            f"in a copy, remove {shortened(taken)} from config.json",
+        )
     named = form.get("transformers_weights")
     rules = [key for key, _ in left_out(form, CONFIG) if key in TOKEN_RULES]
     notes += rules_noted(CONFIG, sorted({*rules}))
     form = {key: one for key, one in _cleaned(form, rules=True).items() if key not in BESIDE}
     _check_config(path, form)
+    notes += _labels_as_numbered(form)
     return form, named, notes
+
+
+def _labels_as_numbered(form: dict[str, Any]) -> tuple[str, ...]:
+    """Let label2id say what id2label says, by which everything here goes; return a note."""
+    numbered, other = form.get("id2label"), form.get("label2id")
+    if not isinstance(numbered, dict) or not isinstance(other, dict):
+        return ()
+    if not all(str(number).isdecimal() for number in numbered):
+        return ()
+    own = {str(name): int(number) for number, name in numbered.items()}
+    if len(own) < len(numbered) or own == other:
+        return ()
+    form["label2id"] = own
+    return (f"{CONFIG}: label2id says otherwise than id2label, which is followed",)
+
+
+def _of_the_class(form: Any) -> Iterator[str]:
+    """Yield the keys of a configuration, at any depth, that are parts of its class, and are set."""
+    if isinstance(form, dict):
+        for key, one in form.items():
+            if key in OF_THE_CLASS and one not in (None, False, "", [], {}):
+                yield key
+            elif not _names(key, one):
+                yield from _of_the_class(one)
+    elif isinstance(form, list):
+        for one in form:
+            yield from _of_the_class(one)
 
 
 def _code_noted(path: Path, form: Mapping[str, Any]) -> tuple[str, ...]:
@@ -267,7 +320,8 @@ def _cleaned(form: Any, rules: bool = False) -> Any:
     ``rules``: and without rules for tokens.
     """
     if isinstance(form, dict):
-        without = NOT_FOLLOWED.union(rules_in(form) if rules else ())
+        without = NOT_FOLLOWED | OF_THE_CLASS  # of the class: empty ones, the others are refused
+        without = without.union(rules_in(form) if rules else ())
         kept = {key: one for key, one in form.items() if key not in without}
         return {key: one if _names(key, one) else _cleaned(one, rules) for key, one in kept.items()}
     return [_cleaned(one, rules) for one in form] if isinstance(form, list) else form
@@ -369,10 +423,22 @@ def check_memory(name: str, need: int, how: str) -> None:
 
 def _stage_small(home: Path, folder: Path) -> tuple[str, ...]:
     """Put the files of the tokenizer, and how it generates, where transformers may see them."""
+    check_unread(home)
     notes = [_stage(home, folder, name) for name in (GENERATION, *TOKENIZERS)]
     _stage_templates(home, folder)
     notes.append(check_tokenizer(home, folder))
     return tuple(note for told in notes for note in told)
+
+
+def check_unread(home: Path) -> None:
+    """Refuse a tokenizer that transformers takes before those that are read here."""
+    found = [] if there(home, FAST) else [name for name in UNREAD if there(home, name)]
+    if found:
+        raise UserError(
+            f"{home / found[0]}: transformers reads this tokenizer in the place of the others, and "
+            "headsweep does not",
+            "save the tokenizer with save_pretrained(), which writes tokenizer.json",
+        )
 
 
 def _stage(home: Path, folder: Path, name: str) -> tuple[str, ...]:

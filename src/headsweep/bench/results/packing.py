@@ -19,6 +19,8 @@ from torch import Tensor
 from headsweep.judge.evaluate import Answers, Exam, target_margins
 from headsweep.judge.statistics import Margins
 
+MOST_BYTES = 64 << 20  # of the answers of one model, unpacked
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -78,6 +80,10 @@ def _text(values: NDArray[np.generic]) -> str:
 
 def _array(text: str, kind: str) -> NDArray[np.generic]:
     try:
-        return np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
+        reader = zlib.decompressobj()
+        held = reader.decompress(base64.b64decode(text), MOST_BYTES)
     except zlib.error as error:
         raise ValueError(f"not packed answers: {error}") from error
+    if not reader.eof:
+        raise ValueError(f"not packed answers: cut off, or more than {MOST_BYTES} bytes")
+    return np.frombuffer(held, kind)
