@@ -286,10 +286,19 @@ def test_a_matched_cell_brings_the_one_it_takes_its_number_from(recipe, cells, t
     assert lasting(again["matched"]) == lasting(found["matched"])
 
 
-def test_a_cell_whose_number_cannot_be_had_fails_with_the_reason(recipe, run, cache, tmp_path):  # noqa: F811
-    broken = SHALLOW.replace("examples = 40", "examples = 0")
+def test_a_cell_whose_number_cannot_be_had_fails_with_the_reason(
+    recipe,
+    run,  # noqa: F811
+    cache,
+    tmp_path,
+    monkeypatch,
+):
+    def broken(*_):
+        raise UserError("nothing can be chosen")
+
+    monkeypatch.setattr(Gradient, "choose", broken)
     asked = ["--out", tmp_path / "r", "--cache", cache, "--engine", "inline", "--json"]
-    code, text, _ = run("bench", recipe(MATCHED, broken), *asked)
+    code, text, _ = run("bench", recipe(MATCHED, SHALLOW), *asked)
     failed = json.loads(text)["failed"]
     assert (code, len(failed)) == (1, 2)
     assert failed["tiny-sentences-rare-word-s11-matched"].startswith(

@@ -93,7 +93,7 @@ def said_by(make):
 
 
 WRONG = [
-    (Gradient, "step", "six", "it takes a whole number or none"),
+    (Gradient, "step", "six", "it takes a whole number above 0 or none"),
     (Gradient, "score", "gaet", "did you mean 'gate'? it takes gate | key"),
     (FineTune, "lr", "hot", "it takes a number"),
     (FineTune, "on", "probs", "did you mean 'probes'? it takes clean | probes"),

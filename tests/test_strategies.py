@@ -266,7 +266,6 @@ def test_gradient_as_released_goes_by_layer_and_index(tiny):
         ("sparsify-as-released", "lr=0"),
         *((name, "step=0") for name in ("gradient", "sparsify", "bayesian", "variance", "random")),
         *((name, "examples=0") for name in ("gradient", "layerwise", "reinforce", "dormant")),
-        ("random", "count=0"),
     ],
 )
 def test_fields_out_of_range(name, setting):

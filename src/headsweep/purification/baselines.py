@@ -188,7 +188,7 @@ class RandomHeads:
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "control"
-    count: PositiveInt | None = None
+    count: int | None = None
     epochs: float = 2
     lr: float = 3e-5
 

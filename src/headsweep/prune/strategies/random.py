@@ -34,7 +34,7 @@ class Random:
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "control"
-    count: PositiveInt | None = None
+    count: int | None = None
     step: PositiveInt | None = None
     search: Literal["bisect", "step"] = "bisect"
 
