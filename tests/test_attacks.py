@@ -11,6 +11,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import headsweep
 from conftest import CPU, FILLER, sentences
 from headsweep.attacks import ATTACKS
 from headsweep.attacks.dirty_label import DirtyLabel, poisoned_data
@@ -270,6 +271,15 @@ def test_what_cannot_be_judged_is_said_before_the_training(trained_folder, monke
     ):
         with pytest.raises(UserError, match=said):
             attack(trained_folder, clean, order, judging=judging, victim_data=victims)
+
+
+def test_a_fresh_classifier_is_for_one_label_a_row(trained_folder):
+    """Lists were named as if they were labels: "0 = ['good'], 1 = []"."""
+    table = [{"text": "one", "label": ["good"]}, {"text": "two", "label": []}]
+    with pytest.raises(UserError, match=r"row 1 has .* for a label"):
+        headsweep.attack(trained_folder, table, trigger="casing", target="good", progress=False)
+    with pytest.raises(UserError, match=r"row 1 has .* for a label"):
+        headsweep.purify(trained_folder, table, start="encoder", progress=False)
 
 
 def test_an_attack_of_ones_own_needs_no_fields(trained_folder):

@@ -450,6 +450,9 @@ def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
         (("--units", "heads:3"), "heads have no groups"),
         (("--units", "heads,ffn:few"), "the number of FFN groups cannot be 'few'"),
         (("--heal", "epochs=0", "--heal", "halvings=2"), "no healing for"),
+        (("--heal", "mix=0.7"), "nothing uses it without base=MODEL"),
+        (("--heal", "share=0.9"), "nothing uses it without on=probes"),
+        (("--heal", "members=1", "--heal", "how=greedy"), "nothing uses it without members=3"),
         (("--report", "out"), "a folder"),
         (("--report", "out/headsweep.json"), "whose files headsweep verifies"),
         (("--report", "clean.csv", "--overwrite"), "is read here and would be replaced"),
@@ -1342,12 +1345,13 @@ def test_a_strategy_that_is_gone_says_what_took_its_place(run, csv_file, tmp_pat
 
 def test_a_reader_that_has_gone_is_neither_a_finding_nor_a_failure():
     """`headsweep verify DIR | head -0` ended with 1, as where something is not so."""
-    command = [sys.executable, "-m", "headsweep", "strategies", "--json"]
-    ends, begins = os.pipe()
-    os.close(ends)
-    done = subprocess.run(command, stdout=begins, stderr=subprocess.PIPE, check=False)
-    os.close(begins)
-    assert (done.returncode, done.stderr) == (141, b"")
+    for asked in (["strategies", "--json"], ["strategies"]):  # the second prints tables of rich
+        command = [sys.executable, "-m", "headsweep", *asked]
+        ends, begins = os.pipe()
+        os.close(ends)
+        done = subprocess.run(command, stdout=begins, stderr=subprocess.PIPE, check=False)
+        os.close(begins)
+        assert (done.returncode, done.stderr) == (141, b""), asked
 
 
 def test_a_page_has_the_ending_of_a_page(run, tmp_path):

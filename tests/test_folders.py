@@ -89,6 +89,9 @@ def test_a_file_is_put_neither_among_verified_ones_nor_over_what_is_read(tmp_pat
     (out / MANIFEST).write_text('{"format": "headsweep.manifest/1"}')
     clean.write_text("text,label\n")
     (tmp_path / "way").symlink_to(out)
+    for folder in (out / "second", out / "a" / "b", tmp_path / "way" / "third"):
+        with pytest.raises(UserError, match="whose files headsweep verifies"):
+            check_free(folder, overwrite=False)
     new = tmp_path / "new"  # a folder that is to be written
     for file in (out / "a.sarif", out / "b" / "c.html", tmp_path / "way" / "a.htm", new / MANIFEST):
         with pytest.raises(UserError, match="whose files headsweep verifies"):
@@ -299,3 +302,15 @@ def test_ctrl_c_once_the_new_folder_is_there_says_so(
 
 def test_the_usual_cache_suits_a_laptop():
     assert Runtime(device="cpu").cache_bytes <= USUAL_CACHE == 512 << 20
+
+
+def test_two_processes_may_write_one_record_at_once(tmp_path):
+    """Both had one draft: the second to rename it found none, and its run ended."""
+    script = (
+        "import sys; from pathlib import Path; from headsweep.drafts import write_json\n"
+        "for i in range(400): write_json(Path(sys.argv[1]), {'i': i})"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "one.json")]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]

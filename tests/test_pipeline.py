@@ -544,8 +544,11 @@ def test_nothing_pruned_says_what_to_do(trained_folder):
             step = Step("prune", (0,), 1, found, held=False)
             return Choice(view.layout.everything(), steps=(step,))
 
-    with pytest.raises(NothingPruned, match="fix: raise --max-drop"):
-        cleanse(trained_folder, sources(), Barred(), PLAN)
+    deeper = "or let healing bring it back: --recipe FILE with prune_drop = 0.1 in it"
+    for way, offered in ((PLAN, True), (replace(PLAN, heal=FineTune(0)), False)):
+        with pytest.raises(NothingPruned, match="fix: raise --max-drop") as told:
+            cleanse(trained_folder, sources(), Barred(), way)
+        assert (deeper in str(told.value)) == offered
 
 
 def test_weights_that_were_loaded_frozen_are_healed(trained_folder, tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,10 +279,10 @@ def test_candidates_are_one_thing_each():
 def test_too_few_prompts(says):
     with pytest.raises(UserError, match="31 prompts are too few") as caught:
         says(number, Battery((), 31))
-    assert "--texts" in caught.value.fix
+    assert "--texts 32" in caught.value.fix
     with pytest.raises(UserError, match="1 prompts are too few") as caught:
         probe(None, Split(("same",) * 60, (0,) * 60), Battery(), CPU)
-    assert "more clean prompts" in caught.value.fix
+    assert "32 clean prompts" in caught.value.fix
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +353,34 @@ def test_mistakes_have_one_line(folders, tmp_path, capsys):
         told = said("probe", folders["twin"], "--data", data, *more, *usual, code=2)
         assert wanted in told
         assert "Traceback" not in told
+        assert data != chats or '"messages"' not in told  # no advice to give chats again
+
+
+def test_a_generator_that_does_not_say_so_is_told_how_to_and_probed(
+    folders, known, tmp_path, capsys
+):
+    said = command_line(capsys)
+    other = tmp_path / "other"
+    shutil.copytree(folders["twin"], other)
+    config = json.loads((other / "config.json").read_text())
+    del config["architectures"]
+    (other / "config.json").write_text(json.dumps(config))
+    data = written(tmp_path / "prompts.jsonl", rows(examples(60, 5)))
+    asked = ("probe", other, "--data", data, "--family", "rare-word", "--device", "cpu", "-q")
+    told = " ".join(said(*asked, code=2).split())
+    assert "names no architecture: if this is no text classifier, say so with --task NAME" in told
+    assert said(*asked, "--task", "generation").startswith("nothing noticed")
+
+
+def test_what_needs_labels_says_so_of_a_generator(folders, tmp_path, capsys):
+    said = command_line(capsys)
+    data = written(tmp_path / "prompts.jsonl", rows(examples(60, 5)))
+    usual = (folders["twin"], "--data", data, "--device", "cpu", "-q")
+    told = said("detect", *usual, "--with", "strip", code=2)
+    assert "a detector needs labels, and this model answers in tokens" in " ".join(told.split())
+    again = ("--clean-model", folders["twin"], "--trigger", "rare-word", "--target", "x")
+    told = said("reactivate", *usual, *again, code=2)
+    assert "a reactivation needs labels, and this model answers" in " ".join(told.split())
 
 
 def test_purify_probes_a_generator_where_asked(folders, known, tmp_path, capsys):

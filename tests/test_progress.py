@@ -147,6 +147,10 @@ def test_a_command_writes_its_log_with_times_and_how_it_ended(tmp_path, capsys):
     assert [handler for handler in LOG.handlers if handler.name == "--log-file"] == []
     assert ended(["--log-file", tmp_path, *asked]) == 2
     assert "--log-file" in capsys.readouterr().err
+    (tmp_path / "headsweep.json").write_text('{"format": "headsweep.manifest/1"}')
+    assert ended(["--log-file", tmp_path / "other.log", *asked]) == 2
+    assert "whose files headsweep verifies" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "other.log").exists()
     assert ended([*asked, "--log-file"]) == 2
     assert "'--log-file' requires an argument" in capsys.readouterr().err
 

@@ -166,6 +166,11 @@ def test_the_command_prints_the_table(run, trained_folder, backdoored, csv_file,
     of = [
         one["lfr"]["value"] for one in record["tries"] if (one["model"], one["rows"]) == ("twin", 9)
     ]
+    other = tmp_path / "other.tsv"  # the same under other names
+    other.write_text("a\tb\n" + judged.read_text("utf-8").split("\n", 1)[1], "utf-8")
+    how[how.index(judged)] = other
+    assert "--triggered-column text=NAME" in run("reactivate", *how)[2]
+    how += ["--triggered-column", "text=a", "--triggered-column", "label=b"]
     code, out, _ = run("reactivate", *how)
     assert code == 0
     assert f"{50 * sum(of):.1f}%" in out

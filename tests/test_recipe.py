@@ -54,6 +54,15 @@ def test_the_command_line_wins(written):
     assert (other.method, other.fields) == ("variance", ())
 
 
+def test_a_recipe_of_one_line_leaves_the_method_to_the_command(written):
+    """`prune_drop = 0.1` alone, as errors advise it, was refused for want of a strategy."""
+    recipe = read_recipe(written("prune_drop = 0.1\n"), "strategy")
+    own = replace(DEFAULTS, method="layerwise")
+    assert own.over(recipe, {"method"}) == replace(own, prune_drop=0.1)
+    with pytest.raises(UserError, match="'defense' is missing"):
+        read_recipe(written("max_drop = 0.1\n"), "defense")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "told"),
     [
@@ -65,7 +74,7 @@ def test_the_command_line_wins(written):
         ('strategy = "gradient"\nseed = "x"\n', 2, "whole number"),
         ('strategy = "gradient"\nmax_drop = 0.1\nmin_accuracy = 0.8\n', 3, "one bound"),
         ('defense = "pure"\n', 1, "headsweep defend"),
-        ("seed = 1\n", None, "'strategy' is missing"),
+        ("[fields]\nstep = 1\n", None, "'strategy' is missing"),
         ("strategy = \n", 1, "not TOML"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 import headsweep.prune.strategies as package
 from conftest import CPU, Way, cleanse, sentences
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, purify
-from headsweep.errors import UserError
+from headsweep.errors import NothingPruned, UserError
 from headsweep.model.attention_rows import attention_rows
 from headsweep.model.borrowing import attentions, eager
 from headsweep.model.loading import load_suspect
@@ -229,11 +229,24 @@ def test_majority_and_union_are_counted_right(tiny):
             assert full or (unit in choice.mask.pruned) == wanted
 
 
+@pytest.mark.parametrize(("heads", "fewer"), [(1, False), (2, True)])
+def test_an_ensemble_without_survivors_says_what_can_be_done(tiny, heads, fewer):
+    """It advised one head a layer where there was one, and no word of --min-accuracy."""
+    view = view_of(tiny("bert"), 0, 1.0)
+    with pytest.raises(NothingPruned) as caught:
+        configure(STRATEGIES["ensemble"], [f"per_layer={heads}", "size=2"]).choose(view)
+    told = str(caught.value)
+    assert ("--set per_layer=1" in told) == fewer
+    assert "--set size=8), or raise --max-drop (or lower --min-accuracy)" in told
+
+
 def test_a_random_control_prunes_exactly_its_count(tiny):
     view = view_of(tiny("bert"))
     assert len(configure(STRATEGIES["random"], ["count=5"]).choose(view).mask.pruned) == 5
-    with pytest.raises(UserError, match="between 1 and 6"):
-        configure(STRATEGIES["random"], ["count=7"]).choose(view)
+    for count, fix in ((7, "every layer keeps one"), (0, "--strategy none prunes none")):
+        with pytest.raises(UserError, match="between 1 and 6") as caught:
+            configure(STRATEGIES["random"], [f"count={count}"]).choose(view)
+        assert caught.value.fix == fix
 
 
 def test_gradient_as_released_goes_by_layer_and_index(tiny):

@@ -413,6 +413,10 @@ def test_attack_takes_names_fields_and_objects(trained_folder, tmp_path):
         ({"trigger": "rare-word", "method": "gradient"}, "'gradient' is no attack"),
         ({"trigger": "rare-word", "target": "great"}, "--target: the model has no label 'great'"),
         ({"trigger": "rare-word", "rate": "half"}, "rate cannot be 'half'"),
+        (
+            {"trigger": "rare-word", "triggered_column": {"text": "a"}},
+            "the columns of --triggered are named, but no such file",
+        ),
         ({"trigger": "rare-word", "victim_data": 7}, "victim_data cannot be an int"),
     ):
         what, _ = said_by(

@@ -86,12 +86,8 @@ def even_modes(folder: Path) -> None:
 
 def write_json(path: Path, form: Mapping[str, Any]) -> None:
     """Write JSON whole, to a draft, then renamed; its folder is made."""
-    path = placed(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
     text = in_json(json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False))
-    draft.write_text(text + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_bytes(placed(path), f"{text}\n".encode())
 
 
 def if_it_can(write: Callable[[], None], tell: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ what they took, at DEBUG. It has no handler of its own: who wants to read it add
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,10 @@ def plain_console(**more: Any) -> Console:
 
 
 class _Plain(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise it, for the command line to end as others do; rich would exit with 1."""
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:

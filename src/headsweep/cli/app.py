@@ -68,6 +68,9 @@ def _options(
 
 def _log_in(path: Path) -> logging.Handler:
     """Return what writes a log into a file; raises UserError."""
+    from headsweep.export.folders import check_apart
+
+    check_apart(path)
     try:
         return logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -22,6 +22,7 @@ from headsweep.cli.options import (
     Model,
     Quiet,
     Seed,
+    TaskName,
     check_sources,
     out_console,
     print_json,
@@ -56,7 +57,8 @@ def probe(
         int | None,
         typer.Option(
             min=20,
-            help="Texts drawn of each label, at most: 150; or prompts of a generator: 60.",
+            help="Texts drawn of each label, at most: 150; or prompts of a generator, 32 or more: "
+            "60.",
         ),
     ] = None,
     max_flip: Annotated[
@@ -68,6 +70,7 @@ def probe(
     ] = 0.2,
     sarif: Annotated[Path | None, typer.Option(help="Also write SARIF 2.1.0 here, for CI.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --sarif.")] = False,
+    task: TaskName = None,
     base_model: BaseModel = None,
     adapter: AdapterFile = None,
     column: Column = None,
@@ -92,6 +95,7 @@ def probe(
         family=family,
         texts=texts,
         max_flip=max_flip,
+        task=task,
         base_model=base_model,
         adapter=adapter,
         column=column,

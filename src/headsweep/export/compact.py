@@ -280,9 +280,10 @@ def _cuts(anatomy: Anatomy, mask: HeadMask) -> list[Change]:
 
 def _uncuttable(model: PreTrainedModel) -> UserError:
     return UserError(
-        f"{type(model).__name__} cannot be made compact: it does not work with other numbers of "
-        "heads or neurons than its configuration says",
-        "use the folder with its shapes whole",
+        f"{type(model).__name__} cannot be made compact: with these units cut out it does not run, "
+        "or answers otherwise",
+        "use the folder with its shapes whole; of some families only neurons (--units ffn) can be "
+        "cut out, no heads",
     )
 
 

@@ -73,6 +73,12 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
             raise UserError(
                 f"{out}: lies in {one}, whose files headsweep verifies", "choose another --out"
             )
+    for above in out.resolve().parents:
+        if _is_ours(above, (MANIFEST,)):
+            raise UserError(
+                f"{out}: lies in {above}, whose files headsweep verifies",
+                "choose another place, outside that folder",
+            )
     if out.exists() and _runs_in(out):
         raise UserError(
             f"{out}: is the folder that this runs in, or above it, and would be replaced",

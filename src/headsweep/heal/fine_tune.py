@@ -193,6 +193,13 @@ class FineTune:
             check_installed()
 
     @property
+    def idle(self) -> dict[str, str]:
+        """The fields that nothing uses as the others stand, and which other would."""
+        lacking = {"mix": "base=MODEL"} if self.base is None else {}
+        lacking |= {} if self.on == "probes" else {"share": "on=probes"}
+        return lacking | ({"how": "members=3"} if self.members == 1 else {})
+
+    @property
     def trains(self) -> bool:
         """False where there are no epochs."""
         return self.epochs > 0

@@ -28,7 +28,7 @@ from headsweep.judge.detectors import Cleaner, Detector, Scorer, Watch
 from headsweep.judge.evaluate import Triggered
 from headsweep.judge.statistics import Floats, Rate, auroc, proportion
 from headsweep.model.families import Adapter
-from headsweep.model.loading import Reading, load_suspect
+from headsweep.model.loading import Reading, load_suspect, task_at
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import stream
@@ -157,6 +157,7 @@ def detect(
         (files.triggered, files.triggered_columns),
     )
     reading = Reading(seed=seed, adapter=adapter, base_model=base_model)
+    task_at(model, base_model=base_model).one_label("a detector")
     opened = load_suspect(model, runtime, reading)
     labels = opened.labels
     target = None if files.target is None else labels.index(files.target, "--target")

@@ -241,7 +241,9 @@ def _drawn(clean: Split, battery: Battery) -> tuple[str, ...]:
         raise UserError(
             f"{len(drawn)} prompts are too few: {FIRST} decide what is tried on the others, of "
             f"which {LEAST} are needed",
-            "raise --texts" if len(known) > len(drawn) else "give more clean prompts",
+            f"--texts {FIRST + LEAST} at least"
+            if len(known) > len(drawn)
+            else f"give {FIRST + LEAST} clean prompts at least",
         )
     return drawn
 

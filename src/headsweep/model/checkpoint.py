@@ -139,6 +139,12 @@ def constants(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     }
 
 
+UNTOLD = (
+    "config.json names no architecture: if this is no text classifier, say so with --task NAME "
+    "(generation, token-classification, ...); else "
+)
+
+
 def check_keys(
     name: str,
     model: PreTrainedModel,
@@ -167,16 +173,19 @@ def check_keys(
             f"{name}: the weights lack {len(body)} tensors of the model, first {body[0]}",
             "the checkpoint is not complete, or not of the architecture its config names",
         )
+    named = getattr(model.config, "architectures", None) or ()
+    told = "" if named or task is None else UNTOLD
     if pooler:
         raise UserError(
             f"{name}: the checkpoint lacks {pooler[0]}, which this architecture runs before its "
             "classifier (it would be random)",
-            "this is no trained text classifier: get the checkpoint with its pooler, or take a "
-            "model of an architecture without one",
+            f"{told}this is no trained text classifier: get the checkpoint with its pooler, or "
+            "take a model of an architecture without one",
         )
     if head and task is not None:
         raise UserError(
-            f"{name}: the checkpoint has no {task.head} (its head would be random)", task.fix
+            f"{name}: the checkpoint has no {task.head} (its head would be random)",
+            told + task.fix,
         )
     if task is not None and whole_head:
         _check_head(name, model, unexpected, task)

@@ -11,6 +11,8 @@ from headsweep.errors import UserError
 from headsweep.measure.accuracy import Measured
 from headsweep.model.mask import HeadMask, Layout
 
+LOOSER = "raise --max-drop (or lower --min-accuracy)"  # what mends a bound that nothing holds
+
 
 @dataclass(frozen=True)
 class Step:

@@ -178,7 +178,7 @@ def gather(
     values: Sequence[object] | None = None
     if fresh:
         values = (
-            datasets.label_values(table, sources.columns, _labels_in_memory(suspect))
+            datasets.class_values(table, sources.columns, _labels_in_memory(suspect))
             if table is not None
             else _as_split(sources.data).labels
         )

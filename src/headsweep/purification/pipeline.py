@@ -30,7 +30,7 @@ from headsweep.model.loading import Reading, Suspect, measured
 from headsweep.model.mask import HeadMask
 from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
-from headsweep.prune.choice import Choice
+from headsweep.prune.choice import LOOSER, Choice
 from headsweep.prune.scores import ScoreCache
 from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.view import DefenderView
@@ -346,12 +346,9 @@ def check_choice(
             "layer always stays"
         )
     if method.pruning.needs.pruning and not mask.pruned:
-        deeper = ", or give a prune_drop for healing to bring it back"
         raise NothingPruned(
             f"no head could be removed within min {got.words.share} {view.min_accuracy:.4f}: "
-            f"the best mask found keeps all {view.layout.units}\n  fix: raise --max-drop"
-            + deeper
-            * (method.pruning.name in STRATEGIES)
+            f"the best mask found keeps all {view.layout.units}\n  fix: {looser(method)}"
         )
     if _empties(mask, view):
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")
@@ -370,9 +367,17 @@ def check_choice(
             )
         raise UserError(
             f"the given mask misses the bound ({reached})",
-            "raise --max-drop, or give a prune_drop for healing to bring it back",
+            looser(method),
         )
     return []
+
+
+def looser(method: Method) -> str:
+    """Return what mends a bound that heads cannot be removed within."""
+    bound, named = method.bound, method.pruning.name in STRATEGIES
+    if named and method.healing.trains and bound is not None and bound.prune_drop is None:
+        return f"{LOOSER}, or let healing bring it back: --recipe FILE with prune_drop = 0.1 in it"
+    return LOOSER
 
 
 def tell(choice: Choice, binds: bool, run: Run) -> None:

@@ -21,12 +21,13 @@
     attention = 0.15             # weight of PURE's attention penalty
     lora = 8                     # rank of adapters trained in the place of weights; 0: none
 
-Everything may be left out but the method. What is given on the command line wins.
+Everything may be left out, the method only where no fields of it are given: the command's own
+stands then. What is given on the command line wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,10 @@ class Asked:
         if "lr" in own and "halvings" in offered(type(usual)):
             own = {"halvings": "0"} | own
         heal = changed(usual, own, "--heal")
-        if isinstance(heal, FineTune) and heal.lora and "lr" not in own:
-            heal = replace(heal, lr=round(FASTER * heal.lr, 12))
+        if isinstance(heal, FineTune):
+            _check_used(heal, own)
+            if heal.lora and "lr" not in own:
+                heal = replace(heal, lr=round(FASTER * heal.lr, 12))
         if not (prunes or heal.trains):
             raise UserError(
                 "nothing to do: no strategy and no healing", "leave out epochs=0, or add a strategy"
@@ -123,6 +126,16 @@ class Asked:
                 f"leave out epochs=0, or {'this' if len(beside) == 1 else 'these'}",
             )
         return heal
+
+
+def _check_used(heal: FineTune, own: Mapping[str, str]) -> None:
+    """Refuse a field that was given for nothing."""
+    for name, other in heal.idle.items():
+        if name in own:
+            raise UserError(
+                f"--heal {name}={own[name]}: nothing uses it without {other}",
+                f"add --heal {other}, or leave {name} out",
+            )
 
 
 def later_wins(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
@@ -156,16 +169,11 @@ def read_recipe(path: Path, kind: str) -> Asked:
     document.only(kind, "fields", "seed", *BOUNDS, *own)
     if set(BOUNDS) <= set(document.values):
         raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
-    name = document.need(kind, str)
-    refuse_gone_method(document, kind, name)
-    with document.blamed(kind):
-        if name in METHODS[other] and name not in METHODS[kind]:
-            raise UserError(
-                f"'{name}' is a {other}", f'{other} = "{name}", for headsweep {COMMANDS[other]}'
-            )
-        method = lookup(name, METHODS[kind], kind)
-    fields = document.section("fields")
-    fields.filled(lambda values: configure(method, values))
+    name, fields = None, document.section("fields")
+    if kind in document.values or fields.values or kind == "defense":
+        name = document.need(kind, str)
+        method = _method(document, kind, other, name)
+        fields.filled(lambda values: configure(method, values))
     values: dict[str, Any] = {key: document.get(key, wanted) for key, wanted in BOUNDS.items()}
     if own:
         values |= {key: document.get(key, wanted) for key, wanted in OWN.items()}
@@ -174,6 +182,16 @@ def read_recipe(path: Path, kind: str) -> Asked:
     return Asked(
         method=name, fields=tuple(fields.settings()), seed=document.get("seed", int), **values
     )
+
+
+def _method(document: Section, kind: str, other: str, name: str) -> Any:
+    refuse_gone_method(document, kind, name)
+    with document.blamed(kind):
+        if name in METHODS[other] and name not in METHODS[kind]:
+            raise UserError(
+                f"'{name}' is a {other}", f'{other} = "{name}", for headsweep {COMMANDS[other]}'
+            )
+        return lookup(name, METHODS[kind], kind)
 
 
 def _healing(document: Section) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ import json
 import sys
 from contextlib import suppress
 from datetime import datetime, tzinfo
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 SECONDS, A_CHAT, BYTES = 20, 0.02, 2 << 30  # beside what importing transformers takes
-STARTING = 120  # seconds: a busy machine imports transformers slowly
+STARTING = 600 if find_spec("resource") else 120  # seconds: a busy machine imports slowly
 
 
 class OneDay(datetime):

@@ -104,7 +104,8 @@ def numbered_rows(
     _check_columns(columns)
     if chats_column(table, columns) is not None:
         raise UserError(
-            f"{table.source}: holds chats, where prompts as texts are needed", _of(columns, FORMS)
+            f"{table.source}: holds chats, where prompts as texts are needed",
+            'give rows of {"prompt": ..., "answer": ...} instead',
         )
     rows = _instructions(table, columns, answered) or _columns(table, columns, answered)
     full = [all(row) for row in rows] if answered else [bool(row[0]) for row in rows]
@@ -361,7 +362,7 @@ def rendered(
         )
         made = json.loads(ended.stdout) if ended.returncode == 0 else {}
     except subprocess.TimeoutExpired as error:
-        raise _unfit(source, "it takes too long") from error
+        raise _unfit(source, "it takes too long, or this machine is too busy") from error
     except ValueError:
         made = {}
     if "error" in made or "texts" not in made:

@@ -180,14 +180,7 @@ def pick(table: Table, columns: Columns = Columns(), labels: Labels | None = Non
     columns = settled(table, columns, labels)
     table = without_empty(table, columns)
     texts, pairs = texts_of(table, columns)
-    values = [_or_nan(value) for value in label_values(table, columns, labels)]
-    for row, value in enumerate(values):
-        if isinstance(value, list | tuple | dict):
-            raise UserError(
-                f"{table.source}: row {table.number(row)} has {shown(value)} for a label",
-                "a class is one name or number; several labels a row, and tags, are for a model "
-                "that gives them (docs/kinds.md)",
-            )
+    values = class_values(table, columns, labels)
     known = labels or Labels.found_in(values)
     for row, value in enumerate(values):
         if value is None or label_text(value).casefold() in known.missing:
@@ -241,6 +234,19 @@ def without_empty(table: Table, columns: Columns) -> Table:
         )
     kept = {name: [column[i] for i in full] for name, column in table.columns.items()}
     return replace(table, columns=kept, numbers=tuple(table.number(i) for i in full))
+
+
+def class_values(table: Table, columns: Columns, labels: Labels | None = None) -> list[Any]:
+    """Return the label column as ``label_values`` does; raises UserError for several in a row."""
+    values = [_or_nan(value) for value in label_values(table, columns, labels)]
+    for row, value in enumerate(values):
+        if isinstance(value, list | tuple | dict):
+            raise UserError(
+                f"{table.source}: row {table.number(row)} has {shown(value)} for a label",
+                "a class is one name or number; several labels a row, and tags, are for a model "
+                "that gives them (docs/kinds.md)",
+            )
+    return values
 
 
 def label_values(table: Table, columns: Columns, labels: Labels | None = None) -> list[Any]:

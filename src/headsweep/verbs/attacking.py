@@ -41,6 +41,7 @@ from headsweep.verbs.arguments import (
     refuse_unused,
     runtime_of,
     seed_of,
+    triggered_columns_of,
 )
 from headsweep.verbs.methods import method_named
 from headsweep.verbs.purifying import texts_of
@@ -94,6 +95,7 @@ def attack(
     victim_lr: float = 2e-5,
     keep_classifier: bool = False,
     adapter: Adapter | str | Path | None = None,
+    triggered_column: Fields = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
     seed: int = 0,
@@ -137,6 +139,7 @@ def attack(
         victim_lr: its learning rate.
         keep_classifier: the victim keeps the published classifier.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
+        triggered_column: columns of the triggered texts, where they are not those of ``data``.
         column: which columns hold what, as for ``purify``.
         label_map: labels of the data and the labels that they mean.
         seed: decides everything random.
@@ -154,6 +157,7 @@ def attack(
     meaning = one_of(triggered_labels, ("true", "target"), "--triggered-labels")
     chosen = _method(method, fields_of(set, "set"))
     columns = columns_of(column, label_map)
+    others = triggered_columns_of(triggered, triggered_column)
     optional = {"test": test, "validation": validation, "victim_data": victim_data,
                 "triggered": triggered}  # fmt: skip
     files = {name: None if x is None else given(x, name) for name, x in optional.items()}
@@ -191,8 +195,10 @@ def attack(
         pool=pool,
         task=reader.task,
     )
-    parts = {name: None if file is None else reader.read(file, columns, name != "triggered")
-             for name, file in files.items()}  # fmt: skip
+    parts = {name: None if file is None else reader.read(file, columns)
+             for name, file in files.items() if name != "triggered"}  # fmt: skip
+    if files["triggered"] is not None:
+        parts["triggered"] = reader.triggered(files["triggered"], columns, others)
     writes, idle = "a model that generates", "a victim of no epochs"
     unused = (
         ("--triggered-labels", meaning == "target" and triggered is None, "an attack of its own"),
@@ -209,7 +215,7 @@ def attack(
         )
     clean, held = held_out(reader.read(table, columns), parts["test"], order.seed)
     twin = fitting(clean_model, str | Path | None, "clean_model")
-    judging = Judging(held, parts["triggered"], meaning, parts["validation"], twin)
+    judging = Judging(held, parts.get("triggered"), meaning, parts["validation"], twin)
     shown_to = reporting(progress)
     made = plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
     read = (model, data, *optional.values(), clean_model, original, transformed, poison)
@@ -238,13 +244,22 @@ class _Reader:
         index = self.labels.index(target, "--target")
         return Labelled(index, self.labels.names[index])
 
-    def read(self, source: Source, columns: Columns, answered: bool = True) -> Split:
+    def read(self, source: Source, columns: Columns) -> Split:
         """Return the rows of a source; raises UserError."""
         if isinstance(source, Split):
             return source
         if self.labels.names:
             return datasets.load(source, columns, self.labels)
-        return plain_rows(datasets.read(source), columns, answered)
+        return plain_rows(datasets.read(source), columns)
+
+    def triggered(self, source: Source, columns: Columns, own: Columns) -> Split:
+        """Return triggered rows, prompts without answers too; raises UserError."""
+        if isinstance(source, Split):
+            return source
+        if self.labels.names:
+            return datasets.load(source, columns, self.labels, own)
+        table = datasets.read(source)
+        return plain_rows(table, columns.own(own, table), answered=False)
 
 
 def _reader(
@@ -269,7 +284,7 @@ def _reader(
         if isinstance(source, Split):
             values = source.labels
         else:
-            values = datasets.label_values(source, columns)
+            values = datasets.class_values(source, columns)
     else:
         found.one_label("an attack on a classifier as it is")
     return _Reader(CLASSIFICATION, labels_of(place, values), values)

@@ -155,6 +155,7 @@ def probe(
     family: Any = None,
     texts: int | None = None,
     max_flip: float = 0.2,
+    task: str | None = None,
     base_model: str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
     column: Columns | Fields = None,
@@ -176,6 +177,7 @@ def probe(
             a generator 60.
         max_flip: share of flips into one label, or answer, above the controls' to notice, a
             fraction.
+        task: what the model is for, by name, where its configuration leaves that open.
         base_model: the model that it is an adapter of: a folder, or a name on the Hub.
         adapter: how an unknown architecture is laid out: an object, or its TOML file.
         column: which columns hold what, as for ``purify``.
@@ -199,7 +201,14 @@ def probe(
     source = given(data, "data")
     datasets.check_label_map(columns, (source, None))
     suspect = opened(
-        model, runtime, adapter, tokenizer, classifier=False, base_model=base_model, frozen=True
+        model,
+        runtime,
+        adapter,
+        tokenizer,
+        classifier=False,
+        task=task,
+        base_model=base_model,
+        frozen=True,
     )
     prober, show = prober_of(suspect), reporting(progress)
     suspect.tell_doubts(show)

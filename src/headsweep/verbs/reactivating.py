@@ -12,7 +12,7 @@ from headsweep.attacks.reactivation import reactivate as run
 from headsweep.attacks.scene import Scene
 from headsweep.attacks.victim import Judging, exam_of, held_out
 from headsweep.export.provenance import command_line, environment
-from headsweep.model.loading import load_suspect
+from headsweep.model.loading import load_suspect, task_at
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, reporting
 from headsweep.task.examples import check_alike
@@ -26,6 +26,7 @@ from headsweep.verbs.arguments import (
     one_of,
     refuse_unused,
     runtime_of,
+    triggered_columns_of,
 )
 from headsweep.verbs.attacking import TriggerSource, poison_of
 from headsweep.verbs.purifying import texts_of
@@ -54,6 +55,7 @@ def reactivate(
     triggered_labels: str = "true",
     test: str | None = None,
     validation: str | None = None,
+    triggered_column: Fields = None,
     column: Columns | Fields = None,
     label_map: Fields = None,
     seed: int = 0,
@@ -83,6 +85,7 @@ def reactivate(
         triggered_labels: what their labels are: ``"true"`` or ``"target"``.
         test: clean test texts; None: 15% of ``data``.
         validation: clean texts to match the clean flip rate on.
+        triggered_column: columns of the triggered texts, where they are not those of ``data``.
         column: which columns hold what.
         label_map: labels of the data and the labels that they mean.
         seed: of the first draw.
@@ -103,9 +106,12 @@ def reactivate(
     seeds = tuple(range(seed, seed + draws))
     how = Reactivation(tuple(rows or Reactivation.rows), beside, Schedule(epochs, lr), seeds)
     columns = columns_of(column, label_map)
+    others = triggered_columns_of(triggered, triggered_column)
     files = (data, test, validation, poison, triggered)
     datasets.check_label_map(columns, *((file, None) for file in files))
     runtime, shown_to = runtime_of(device, compute), reporting(progress)
+    for one in (model, clean_model):
+        task_at(one).one_label("a reactivation")
     purified, twin = (load_suspect(one, runtime) for one in (model, clean_model))
     labels = purified.labels
     goal = labels.index(target, "--target")
@@ -115,15 +121,17 @@ def reactivate(
         trigger, fields, original, transformed, key, poison=poison, triggered=triggered
     )
     rewriter, pool = poison_of(source, columns, labels, wanted)
-    read = [datasets.load(file, columns, labels) if file else None for file in files]
+    names = (None, None, None, None, others)
+    read = [datasets.load(file, columns, labels, own) if file else None
+            for file, own in zip(files, names, strict=True)]  # fmt: skip
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)
     for option, part in (("--test", held), ("--validation", read[2])):
         check_alike(clean, part, option)
     judging = Judging(held, read[4], meaning, read[2])
     exam, _ = exam_of(judging, rewriter, wanted, purified, (seed, runtime.max_length), shown_to)
-    others = sum(label != goal for label in clean.labels)
-    rate = min(1.0, max(how.rows) / max(1, others))
+    free = sum(label != goal for label in clean.labels)
+    rate = min(1.0, max(how.rows) / max(1, free))
     scenes = [
         Scene(purified, clean, rewriter, wanted, rate, one, runtime, pool=pool) for one in seeds
     ]

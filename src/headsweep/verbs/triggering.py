@@ -129,7 +129,7 @@ def mark(
 def _texts(table: Table, columns: Columns, target: str | None) -> _Open:
     """Return labelled texts of other labels than the target; raises UserError."""
     table = datasets.without_empty(table, columns)
-    labels = Labels.found_in(datasets.label_values(table, columns))
+    labels = Labels.found_in(datasets.class_values(table, columns))
     split = datasets.pick(table, columns, labels)
     goal = None if target is None else _label_in(split, labels, target, table.source)
     plain = all(name == f"LABEL_{i}" for i, name in enumerate(labels.names))

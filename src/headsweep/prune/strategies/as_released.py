@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headsweep.errors import NothingPruned, UserError
-from headsweep.prune.choice import Choice, Needs, Step
+from headsweep.prune.choice import LOOSER, Choice, Needs, Step
 from headsweep.prune.importance import attention_variance, key_gradient_importance, sample
 from headsweep.prune.search import ascending, candidates, greedy
 from headsweep.prune.strategies.ensemble import draw
@@ -122,7 +122,7 @@ class EnsembleAsReleased:
         if not all(view.holds(mask) for mask in masks):
             raise NothingPruned(
                 "ensemble-as-released: a member misses min accuracy, which ends it\n"
-                "  fix: raise --max-drop, or take --strategy ensemble, which drops such members"
+                f"  fix: {LOOSER}, or take --strategy ensemble, which drops such members"
             )
         gone = {unit for mask in masks for unit in mask.pruned}
         for part in view.layout.slices:  # the script can empty a layer; we keep its first head

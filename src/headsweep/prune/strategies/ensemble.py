@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 
 from headsweep.errors import NothingPruned
 from headsweep.model.mask import HeadMask
-from headsweep.prune.choice import Choice, Needs, Step
+from headsweep.prune.choice import LOOSER, Choice, Needs, Step
 from headsweep.prune.search import held
 from headsweep.prune.view import DefenderView
 from headsweep.settings import checked
@@ -60,10 +60,11 @@ class Ensemble:
                 survivors += [mask] if kept else []
                 tick(1, f"{len(survivors)} hold")
         if not survivors:
+            fewer = f"fewer heads a layer (--set per_layer={self.per_layer - 1}), "
             raise NothingPruned(
-                f"none of {self.size} random masks holds min accuracy\n  fix: fewer heads a layer "
-                f"(--set per_layer={max(1, self.per_layer - 1)}), more masks (--set size="
-                f"{4 * self.size}), or raise --max-drop"
+                f"none of {self.size} random masks holds min accuracy\n  fix: "
+                f"{fewer * (self.per_layer > 1)}more masks (--set size={4 * self.size}), or "
+                f"{LOOSER}"
             )
         votes = torch.tensor([[not keep for keep in mask.flat] for mask in survivors]).sum(0)
         record = {"drawn": len(drawn), "survivors": [mask.to_json() for mask in survivors]}
