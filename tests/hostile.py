@@ -585,6 +585,23 @@ for vocab in ("/dev/zero", "/proc/self/environ", "/etc/passwd", "a pipe", 7, {"a
     case("tokenizer", f"words from {vocab}", older(vocab))
     case("tokenizer", f"words from {vocab}, evaluated", older(vocab), command=EVALUATE)
 
+for name in ("tekken.json", "tiktoken.model"):
+    case("tokenizer", f"{name} beside", lambda p, n=name: p.put(n, {}), codes=(0,))
+    case("tokenizer", f"{name} alone",
+         lambda p, n=name: [p.put(n, {}), (p.folder / TOKENIZER).unlink()], **REFUSED)  # fmt: skip
+
+# -- parts of the class of configurations ----------------------------------------------------------
+
+for key, value in (
+    ("_auto_class", "AutoConfig"),
+    ("__module__", "evil"),
+    ("attribute_map", {"transformers_weights": "evil"}),
+    ("configuration_files", ["config.5.24.0.json"]),
+    ("save_pretrained", 1),
+):
+    case("config", f"{key} {value}", lambda p, k=key, v=value: p.change(CONFIG, **{k: v}),
+         command=PURIFY, **REFUSED)  # fmt: skip
+
 # -- counts of modules -----------------------------------------------------------------------------
 
 for kind, more in (
