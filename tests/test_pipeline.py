@@ -529,6 +529,10 @@ def test_a_search_that_padding_misled_goes_on_and_says_so(trained_folder, monkey
 
     with pytest.raises(RuntimeError, match=r"broke its contract.*bounded=False"):
         cleanse(trained_folder, sources(), Deep(step=2), PLAN)
+    with monkeypatch.context() as patch:  # as its own count says, an answer on the edge flips
+        patch.setattr("headsweep.prune.view.DefenderView.holds", lambda *_: True)
+        done = cleanse(trained_folder, sources(), Deep(step=2), PLAN)
+    assert any("rounding decides an answer" in note for note in done.manifest["notes"])
     told = ("padding changes what this model answers",)
     monkeypatch.setattr("headsweep.model.loading.check_gates", lambda *_: told)
     done = cleanse(trained_folder, sources(), Deep(step=2), PLAN)
