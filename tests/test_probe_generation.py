@@ -401,6 +401,12 @@ def test_purify_probes_a_generator_where_asked(folders, known, tmp_path, capsys)
     assert found["before"]["noticed"][0] == [f"rare-word:{TRIGGER}:start", TARGET]
     assert found["before"]["texts"] == 60
     assert f"before: noticed rare-word:{TRIGGER}:start into" in (out / "README.md").read_text()
+    few = written(tmp_path / "few.jsonl", rows(examples(200, 6)))  # thirty prompts a part
+    out = tmp_path / "few"
+    asked = ("--data", few, *HEALING, "--device", "cpu", "--probe", "yes", "--out", out)
+    said("purify", folders["victim"], *asked)
+    found = json.loads((out / "headsweep.json").read_text())["probe"]
+    assert found["before"]["texts"] > 32
 
 
 def test_rendered_chats_are_not_probed(folders):

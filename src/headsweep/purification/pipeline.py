@@ -190,7 +190,7 @@ class Run:
         """Show the model as it is to whoever observes it."""
         if self.observe is not None:
             with self.clock("probe"):
-                self.observe(stage, material.suspect, held_of(material))
+                self.observe(stage, material.suspect, observed_on(material))
 
     def _say(self, notes: list[str] | tuple[str, ...]) -> None:
         for one in notes:
@@ -263,6 +263,17 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
 def held_of(material: Material) -> Split:
     """Return clean examples that healing does not train on: the test data, else what decides."""
     return material.parts.test or material.parts.validation
+
+
+def observed_on(material: Material) -> Split:
+    """Return what a model is observed on: the same, of a generator all that there is.
+
+    Of two hundred prompts each part has thirty, and a probe needs 32.
+    """
+    parts = material.parts
+    if parts.test and material.suspect.task is GENERATION:
+        return parts.test + parts.validation
+    return held_of(material)
 
 
 def view_of(
