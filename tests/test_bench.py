@@ -642,3 +642,16 @@ def test_more_rows_than_there_are_is_said_before_any_work(bench, tmp_path, old, 
     said = " ".join(err.split())
     assert f"data 'sentences': {told}, made:sentences has 600" in said
     assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_means_over_other_victims_are_told_as_such(capsys):
+    from headsweep.cli.bench import _say_results
+
+    stage = {name: {"value": 0.5} for name in ("excess_lfr", "accuracy")}
+    form = {"before": stage, "after": stage}
+    cells = {"a-none": form | {"method": "none", "victim": "a"},
+             "a-gradient": form | {"method": "gradient", "victim": "a"}}  # fmt: skip
+    _say_results(cells, Path("out"))
+    assert "means over cells; intervals" in capsys.readouterr().out
+    _say_results(cells | {"b-none": form | {"method": "none", "victim": "b"}}, Path("out"))
+    assert "not of the same victims for every method" in capsys.readouterr().out

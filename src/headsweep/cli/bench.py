@@ -250,7 +250,9 @@ def _say_results(finished: Mapping[str, Any], out: Path) -> None:
     if rows:
         out_console.print(table)
         page = shlex.join(["headsweep", "report", str(out), "--out", "report.html"])
+        victims = {frozenset(form["victim"] for form in some) for some in cells.values()}
+        apart = ", not of the same victims for every method" if len(victims) > 1 else ""
         out_console.print(
-            "means over cells; intervals and comparisons are on the page:\n  " + page,
+            f"means over cells{apart}; intervals and comparisons are on the page:\n  {page}",
             soft_wrap=True,
         )
