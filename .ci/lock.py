@@ -24,7 +24,10 @@ def locked(report: dict[str, Any]) -> str:
     for one in report["install"]:
         name, version = one["metadata"]["name"].lower(), one["metadata"]["version"]
         if name not in LEFT_OUT:
-            hashes = one["download_info"]["archive_info"]["hashes"]
+            try:
+                hashes = one["download_info"]["archive_info"]["hashes"]
+            except KeyError:
+                raise SystemExit(f"{name} {version}: comes from no file with a hash") from None
             lines[name] = f"{name}=={version} --hash=sha256:{hashes['sha256']}"
     return HEAD + "\n".join(lines[name] for name in sorted(lines)) + "\n"
 

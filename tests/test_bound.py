@@ -167,3 +167,8 @@ def test_the_next_command_can_be_pasted():
     run["runtime"]["max_length"] = 128  # the usual
     (_, line) = show.commands(made(93) | run | {"start": "encoder"}, job)
     assert line == "headsweep evaluate o --data c.csv"
+    job = Job("-s", Sources("-c.csv"), Path("-o"), overwrite=False, as_json=False, quiet=False)
+    made_of = made(93) | run | {"start": "classifier", "suspect": "-s"}
+    assert show.commands(made_of, job) == [  # a leading dash would be an option
+        "headsweep verify ./-o", "headsweep evaluate ./-o --data ./-c.csv --suspect ./-s"
+    ]  # fmt: skip

@@ -1375,3 +1375,13 @@ def test_a_library_that_cannot_be_loaded_ends_in_a_line(tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert "a library cannot be loaded: libcudart: not there" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_folder_that_is_gone_is_a_line(tmp_path):
+    """torch cannot be loaded there: a library of its own ended the process."""
+    gone = tmp_path / "gone"
+    script = 'mkdir "$1"; cd "$1"; rmdir "$1"; exec "$2" -m headsweep inspect ./model'
+    command = ["sh", "-c", script, "sh", str(gone), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "cannot be reached" in done.stderr) == (2, True)
+    assert "change to one that is there" in done.stderr

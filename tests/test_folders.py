@@ -269,6 +269,7 @@ def test_a_full_disk_leaves_what_is_finished(
     said = capsys.readouterr().err
     assert stop.value.code == 2
     assert "No space left on device" in said
+    assert "what could be kept is in" in said
     assert "the same command goes on" in said
     assert len([*(tmp_path / "out.unfinished").glob("*/head-mask.json")]) == 1
     assert not (tmp_path / "out").exists()
@@ -314,3 +315,10 @@ def test_two_processes_may_write_one_record_at_once(tmp_path):
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [one.wait(timeout=120) for one in both] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_the_run(tmp_path):
+    """safetensors cannot write there: what had been healed was lost at the end."""
+    with pytest.raises(UserError, match="this path is not written in UTF-8"):
+        check_free(tmp_path / "caf\udce9", overwrite=False)
+    check_free(tmp_path / "caf\u00e9", overwrite=False)

@@ -539,3 +539,17 @@ def test_published_corpora_have_no_white_space_around_texts(part, name):
     found = load(path, Columns(drop_empty=True), Labels(("0", "1")))
     assert found.texts == tuple(text for text, _ in cells if text)
     assert found.labels == tuple(int(label) for text, label in cells if text)
+
+
+def test_a_package_that_is_there_and_does_not_load_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+
+    def broken(name, *_, usual=__import__, **__):
+        if name.startswith("pyarrow"):
+            raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.0")
+        return usual(name, *_, **__)
+
+    monkeypatch.setattr("builtins.__import__", broken)
+    with pytest.raises(UserError, match=r"cannot be loaded \(pyarrow requires") as caught:
+        read(tmp_path / "a.parquet")
+    assert "--upgrade" in caught.value.fix

@@ -184,3 +184,19 @@ def test_purify_is_still_the_function_after_it_has_run(trained_folder, csv_file)
     headsweep.purify(str(trained_folder), csv_file, method, headsweep.Plan(runtime=CPU))
     assert callable(headsweep.purify)
     assert headsweep.purify.__module__ == "headsweep.verbs.purifying"
+
+
+def test_what_only_the_packaged_model_needs_of_transformers_is_asked_for_there():
+    """transformers has GgufConfig since 5.17, and no command but one reads the packaged model."""
+    _, _, last = python(
+        "import json, sys, transformers\n"
+        "def none(name): raise AttributeError(name)\n"
+        "transformers.__class__.GgufConfig = property(lambda self: none('GgufConfig'))\n"
+        "import headsweep.verbs.methods\n"
+        "from headsweep.model import smollm\n"
+        "from pathlib import Path\n"
+        "try: smollm._convert(Path('x'), Path('y'))\n"
+        "except headsweep.UserError as error: told = str(error)\n"
+        "print(json.dumps(told), file=sys.stderr)"
+    )
+    assert "transformers 5.17 or newer" in last

@@ -70,6 +70,20 @@ def test_planted_family_is_noticed_for_its_label_only(victim):
     assert all(after == f"plot plot {before}" for before, after in top.examples)
 
 
+def test_in_a_narrow_window_no_figure_is_cut(victim, capsys, monkeypatch):
+    from headsweep.cli import probe as command
+    from headsweep.progress import plain_console
+
+    found = probe(victim, CLEAN, Battery(texts=60), CPU)
+    row = found.noticed[0]
+    monkeypatch.setattr(command, "out_console", plain_console(width=40))
+    command.print_probed(found)
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    for figure in (f"{100 * row.flips.value:.1f}%", f"{row.p_value:.3f}"):
+        assert figure in shown
+
+
 def test_a_label_of_few_texts_is_named_once_and_families_count_as_tried(monkeypatch):
     """Three labels, one of five texts: nothing is tried into it, everything into the others."""
     texts = tuple(f"{name} {i}" for name, count in (("a", 30), ("b", 30), ("c", 5))

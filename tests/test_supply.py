@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def test_the_lock_has_all_that_ci_asks_for():
     """`make lock` after every change of what CI installs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     optional = project["project"]["optional-dependencies"]
-    extras = re.search(r"ALL +:= '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text("utf-8"))[1]
+    extras = re.search(r"EXTRAS +:= ([\w,]+)", (ROOT / "Makefile").read_text("utf-8"))[1] + ",demo"
     asked = [
         *project["project"]["dependencies"],
         *project["dependency-groups"]["dev"],
@@ -62,8 +64,22 @@ def test_the_report_of_pip_becomes_lines_with_hashes():
     torch = {"metadata": {"name": "torch", "version": "2"}, "download_info": {}}
     text = program("lock").locked({"install": [torch, one]})
     assert text.splitlines()[-1] == f"abc==1 --hash=sha256:{'f' * 64}"
-    with pytest.raises(KeyError):
+    with pytest.raises(SystemExit, match="abc 1: comes from no file with a hash"):
         program("lock").locked({"install": [one | {"download_info": {}}]})
+
+
+def test_an_environment_made_without_the_lock_is_made_anew_for_it(tmp_path):
+    """`LOCKED=1 make check` looked at no hash where a plain `make test` had run before."""
+    (tmp_path / ".base").touch()
+    asked = ["make", "--dry-run", f"VENV={tmp_path}", "check"]
+    env = {name: value for name, value in os.environ.items() if name != "LOCKED"}
+    plain_run, locked = (
+        subprocess.run(asked, cwd=ROOT, env=env | more, capture_output=True, text=True, check=True)
+        for more in ({}, {"LOCKED": "1"})
+    )
+    assert "--require-hashes" not in plain_run.stdout
+    assert "--require-hashes" in locked.stdout
+    assert "venv --clear" in locked.stdout
 
 
 def test_an_audit_that_looked_nothing_up_says_so():

@@ -23,11 +23,14 @@ class UserError(Exception):
 
 
 class MissingExtra(UserError):  # noqa: N818 - a mistake like the others
-    """An optional package is not installed."""
+    """An optional package is not installed, or cannot be loaded (``error`` says why)."""
 
-    def __init__(self, what: str, extra: str) -> None:
+    def __init__(self, what: str, extra: str, error: ImportError | None = None) -> None:
+        there = error is not None and not isinstance(error, ModuleNotFoundError)
+        fault = f"cannot be loaded ({error})" if there else "is missing"
         super().__init__(
-            f"{what}: an optional package is missing", f"pip install 'headsweep[{extra}]'"
+            f"{what}: an optional package {fault}",
+            f"pip install {'--upgrade --force-reinstall ' * there}'headsweep[{extra}]'",
         )
 
 

@@ -24,7 +24,7 @@ from headsweep.bench import sources
 from headsweep.bench.engines import Outcome, attempt
 from headsweep.bench.orders import CellOrder, Order
 from headsweep.bench.work import folder_of, known
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra, UserError
 
 RETRIES = 3  # of a task whose worker was lost
 PATIENCE_SECONDS = 5.0  # until a port answers
@@ -37,7 +37,7 @@ def ray_module() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("--engine ray needs Ray", "pip install 'headsweep[ray]'") from error
+        raise MissingExtra("--engine ray needs Ray", "ray", error) from error
     return ray
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.bench.orders import CellOrder
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra
 
 MEASURES = ("accuracy", "lfr", "cfr", "matched_lfr", "floor_lfr", "excess_lfr")
 STAGES = ("before", "pruned", "after")
@@ -27,9 +27,7 @@ def tensorboard(folder: Path) -> Callable[[CellOrder, dict[str, Any]], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError(
-            "--tensorboard needs TensorBoard", "pip install 'headsweep[tracking]'"
-        ) from error
+        raise MissingExtra("--tensorboard needs TensorBoard", "tracking", error) from error
 
     def watch(cell: CellOrder, form: dict[str, Any]) -> None:
         figures = {

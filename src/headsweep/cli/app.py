@@ -143,6 +143,17 @@ def alone() -> bool:
     return first
 
 
+def _check_standing() -> None:
+    """Refuse to run in a folder that is gone: torch itself cannot be loaded there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(
+            f"the folder that this runs in cannot be reached: {error.strerror}",
+            "change to one that is there (cd)",
+        ) from error
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; map every outcome to its exit code."""
     if not alone():
@@ -157,6 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     everywhere, words = _apart([word for word in given if word != DEBUG])
     debug = DEBUG in given or os.environ.get("HEADSWEEP_DEBUG", "0") not in ("", "0")
     try:
+        _check_standing()
         command: Any = typer.main.get_command(app)
         _refuse_gone(command, words)
         with ended_by_signals():

@@ -138,7 +138,9 @@ def print_findings(found: Findings) -> None:
     told += f"{', and' if count else ' but'} {notes} note{'s' * (notes > 1)}" if notes else ""
     told += "; the model is refused" if found.refused else "; no reason to refuse the model"
     out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
-    table = Table("level", "rule", "file", "what", box=SIMPLE_HEAD, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for name in ("level", "rule", "file", "what"):
+        table.add_column(name, overflow="fold")
     for one in found.findings:
         style = {"error": "bold red", "warning": "red"}.get(one.level)
         file = one.file if one.model == found.model else f"{one.model}/{one.file}"

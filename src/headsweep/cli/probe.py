@@ -33,6 +33,8 @@ from headsweep.export.probes import PROMISE
 from headsweep.foreign import one_line
 from headsweep.verbs.arguments import check_file
 
+LEAST = 60  # columns that the table of rows takes
+
 
 @app.command(
     epilog="[bold]Examples[/bold]\n\n"
@@ -133,7 +135,10 @@ def print_probed(found: Any) -> None:
         )
     shown = [row for row in found.findings if row.noticed or row in found.brittle]
     if shown:
-        out_console.print(_rows(shown))
+        table = _rows(shown)
+        if out_console.width < LEAST:  # the window may break lines, but no figure is cut
+            table.width = LEAST
+        out_console.print(table, crop=False, no_wrap=True, overflow="ignore")
     for row in found.noticed[:3]:
         for before, after in row.examples[:1]:
             out_console.print(f"  {one_line(before)}", style="dim")
@@ -154,7 +159,9 @@ def print_probed(found: Any) -> None:
 
 def _rows(findings: list[Any]) -> Table:
     head = ("family", "into", "flips", "other way", "harmless", "excess points", "p")
-    table = Table(*head, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
     for row in findings:
         excess = row.excess
         table.add_row(

@@ -148,7 +148,7 @@ def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
         from headsweep.judge.around import Around
 
         around = Around(plan.seed, plan.runtime, job.progress, asked=bool(job.probed))
-    done, kept = None, f"what is finished is kept in {job.unfinished}: the same command goes on"
+    done, goes_on = None, f"in {job.unfinished}: the same command goes on"
     try:
         done = purify(job.model, job.sources, method=method, plan=plan, progress=job.progress,
                       keep=job.unfinished, observe=around)  # fmt: skip
@@ -159,12 +159,16 @@ def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
         if done is not None and _is_in_place(done, job.out):  # what was there before was going
             discard(job.unfinished)
             raise Interrupted(_left(job)) from None
+        kept = f"what is finished is kept {goes_on}"
         raise Interrupted(kept if job.unfinished.exists() else "nothing was written") from None
     except UserError as error:
         if done is None:
             raise  # another run would come to the same
-        told = f"{error.fix}; {kept}" if error.fix else kept
-        raise UserError(error.what, told) from error
+        # where the disk is full, what was healed may not be among it
+        kept = f"what could be kept is {goes_on}" * any(
+            map(Path.is_file, job.unfinished.rglob("*"))
+        )
+        raise UserError(error.what, "; ".join(filter(None, (error.fix, kept)))) from error
     discard(job.unfinished)
     return done
 

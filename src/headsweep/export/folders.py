@@ -54,6 +54,13 @@ def check_free(out: Path, overwrite: bool, reads: Iterable[object] = ()) -> None
     out = placed(out)
     if not out.name:
         raise UserError(f"{out}: is no folder to write", "choose another --out")
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{out}: this path is not written in UTF-8, and weights cannot be saved there",
+            "choose another --out, or run it in a UTF-8 locale",
+        ) from error
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file", "choose a folder as --out")
     if out.exists() and os.path.ismount(out):

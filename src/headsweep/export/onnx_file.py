@@ -113,7 +113,7 @@ def needed_packages() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter asks for it, in words of its own
     except ImportError as error:
-        raise MissingExtra("ONNX", "onnx") from error
+        raise MissingExtra("ONNX", "onnx", error) from error
     return onnx, onnxruntime
 
 
@@ -170,7 +170,8 @@ def write(suspect: Suspect, path: Path, sentences: Encoded) -> OnnxFile:
         raise UserError(
             f"torch {torch.__version__} cannot write {type(suspect.model).__name__} as ONNX: "
             f"{_first(error)}",
-            "another version of torch may; --debug shows all of it",
+            "another version of torch or onnxscript (pip install --upgrade onnxscript) may; "
+            "--debug shows all of it",
         ) from error
     return OnnxFile.opened(path)
 
@@ -233,7 +234,8 @@ def quantized(file: OnnxFile) -> OnnxFile:
         raise
     except Exception as error:  # onnxruntime's own
         raise UserError(
-            f"onnxruntime cannot write eight bits: {_first(error)}", "leave out --int8"
+            f"onnxruntime cannot write eight bits: {_first(error)}",
+            "leave out --int8, or pip install --upgrade onnxruntime (1.32 can)",
         ) from error
     return OnnxFile.opened(path)
 

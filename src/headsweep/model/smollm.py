@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headsweep.cache import user_cache
 from headsweep.drafts import draft_beside, even_modes
@@ -61,6 +61,11 @@ def _packaged() -> Path:
 
 def _convert(package: Path, kept: Path) -> None:
     """Write the widened model to a draft beside ``kept``, then rename it."""
+    try:
+        from transformers import GgufConfig  # since 5.17
+    except ImportError as error:
+        told = f"{NAME}: to read its weights takes transformers 5.17 or newer"
+        raise UserError(told, "pip install --upgrade 'transformers>=5.17,<6'") from error
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         # reading GGUF draws a bar of its own, which no setting turns off

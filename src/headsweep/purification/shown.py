@@ -105,7 +105,7 @@ def as_frame(rows: Sequence[Form]) -> Any:
     try:
         import pandas
     except ImportError as error:
-        raise MissingExtra("a pandas DataFrame", "data") from error
+        raise MissingExtra("a pandas DataFrame", "data", error) from error
     return pandas.DataFrame(list(rows))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra
 from headsweep.foreign import one_line
 from headsweep.judge.statistics import Rate
 from headsweep.model.mask import NAMES, rows_by_kind
@@ -38,7 +38,7 @@ def plotly() -> Any:
     try:
         import plotly.graph_objects as graphs
     except ImportError as error:
-        raise UserError("the report needs Plotly", "pip install 'headsweep[report]'") from error
+        raise MissingExtra("the report needs Plotly", "report", error) from error
     return graphs
 
 

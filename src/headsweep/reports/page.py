@@ -14,7 +14,7 @@ from typing import Any
 from headsweep import __version__
 from headsweep.bench.results.reading import Results
 from headsweep.drafts import placed
-from headsweep.errors import UserError
+from headsweep.errors import MissingExtra, UserError
 from headsweep.export.probes import STAGES as PROBED
 from headsweep.export.probes import probes_told
 from headsweep.foreign import plain
@@ -307,7 +307,7 @@ def _page(
     try:
         from jinja2 import Environment
     except ImportError as error:
-        raise UserError("the report needs Jinja", "pip install 'headsweep[report]'") from error
+        raise MissingExtra("the report needs Jinja", "report", error) from error
     here = files("headsweep.reports")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown

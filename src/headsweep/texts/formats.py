@@ -283,7 +283,7 @@ def from_parquet(path: Path) -> tuple[Cells, dict[str, tuple[str, ...]]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise MissingExtra("Parquet", "data") from error
+        raise MissingExtra("Parquet", "data", error) from error
     bounded.size_of(path, LARGE)
     columns: Cells = {}
     size = 0

@@ -571,7 +571,7 @@ def _from_datasets(source: str, folder: Path | None = None) -> Table:
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtra("`datasets` folders and the Hub", "data") from error
+        raise MissingExtra("`datasets` folders and the Hub", "data", error) from error
     try:
         found = datasets.load_from_disk(str(folder)) if folder else _hub(datasets, source)
     except Exception as error:  # the library raises many kinds, all about this source

@@ -84,7 +84,7 @@ def english(what: str, *without: str) -> Any:
     try:
         import spacy
     except ImportError as error:
-        raise MissingExtra(what, "triggers") from error
+        raise MissingExtra(what, "triggers", error) from error
     home = find_spec(PACKAGE)  # finds the folder without running its code
     if home is None or not home.submodule_search_locations:
         raise MissingExtra(what, "triggers")
