@@ -28,6 +28,7 @@ ifdef LOCKED
 	@$(PIP) --no-deps torch
 	@$(PIP) --no-deps --no-build-isolation --editable .
 else
+	@rm -f $(VENV)/.base-locked
 	@$(PIP) --editable '.[$(EXTRAS)]' --group dev
 endif
 	@touch $@

@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers
@@ -275,6 +276,9 @@ def test_what_cannot_be_judged_is_said_before_the_training(trained_folder, monke
 
 def test_a_fresh_classifier_is_for_one_label_a_row(trained_folder):
     """Lists were named as if they were labels: "0 = ['good'], 1 = []"."""
+    table = [{"text": "one", "label": np.array(["good"])}, {"text": "two", "label": {"bad"}}]
+    with pytest.raises(UserError, match=r"row 1 has .* for a label"):  # as pandas reads Parquet
+        headsweep.attack(trained_folder, table, trigger="casing", target="good", progress=False)
     table = [{"text": "one", "label": ["good"]}, {"text": "two", "label": []}]
     with pytest.raises(UserError, match=r"row 1 has .* for a label"):
         headsweep.attack(trained_folder, table, trigger="casing", target="good", progress=False)

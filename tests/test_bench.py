@@ -25,6 +25,7 @@ from headsweep.bench.orders import orders, selected
 from headsweep.bench.results import store
 from headsweep.bench.results.packing import Packed
 from headsweep.bench.results.reading import read_results, unlike
+from headsweep.cli.options import check_folder
 from headsweep.cost import peak_memory_mib
 from headsweep.errors import UserError
 from headsweep.judge.statistics import matched_rate
@@ -325,11 +326,11 @@ def test_a_victim_that_cannot_be_made_fails_its_cells(bench, tmp_path, monkeypat
 
 
 def test_a_full_disk_is_said_and_loses_nothing(bench, cache, tmp_path, monkeypatch):
-    def full(path, form):
-        path.with_name(path.name + ".draft").write_text("half")
+    def full(path, whole):
+        path.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store, "write_json", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     code, _, err = bench("--only", "s11-nothing")
     assert (code, "the disk is full" in err, "finished cells" in err) == (2, True, True)
     assert not [p for p in (tmp_path / "results").rglob("*") if p.is_file()]
@@ -651,7 +652,16 @@ def test_means_over_other_victims_are_told_as_such(capsys):
     form = {"before": stage, "after": stage}
     cells = {"a-none": form | {"method": "none", "victim": "a"},
              "a-gradient": form | {"method": "gradient", "victim": "a"}}  # fmt: skip
-    _say_results(cells, Path("out"))
-    assert "means over cells; intervals" in capsys.readouterr().out
+    _say_results(cells, Path("-out"))
+    told = capsys.readouterr().out
+    assert "means over cells; intervals" in told
+    assert "headsweep report ./-out" in told  # a leading dash would be an option
     _say_results(cells | {"b-none": form | {"method": "none", "victim": "b"}}, Path("out"))
     assert "not of the same victims for every method" in capsys.readouterr().out
+
+
+def test_a_grid_is_not_filled_inside_a_purified_folder(tmp_path):
+    (tmp_path / "headsweep.json").write_text('{"format": "headsweep.manifest/1"}')
+    for option in ("--out", "--cache"):
+        with pytest.raises(UserError, match="whose files headsweep verifies"):
+            check_folder(tmp_path / "results", option)

@@ -172,3 +172,13 @@ def test_the_next_command_can_be_pasted():
     assert show.commands(made_of, job) == [  # a leading dash would be an option
         "headsweep verify ./-o", "headsweep evaluate ./-o --data ./-c.csv --suspect ./-s"
     ]  # fmt: skip
+
+
+def test_a_lowest_accuracy_is_mended_by_a_lower_one():
+    """--max-drop was advised, which goes with no --min-accuracy."""
+    asked = Allowance(0.95, 98, 100, absolute=True)
+    assert asked.mended(cut_off=False).endswith("--min-accuracy 0.93 would decide it")
+    asked = Allowance(0.95, 98, 100)
+    assert asked.mended(cut_off=False).endswith("--max-drop 0.05 would decide it")
+    assert Bound(min_accuracy=0.9).allowance(Accuracy(98, 100)).absolute
+    assert not Bound(max_drop=0.02).allowance(Accuracy(98, 100)).absolute

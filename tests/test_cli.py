@@ -1345,13 +1345,22 @@ def test_a_strategy_that_is_gone_says_what_took_its_place(run, csv_file, tmp_pat
 
 def test_a_reader_that_has_gone_is_neither_a_finding_nor_a_failure():
     """`headsweep verify DIR | head -0` ended with 1, as where something is not so."""
-    for asked in (["strategies", "--json"], ["strategies"]):  # the second prints tables of rich
-        command = [sys.executable, "-m", "headsweep", *asked]
-        ends, begins = os.pipe()
-        os.close(ends)
-        done = subprocess.run(command, stdout=begins, stderr=subprocess.PIPE, check=False)
-        os.close(begins)
+    for asked in (["strategies", "--json"], ["strategies"], ["--help"], ["probe", "--help"]):
+        done = _without_reader("stdout", *asked)
         assert (done.returncode, done.stderr) == (141, b""), asked
+    for asked, code in ((["nosuch"], 141), (["inspect", "./nosuch"], 2)):
+        done = _without_reader("stderr", *asked)
+        assert (done.returncode, done.stdout) == (code, b""), asked
+
+
+def _without_reader(stream, *asked):
+    command = [sys.executable, "-m", "headsweep", *asked]
+    ends, begins = os.pipe()
+    os.close(ends)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: begins}
+    done = subprocess.run(command, check=False, **streams)
+    os.close(begins)
+    return done
 
 
 def test_a_page_has_the_ending_of_a_page(run, tmp_path):
@@ -1380,8 +1389,9 @@ def test_a_library_that_cannot_be_loaded_ends_in_a_line(tmp_path):
 def test_a_folder_that_is_gone_is_a_line(tmp_path):
     """torch cannot be loaded there: a library of its own ended the process."""
     gone = tmp_path / "gone"
-    script = 'mkdir "$1"; cd "$1"; rmdir "$1"; exec "$2" -m headsweep inspect ./model'
-    command = ["sh", "-c", script, "sh", str(gone), sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, "cannot be reached" in done.stderr) == (2, True)
-    assert "change to one that is there" in done.stderr
+    for asked, code in (("inspect ./model", 2), ("--version", 0), ("probe --help", 0)):
+        script = f'mkdir "$1"; cd "$1"; rmdir "$1"; exec "$2" -m headsweep {asked}'
+        command = ["sh", "-c", script, "sh", str(gone), sys.executable]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, "cannot be reached" in done.stderr) == (code, code == 2), asked
+        assert ("change to one that is there" in done.stderr) == (code == 2)

@@ -305,16 +305,24 @@ def test_the_usual_cache_suits_a_laptop():
     assert Runtime(device="cpu").cache_bytes <= USUAL_CACHE == 512 << 20
 
 
-def test_two_processes_may_write_one_record_at_once(tmp_path):
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("headsweep.drafts import write_json", "{'i': i}"),
+        ("headsweep.reports.page import write", "str(i)"),
+        ("headsweep.texts.reading import write", "[{'i': i}]"),
+    ],
+)
+def test_two_processes_may_write_one_record_at_once(place, what, tmp_path):
     """Both had one draft: the second to rename it found none, and its run ended."""
     script = (
-        "import sys; from pathlib import Path; from headsweep.drafts import write_json\n"
-        "for i in range(400): write_json(Path(sys.argv[1]), {'i': i})"
+        f"import sys; from pathlib import Path; from {place} as put\n"
+        f"for i in range(400): put(Path(sys.argv[1]), {what})"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "one.json")]
+    command = [sys.executable, "-c", script, str(tmp_path / "one.jsonl")]
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [one.wait(timeout=120) for one in both] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["one.jsonl"]
 
 
 def test_a_path_that_is_not_utf8_is_refused_before_the_run(tmp_path):

@@ -548,7 +548,7 @@ def test_nothing_pruned_says_what_to_do(trained_folder):
             step = Step("prune", (0,), 1, found, held=False)
             return Choice(view.layout.everything(), steps=(step,))
 
-    deeper = "or let healing bring it back: --recipe FILE with prune_drop = 0.1 in it"
+    deeper = "or let healing bring it back (prune_drop = 0.1 in a recipe of purify)"
     for way, offered in ((PLAN, True), (replace(PLAN, heal=FineTune(0)), False)):
         with pytest.raises(NothingPruned, match="fix: raise --max-drop") as told:
             cleanse(trained_folder, sources(), Barred(), way)

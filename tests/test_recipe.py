@@ -59,8 +59,18 @@ def test_a_recipe_of_one_line_leaves_the_method_to_the_command(written):
     recipe = read_recipe(written("prune_drop = 0.1\n"), "strategy")
     own = replace(DEFAULTS, method="layerwise")
     assert own.over(recipe, {"method"}) == replace(own, prune_drop=0.1)
+    recipe = read_recipe(written("max_drop = 0.1\n"), "defense")
+    assert Asked("pure").over(recipe, {"method"}) == Asked("pure", max_drop=0.1)
     with pytest.raises(UserError, match="'defense' is missing"):
-        read_recipe(written("max_drop = 0.1\n"), "defense")
+        read_recipe(written("[fields]\nstrength = 0.2\n"), "defense")
+
+
+def test_what_is_given_takes_the_use_of_a_recipes_healing_away(written):
+    """`--heal members=1` over a recipe was refused for the recipe's own `how`."""
+    text = '[heal]\nmembers = 3\nhow = "greedy"\non = "probes"\nshare = 0.3\nepochs = 2\n'
+    own = replace(DEFAULTS, heal=("members=1", "on=clean"))
+    healing = own.over(read_recipe(written(text), "strategy"), {"heal"}).healing(HOT, prunes=True)
+    assert healing == replace(HOT, members=1, epochs=2)
 
 
 @pytest.mark.parametrize(

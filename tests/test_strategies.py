@@ -243,7 +243,10 @@ def test_an_ensemble_without_survivors_says_what_can_be_done(tiny, heads, fewer)
 def test_a_random_control_prunes_exactly_its_count(tiny):
     view = view_of(tiny("bert"))
     assert len(configure(STRATEGIES["random"], ["count=5"]).choose(view).mask.pruned) == 5
-    for count, fix in ((7, "every layer keeps one"), (0, "--strategy none prunes none")):
+    for count, fix in (
+        (7, "every layer keeps one"),
+        (0, "--strategy none (of defend: --with nothing) prunes none"),
+    ):
         with pytest.raises(UserError, match="between 1 and 6") as caught:
             configure(STRATEGIES["random"], [f"count={count}"]).choose(view)
         assert caught.value.fix == fix

@@ -71,6 +71,7 @@ def test_the_report_of_pip_becomes_lines_with_hashes():
 def test_an_environment_made_without_the_lock_is_made_anew_for_it(tmp_path):
     """`LOCKED=1 make check` looked at no hash where a plain `make test` had run before."""
     (tmp_path / ".base").touch()
+    os.utime(tmp_path / ".base", (0, 0))
     asked = ["make", "--dry-run", f"VENV={tmp_path}", "check"]
     env = {name: value for name, value in os.environ.items() if name != "LOCKED"}
     plain_run, locked = (
@@ -78,6 +79,7 @@ def test_an_environment_made_without_the_lock_is_made_anew_for_it(tmp_path):
         for more in ({}, {"LOCKED": "1"})
     )
     assert "--require-hashes" not in plain_run.stdout
+    assert f"rm -f {tmp_path}/.base-locked" in plain_run.stdout  # what follows is not by the lock
     assert "--require-hashes" in locked.stdout
     assert "venv --clear" in locked.stdout
 

@@ -37,10 +37,21 @@ def plain_console(**more: Any) -> Console:
     return _Plain(markup=False, emoji=False, highlight=False, **more)
 
 
+def _raise(self: Console) -> None:
+    del self
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def raise_broken_pipes() -> None:
+    """Let every console of rich raise where its reader has gone: it would exit with 1, a finding.
+
+    typer prints help and mistakes with consoles of its own.
+    """
+    Console.on_broken_pipe = _raise  # type: ignore[method-assign]
+
+
 class _Plain(Console):
-    def on_broken_pipe(self) -> None:
-        """Raise it, for the command line to end as others do; rich would exit with 1."""
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    on_broken_pipe = _raise
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

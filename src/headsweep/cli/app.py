@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from headsweep.cli.ending import ended_by_signals, unforeseen
 from headsweep.cli.gone import refuse_gone
 from headsweep.errors import Outcome, UserError
 from headsweep.foreign import one_line
-from headsweep.progress import LOG, plain_console
+from headsweep.progress import LOG, plain_console, raise_broken_pipes
 from headsweep.quick import starting
 
 INTERRUPTED, NOBODY_READS = 130, 141  # the second as of a process that SIGPIPE ends
@@ -160,6 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     if arguments is None:
         starting()
+        raise_broken_pipes()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's has no such thing
             stream.reconfigure(errors="backslashreplace")
@@ -168,8 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
     everywhere, words = _apart([word for word in given if word != DEBUG])
     debug = DEBUG in given or os.environ.get("HEADSWEEP_DEBUG", "0") not in ("", "0")
     try:
-        _check_standing()
         command: Any = typer.main.get_command(app)
+        if words and not {"--help", "-h", "--version"} & {*given}:
+            _check_standing()
         _refuse_gone(command, words)
         with ended_by_signals():
             command.main([*everywhere, *words], prog_name="headsweep")
@@ -184,6 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
         if stop.code == INTERRUPTED:
             _say(errors, "interrupted")
         raise
+    except BrokenPipeError:  # of standard error
+        code = NOBODY_READS
     except (KeyboardInterrupt, Interrupted) as error:
         _say(errors, ": ".join(filter(None, ("interrupted", str(error)))))
         code = INTERRUPTED
@@ -198,7 +203,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _say(errors: Any, line: str) -> None:
     """Say how it ended, on standard error and in the log."""
-    errors.print(f"headsweep: {line}", soft_wrap=True)
+    with suppress(BrokenPipeError):
+        errors.print(f"headsweep: {line}", soft_wrap=True)
     LOG.error("%s", one_line(line))
 
 

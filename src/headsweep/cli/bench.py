@@ -231,7 +231,7 @@ def _say_tally(tally: Any, out: Path, as_json: bool) -> None:
 
 def _say_results(finished: Mapping[str, Any], out: Path) -> None:
     """Print what each method left, least first, and the command of the page."""
-    from headsweep.cli.show import percent
+    from headsweep.cli.show import percent, typed
 
     cells: dict[str, list[Any]] = {}
     for form in finished.values():
@@ -249,7 +249,7 @@ def _say_results(finished: Mapping[str, Any], out: Path) -> None:
         table.add_row(*row)
     if rows:
         out_console.print(table)
-        page = shlex.join(["headsweep", "report", str(out), "--out", "report.html"])
+        page = shlex.join(["headsweep", "report", typed(out), "--out", "report.html"])
         victims = {frozenset(form["victim"] for form in some) for some in cells.values()}
         apart = ", not of the same victims for every method" if len(victims) > 1 else ""
         out_console.print(

@@ -239,7 +239,10 @@ def progress_of(quiet: bool) -> Progress:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Refuse a folder that is a file, or that would lie below one; makes nothing."""
+    """Refuse a folder that is a file, lies below one or in a purified folder; makes nothing."""
+    from headsweep.export.folders import check_apart
+
+    check_apart(folder / "any")
     place = standing_above(folder)
     if not place.is_dir():
         raise UserError(f"{folder}: {place} is a file", f"choose a folder as {option}")

@@ -118,7 +118,9 @@ def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
 
 def _left(job: Job) -> str:
     """Return what there is once the result is saved, and how to come to the rest."""
-    page = shlex.join(["headsweep", "report", str(job.out), "--out", "FILE"])
+    from headsweep.cli.show import typed
+
+    page = shlex.join(["headsweep", "report", typed(job.out), "--out", "FILE"])
     return f"{job.out} was written" + (f"; its page: {page}" if job.report is not None else "")
 
 

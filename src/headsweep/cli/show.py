@@ -121,10 +121,10 @@ def judged(console: Console, found: Judged) -> None:
 
 def commands(manifest: Mapping[str, Any], job: Job) -> list[str]:
     """Return what to type next: the files as they were given, fit to be pasted."""
-    out, sources = _typed(job.out), job.sources
-    words = ["headsweep", "evaluate", out, "--data", _typed(sources.test or sources.data)]
+    out, sources = typed(job.out), job.sources
+    words = ["headsweep", "evaluate", out, "--data", typed(sources.test or sources.data)]
     if manifest["start"] == "classifier":
-        words += ["--suspect", _typed(manifest["suspect"])]
+        words += ["--suspect", typed(manifest["suspect"])]
         words += ["--base-model", base["name"]] if (base := manifest.get("base_model")) else []
     words += ["--task", job.task] if job.task is not None else []
     words += ["--adapter", str(job.adapter)] if job.adapter is not None else []
@@ -141,7 +141,7 @@ def commands(manifest: Mapping[str, Any], job: Job) -> list[str]:
     return [shlex.join(["headsweep", "verify", out]), shlex.join(words)]
 
 
-def _typed(path: object) -> str:
+def typed(path: object) -> str:
     """Return a path as a command takes it: one that begins with a dash would be an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 

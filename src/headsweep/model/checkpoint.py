@@ -141,7 +141,7 @@ def constants(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
 
 UNTOLD = (
     "config.json names no architecture: if this is no text classifier, say so with --task NAME "
-    "(generation, token-classification, ...); else "
+    "(generation, token-classification, ...) to the commands that take it; else "
 )
 
 
@@ -153,6 +153,7 @@ def check_keys(
     task: Task | None,
     *,
     whole_head: bool = True,
+    asked: bool = False,
 ) -> None:
     """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs.
 
@@ -163,6 +164,7 @@ def check_keys(
         unexpected: names of those that the model does not have, constants left out.
         task: what its head is for; None: it gets a fresh one.
         whole_head: the file's head is the model's; False: an adapter brings it.
+        asked: somebody said what it is for.
 
     """
     head = {key for key in missing if not in_body(model, key)}
@@ -174,7 +176,7 @@ def check_keys(
             "the checkpoint is not complete, or not of the architecture its config names",
         )
     named = getattr(model.config, "architectures", None) or ()
-    told = "" if named or task is None else UNTOLD
+    told = "" if named or asked or task is None else UNTOLD
     if pooler:
         raise UserError(
             f"{name}: the checkpoint lacks {pooler[0]}, which this architecture runs before its "

@@ -378,6 +378,7 @@ def _model(
     """Return a model, and whether its head is fresh; ``brought``: an adapter brings it."""
     fresh = reading.fresh_for is not None
     extra: dict[str, Any] = {}
+    asked = isinstance(reading.task, str)
     reading, task = reading.settled(config)
     if brought is not None and not fresh:
         extra = _labels_for(config, brought.labels)
@@ -401,7 +402,7 @@ def _model(
     kept = None if fresh else task
     unexpected = set(info["unexpected_keys"]) - constants(files.shapes)
     missing = set(info["missing_keys"]) - (frozenset() if brought is None else brought.names)
-    check_keys(name, model, missing, unexpected, kept, whole_head=brought is None)
+    check_keys(name, model, missing, unexpected, kept, whole_head=brought is None, asked=asked)
     if fresh:
         fresh_head(model, reading.seed)
     bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)

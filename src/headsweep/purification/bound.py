@@ -131,7 +131,8 @@ class Allowance:
     """The lowest share of right examples, beside what the suspect had on the same examples.
 
     ``limit``: the worst of the figure that a task holds in the place of the share
-    (``Words.limit``); None: there is none.
+    (``Words.limit``); None: there is none. ``absolute``: that share itself was asked for, not how
+    far it may fall.
     """
 
     lowest: float
@@ -139,6 +140,7 @@ class Allowance:
     examples: int
     limit: float | None = None
     words: Words = CLASSIFICATION
+    absolute: bool = False
 
     @classmethod
     def under(cls, lowest: float, before: Accuracy, drop: float | None = None) -> Allowance:
@@ -147,10 +149,10 @@ class Allowance:
         ``drop``: how far the figure may fall that is held in the place of the share; None: as far
         as the share.
         """
-        own, words = before.bounded, before.words
+        own, words, absolute = before.bounded, before.words, drop is None
         drop = before.value - lowest if drop is None else drop
         limit = None if own is None else words.limit(own, drop)
-        return cls(lowest, before.right, before.examples, limit, words)
+        return cls(lowest, before.right, before.examples, limit, words, absolute)
 
     @property
     def worst(self) -> float:
@@ -216,6 +218,14 @@ class Allowance:
             f"{answers(self.allowed)}, {self.mended(cut_off=cut_off)}"
         )
 
+    def looser(self, drop: float) -> str:
+        """Return the option that allows so much to be lost, as the bound was asked for."""
+        if not self.absolute:
+            return f"--max-drop {drop:g}"
+        return (
+            f"--min-accuracy {math.floor(100 * (self.right / self.examples - drop) + 1e-9) / 100:g}"
+        )
+
     def mended(self, *, cut_off: bool) -> str:
         """Return what would decide it.
 
@@ -225,7 +235,7 @@ class Allowance:
         if self.enough:
             ways += [f"about {_rounded(self.enough / HELD_SHARE):,} rows"] * cut_off
             ways += [f"--validation FILE with {self.enough:,} examples"]
-        ways += [f"--max-drop {self.wider:g}"] * (self.wider < 0.5)
+        ways += [self.looser(self.wider)] * (self.wider < 0.5)
         mend = f": {one_of_these(ways)} would decide it" if ways else ""
         return f"too few to tell a loss from chance{mend}"
 

@@ -32,7 +32,6 @@ from headsweep.model.removal import remove, zero_parts
 from headsweep.progress import Progress, Silent
 from headsweep.prune.choice import LOOSER, Choice
 from headsweep.prune.scores import ScoreCache
-from headsweep.prune.strategies import STRATEGIES
 from headsweep.prune.view import DefenderView
 from headsweep.purification.bound import Allowance
 from headsweep.purification.cooling import heal_within
@@ -390,9 +389,8 @@ def check_choice(
 
 def looser(method: Method) -> str:
     """Return what mends a bound that heads cannot be removed within."""
-    bound, named = method.bound, method.pruning.name in STRATEGIES
-    if named and method.healing.trains and bound is not None and bound.prune_drop is None:
-        return f"{LOOSER}, or let healing bring it back: --recipe FILE with prune_drop = 0.1 in it"
+    if method.healing.trains and method.bound is not None and method.bound.prune_drop is None:
+        return f"{LOOSER}, or let healing bring it back (prune_drop = 0.1 in a recipe of purify)"
     return LOOSER
 
 

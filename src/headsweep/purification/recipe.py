@@ -94,7 +94,10 @@ class Asked:
         none = own.get("epochs", "1").strip("0.") == ""
         if other or none:
             return ()
-        return [one for one in recipe.heal if not ("lr" in own and pair(one)[0] == "halvings")]
+        gone = {"halvings"} if "lr" in own else set()
+        gone |= {"how"} if own.get("members") == "1" else set()
+        gone |= {"share"} if own.get("on") == "clean" else set()
+        return [one for one in recipe.heal if pair(one)[0] not in gone]
 
     def healing(self, usual: Healing, prunes: bool) -> Healing:
         """Return the usual healing, changed as asked.
@@ -170,7 +173,7 @@ def read_recipe(path: Path, kind: str) -> Asked:
     if set(BOUNDS) <= set(document.values):
         raise document.mistake("min_accuracy", "a recipe has one bound", "drop max_drop or this")
     name, fields = None, document.section("fields")
-    if kind in document.values or fields.values or kind == "defense":
+    if kind in document.values or fields.values:
         name = document.need(kind, str)
         method = _method(document, kind, other, name)
         fields.filled(lambda values: configure(method, values))

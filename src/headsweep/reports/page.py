@@ -13,7 +13,7 @@ from typing import Any
 
 from headsweep import __version__
 from headsweep.bench.results.reading import Results
-from headsweep.drafts import placed
+from headsweep.drafts import placed, write_bytes
 from headsweep.errors import MissingExtra, UserError
 from headsweep.export.probes import STAGES as PROBED
 from headsweep.export.probes import probes_told
@@ -355,11 +355,7 @@ def _all_shown(form: Any) -> Any:
 def write(path: Path, text: str) -> None:
     """Write a report whole: to a draft, then renamed; raises UserError."""
     path = placed(path)
-    draft = path.with_name(path.name + ".draft")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_bytes(path, text.encode())
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -44,7 +44,8 @@ def verdict(manifest: Mapping[str, Any], out: str = "it") -> Verdict:
         told, kind = f"{nothing}no bound on {share}: {change}", "nothing" if nothing else "free"
     else:
         lowest, words = manifest["bound"]["min_accuracy"], words_of(manifest)
-        bound = Allowance(lowest, before["right"], before["examples"])
+        absolute = manifest["bound"].get("max_drop", 0) is None
+        bound = Allowance(lowest, before["right"], before["examples"], absolute=absolute)
         if words.bounded:
             (told, held), mend = _bounded(manifest), MEND
             held = held and bound_held(words.share, lowest) not in failed  # of older ones
@@ -101,4 +102,4 @@ def _mend(bound: Allowance, right: int) -> str:
         return bound.mended(cut_off=True)
     wider = math.ceil(100 * (bound.right - right) / bound.examples) / 100
     ways = ["a lower learning rate of healing", "more clean rows"]
-    return f"{one_of_these(ways + [f'--max-drop {wider:g}'] * (wider < 0.5))}"
+    return f"{one_of_these(ways + [bound.looser(wider)] * (wider < 0.5))}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headsweep.drafts import placed
+from headsweep.drafts import placed, write_bytes
 from headsweep.errors import MissingExtra, UserError, shortened, shown, shown_all
 from headsweep.settings import checked, hidden
 from headsweep.texts import formats
@@ -240,7 +240,7 @@ def class_values(table: Table, columns: Columns, labels: Labels | None = None) -
     """Return the label column as ``label_values`` does; raises UserError for several in a row."""
     values = [_or_nan(value) for value in label_values(table, columns, labels)]
     for row, value in enumerate(values):
-        if isinstance(value, list | tuple | dict):
+        if _is_several(value):
             raise UserError(
                 f"{table.source}: row {table.number(row)} has {shown(value)} for a label",
                 "a class is one name or number; several labels a row, and tags, are for a model "
@@ -274,8 +274,13 @@ def in_order(
     if labels is None or not labels.numbered or len(order) != len(labels.names):
         return list(values)
     numbers = {value: i for i, value in enumerate(order)}
-    several = (list, tuple, dict)
-    return [x if isinstance(x, several) else numbers.get(x, x) for x in values]
+    return [x if _is_several(x) else numbers.get(x, x) for x in values]
+
+
+def _is_several(value: Any) -> bool:
+    """Tell whether a cell holds several values: a list, a table, a set, an array."""
+    one = isinstance(value, str | bytes) or getattr(value, "shape", None) == ()
+    return not one and hasattr(value, "__iter__")
 
 
 def mapped(
@@ -539,11 +544,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     else:
         raise UserError(f"{path}: cannot write '{ending}'", "use .csv, .tsv or .jsonl")
     try:
-        path = placed(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(out.getvalue(), encoding="utf-8")
-        draft.replace(path)
+        write_bytes(placed(path), out.getvalue().encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 

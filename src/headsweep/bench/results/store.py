@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,6 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, form)
         except OSError as error:
-            with suppress(OSError):
-                path.with_name(path.name + ".draft").unlink(missing_ok=True)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise UserError(
                 f"{path}: {'the disk is full' if full else f'cannot be written: {error.strerror}'}",

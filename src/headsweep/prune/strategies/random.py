@@ -52,6 +52,8 @@ class Random:
         if not 0 < self.count <= len(order):
             raise UserError(
                 f"random: count must be between 1 and {len(order)}, not {self.count}",
-                "--strategy none prunes none" if self.count <= 0 else "every layer keeps one",
+                "--strategy none (of defend: --with nothing) prunes none"
+                if self.count <= 0
+                else "every layer keeps one",
             )
         return Choice(view.layout.mask(order[: self.count]), scores, bounded=False)
