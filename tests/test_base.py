@@ -6,17 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from conftest import CPU, Way, cleanse, sentences, tiny_model
 from headsweep.errors import UserError
 from headsweep.heal.fine_tune import FineTune
+from headsweep.model.base import mix_in
+from headsweep.model.loading import Reading, prepare
 from headsweep.model.removal import pieces
 from headsweep.prune.choice import Choice
 from headsweep.prune.strategies.gradient import Gradient
+from headsweep.purification.unfinished import runs_in
 from headsweep.task.training import copied
+from test_generation import generator
 from test_healing import pruned_view
+from test_loading import altered
 
+WORDS = "embeddings.word_embeddings.weight"
 MIXED = FineTune(epochs=0, base="", mix=0.3)
 
 
@@ -92,6 +99,71 @@ def test_a_base_of_another_architecture_is_refused(trained_folder, tmp_path):
     heal = FineTune(1, base=str(tmp_path / "other"))
     with pytest.raises(UserError, match="its model_type is roberta"):
         cleanse(trained_folder, sentences(60), Gradient(step=2), Way(0.5, heal=heal, runtime=CPU))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_writes_tokens_is_mixed_too(family, tokenizer, tmp_path):
+    """Of an untied one it stayed the suspect's, under a note that said "every weight"."""
+    model, base = (generator(family, tie_word_embeddings=False) for _ in range(2))
+    with torch.no_grad():
+        for one in base.parameters():
+            one.add_(0.1 * torch.randn_like(one))
+    other = tmp_path / "base"
+    base.save_pretrained(other)
+    own = prepare(model, tokenizer, Reading(task=None))
+    before = {name: one.clone() for name, one in model.named_parameters()}
+    mix_in(own.anatomy, own.anatomy.layout.everything(), str(other), 0.25)
+    theirs = dict(base.named_parameters())
+    assert "lm_head.weight" in before
+    for name, one in model.named_parameters():
+        torch.testing.assert_close(one, 0.75 * before[name] + 0.25 * theirs[name])
+    AutoModel.from_pretrained(other).save_pretrained(tmp_path / "bare")
+    _, notes = FineTune(1, base=str(tmp_path / "bare")).fitted(own)
+    assert "every weight but 1 that it lacks (lm_head.weight, ...)" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: {n: x for n, x in t.items() if "layer.1." not in n}, "lacks 16 weights"),
+        (lambda t: t | {WORDS: t[WORDS] * float("nan")}, "hold NaN or infinity, first in"),
+        (lambda t: t | {WORDS: t[WORDS][:, 1:].contiguous()}, "has the shape"),
+    ],
+)
+def test_a_base_is_checked_as_any_model_is(trained_folder, base, tmp_path, change, told):
+    """What it lacked was mixed in as drawn at random, and NaN blamed on the healing."""
+    other = altered(base[0], tmp_path / "other", change)
+    heal = FineTune(1, base=str(other))
+    with pytest.raises(UserError, match=told):
+        cleanse(trained_folder, sentences(60), Gradient(step=2), Way(0.5, heal=heal, runtime=CPU))
+
+
+def test_an_adapter_is_no_base(trained_folder, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    heal = FineTune(1, base=str(tmp_path))
+    with pytest.raises(UserError, match="not a base to mix in") as caught:
+        cleanse(trained_folder, sentences(60), Gradient(step=2), Way(0.5, heal=heal, runtime=CPU))
+    assert "merge it first" in caught.value.fix
+
+
+def test_a_run_goes_on_with_the_base_that_it_began_with(trained_folder, base, tmp_path):
+    folder, _ = base
+    heal = FineTune(1, 1e-3, base=str(folder), attention=0)
+    way = Way(0.5, heal=heal, runtime=CPU)
+    kept = tmp_path / "kept"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cleanse(trained_folder, sentences(60), Gradient(step=2), way, keep=kept, look=_stop)
+    assert len(runs_in(kept)) == 1
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {WORDS: tensors[WORDS] + 1}, folder / "model.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        cleanse(trained_folder, sentences(60), Gradient(step=2), way, keep=kept, look=_stop)
+    assert len(runs_in(kept)) == 2
+
+
+def _stop(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_share_is_a_fraction():

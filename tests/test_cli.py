@@ -456,6 +456,10 @@ def test_a_kept_mask_brings_the_depth_that_it_was_found_with(tmp_path):
         (("--report", "out"), "a folder"),
         (("--report", "out/headsweep.json"), "whose files headsweep verifies"),
         (("--report", "clean.csv", "--overwrite"), "is read here and would be replaced"),
+        (
+            ("--heal", "base=base", "--report", "base/config.json", "--overwrite"),
+            "is read here and would be replaced",
+        ),
         (("--mask", "mask.json", "--strategy", "random"), "nothing is left to say with --strategy"),
         (("--mask", "mask.json", "--units", "heads"), "nothing is left to say with --units"),
     ],
@@ -467,8 +471,11 @@ def test_options_that_would_do_nothing_are_refused(
     monkeypatch.chdir(tmp_path)
     mask = {"format": "headsweep.head-mask/1", "heads": [[1, 1, 1, 0], [1] * 4]}
     (tmp_path / "mask.json").write_text(json.dumps(mask))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
     code, _, err = run("purify", suspect, "--data", csv_file, "--out", "out", *words)
     assert (code, said in " ".join(err.split())) == (2, True)
+    assert (tmp_path / "base" / "config.json").read_text() == "{}"
     assert not (tmp_path / "out").exists()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 from typer.main import get_command
 
@@ -23,10 +25,11 @@ from every_kind import COMPUTE, command_line, written
 from headsweep import Bound, FineTune, Gradient, Method, Plan, Sources, UserError, inspect, purify
 from headsweep.cli import app, main
 from headsweep.export.card import model_card
-from headsweep.model.joined import MERGE, TAKEN_BY, is_adapter
+from headsweep.model.joined import MERGE, TAKEN_BY, has_adapters, is_adapter
 from headsweep.model.loading import Reading, load_suspect, task_at
 from headsweep.model.padding import probe_inputs
 from headsweep.prune.strategies.random import Random
+from headsweep.texts.regression import REGRESSION
 from headsweep.texts.task import CLASSIFICATION
 from headsweep.verbs.judging import evaluate, probe
 from test_generation import examples, generator, rows, words  # noqa: F401 - a fixture
@@ -468,3 +471,85 @@ def test_a_base_without_an_adapter_is_refused(pair):
         inspect(suspect, base_model=base)
     with pytest.raises(UserError, match="base_model cannot be of the type int"):
         inspect(adapter, base_model=7)
+
+
+@pytest.mark.parametrize("patterns", [None, "block", ["layer", "block"], []])
+@pytest.mark.parametrize("layers", [[0], [1, 2], None])
+@pytest.mark.parametrize(
+    "targets", [["q", "query"], ["encoder.block.1.layer.0.q"], r".*\.(q|query)"]
+)
+def test_layers_are_chosen_as_peft_chooses_them(targets, layers, patterns):
+    from headsweep.model.joined import _chosen
+
+    names = [f"{lead}{kind}.{i}.{rest}" for lead in ("", "encoder.", "model.encoder.")
+             for kind in ("block", "layer", "h") for i in (0, 1, 2)
+             for rest in ("q", "attention.query", "layer.0.q", "layer.1.SelfAttention.q", "k")]  # fmt: skip
+    names += ["q", "pooler.query", "0.q", "block.q.1"]
+    form = {"target_modules": targets, "exclude_modules": ["2.attention.query"]}
+    if isinstance(targets, list):
+        form |= {"layers_to_transform": layers, "layers_pattern": patterns if layers else None}
+    theirs = peft.LoraConfig(**{k: v for k, v in form.items() if v is not None})
+    ours = _chosen(Path("adapter_config.json"), form)
+    found = peft.tuners.tuners_utils.check_target_module_exists
+    wanted = {name for name in names if found(theirs, name)}
+    assert {name for name in names if ours.takes(name)} == wanted
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"target_modules": ["query", "key"], "exclude_modules": ["key"]},
+        {"target_modules": ["query", "key", "pooler.dense"], "layers_to_transform": [0]},
+    ],
+)
+def test_targets_that_the_configuration_leaves_out_need_no_tensor(tmp_path, tokenizer, asked):
+    """Whole adapters, as peft saved them, were called not complete."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model("bert").save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    plain = AutoModelForSequenceClassification.from_pretrained(base)
+    wrapped = trained(plain, adapter, task_type="SEQ_CLS", **asked)
+    suspect = joined(base, adapter)
+    inputs = probe_inputs(suspect.model)
+    with torch.no_grad():
+        assert torch.allclose(suspect.model(**inputs).logits, wrapped(**inputs).logits, atol=1e-5)
+
+
+def test_an_adapter_with_one_output_gives_a_number(tmp_path, tokenizer):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    AutoModel.from_config(AutoConfig.for_model("bert", **ALL["bert"])).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    trained(plain, adapter, target_modules=TARGETS["bert"], task_type="SEQ_CLS")
+    assert task_at(adapter, base_model=str(base)) is REGRESSION
+    assert joined(base, adapter).task is REGRESSION
+
+
+def test_what_is_not_read_of_an_adapter_is_to_be_merged(words, tokenizer, tmp_path):  # noqa: F811
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    generator("llama", tie_word_embeddings=True).save_pretrained(base)
+    words.save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    trained(model, adapter, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(UserError, match="it holds embeddings of its own") as caught:
+        joined(base, adapter)
+    assert caught.value.fix == MERGE
+    base, adapter = tmp_path / "body", tmp_path / "tagger"
+    AutoModel.from_config(AutoConfig.for_model("bert", **ALL["bert"])).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    tagger = AutoModelForTokenClassification.from_pretrained(base)
+    trained(tagger, adapter, target_modules=TARGETS["bert"], task_type="TOKEN_CLS")
+    with pytest.raises(UserError, match="has no classifier") as caught:
+        joined(base, adapter)
+    assert caught.value.fix == f"if the adapter brings one, {MERGE}"
+
+
+def test_layers_of_peft_that_were_left_in_a_model_are_seen(tmp_path):
+    generator("llama").save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert not has_adapters(model)
+    trained(model, tmp_path / "adapter", target_modules=["q_proj"], task_type="CAUSAL_LM")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    again.load_adapter(str(tmp_path / "adapter"))
+    again.delete_adapter("default")
+    assert has_adapters(again)

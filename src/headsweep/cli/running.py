@@ -107,6 +107,8 @@ def run(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> None:
     from headsweep.export.folders import check_free
 
     check_free(job.out, job.overwrite, (method.base,))
+    if job.report is not None:
+        _check_report(job.report, job.out, job.overwrite, (method.base,))
     done = _saved(job, purify, method, plan)
     try:
         _tell(done, job)

@@ -32,7 +32,7 @@ from headsweep.measure.cutting import Change, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
 from headsweep.model.anatomy import Anatomy
 from headsweep.model.attention_rows import attention_rows, beside_kernels, gives_attention
-from headsweep.model.base import base_weights, mix_in
+from headsweep.model.base import base_weights, mix_in, unmixed
 from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect
 from headsweep.model.mask import HeadMask
@@ -253,10 +253,12 @@ class FineTune:
         """
         notes = []
         if self.base is not None:
-            base_weights(suspect.anatomy, self.base)
+            found, model = base_weights(suspect.anatomy, self.base), suspect.anatomy.model
+            lacking = unmixed(model, found)
+            but = f" but {len(lacking)} that it lacks ({lacking[0]}, ...)" if lacking else ""
             notes.append(
-                f"{self.mix:.0%} of every weight is of {self.base}, which is trusted: the threat "
-                "model of the paper has no such model"
+                f"{self.mix:.0%} of every weight{but} is of {self.base}, which is trusted: the "
+                "threat model of the paper has no such model"
             )
         if not (self.attention and self.trains):
             return self, notes

@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from headsweep.errors import UserError, shortened
 from headsweep.foreign import one_line
+from headsweep.model.joined import MERGE
 from headsweep.model.vetting import Vetted
 from headsweep.seeding import fence
 from headsweep.texts.kinds import task_of
@@ -154,6 +155,7 @@ def check_keys(
     *,
     whole_head: bool = True,
     asked: bool = False,
+    joined: bool = False,
 ) -> None:
     """Refuse a checkpoint that lacks what the model runs, or holds more layers than it runs.
 
@@ -165,6 +167,7 @@ def check_keys(
         task: what its head is for; None: it gets a fresh one.
         whole_head: the file's head is the model's; False: an adapter brings it.
         asked: somebody said what it is for.
+        joined: an adapter is added to it, which brings no head that is read here.
 
     """
     head = {key for key in missing if not in_body(model, key)}
@@ -187,7 +190,7 @@ def check_keys(
     if head and task is not None:
         raise UserError(
             f"{name}: the checkpoint has no {task.head} (its head would be random)",
-            told + task.fix,
+            f"if the adapter brings one, {MERGE}" if joined else told + task.fix,
         )
     if task is not None and whole_head:
         _check_head(name, model, unexpected, task)

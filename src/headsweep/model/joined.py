@@ -57,8 +57,11 @@ LAST = (
 
 
 def has_adapters(model: Any) -> bool:
-    """Tell whether a model in memory carries adapters of peft, by either way to put them in."""
-    return hasattr(model, "peft_config") or bool(getattr(model, "_hf_peft_config_loaded", False))
+    """Tell whether a model in memory carries adapters of peft, by any way to put them in."""
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+        return True
+    modules = model.modules() if isinstance(model, nn.Module) else ()  # deleted ones leave layers
+    return any(type(one).__module__.startswith("peft.") for one in modules)
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,36 @@ class Chosen:
         targets: names of modules, or a pattern of them.
         excluded: of which these are left out.
         layers: the numbers of layers; empty: all.
+        patterns: names behind which the number of a layer stands; empty: the first number is it.
 
     """
 
     targets: tuple[str, ...] | re.Pattern[str]
     excluded: tuple[str, ...] | re.Pattern[str] = ()
     layers: tuple[int, ...] = ()
+    patterns: tuple[str, ...] = ()
 
     def takes(self, module: str) -> bool:
-        """Tell whether peft adds to a module of this name."""
-        numbers = [int(part) for part in module.split(".") if part.isdecimal()]
-        inside = not self.layers or any(number in self.layers for number in numbers)
-        return inside and _meant(module, self.targets) and not _meant(module, self.excluded)
+        """Tell whether peft adds to a module of this name, by peft's own rules."""
+        if _meant(module, self.excluded) or not _meant(module, self.targets):
+            return False
+        if not self.layers or (isinstance(self.targets, tuple) and module in self.targets):
+            return True
+        return self._layer(module) in self.layers
+
+    def _layer(self, module: str) -> int | None:
+        """Return the number of the layer that a module is in, as peft reads it from the name."""
+        parts = module.split(".")
+        places = [i for i in range(1, len(parts) - 1) if parts[i].isdecimal()]
+        if not self.patterns:
+            return next((int(parts[i]) for i in places if i > 1), None)
+        behind = (
+            int(parts[i])
+            for pattern in self.patterns
+            for i in places
+            if _meant(".".join(parts[:i]), (pattern,))
+        )
+        return next(behind, None)
 
 
 def _meant(module: str, names: tuple[str, ...] | re.Pattern[str]) -> bool:
@@ -231,8 +252,14 @@ def _chosen(path: Path, form: Mapping[str, Any]) -> Chosen:
     layers = [] if layers is None else layers if isinstance(layers, list) else [layers]
     if not all(type(one) is int for one in layers):
         raise UserError(f"{path}: layers_to_transform is {shown(layers)}", "mend it")
+    behind = form.get("layers_pattern")
+    patterns = (behind,) if isinstance(behind, str) else _names(path, form, "layers_pattern")
+    other = next((one for one in patterns if not re.fullmatch(r"[\w.]*", one)), None)
+    if other is not None:
+        raise UserError(f"{path}: layers_pattern is a pattern: {shown(other)}", MERGE)
     targets = _pattern(path, form, "target_modules")
-    return Chosen(targets, _pattern(path, form, "exclude_modules"), tuple(layers))
+    excluded = _pattern(path, form, "exclude_modules")
+    return Chosen(targets, excluded, tuple(layers), tuple(filter(None, patterns)))
 
 
 def _pattern(path: Path, form: Mapping[str, Any], key: str) -> tuple[str, ...] | re.Pattern[str]:
@@ -308,7 +335,9 @@ def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) 
     named = adapter.chosen.targets
     for target in named if isinstance(named, tuple) else ():
         found = (*pairs, *(name.rpartition(".")[0] for name in whole.values()))
-        if not any(module == target or module.endswith(f".{target}") for module in found):
+        there = [name for name, _ in model.named_modules() if _meant(name, (target,))]
+        left_out = there and not any(map(adapter.chosen.takes, there))
+        if not left_out and not any(_meant(module, (target,)) for module in found):
             raise UserError(
                 f"{adapter.name}: no tensor is of its target {shortened(target)}",
                 "get the adapter again: it is not complete",
@@ -320,7 +349,7 @@ def join(model: PreTrainedModel, adapter: Adapter, base: str, fresh_head: bool) 
             "does not choose: peft leaves it out",
             MERGE,
         )
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     table = {id(p) for p in model.get_input_embeddings().parameters()}
     with safe_open(adapter.file.path, "pt") as file:
         for module, names in pairs.items():
@@ -422,8 +451,8 @@ def described(adapter: Adapter, base: str, shards: tuple[Shard, ...]) -> dict[st
     files = (shard.path for shard in shards)
     return {
         "name": base,
-        "weights_sha256": dict(map(_hashed, files)),
-        "adapter_sha256": dict(map(_hashed, _files(adapter))),
+        "weights_sha256": dict(map(hashed, files)),
+        "adapter_sha256": dict(map(hashed, _files(adapter))),
     }
 
 
@@ -432,6 +461,7 @@ def _files(adapter: Adapter) -> Iterator[Path]:
     yield adapter.file.path
 
 
-def _hashed(path: Path) -> tuple[str, str]:
+def hashed(path: Path) -> tuple[str, str]:
+    """Return a file's name and its SHA-256."""
     with path.open("rb") as file:
         return path.name, hashlib.file_digest(file, "sha256").hexdigest()

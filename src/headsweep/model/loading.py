@@ -54,6 +54,7 @@ from headsweep.model.vetting import Vetted, check_memory, vetted
 from headsweep.progress import Progress
 from headsweep.seeding import fence
 from headsweep.texts.kinds import task_of
+from headsweep.texts.regression import REGRESSION
 from headsweep.texts.split import Labels
 from headsweep.texts.task import CLASSIFICATION, Task
 
@@ -188,7 +189,7 @@ def load_suspect(
         if adapter is not None:
             brought = head_of(adapter) if fresh_head_wanted else _brought(adapter, name, config)
         if brought is not None and not fresh_head_wanted:
-            reading = replace(reading, task=reading.task or CLASSIFICATION)
+            reading = replace(reading, task=reading.task or _task_of(brought))
         reading, _ = reading.settled(config)
         narrow = reading.frozen and adapter is None
         if not narrow or bytes_held(config) == WIDE:
@@ -228,8 +229,9 @@ def task_at(
         if wanted is None:
             with vetted(base_model, weights=False) as files:
                 config = read_config(base_model, files)
-            if _brought(adapter, base_model, config) is not None:
-                return CLASSIFICATION
+            brought = _brought(adapter, base_model, config)
+            if brought is not None:
+                return _task_of(brought)
     if isinstance(source, Suspect):
         if wanted is None:
             return source.task
@@ -402,7 +404,16 @@ def _model(
     kept = None if fresh else task
     unexpected = set(info["unexpected_keys"]) - constants(files.shapes)
     missing = set(info["missing_keys"]) - (frozenset() if brought is None else brought.names)
-    check_keys(name, model, missing, unexpected, kept, whole_head=brought is None, asked=asked)
+    check_keys(
+        name,
+        model,
+        missing,
+        unexpected,
+        kept,
+        whole_head=brought is None,
+        asked=asked,
+        joined=reading.base_model is not None,
+    )
     if fresh:
         fresh_head(model, reading.seed)
     bad = next((n for n, p in model.named_parameters() if not bool(p.isfinite().all())), None)
@@ -430,6 +441,11 @@ def _brought(adapter: LoRA, base: str, config: Any) -> Brought | None:
             MERGE,
         )
     return None
+
+
+def _task_of(brought: Brought) -> Task:
+    """Return what the head is for that an adapter brings, as of whole models."""
+    return REGRESSION if brought.labels == 1 else CLASSIFICATION
 
 
 def _labels_for(config: Any, count: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from headsweep.drafts import if_it_can, is_at_work, write_bytes
 from headsweep.errors import NothingPruned, ShortOfMemory, UserError
 from headsweep.export.provenance import environment
 from headsweep.measure.accuracy import Measured
+from headsweep.model.base import weights_of
 from headsweep.model.content import content_hash
 from headsweep.model.mask import HeadMask
 from headsweep.progress import Progress
@@ -123,6 +124,7 @@ def _key(material: Material, method: Method, plan: Plan, more: tuple[Any, ...]) 
         asdict(plan.runtime),
         plan.adapter,
         plan.base_model,
+        None if method.base is None else weights_of(method.base),
         None if plan.prober is None else plan.prober.described(),
         more,
     ]
