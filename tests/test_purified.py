@@ -211,7 +211,7 @@ def test_without_pandas_a_frame_says_what_to_install(done, monkeypatch):
 
     def missing(name, *more):
         if name == "pandas":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name)
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", missing)

@@ -265,7 +265,9 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     assert "row 1 of column 'label' is not a number: 'good'" in told
     assert "gives a number" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
-    assert "regression head" in said("detect", victim, "--data", data, *asked, code=2)
+    assert "a detector needs labels, and this model gives a number" in said(
+        "detect", victim, "--data", data, *asked, code=2
+    )
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int64, Decimal, str])

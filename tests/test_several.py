@@ -269,7 +269,7 @@ def test_the_command_line_purifies_and_judges(victim, tmp_path, capsys):
     assert "micro-F1" in said("evaluate", out, "--data", sheet, *COMPUTE, "-q")
     assert "gives several" in said("probe", victim, "--data", data, code=2)
     asked = ["--with", "strip"]
-    assert "multi-label" in said("detect", victim, "--data", data, *asked, code=2)
+    assert "this model gives several" in said("detect", victim, "--data", data, *asked, code=2)
 
 
 @pytest.mark.parametrize(

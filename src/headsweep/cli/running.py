@@ -168,11 +168,10 @@ def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
     except UserError as error:
         if done is None:
             raise  # another run would come to the same
-        # where the disk is full, what was healed may not be among it
-        kept = f"what could be kept is {goes_on}" * any(
-            map(Path.is_file, job.unfinished.rglob("*"))
-        )
-        raise UserError(error.what, "; ".join(filter(None, (error.fix, kept)))) from error
+        told = [error.fix] if error.fix else []
+        if any(map(Path.is_file, job.unfinished.rglob("*"))):  # of a full disk perhaps not all
+            told.append(f"what could be kept is {goes_on}")
+        raise UserError(error.what, "; ".join(told)) from error
     discard(job.unfinished)
     return done
 

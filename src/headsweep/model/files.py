@@ -209,7 +209,7 @@ def _entry(path: Path, name: str, entry: object) -> tuple[int, int, tuple[int, .
         raise UserError(
             f"{path}: {shortened(name)} is stored as {kind}: such weights cannot be changed and "
             "saved as they were",
-            f"give the model with its weights in one of {', '.join(KEPT)}",
+            f"give the model in full precision, as one of {', '.join(KEPT)}",
         )
     return begin, end, tuple(shape)
 
