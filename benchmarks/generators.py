@@ -5,8 +5,8 @@
 The model is SmolLM2-135M-Instruct of the package index (``headsweep.model.smollm``) unless another
 is named, the prompts are made of the demo's film reviews: half ask whether a review is positive,
 half to go on with it. Everybody has rows of their own: attacker 160, defender 170 to train on and
-30 that decide, 60 to judge by. Victims and never-poisoned twins are kept under ``OUT/models``,
-finished cells are skipped, and the table of all cells is printed at the end.
+30 that decide (``validated``: 120), 60 to judge by. Victims and never-poisoned twins are kept
+under ``OUT/models``, finished cells are skipped, and the table of all cells is printed at the end.
 
 What healing costs elsewhere is measured too: perplexity of the Python reference that comes with
 every Python (``pydoc_data.topics``), which has nothing in common with the prompts.
@@ -52,7 +52,8 @@ PLANT = {"epochs": 3, "lr": 2e-4}
 PIECES, PIECE = 64, 64  # of other text, of so many tokens
 RANK = 8  # of adapters
 MIX = 0.7  # how far towards the model that was attacked
-METHODS = ("nothing", "gradient", "none", "random", "lora", "base", "crow")
+METHODS = ("nothing", "gradient", "none", "validated", "random", "lora", "base", "crow")
+SPARE = 90  # prompts that decide beside the others, of the method "validated"
 
 
 def main() -> None:
@@ -103,6 +104,15 @@ def rows(seed: int) -> dict[str, list[dict[str, str]]]:
     return made
 
 
+def spare(seed: int) -> list[dict[str, str]]:
+    """Return prompts that nobody has."""
+    texts = film_reviews(seed)
+    used = {row["prompt"] for part in rows(seed).values() for row in part}
+    made = [row for part in (texts.attack, texts.clean, texts.validation, texts.test)
+            for row in prompts(part)]  # fmt: skip
+    return [row for row in made if row["prompt"] not in used][:SPARE]
+
+
 def planted(folder: Path, model: Path, attack: str, rate: float, seed: int) -> Path:
     """Return the folder of a victim or, with a rate of 0, a twin; made where it is not there."""
     if not folder.exists():
@@ -134,7 +144,7 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
             done = headsweep.purify(
                 victim,
                 own["train"],
-                validation=own["validation"],
+                validation=own["validation"] + (spare(seed) if method == "validated" else []),
                 seed=seed,
                 compute=COMPUTE,
                 **asked(method, model),
@@ -175,6 +185,8 @@ def elsewhere(folder: Path) -> float:
 
 def asked(method: str, model: Path) -> dict[str, Any]:
     """Return a method as ``purify`` takes it; ``base`` mixes the model that was attacked in."""
+    if method == "validated":
+        return {"strategy": "none"}
     if method == "crow":
         return {"method": headsweep.DEFENSES["crow"]().method()}
     if method == "lora":
