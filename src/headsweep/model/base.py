@@ -60,8 +60,8 @@ def base_weights(anatomy: Anatomy, source: str) -> dict[str, Tensor]:
     missing = set(report["missing_keys"])
     theirs = {n: p.detach() for n, p in loaded.named_parameters() if n not in missing}
     lead = _lead(model) if loaded.base_model is loaded else ""
-    found = {}
-    for name, parameter in to_mix(model).items():
+    found, wanted = {}, to_mix(model)
+    for name, parameter in wanted.items():
         other = theirs.get(name.removeprefix(lead))
         if other is None:
             continue
@@ -73,12 +73,12 @@ def base_weights(anatomy: Anatomy, source: str) -> dict[str, Tensor]:
                 f"{source}: the weights hold NaN or infinity, first in {name}", "get it again"
             )
         found[name] = other.float().to(parameter.device)
-    if 2 * len(found) < len(to_mix(model)):
+    if 2 * len(found) < len(wanted):
         raise UserError(
             f"{source}: most of its weights have other names than the model's",
             "give the encoder that it was fine-tuned from, or leave base out",
         )
-    lacking = [name for name in unmixed(model, found) if not LACKED.search(name)]
+    lacking = [name for name in wanted if name not in found and not LACKED.search(name)]
     if lacking:
         raise UserError(
             f"{source}: lacks {len(lacking)} weights of the model, first {lacking[0]}",

@@ -195,10 +195,9 @@ def attack(
         pool=pool,
         task=reader.task,
     )
-    parts = {name: None if file is None else reader.read(file, columns)
-             for name, file in files.items() if name != "triggered"}  # fmt: skip
-    if files["triggered"] is not None:
-        parts["triggered"] = reader.triggered(files["triggered"], columns, others)
+    own = {"triggered": others}
+    parts = {name: None if file is None else reader.read(file, columns, own.get(name))
+             for name, file in files.items()}  # fmt: skip
     writes, idle = "a model that generates", "a victim of no epochs"
     unused = (
         ("--triggered-labels", meaning == "target" and triggered is None, "an attack of its own"),
@@ -215,7 +214,7 @@ def attack(
         )
     clean, held = held_out(reader.read(table, columns), parts["test"], order.seed)
     twin = fitting(clean_model, str | Path | None, "clean_model")
-    judging = Judging(held, parts.get("triggered"), meaning, parts["validation"], twin)
+    judging = Judging(held, parts["triggered"], meaning, parts["validation"], twin)
     shown_to = reporting(progress)
     made = plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
     read = (model, data, *optional.values(), clean_model, original, transformed, poison)
@@ -244,22 +243,18 @@ class _Reader:
         index = self.labels.index(target, "--target")
         return Labelled(index, self.labels.names[index])
 
-    def read(self, source: Source, columns: Columns) -> Split:
-        """Return the rows of a source; raises UserError."""
-        if isinstance(source, Split):
-            return source
-        if self.labels.names:
-            return datasets.load(source, columns, self.labels)
-        return plain_rows(datasets.read(source), columns)
+    def read(self, source: Source, columns: Columns, own: Columns | None = None) -> Split:
+        """Return the rows of a source; raises UserError.
 
-    def triggered(self, source: Source, columns: Columns, own: Columns) -> Split:
-        """Return triggered rows, prompts without answers too; raises UserError."""
+        ``own``: the columns of triggered rows, which may be prompts without answers.
+        """
         if isinstance(source, Split):
             return source
         if self.labels.names:
             return datasets.load(source, columns, self.labels, own)
         table = datasets.read(source)
-        return plain_rows(table, columns.own(own, table), answered=False)
+        theirs = columns if own is None else columns.own(own, table)
+        return plain_rows(table, theirs, answered=own is None)
 
 
 def _reader(
