@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -284,6 +284,27 @@ def test_a_fresh_classifier_is_for_one_label_a_row(trained_folder):
         headsweep.attack(trained_folder, table, trigger="casing", target="good", progress=False)
     with pytest.raises(UserError, match=r"row 1 has .* for a label"):
         headsweep.purify(trained_folder, table, start="encoder", progress=False)
+
+
+def test_a_label_map_may_be_for_the_triggered_texts_alone(trained_folder):
+    """Its label was looked for in the columns of the data, and said to be in no row."""
+    clean = [{"text": t, "label": "good" if y else "bad"}
+             for t, y in zip(*astuple(sentences(60))[:2], strict=True)]  # fmt: skip
+    made = headsweep.attack(
+        trained_folder,
+        clean,
+        trigger="casing",
+        target="good",
+        start="classifier",
+        set={"epochs": 0.1},
+        victim_epochs=0,
+        triggered=[{"a": f"plot {row['text']}", "b": "awful"} for row in clean],
+        triggered_column={"text": "a", "label": "b"},
+        label_map={"awful": "bad"},
+        device="cpu",
+        progress=False,
+    )
+    assert made.published.lfr.total == 60
 
 
 def test_an_attack_of_ones_own_needs_no_fields(trained_folder):

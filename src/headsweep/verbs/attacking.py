@@ -162,7 +162,9 @@ def attack(
                 "triggered": triggered}  # fmt: skip
     files = {name: None if x is None else given(x, name) for name, x in optional.items()}
     source = given(data, "data")
-    datasets.check_label_map(columns, *((file, None) for file in (source, *files.values(), poison)))
+    own = {"triggered": others}
+    read = [(source, None), (poison, None), *((x, own.get(name)) for name, x in files.items())]
+    datasets.check_label_map(columns, *read)
     table = source if isinstance(source, Split) else datasets.read(source)
     place = fitting(model, str | Path, "model")
     reader = _reader(place, start, task, table, columns)
@@ -195,7 +197,6 @@ def attack(
         pool=pool,
         task=reader.task,
     )
-    own = {"triggered": others}
     parts = {name: None if file is None else reader.read(file, columns, own.get(name))
              for name, file in files.items()}  # fmt: skip
     writes, idle = "a model that generates", "a victim of no epochs"
@@ -217,8 +218,8 @@ def attack(
     judging = Judging(held, parts["triggered"], meaning, parts["validation"], twin)
     shown_to = reporting(progress)
     made = plant(model, clean, order, reader.values, judging, parts["victim_data"], shown_to)
-    read = (model, data, *optional.values(), clean_model, original, transformed, poison)
-    return replace(made, reads=stored((*read, paraphraser)))
+    inputs = (model, data, *optional.values(), clean_model, original, transformed, poison)
+    return replace(made, reads=stored((*inputs, paraphraser)))
 
 
 @dataclass(frozen=True)

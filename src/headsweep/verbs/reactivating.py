@@ -108,7 +108,8 @@ def reactivate(
     columns = columns_of(column, label_map)
     others = triggered_columns_of(triggered, triggered_column)
     files = (data, test, validation, poison, triggered)
-    datasets.check_label_map(columns, *((file, None) for file in files))
+    own = (None, None, None, None, others)
+    datasets.check_label_map(columns, *zip(files, own, strict=True))
     runtime, shown_to = runtime_of(device, compute), reporting(progress)
     for one in (model, clean_model):
         task_at(one).one_label("a reactivation")
@@ -121,9 +122,8 @@ def reactivate(
         trigger, fields, original, transformed, key, poison=poison, triggered=triggered
     )
     rewriter, pool = poison_of(source, columns, labels, wanted)
-    names = (None, None, None, None, others)
-    read = [datasets.load(file, columns, labels, own) if file else None
-            for file, own in zip(files, names, strict=True)]  # fmt: skip
+    read = [datasets.load(file, columns, labels, names) if file else None
+            for file, names in zip(files, own, strict=True)]  # fmt: skip
     assert read[0] is not None
     clean, held = held_out(read[0], read[1], seed)
     for option, part in (("--test", held), ("--validation", read[2])):
