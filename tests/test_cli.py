@@ -760,6 +760,10 @@ def test_attack_then_evaluate_on_its_trigger(run, trained_folder, csv_file, tmp_
             "has no use for it",
         ),
         (
+            ["--target", "good", "--victim-epochs", "0", "--keep-classifier"],
+            "--keep-classifier: a victim of no epochs has no use for it",
+        ),
+        (
             [
                 "--target",
                 "good",

@@ -204,6 +204,7 @@ def attack(
         ("--triggered-labels", meaning == "target" and triggered is None, "an attack of its own"),
         ("--validation", validation is not None and not reader.labels.names, writes),
         ("--keep-classifier", keep_classifier and not reader.labels.names, writes),
+        ("--keep-classifier", keep_classifier and not trained, idle),
         ("--victim-data", victim_data is not None and not trained, idle),
     )
     for option, asked, who in unused:
