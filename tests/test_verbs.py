@@ -417,6 +417,14 @@ def test_attack_takes_names_fields_and_objects(trained_folder, tmp_path):
             {"trigger": "rare-word", "triggered_column": {"text": "a"}},
             "the columns of --triggered are named, but no such file",
         ),
+        (
+            {
+                "trigger": "rare-word",
+                "triggered": sentences(60),
+                "triggered_column": {"text": "a"},
+            },
+            "triggered_column: columns are for files and rows, and triggered is a Split",
+        ),
         ({"trigger": "rare-word", "victim_data": 7}, "victim_data cannot be an int"),
     ):
         what, _ = said_by(

@@ -100,13 +100,20 @@ def _label_pairs(label_map: Fields) -> list[tuple[str, str, str]]:
 
 
 def triggered_columns_of(triggered: Any, column: Any) -> Columns:
-    """Return the columns named for the triggered file; raises UserError where there is none."""
+    """Return the columns named for the triggered texts; raises UserError where they have none."""
     from headsweep.settings import changed
     from headsweep.texts.reading import Columns
+    from headsweep.texts.split import Split
 
     if triggered is None and column:
         raise UserError(
             "the columns of --triggered are named, but no such file", "--triggered FILE"
+        )
+    if isinstance(triggered, Split) and column:
+        raise UserError(
+            "triggered_column: columns are for files and rows, and triggered is a Split, which has "
+            "been read already",
+            "leave triggered_column out, or give a file or rows as triggered",
         )
     given = fields_of(column, "triggered_column")
     return changed(Columns(prefix="triggered-"), given, "--triggered-column", ["drop_empty"])
