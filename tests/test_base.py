@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -76,12 +77,25 @@ def test_a_purification_says_that_a_base_was_trusted(trained_folder, base):
     assert any("which is trusted" in note for note in done.manifest["notes"])
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_manifest_says_which_files_were_mixed_in(trained_folder, base, members):
+    """Only the name of the base stood there, under which other weights may lie tomorrow."""
+    heal = FineTune(0.1, base=str(base[0]), members=members)
+    done = cleanse(
+        trained_folder, sentences(60), Gradient(step=2), Way(0.5, heal=heal, runtime=CPU)
+    )
+    whole = (base[0] / "model.safetensors").read_bytes()
+    by_hand = {"model.safetensors": hashlib.sha256(whole).hexdigest()}
+    assert done.manifest["heal"]["base_weights"] == by_hand
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"vocab_size": 130}, "its vocab_size is 130"),
         ({"hidden_size": 64}, "its hidden_size is 64"),
         ({"num_hidden_layers": 3}, "its num_hidden_layers is 3"),
+        ({"hidden_act": "relu"}, "its hidden_act is relu, the model's gelu"),
         ({"intermediate_size": 96}, "intermediate.dense.weight is"),
     ],
 )

@@ -58,6 +58,7 @@ HEALED = (
     "members",
     "beyond",
     "places",
+    "base_weights",
 )  # of the record of a healing
 MANY = 1000  # units: beyond this, masks and scores are not written one by one
 

@@ -286,15 +286,16 @@ class FineTune:
                 guessing.
 
         """
+        mixed: dict[str, Any] = {}
         if self.base is not None:
-            mix_in(view.anatomy, choice.mask, self.base, self.mix)
+            mixed["base_weights"] = mix_in(view.anatomy, choice.mask, self.base, self.mix)
         if not self.trains or not self._soup:
-            return self._once(view, choice)
+            return self._once(view, choice) | mixed
         one = replace(self, members=1, beyond=1.0, halvings=0, base=None)
         start = copied(view.anatomy.model, one.moves(view.anatomy))
         made = made_members(view, choice, one, self.members, start)
         soup = simmer(view, made, self.members, self.how, self.beyond, floor, start)
-        return soup.to_json() | {"lr": self.lr}
+        return soup.to_json() | {"lr": self.lr} | mixed
 
     def _once(self, view: DefenderView, choice: Choice) -> dict[str, Any]:
         """Fine-tune once."""

@@ -24,7 +24,12 @@ from headsweep.model.mask import HeadMask
 from headsweep.model.removal import pieces
 from headsweep.model.vetting import vetted
 
-SAME = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+SAME = (
+    "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "hidden_act", "hidden_activation", "activation_function", "activation", "ff_activation",
+    "dense_act_fn", "gelu_activation",
+)  # fmt: skip
+"""What a base's configuration says as the model's does: sizes, and what activates its neurons."""
 LACKED = re.compile(r"(?:^|[._])pool|^lm_head\.|^embed_out\.|^output_projection\.")
 """What published bases often lack: poolers, and what writes tokens."""
 
@@ -132,8 +137,13 @@ def _another(source: str, why: str) -> UserError:
     )
 
 
-def mix_in(anatomy: Anatomy, mask: HeadMask, source: str, share: float) -> None:
-    """Move the model's weights a share of the way to those of a base; what is pruned stays zero."""
+def mix_in(anatomy: Anatomy, mask: HeadMask, source: str, share: float) -> dict[str, str]:
+    """Move the model's weights a share of the way to those of a base; what is pruned stays zero.
+
+    Returns:
+        The SHA-256 of the base's files, by name.
+
+    """
     base = base_weights(anatomy, source)
     with torch.no_grad():
         for name, parameter in anatomy.model.named_parameters():
@@ -141,3 +151,4 @@ def mix_in(anatomy: Anatomy, mask: HeadMask, source: str, share: float) -> None:
                 parameter.lerp_(base[name].to(parameter.dtype), share)
         for piece in pieces(anatomy, mask):
             piece.zero_()
+    return weights_of(source)
