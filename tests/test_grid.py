@@ -242,6 +242,25 @@ def test_another_configuration_is_another_model(tmp_path, cache):
     assert hashes._model(model, ("negative", "positive")) != before
 
 
+@pytest.mark.parametrize(
+    ("field", "use", "used"),
+    [
+        ('how = "greedy"', "members=3", "heal = { members = 3 }"),
+        ("mix = 0.3", "base=MODEL", 'heal = { base = "model" }'),
+        ("share = 0.2", "on=probes", 'heal = { on = "probes" }\nprobes = "without"'),
+    ],
+)
+def test_a_field_of_healing_that_nothing_uses_is_refused_as_on_the_command_line(
+    recipe, field, use, used
+):
+    own = method(f'strategy = "gradient"\nheal = {{ {field} }}')
+    assert f"nothing uses it without {use}\n  fix: add {use}" in mistake(recipe(own), field)
+    defend = f"[defend]\nmax_drop = 0.05\nheal = {{ {field} }}"
+    assert f"nothing uses it without {use}" in mistake(recipe(GRADIENT, defend=defend), field)
+    uses = method(f'name = "uses"\nstrategy = "gradient"\n{used}')
+    assert read_grid(recipe(GRADIENT, uses, defend=defend)).methods
+
+
 def test_a_key_of_healing_that_is_gone_names_what_replaced_it(recipe):
     for key in ("consistency", "distill", "freeze_embeddings"):
         path = recipe(GRADIENT, defend=f"[defend]\nmax_drop = 0.05\nheal = {{ {key} = 1 }}")

@@ -30,9 +30,9 @@ from headsweep.purification import method as purification
 from headsweep.purification.baselines import DEFENSES
 from headsweep.purification.bound import USUAL_DROP, Bound
 from headsweep.purification.gone import METHODS as GONE
-from headsweep.purification.recipe import COMMANDS
+from headsweep.purification.recipe import COMMANDS, check_used
 from headsweep.purification.recipe import METHODS as NAMED
-from headsweep.settings import checked, configure
+from headsweep.settings import checked, configure, pair
 from headsweep.task.training import Schedule
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -206,15 +206,27 @@ def read_grid(path: Path, given: Sequence[str] = ()) -> Grid:
                 continue
             with section.blamed("target"):
                 lookup(attack.target, dict.fromkeys(texts.labels), f"label of '{texts.name}'")
+    healings = [grid.defending.of(method.variation).heal for method in grid.methods]
+    _check_healing(document.section("defend"), *healings)
     for section, method in zip(document.sections("method"), grid.methods, strict=True):
         own = grid.defending.of(method.variation)
         wanted = method.made(own.heal, own.bound).needs_probes
         check_probes(section, method.variation.probes, wanted, grid.attacks)
         check_match(section, method, grid.methods, grid.seeds)
+        _check_healing(section, own.heal)
         for seed in method.seeds or ():
             if seed not in grid.seeds:
                 raise section.mistake("seeds", f"seed {seed} is not one of the grid's")
     return grid
+
+
+def _check_healing(section: Section, *made: FineTune) -> None:
+    """Refuse a field of a table's ``heal`` that none of the healings it makes uses."""
+    heal = section.section("heal")
+    for name, value in map(pair, heal.settings()):
+        if all(name in one.idle for one in made):
+            with heal.blamed(name):
+                check_used(made[0], {name: value})
 
 
 def _schedule(victim: Section) -> Schedule:

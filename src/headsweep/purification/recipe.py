@@ -114,7 +114,7 @@ class Asked:
             own = {"halvings": "0"} | own
         heal = changed(usual, own, "--heal")
         if isinstance(heal, FineTune):
-            _check_used(heal, own)
+            check_used(heal, own, "--heal ")
             if heal.lora and "lr" not in own:
                 heal = replace(heal, lr=round(FASTER * heal.lr, 12))
         if not (prunes or heal.trains):
@@ -131,13 +131,20 @@ class Asked:
         return heal
 
 
-def _check_used(heal: FineTune, own: Mapping[str, str]) -> None:
-    """Refuse a field that was given for nothing."""
+def check_used(heal: FineTune, own: Mapping[str, str], option: str = "") -> None:
+    """Refuse a field that was given for nothing; raises UserError.
+
+    Args:
+        heal: the healing that the fields make.
+        own: those that were given, with their values.
+        option: what stands before a field where it is given.
+
+    """
     for name, other in heal.idle.items():
         if name in own:
             raise UserError(
-                f"--heal {name}={own[name]}: nothing uses it without {other}",
-                f"add --heal {other}, or leave {name} out",
+                f"{option}{name}={own[name]}: nothing uses it without {other}",
+                f"add {option}{other}, or leave {name} out",
             )
 
 
