@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -27,6 +28,7 @@ from headsweep.bench.results.packing import Packed
 from headsweep.bench.results.reading import read_results, unlike
 from headsweep.cli.options import check_folder
 from headsweep.cost import peak_memory_mib
+from headsweep.drafts import here
 from headsweep.errors import UserError
 from headsweep.judge.statistics import matched_rate
 from headsweep.progress import Silent
@@ -589,6 +591,33 @@ def test_a_dead_process_is_replaced_and_one_that_is_ended_takes_its_draft_along(
     assert not engine.workers
     assert list(folder.parent.iterdir()) == []
     assert (tmp_path / "garbage").read_text() == "(700, 10, 10)"  # looked for as Python does
+
+
+def test_a_run_removes_the_drafts_that_a_dead_one_left_in_its_results(cache, tmp_path):
+    """A run that was killed while it wrote a record left its draft there for ever."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (tmp_path / "failed").mkdir()
+    elsewhere = f"{int(here(), 16) ^ 1:04x}"
+    gone = [
+        tmp_path / f"cell.json.{here()}.{dead.pid}.draft",
+        tmp_path / "failed" / f"cell.json.{here()}.{os.getpid()}.draft",  # of another before it
+    ]
+    stay = [
+        tmp_path / f"cell.json.{here()}.{living.pid}.draft",
+        tmp_path / f"cell.json.{elsewhere}.{dead.pid}.draft",
+        tmp_path / "letter.draft",
+    ]
+    for path in (*gone, *stay):
+        path.touch()
+    try:
+        harness.Run(store.Store(tmp_path), Inline(cache), Silent()).run([])
+    finally:
+        living.kill()
+        living.wait()
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in stay)
 
 
 def test_a_worker_of_other_code_is_not_believed(cache, tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,8 @@ MANIFEST = "headsweep.json"  # the record of a purification, in the folder that 
 COMPACT = "headsweep-compact.json"  # what a compact model was cut by, in its folder
 EXPORT = "export.json"  # the same of an export
 YOUNG = 3600.0  # seconds
+OF_FILE = re.compile(r"\.[0-9a-f]{4}\.([0-9]+)\.draft$")
+"""How the name of a file's draft ends: where it was written, and by which process."""
 
 
 def placed(path: Path) -> Path:
@@ -57,6 +60,24 @@ def is_at_work(draft: Path) -> bool:
         written = [path.lstat().st_mtime for path in (draft, *draft.rglob("*"))]
         return time.time() - max(written) < YOUNG
     return False
+
+
+def remove_dead_drafts(folder: Path) -> None:
+    """Remove the drafts of files, in a folder and below, whose process died while it wrote them.
+
+    Other processes may write there now.
+    """
+    for draft in folder.rglob("*.draft"):
+        process = OF_FILE.search(draft.name)
+        if process and not (_runs(int(process[1])) or is_at_work(draft)):
+            draft.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Tell whether another process of a number runs here."""
+    import psutil
+
+    return process != os.getpid() and bool(psutil.pid_exists(process))
 
 
 @contextmanager

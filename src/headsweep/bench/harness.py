@@ -17,6 +17,7 @@ from headsweep.bench.orders import CellOrder, Order, VictimOrder, orders, select
 from headsweep.bench.results.shapes import CELL_FORMAT, VICTIM_FORMAT
 from headsweep.bench.results.store import Form, Found, Store, read_victims
 from headsweep.bench.sources import Hashes
+from headsweep.drafts import remove_dead_drafts
 from headsweep.errors import UserError
 from headsweep.progress import Progress, Tick, duration
 
@@ -137,6 +138,7 @@ class Run:
             UserError: nothing can be written any more.
 
         """
+        remove_dead_drafts(self.store.folder)
         self.counts = {name: count_of(form) for name, form in self.finished.items()}
         self.filled = set(self.finished)
         listed = {order.id: order for cell in cells for order in (*needed(cell), cell)}
