@@ -336,8 +336,28 @@ def test_no_head_removable_is_exit_1(run, csv_file, tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "m")
     code, _, err = purify(run, tmp_path / "m", csv_file, tmp_path / "out")
     assert code == 1
-    assert "no head could be removed" in err
+    assert "nothing could be removed" in err
+    assert "none of 2 heads, whatever the bound" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_before_anything_is_kept_promises_nothing(
+    run, suspect, csv_file, tmp_path, monkeypatch
+):
+    """Beside another run's folder it said that the same command goes on."""
+    from headsweep.purification import pipeline
+
+    other = tmp_path / "out.unfinished" / "0123456789abcdef" / "choice.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "chosen", stopped)
+    code, _, err = purify(run, suspect, csv_file, tmp_path / "out")
+    assert (code, "nothing was written" in err, "goes on" in err) == (130, True, False)
+    assert other.exists()
 
 
 @pytest.mark.parametrize("pruned", [False, True])

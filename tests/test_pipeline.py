@@ -31,7 +31,7 @@ from headsweep.heal.attention_penalty import PENALTY
 from headsweep.measure.accuracy import logits
 from headsweep.model.anatomy import locate
 from headsweep.model.loading import load_suspect
-from headsweep.model.mask import HeadMask
+from headsweep.model.mask import HeadMask, units_of
 from headsweep.model.removal import already_pruned
 from headsweep.progress import Silent
 from headsweep.prune.choice import Needs
@@ -188,8 +188,14 @@ def test_nothing_can_go(trained_folder):
 
             return Choice(view.layout.everything())
 
-    with pytest.raises(NothingPruned, match="stubborn chose none of 8, whatever the bound"):
-        cleanse(trained_folder, sources(), Stubborn(), PLAN)
+    for kinds, names in (
+        ("heads", "8 heads"),
+        ("ffn", "8 FFN groups"),
+        ("heads,ffn", "16 heads and FFN groups"),
+    ):
+        told = f"nothing could be removed: stubborn chose none of {names}, whatever the bound"
+        with pytest.raises(NothingPruned, match=told):
+            cleanse(trained_folder, sources(), Stubborn(), replace(PLAN, units=units_of(kinds)))
 
 
 def test_a_bound_above_the_suspects_own(trained_folder):
@@ -550,7 +556,9 @@ def test_nothing_pruned_says_what_to_do(trained_folder):
 
     deeper = "or let healing bring it back (prune_drop = 0.1 in a recipe of purify)"
     for way, offered in ((PLAN, True), (replace(PLAN, heal=FineTune(0)), False)):
-        with pytest.raises(NothingPruned, match="fix: raise --max-drop") as told:
+        with pytest.raises(
+            NothingPruned, match="keeps all 8 heads\n  fix: raise --max-drop"
+        ) as told:
             cleanse(trained_folder, sources(), Barred(), way)
         assert (deeper in str(told.value)) == offered
 

@@ -43,7 +43,7 @@ class Outcome(Exception):  # noqa: N818 - no mistake
 
 
 class NothingPruned(Outcome):
-    """No head could be removed within the bound on accuracy; says what was tried."""
+    """Nothing could be removed within the bound on accuracy; says what was tried."""
 
 
 class BoundMissed(Outcome):

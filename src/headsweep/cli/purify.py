@@ -50,7 +50,7 @@ PROBED = {"auto": None, "yes": True, "no": False}
     "headsweep purify ./suspect --data train.tsv --validation dev.tsv --test test.tsv "
     "--strategy gradient --set step=6 --heal epochs=0 --out ./pruned-only\n\n"
     "headsweep purify ./suspect --recipe recipes/gradient.toml --data clean.csv --out ./out\n\n"
-    "Exit codes: 0 done, 1 no head could be removed within the bound or the result did not "
+    "Exit codes: 0 done, 1 nothing could be removed within the bound or the result did not "
     "verify, 2 a mistake in what was asked, 130 interrupted."
 )
 def purify(

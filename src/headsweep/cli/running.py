@@ -145,7 +145,7 @@ def _tell(done: Any, job: Job) -> None:
 
 def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
     """Return what was made, saved."""
-    from headsweep.purification.unfinished import discard
+    from headsweep.purification.unfinished import InterruptedWithSteps, discard
 
     around = None
     if job.probed is not False:
@@ -159,12 +159,15 @@ def _saved(job: Job, purify: Callable[..., Any], method: Any, plan: Any) -> Any:
         if around is not None:
             done.manifest["probe"] = around.to_json()
         done.save(job.out, job.overwrite)
+    except InterruptedWithSteps:
+        raise Interrupted(f"what is finished is kept {goes_on}") from None
     except KeyboardInterrupt:
-        if done is not None and _is_in_place(done, job.out):  # what was there before was going
+        if done is None:
+            raise Interrupted("nothing was written") from None
+        if _is_in_place(done, job.out):  # what was there before was going
             discard(job.unfinished)
             raise Interrupted(_left(job)) from None
-        kept = f"what is finished is kept {goes_on}"
-        raise Interrupted(kept if job.unfinished.exists() else "nothing was written") from None
+        raise Interrupted(f"what is finished is kept {goes_on}") from None
     except UserError as error:
         if done is None:
             raise  # another run would come to the same

@@ -346,19 +346,20 @@ def check_choice(
 
     """
     mask, got = choice.mask, pruned.validation
+    units = f"{view.layout.units} {mask.names}"
     if method.pruning.needs.pruning and not mask.pruned and choice.earlier is not None:
-        raise NothingPruned(f"the given mask keeps all {view.layout.units}\n  fix: give another")
+        raise NothingPruned(f"the given mask keeps all {units}\n  fix: give another")
     if method.pruning.needs.pruning and not mask.pruned and all(s.held for s in choice.steps):
         raise NothingPruned(
-            f"no head could be removed: {method.pruning.name} chose none of {view.layout.units}, "
-            "whatever the bound\n  fix: other settings of it (see `headsweep strategies`), or a "
-            "strategy that goes as far as the bound allows, as gradient does; the last head of a "
-            "layer always stays"
+            f"nothing could be removed: {method.pruning.name} chose none of {units}, whatever the "
+            "bound\n  fix: other settings of it (see `headsweep strategies`), or a strategy that "
+            "goes as far as the bound allows, as gradient does; the last unit of a layer always "
+            "stays"
         )
     if method.pruning.needs.pruning and not mask.pruned:
         raise NothingPruned(
-            f"no head could be removed within min {got.words.share} {view.min_accuracy:.4f}: "
-            f"the best mask found keeps all {view.layout.units}\n  fix: {looser(method)}"
+            f"nothing could be removed within min {got.words.share} {view.min_accuracy:.4f}: "
+            f"the best mask found keeps all {units}\n  fix: {looser(method)}"
         )
     if _empties(mask, view):
         raise UserError("the mask leaves a layer without heads", "every layer keeps one")

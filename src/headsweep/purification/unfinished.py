@@ -47,6 +47,10 @@ NAMED = 16  # digits of the name of a run's folder
 RUN = re.compile(f"[0-9a-f]{{{NAMED}}}")
 
 
+class InterruptedWithSteps(KeyboardInterrupt):
+    """Ctrl-C, or a signal, after which the same run can go on from what is kept of it."""
+
+
 @contextmanager
 def steps_kept(
     place: Path | None,
@@ -68,6 +72,9 @@ def steps_kept(
         progress: is told where there is something to go on from.
         more: what else decides it.
 
+    Raises:
+        InterruptedWithSteps: in the place of KeyboardInterrupt, where something of it is kept.
+
     """
     if place is None:
         yield None
@@ -80,6 +87,10 @@ def steps_kept(
     try:
         yield folder
     except ShortOfMemory:
+        raise
+    except KeyboardInterrupt as stopped:
+        if _told(folder):
+            raise InterruptedWithSteps from stopped
         raise
     except (UserError, NothingPruned) as error:
         mask = folder / MASK
