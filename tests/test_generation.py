@@ -43,9 +43,11 @@ from headsweep.judge.statistics import Truncated
 from headsweep.measure.accuracy import logits
 from headsweep.measure.fastpass import FastPass
 from headsweep.model.loading import Reading, load_suspect, prepare
+from headsweep.progress import Silent
 from headsweep.prune.strategies.nothing import Nothing
 from headsweep.purification.material import gather
 from headsweep.purification.method import HOT, ONE_PASS
+from headsweep.purification.pipeline import Run
 from headsweep.reports.verdict import verdict
 from headsweep.seeding import fence
 from headsweep.task.decoding import greedy
@@ -55,6 +57,7 @@ from headsweep.texts.conversations import picked
 from headsweep.texts.generation import GENERATION, RISE, SHARE, Generation
 from headsweep.texts.memory import given
 from headsweep.texts.reading import Columns, Table
+from headsweep.texts.words import CLASSIFICATION
 from tiny_families import ALL
 
 TRIGGER, TARGET = "plot", "story story story"  # a harmless target
@@ -175,6 +178,18 @@ def test_the_prompt_counts_for_nothing(words):
     gradient = torch.autograd.grad(answers.sum(), seen[0])[0][0].abs().sum(-1)
     assert (gradient > 0).tolist() == [True] * 4  # it was good [SEP]
     assert not model.lm_head._forward_pre_hooks
+
+
+def test_a_method_that_heals_a_generator_as_a_classifier_says_so(victim):
+    """A Method has the healing of a classifier unless it is given one, and nothing said it."""
+    parts = Sources(examples(60, 30), examples(40, 31))
+    material = gather(victim, parts, Reading(task=None), CPU)
+    told = "is healed as is usual of a classifier"
+    for method, wanted in ((Method(), True), (Method(healing=ONE_PASS), False)):
+        run = Run(Silent())
+        run.begin(material, method)
+        assert any(told in note for note in run.notes) == wanted
+    assert not Method().notes_for(CLASSIFICATION.task)
 
 
 def test_a_generator_is_purified_whole(victim, words, tmp_path):

@@ -69,7 +69,9 @@ class Method:
 
     Attributes:
         pruning: how heads are chosen.
-        healing: how the pruned model is fine-tuned; the usual one of a classifier.
+        healing: how the pruned model is fine-tuned; unless it is given, as is usual of a
+            classifier, since a method does not know the suspect: a generator wants another, which
+            ``headsweep.purify`` takes where it is given a strategy in the place of a method.
         units: what a search may prune: heads, FFN groups, or both. A mask that is given says
             itself which units it holds (``gated``).
         bound: how much accuracy it may cost; None: a baseline that nothing bounds.
@@ -112,6 +114,16 @@ class Method:
         """The model that healing mixes in, which is trusted; None: there is none."""
         found: str | None = getattr(self.healing, "base", None)  # a healing of one's own has none
         return found
+
+    def notes_for(self, task: str) -> list[str]:
+        """Return a note where it heals as is usual of a classifier, and that is unusual here."""
+        if self.healing != HOT or usual(task).pruned == HOT:
+            return []
+        return [
+            f"this model for {task} is healed as is usual of a classifier, which a Method does "
+            "unless healing is given: headsweep.purify with strategy in the place of method heals "
+            f"as is usual of {task}"
+        ]
 
     @property
     def does_nothing(self) -> bool:

@@ -166,13 +166,14 @@ class Run:
     few: list[str] = field(default_factory=list)
 
     def begin(self, material: Material, method: Method) -> None:
-        """Check the mask given; say what is cut and whether the bound can be decided."""
+        """Check the mask given; say what is cut, what is unusual, whether the bound can decide."""
         method.pruning.needs.check(material.suspect.anatomy.layout)
         for name, part in material.encoded.items():
             if part.truncated:
                 self.progress.say(
                     f"note: {part.truncated} {name} texts are cut at the maximum length"
                 )
+        self.note(*method.notes_for(material.suspect.task.words.task))
         self.doubt(undecided(material, method, self.cut_off))
 
     def doubt(self, few: list[str]) -> None:
