@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from conftest import CPU, Way, cleanse, sentences
-from headsweep import Bound, NothingPruned, Plan, Sources, purify
+from headsweep import Bound, Method, NothingPruned, Plan, Sources, purify
 from headsweep.errors import UserError
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst, _negative_entropy
@@ -14,8 +14,10 @@ from headsweep.model.loading import load_suspect
 from headsweep.model.mask import Units
 from headsweep.model.removal import already_pruned, left_of
 from headsweep.prune.choice import Choice
+from headsweep.prune.strategies.random import Random
 from headsweep.prune.view import DefenderView
 from headsweep.purification.baselines import DEFENSES
+from headsweep.purification.material import Material
 from headsweep.settings import configure
 from headsweep.task.examples import encode
 from test_healing import pruned_view
@@ -140,7 +142,6 @@ def test_maximising_entropy_leaves_pruned_heads_at_zero(tiny):
 def test_controls_are_not_held_to_the_bound(trained_folder):
     """Random heads at a count that ruins accuracy: measured, verified as written, not failed."""
     from headsweep import FineTune
-    from headsweep.prune.strategies.random import Random
 
     weak = Way(max_drop=0.0, heal=FineTune(2, 0.3), runtime=CPU)
     done = cleanse(trained_folder, data(), Random(count=6), weak)
@@ -154,6 +155,16 @@ def test_controls_out_of_range(trained_folder):
         purify(trained_folder, data(), method, Plan(runtime=CPU))
     with pytest.raises(UserError, match="share"):
         configure(DEFENSES["fine-pruning"], ["share=2"])
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_too_many_heads_or_none_are_refused_before_anything_is_measured(
+    trained_folder, monkeypatch, count
+):
+    """Every layer keeps one of its four heads. It was said once the model was measured."""
+    monkeypatch.setattr(Material, "figures", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=f"count must be between 1 and 6, not {count}"):
+        purify(trained_folder, data(), Method(Random(count=count)), Plan(runtime=CPU))
 
 
 def test_a_rejected_member_ends_the_released_ensemble(tiny):

@@ -50,6 +50,7 @@ class Needs:
         searches: how many searches over a ranking its work is about; None: nobody can foresee it.
         heads: it ranks heads only.
         mask: one that was given, which the model must fit; ``mask_file``: where it stands.
+        count: how many units it prunes, whatever accuracy does; None: it finds that itself.
 
     """
 
@@ -61,18 +62,27 @@ class Needs:
     mask: HeadMask | None = None
     mask_file: str = "the mask given"
     heads: bool = False
+    count: int | None = None
 
     def check(self, layout: Layout) -> None:
         """Check, before anything is measured, that a model's units are those that are asked for.
 
         Raises:
-            UserError: they are of another kind, or other ones than a given mask has.
+            UserError: they are of another kind, too few, or other ones than a given mask has.
 
         """
         if self.heads and any(row.kind == "ffn" for row in layout.rows):
             raise UserError(
                 "this strategy ranks heads only, not FFN groups",
                 "use --units heads, or a strategy that ranks by gate gradient",
+            )
+        most = layout.units - len(layout.rows)
+        if self.count is not None and not 0 < self.count <= most:
+            raise UserError(
+                f"count must be between 1 and {most}, not {self.count}",
+                "--strategy none (of defend: --with nothing) prunes none"
+                if self.count <= 0
+                else "every layer keeps one",
             )
         if self.mask is None or self.mask.fits(layout):
             return

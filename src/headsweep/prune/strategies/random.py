@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import PositiveInt
 
-from headsweep.errors import UserError, lookup
+from headsweep.errors import lookup
 from headsweep.prune.choice import Choice, Needs
 from headsweep.prune.search import SEARCHES, candidates
 from headsweep.prune.view import DefenderView
@@ -41,19 +41,13 @@ class Random:
     @property
     def needs(self) -> Needs:
         """No bound where the number of heads is given."""
-        return Needs(bound=self.count is None, searches=1)
+        return Needs(bound=self.count is None, searches=1, count=self.count)
 
     def choose(self, view: DefenderView) -> Choice:
-        """Return a random mask."""
+        """Return a random mask; raises UserError where there are fewer units than asked for."""
+        self.needs.check(view.layout)
         scores = torch.rand(view.layout.units, generator=view.generator("random"))
         if self.count is None:
             return lookup(self.search, SEARCHES, "search")(view, scores, self.step)
         order = candidates(scores, view)
-        if not 0 < self.count <= len(order):
-            raise UserError(
-                f"random: count must be between 1 and {len(order)}, not {self.count}",
-                "--strategy none (of defend: --with nothing) prunes none"
-                if self.count <= 0
-                else "every layer keeps one",
-            )
         return Choice(view.layout.mask(order[: self.count]), scores, bounded=False)
