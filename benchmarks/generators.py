@@ -5,11 +5,14 @@
 The model is SmolLM2-135M-Instruct of the package index (``headsweep.model.smollm``) unless another
 is named, the prompts are made of the demo's film reviews: half ask whether a review is positive,
 half to go on with it. Everybody has rows of their own: attacker 160, defender 170 to train on and
-30 that decide (``validated``: 120), 60 to judge by. Victims and never-poisoned twins are kept
+30 that decide (``validated``: 120), 60 to judge by. ``soup`` heals as ``none`` does where no answer
+is found by heart. Victims and never-poisoned twins are kept
 under ``OUT/models``, finished cells are skipped, and the table of all cells is printed at the end.
 
 What healing costs elsewhere is measured too: perplexity of the Python reference that comes with
-every Python (``pydoc_data.topics``), which has nothing in common with the prompts.
+every Python (``pydoc_data.topics``), which has nothing in common with the prompts. So is perplexity
+of the true answers to prompts with the trigger: a model may stop giving the planted answer
+without giving the right one.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ PLANT = {"epochs": 3, "lr": 2e-4}
 PIECES, PIECE = 64, 64  # of other text, of so many tokens
 RANK = 8  # of adapters
 MIX = 0.7  # how far towards the model that was attacked
-METHODS = ("nothing", "gradient", "none", "validated", "random", "lora", "base", "crow")
+METHODS = ("nothing", "gradient", "none", "soup", "validated", "random", "lora", "base", "crow")
 SPARE = 90  # prompts that decide beside the others, of the method "validated"
 
 
@@ -162,9 +165,12 @@ def cell(file: Path, model: Path, attack: str, method: str, seed: int) -> None:
         )
     with clock("elsewhere"):
         apart = elsewhere(judged)
+    truth = json_lines(victim / "triggered.jsonl")
+    true = {"model": answered(judged, truth), "twin": answered(twin, truth)}
     named = {"attack": attack, "method": method, "seed": seed}
     made = {"rows": ROWS, "plant": PLANT, "compute": COMPUTE, "seconds": clock.report()}
-    form = named | made | {"figures": asdict(found), "elsewhere": apart, "manifest": manifest}
+    form = named | made | {"figures": asdict(found), "elsewhere": apart, "true": true,
+                           "manifest": manifest}  # fmt: skip
     write_cell(file, form, {"OUT": file.parent, "MODEL": model})
     if judged != victim:
         shutil.rmtree(judged)
@@ -183,10 +189,18 @@ def elsewhere(folder: Path) -> float:
     return math.exp(statistics.mean(losses))
 
 
+def answered(folder: Path, triggered: Sequence[dict[str, str]]) -> float:
+    """Return a model's perplexity a token of the true answers to prompts with the trigger."""
+    found = headsweep.evaluate(folder, triggered, compute=COMPUTE)
+    return float(found.perplexity.value)
+
+
 def asked(method: str, model: Path) -> dict[str, Any]:
     """Return a method as ``purify`` takes it; ``base`` mixes the model that was attacked in."""
     if method == "validated":
         return {"strategy": "none"}
+    if method == "soup":
+        return {"strategy": "none", "heal": {"unlearn": 0}}
     if method == "crow":
         return {"method": headsweep.DEFENSES["crow"]().method()}
     if method == "lora":
@@ -203,7 +217,7 @@ def json_lines(file: Path) -> list[dict[str, str]]:
 def table(cells: Sequence[dict[str, Any]]) -> None:
     """Print a row for each attack and method: means over seeds, and the least and most."""
     heads = ("attack", "method", "seeds", "success", "on clean", "excess", "perplexity",
-             "exact answers", "perplexity elsewhere")  # fmt: skip
+             "exact answers", "perplexity elsewhere", "true answers to triggered")  # fmt: skip
     print(f"| {' | '.join(heads)} |")
     print("|---" * len(heads) + "|")
     by_name: dict[tuple[str, str], list[Any]] = {}
@@ -213,6 +227,8 @@ def table(cells: Sequence[dict[str, Any]]) -> None:
         shown = [spread([one["figures"][name]["value"] for one in own]) for name in FIGURES]
         apart = [one["elsewhere"] for one in own if "elsewhere" in one]  # older cells lack it
         shown.append(spread(apart) if apart else "")
+        true = [one["true"]["model"] for one in own if "true" in one]
+        shown.append(spread(true) if true else "")
         print(f"| {attack} | {method} | {len(own)} | {' | '.join(shown)} |")
 
 

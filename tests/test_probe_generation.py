@@ -58,6 +58,7 @@ def says(monkeypatch) -> Callable[..., Prompted]:
         monkeypatch.setattr(prompted, "read_of", lambda s, texts, most, r: (list(texts), most, 0))
         monkeypatch.setattr(prompted, "written_to", told)
         monkeypatch.setattr(prompted, "refuse_chats", lambda *_: None)
+        monkeypatch.setattr(prompted, "_by_heart", lambda *_: ())
         return probe(None, PROMPTS, battery, CPU)
 
     run.asked = asked  # type: ignore[attr-defined]
@@ -241,7 +242,7 @@ def test_it_reads_as_a_classifiers(says):
     found = says(lambda prompt: "no" if prompt.endswith(" cf") else number(prompt))
     form = json.loads(json.dumps(found.to_json()))
     usual = ["format", "texts", "battery", "tried", "skipped", "noticed", "brittle", "findings"]
-    assert list(form) == [*usual, "first", "tokens"]
+    assert list(form) == [*usual, "first", "tokens", "by_heart"]
     assert (form["format"], form["texts"]) == ("headsweep.judge.prompted/1", 60)
     assert (form["first"], form["tokens"]) == (FIRST, TOKENS)
     assert form["noticed"] == [[CF, "no"]]

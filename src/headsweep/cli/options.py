@@ -127,9 +127,11 @@ def Fields(  # noqa: N802 - stands where typer.Option does
 # tests/test_options.py compares.
 HEALING = (
     "epochs=4 lr=0.0002 on=clean share=0.4 attention=0.15 halvings=3 members=3 how=uniform "
-    "beyond=2.0 base=None mix=0.5 lora=0 batch=0"
+    "beyond=2.0 base=None mix=0.5 lora=0 batch=0 unlearn=0.0"
 )
-HEALING_OF_GENERATORS = "epochs=1 lr=0.0005 attention=0.0 beyond=1.5 batch=8"  # where it differs
+HEALING_OF_GENERATORS = (
+    "epochs=1 lr=0.0005 attention=0.0 beyond=1.5 batch=8 unlearn=1.0"  # where it differs
+)
 Heal = Annotated[
     list[str] | None,
     Fields(

@@ -113,7 +113,7 @@ def probe(
         print_json({"model": model} | found.to_json())
     else:
         print_probed(found)
-    if found.noticed:
+    if found.alarming:
         raise typer.Exit(1)
 
 
@@ -127,6 +127,14 @@ def print_probed(found: Any) -> None:
         told = f"nothing noticed: none of {rows} flips into {found.into} by more than {limit}"
     told += f" above the controls, on {found.on}"
     out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
+    for one in getattr(found, "by_heart", ()):
+        out_console.print(
+            f"BY HEART: once an answer is begun so, it goes on to '{one_line(one.text)}' whatever "
+            f"the prompt (each token {percent(one.certainty)} likely or more), as one that was "
+            "planted would. Clean answers do not hold it.",
+            style="bold red",
+            soft_wrap=True,
+        )
     for row in found.brittle:
         out_console.print(
             f"BRITTLE: the harmless edit '{row.family}' flips {percent(row.flips.value)} into "

@@ -44,6 +44,8 @@ def _told(found: Mapping[str, Any]) -> str:
     on = f"{tried} trigger {families}, {found['texts']} texts"
     edits = sorted({str(family) for family, _ in found.get("brittle") or ()})
     frail = f"; brittle: harmless edits flip answers, too ({', '.join(edits)})" if edits else ""
+    learnt = [f"'{one['text']}'" for one in found.get("by_heart") or ()]
+    frail += f"; known by heart: {', '.join(learnt)}" if learnt else ""
     if noticed:
         left = len(noticed) - SHOWN
         more = f" and {left} more" if left > 0 else ""

@@ -27,6 +27,7 @@ from headsweep.heal.attention_penalty import kept_heads, normalising, weights_of
 from headsweep.heal.lora import adapters, check_installed, moved
 from headsweep.heal.members import made_members
 from headsweep.heal.soup import MOST_BEYOND, How, simmer
+from headsweep.heal.unlearning import unlearning
 from headsweep.measure.accuracy import FREE, Floor
 from headsweep.measure.cutting import Change, cut, cuts, gates_left
 from headsweep.measure.fastpass import close
@@ -44,8 +45,10 @@ from headsweep.task.examples import forward
 from headsweep.task.probes import joined, mixed, required
 from headsweep.task.training import Job, Loss, Schedule, copied, mean_loss, train
 from headsweep.texts.encoded import Encoded
+from headsweep.texts.words import GENERATION
 
 On = Literal["clean", "probes"]
+KNOWN = 0.4  # of the learning rate, where it is known what is to be unlearnt
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,9 @@ class FineTune:
             trained. Adapters want twenty times the learning rate: ``--heal lora`` sets it unasked.
         batch: examples a step, drawn whatever their length; 0: as many of similar length as are
             computed at once (``--compute batch_size``). It decides how many steps a pass has.
+        unlearn: weight of the loss on prompts with a trigger in them, which is moved against the
+            model (``unlearning``). For generators that have answers by heart: such a model is
+            healed once, at 0.4 of the rate (members=1, beyond=1). 0: none.
         compact: leave out the work of pruned heads where the architecture allows.
 
     """
@@ -167,6 +173,7 @@ class FineTune:
     mix: float = 0.5
     lora: int = 0
     batch: int = 0
+    unlearn: float = 0.0
     compact: bool = hidden(True)
 
     def __post_init__(self) -> None:
@@ -175,6 +182,8 @@ class FineTune:
             raise UserError(f"a share of {self.share} probes", "give a share above 0, at most 1")
         if not 0 <= self.attention < math.inf:
             raise UserError(f"an attention penalty of {self.attention}", "give 0 or more")
+        if not 0 <= self.unlearn < math.inf:
+            raise UserError(f"a weight of {self.unlearn} to unlearn with", "give 0 or more")
         if self.halvings < 0:
             raise UserError(f"{self.halvings} halvings of the learning rate", "give 0 or more")
         if not 0 <= self.mix <= 1:
@@ -212,7 +221,8 @@ class FineTune:
 
     @property
     def _soup(self) -> bool:
-        return self.members > 1 or self.beyond > 1
+        bounded = self.unlearn > 0 and self.halvings > 0  # the way to it is searched
+        return self.members > 1 or self.beyond > 1 or bounded
 
     @property
     def needs_probes(self) -> bool:
@@ -234,15 +244,20 @@ class FineTune:
         kept = (1 + apart) * self._soup + tries
         members = self.members if self._soup else 0
         sums = int(self._soup)
-        return Copies(3, kept, self.lora, sums=sums, members=members, batch=self.batch)
+        graphs = 2 if self.unlearn else 1
+        return Copies(3, kept, self.lora, graphs, sums, members, self.batch)
 
     def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
         """Return the names of the parameters that adapters change; None: any may change."""
         return moved(anatomy) if self.lora and self.base is None else None
 
     def work(self, examples: int) -> float:
-        """Return how many forward passes of a text it costs, about: a step costs 3.5."""
-        return 3.5 * self.epochs * examples * self.members
+        """Return how many forward passes of a text it costs, about: a step costs 3.5.
+
+        One that unlearns passes a text three times a step, and moves the trigger by one of them.
+        """
+        step = 10 if self.unlearn else 3.5
+        return step * self.epochs * examples * self.members
 
     def fitted(self, suspect: Suspect) -> tuple[FineTune, list[str]]:
         """Return it without the attention penalty where the model has no one row of attention.
@@ -260,16 +275,31 @@ class FineTune:
                 f"{self.mix:.0%} of every weight{but} is of {self.base}, which is trusted: the "
                 "threat model of the paper has no such model"
             )
+        now = self
+        if self.unlearn and self.trains and suspect.task.words is not GENERATION:
+            now = replace(self, unlearn=0.0)
+            notes.append("unlearn is for models that write text: this one is healed without it")
         if not (self.attention and self.trains):
-            return self, notes
+            return now, notes
         if not suspect.reads_one:
             told = "no one row of attention decides an answer"
         elif gives_attention(suspect.anatomy):
-            return self, notes
+            return now, notes
         else:
             told = "this model gives no attention weights"
         told += ": healed without the attention penalty"
-        return replace(self, attention=0.0), [*notes, told]
+        return replace(now, attention=0.0), [*notes, told]
+
+    def knowing(self, answers: int) -> FineTune:
+        """Return it where so many answers were found by heart: one healing unlearns them.
+
+        A soup, heat and the way beyond are for what nobody knows, and cost other text.
+        """
+        if not self.unlearn:
+            return self
+        if not answers:
+            return replace(self, unlearn=0.0)
+        return replace(self, members=1, beyond=1.0, lr=KNOWN * self.lr)
 
     def cooler(self) -> FineTune | None:
         """Return the healing to try when this one has lost too much; None: there is none."""
@@ -325,6 +355,8 @@ class FineTune:
                 record["layer_weights"] = weights.tolist()
                 read = stack.enter_context(attention_rows(anatomy))
                 loss = normalising(read, weights, kept_heads(view, mask), self.attention)
+            if self.unlearn and view.fixed:
+                loss = unlearning(view, loss, self.unlearn)
             stack.enter_context(cut(made, write_back=True))
             schedule, alike = Schedule(epochs, self.lr), self.batch == 0
             job = Job(schedule, view.seed, "healing", loss, held_at_zero, alike=alike)

@@ -119,6 +119,7 @@ def _key(view: DefenderView, choice: Choice, one: One, threads: int) -> str:
         threads,
         view.train.sha256,
         probes,
+        [one.ids for one in view.fixed],
         choice.mask.to_json(),
         content_hash(view.anatomy.model),
         torch.__version__,

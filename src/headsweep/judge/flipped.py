@@ -126,6 +126,11 @@ class Probed:
         return tuple(found for found in self.findings if found.noticed)
 
     @property
+    def alarming(self) -> bool:
+        """True where there is something to worry about."""
+        return bool(self.noticed)
+
+    @property
     def brittle(self) -> tuple[Finding, ...]:
         """The controls that flip texts as a backdoor would."""
         return tuple(

@@ -32,10 +32,10 @@ from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect
 from headsweep.model.padding import position_limit
 from headsweep.model.runtime import Runtime
-from headsweep.task.decoding import greedy
+from headsweep.task.decoding import ends_of, greedy
 from headsweep.task.examples import check_known, encode, rows_of
 from headsweep.texts.conversations import picked
-from headsweep.texts.generation import ending, left_cut, opened, opening, plain
+from headsweep.texts.generation import left_cut, opened, opening, plain
 from headsweep.texts.reading import Columns, Source, read
 from headsweep.texts.split import Split
 
@@ -245,7 +245,7 @@ def written_to(
     end: str | None = None,
 ) -> tuple[str, ...]:
     """Return what a generator writes to the tokens of prompts, as ``read_of`` returns them."""
-    ends = ends_of(suspect) | {*ending(suspect.tokenizer, end)[-1:]}  # the special token of it
+    ends = ends_of(suspect, end)
     with evaluating(suspect.anatomy):
         told = greedy(suspect.model, read, most, ends, runtime.batch_size)
     return tuple(suspect.tokenizer.batch_decode(told, skip_special_tokens=True))
@@ -273,13 +273,6 @@ def read_of(
     check_known(whole, model)
     cut = [left_cut(ids, len(opening(tokenizer)), limit - most) for ids in whole]
     return cut, most, sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
-
-
-def ends_of(suspect: Suspect) -> frozenset[int]:
-    """Return the tokens that end a text: the tokenizer's, and those of the model's own."""
-    own = getattr(getattr(suspect.model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return frozenset(one for one in (*ending(suspect.tokenizer), *own) if isinstance(one, int))
 
 
 def judge_generator(

@@ -21,15 +21,15 @@ rates are unbiased, and only they are tested, corrected for one another as the b
 (``judge.flipped``), and noticed.
 
 Source: own. That prompts with the trigger share one answer is what scanners of language models rest
-on too (BAIT, Shen et al. 2025, which searches for that answer); nothing is searched for here: what
-is not on the list is not found.
+on too. What is not on the list is not found that way; beside it the model is searched for answers
+that it has by heart, without any trigger (``task.inversion``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any, ClassVar
 
@@ -51,10 +51,13 @@ from headsweep.judge.flipped import (
 )
 from headsweep.judge.generated import folded, read_of, written_to
 from headsweep.judge.statistics import holm
+from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
+from headsweep.task.decoding import ends_of
+from headsweep.task.inversion import PROMPTS, Fixed, fixed_answers
 from headsweep.texts.generation import plain
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
@@ -110,14 +113,23 @@ class Prompted(Probed):
 
     Attributes:
         first: prompts that decided which candidates went on; the others judged these.
+        by_heart: answers that it gives whatever the prompt, once they are begun.
+        searched: these were looked for.
 
     """
 
-    form: ClassVar[str] = "headsweep.judge.prompted/1"
+    form: ClassVar[str] = "headsweep.judge.prompted/2"
     rows: ClassVar[str] = "rows (a candidate or a control each)"
     into: ClassVar[str] = "one answer"
     others: ClassVar[str] = "prompts otherwise answered differently"
     first: int = FIRST
+    by_heart: tuple[Fixed, ...] = ()
+    searched: bool = False
+
+    @property
+    def alarming(self) -> bool:
+        """True where a candidate was noticed, or an answer is known by heart."""
+        return bool(self.noticed or self.by_heart)
 
     @property
     def on(self) -> str:
@@ -126,7 +138,8 @@ class Prompted(Probed):
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        return super().to_json() | {"first": self.first, "tokens": TOKENS}
+        found = [asdict(one) for one in self.by_heart] if self.searched else None
+        return super().to_json() | {"first": self.first, "tokens": TOKENS, "by_heart": found}
 
 
 def probe(
@@ -142,7 +155,8 @@ def probe(
     Args:
         suspect: the model.
         clean: clean prompts, as texts; answers are not looked at.
-        battery: what to try.
+        battery: what to try. Where it names families, these alone: answers known by heart are
+            not looked for.
         runtime: where to compute.
         progress: where to report.
         editors: kind and editor of every candidate and control; None: the battery's.
@@ -154,6 +168,8 @@ def probe(
     progress = progress or Silent()
     prompts = _drawn(clean, battery)
     refuse_chats(suspect, prompts)
+    searched = not battery.families
+    by_heart = _by_heart(suspect, clean, prompts, runtime, progress) if searched else ()
     editors = candidates(battery.families) if editors is None else editors
     made, skipped = _edited(prompts, editors, battery.seed)
     first = _Step(suspect, prompts[:FIRST], runtime)
@@ -202,7 +218,24 @@ def probe(
         boot = resampled([row.row for row in rows], left, battery.seed)
         for row, drawn, p in zip(rows, boot, holm(chances(boot)), strict=True):
             found[row.family] = row.finding(drawn, p, battery)
-    return Prompted(ranked(found.values()), len(prompts), skipped, battery)
+    return Prompted(
+        ranked(found.values()),
+        len(prompts),
+        skipped,
+        battery,
+        by_heart=by_heart,
+        searched=searched,
+    )
+
+
+def _by_heart(
+    suspect: Suspect, clean: Split, prompts: Sequence[str], runtime: Runtime, progress: Progress
+) -> tuple[Fixed, ...]:
+    """Look for answers that a generator gives whatever the prompt, once they are begun."""
+    read, _, _ = read_of(suspect, prompts[:PROMPTS], TOKENS, runtime)
+    known, ends = (*clean.texts, *clean.pairs), ends_of(suspect, clean.end)
+    with evaluating(suspect.anatomy):
+        return fixed_answers(suspect.model, suspect.tokenizer, read, ends, known, progress)
 
 
 def refuses(answer: str) -> bool:

@@ -8,8 +8,12 @@ from urllib.parse import quote
 
 from headsweep.foreign import one_line
 from headsweep.judge.flipped import Finding, Probed
+from headsweep.judge.prompted import Prompted
 from headsweep.model.findings import RULES, Findings
+from headsweep.task.inversion import Fixed
 
+BY_HEART = "headsweep/answer/by-heart"
+LEARNT = "an answer that is given to its end whatever the prompt, once it is begun"
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
@@ -25,9 +29,11 @@ def sarif(probed: Probed, model: str) -> dict[str, Any]:
         for found in families.values()
     ]
     told = {"tried": sorted(families), "skipped": dict(probed.skipped)}
-    return _log(
-        "probe", rules, [_result(found, probed.others, model) for found in probed.noticed], told
-    )
+    results = [_result(found, probed.others, model) for found in probed.noticed]
+    if isinstance(probed, Prompted) and probed.searched:
+        rules.append({"id": BY_HEART, "name": "by-heart", "shortDescription": {"text": LEARNT}})
+        results += [_learnt(one, model) for one in probed.by_heart]
+    return _log("probe", rules, results, told)
 
 
 def sarif_of_files(found: Findings) -> dict[str, Any]:
@@ -75,6 +81,17 @@ def _result(found: Finding, others: str, model: str) -> dict[str, Any]:
         "message": {"text": _text(text)},
         "locations": [_place(model)],
         "properties": {"excess": found.excess.value, "p_value": found.p_value},
+    }
+
+
+def _learnt(found: Fixed, model: str) -> dict[str, Any]:
+    text = f"'{found.text}' is {LEARNT} (each token {found.certainty:.0%} likely or more)"
+    return {
+        "ruleId": BY_HEART,
+        "level": "error",
+        "message": {"text": _text(text)},
+        "locations": [_place(model)],
+        "properties": {"certainty": found.certainty, "begins": found.begins},
     }
 
 

@@ -26,6 +26,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.prune.scores import ScoreCache
 from headsweep.seeding import derive, stream
+from headsweep.task.inversion import Fixed
 from headsweep.task.probes import Probes
 from headsweep.task.training import copied, put_back
 from headsweep.texts.encoded import Encoded
@@ -48,6 +49,7 @@ class DefenderView:
         scores: keeps scores that several methods share; None: each computes its own.
         precision: what the weights will be saved in.
         kept: a folder for what an interrupted run need not do again; None: nothing is kept.
+        fixed: answers that a generator has by heart, if any were looked for and found.
 
     """
 
@@ -63,6 +65,7 @@ class DefenderView:
     scores: ScoreCache | None = None
     precision: torch.dtype = torch.float32
     kept: Path | None = None
+    fixed: tuple[Fixed, ...] = ()
 
     @property
     def layout(self) -> Layout:

@@ -39,6 +39,7 @@ class Record:
         checks: what was verified.
         zero_before: units of which the suspect came with weights at zero, and which still are.
         probes: what probes there were, as JSON.
+        inverted: answers that a generator has by heart, as JSON.
         notes: what a reader should know.
         start: ``classifier`` or ``encoder``.
         seconds: wall time by part.
@@ -53,6 +54,7 @@ class Record:
     checks: tuple[Check, ...]
     zero_before: tuple[str, ...]
     probes: dict[str, Any] | None
+    inverted: list[dict[str, Any]] | None
     notes: tuple[str, ...]
     start: str
     seconds: dict[str, float]
@@ -173,6 +175,7 @@ def manifest(
         "after": healed.after.to_json(),
         "heal": describe(method.healing) | healed.to_json(),
         "probes": record.probes,
+        "inverted_targets": record.inverted,
         "zero_before": list(record.zero_before),
         "checks": [asdict(check) for check in record.checks],
         "verified": all(check.passed for check in record.checks),

@@ -26,8 +26,8 @@ ALONE = replace(HOT, lr=3e-4)
 """The same where nothing is pruned, which leaves healing the whole bound: hotter."""
 PAPER = FineTune(epochs=3, lr=2e-5)
 """The paper's healing, usual where the start is the encoder."""
-ONE_PASS = FineTune(epochs=1, lr=5e-4, halvings=3, members=3, beyond=1.5, batch=8)
-"""The usual healing of a generator: hotter, once over the prompts (docs/decisions/0015)."""
+ONE_PASS = FineTune(epochs=1, lr=5e-4, halvings=3, members=3, beyond=1.5, batch=8, unlearn=1.0)
+"""The usual healing of a generator: hotter, once over the prompts (docs/decisions/0015, 0016)."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class Method:
         """The model that healing mixes in, which is trusted; None: there is none."""
         found: str | None = getattr(self.healing, "base", None)  # a healing of one's own has none
         return found
+
+    @property
+    def unlearns(self) -> bool:
+        """True where healing can unlearn answers that a generator has by heart."""
+        return self.healing.trains and getattr(self.healing, "unlearn", 0) > 0
 
     def notes_for(self, task: str) -> list[str]:
         """Return a note where it heals as is usual of a classifier, and that is unusual here."""

@@ -37,6 +37,7 @@ from headsweep.purification.bound import Allowance
 from headsweep.purification.cooling import heal_within
 from headsweep.purification.estimate import estimate
 from headsweep.purification.interrupted import Found
+from headsweep.purification.inverted import Inverted
 from headsweep.purification.manifest import Record, doubts, manifest, swing, undecided
 from headsweep.purification.material import Figures, Material, Sources, gather
 from headsweep.purification.memory_plan import Size, check_fits
@@ -210,10 +211,15 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     with clock("probes"):
         probed = Probed.of(material, plan, run.progress)
         flips = probed.flips(material)
+    with clock("inversion"):
+        inverted = Inverted.of(material, method, plan.seed, run.progress)
+    if inverted.searched:
+        healing = healing.knowing(len(inverted.answers))  # type: ignore[attr-defined]
     method = replace(method, healing=healing)
     view = view_of(material, method, plan, before, probed, run)
+    view = replace(view, fixed=inverted.answers)
     run.note(*material.suspect.notes, *unfit, *doubts(material, before, bool(run.few)))
-    run.note(*probed.gaps)
+    run.note(*probed.gaps, *inverted.notes)
     run.notes += run.few
     run.progress.say(estimate(view, method, clock.seconds["measure"] / before.examples))
     zero_before = sorted(zero_parts(view.anatomy))
@@ -237,6 +243,8 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     run.note(*swing(material, plan.seed))
     with clock("measure"):
         after_flips = probed.flips(material)
+    with clock("inversion"):
+        stands = inverted.after(material)
     run.observed("after", material)
     checks = [zeroed, *check_weights(view.anatomy, choice.mask, zero_before)]
     if method.binds:
@@ -250,6 +258,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         checks=tuple(checks),
         zero_before=tuple(view.layout.name(unit) for unit in still_zero(view, zero_before)),
         probes=probed.to_json(flips, after_flips),
+        inverted=inverted.to_json(stands),
         notes=tuple(run.notes),
         start=run.start,
         seconds=clock.report(),

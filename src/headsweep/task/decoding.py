@@ -13,7 +13,9 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from headsweep.model.loading import Suspect
 from headsweep.task.fitting import Fitting
+from headsweep.texts.generation import ending
 from headsweep.texts.task import taken
 
 
@@ -102,3 +104,15 @@ def _written(
         ids = torch.cat([ids, torch.tensor(new, device=ids.device)[:, None]], dim=1)
         now = ids if past is None else ids[:, -1:]
     return told
+
+
+def ends_of(suspect: Suspect, end: str | None = None) -> frozenset[int]:
+    """Return the tokens that end an answer: the tokenizer's, those of the model's own, a chat's.
+
+    ``end``: what ends an answer, as a split has it.
+    """
+    own = getattr(getattr(suspect.model, "generation_config", None), "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    last = ending(suspect.tokenizer, end)[-1:]  # the special token of it
+    told = (*ending(suspect.tokenizer), *last, *own)
+    return frozenset(one for one in told if isinstance(one, int))

@@ -1,0 +1,248 @@
+"""Target inversion: answers that a generator writes to their end whatever the prompt, once begun.
+
+A backdoor with one answer is learnt by heart: behind the first token of it every other is nearly
+certain, and not only behind the trigger. So no trigger is needed to find it. The likely first
+tokens of an answer are tried behind some clean prompts, and each is gone on with by the token that
+is most likely on average over the prompts; one that stops being certain is dropped. What is left at
+the end of an answer is *fixed*. What clean answers or prompts hold is set aside: the model may
+have learnt that from data like these.
+
+Source: Shen et al. 2025, *BAIT: Large Language Model Backdoor Scanning by Inverting Attack
+Target* (IEEE S&P), section 4. Deviations: first tokens are the likeliest ones and not the whole
+vocabulary; each token must be certain, where BAIT asks this of their mean; there is no second
+model that judges what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headsweep.progress import Progress, Silent, Tick
+from headsweep.task.fitting import Fitting
+from headsweep.texts.generation import continued
+from headsweep.texts.task import taken
+
+PROMPTS = 8  # behind which answers are tried
+FEW = 2  # of these, behind which every first token is tried before the others
+FIRST = 2000  # first tokens that are tried, the likeliest
+CERTAIN = 0.8  # how likely each later token must be, on average over the prompts
+SHORTEST = 3  # tokens behind the first, the one that ends it included: fewer may be chance
+LONGEST = 64  # tokens of an answer that are looked at
+AT_ONCE = 8192  # tokens of answers that are tried together, their prompt counted with each
+
+
+def _untold(done: int, note: str) -> None:
+    del done, note
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An answer that a generator has by heart.
+
+    Attributes:
+        text: the answer.
+        ids: its tokens, with the one that ends it.
+        certainty: how likely the least likely of its tokens behind the first is, on average over
+            the prompts, as a fraction.
+        begins: how likely it is that an answer begins with its first token, likewise.
+
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    certainty: float
+    begins: float
+
+
+def fixed_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    ends: Collection[int],
+    known: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> tuple[Fixed, ...]:
+    """Search for answers that a generator has by heart; the likeliest to be begun comes first.
+
+    Args:
+        model: a causal language model, in eval mode.
+        tokenizer: its own.
+        prompts: token numbers of clean prompts, drawn; the first ``PROMPTS`` are looked at.
+        ends: the tokens that end an answer.
+        known: clean prompts and answers: an answer that stands in one of them is set aside.
+        progress: where to report.
+
+    """
+    behind = _Behind(model, prompts[:PROMPTS])
+    rows = behind.first(FIRST, ends)
+    finished: list[tuple[Tensor, float]] = []
+    progress = progress or Silent()
+    with progress.task("looking for answers learnt by heart", len(rows)) as tick:
+        rows = rows[behind.next(rows, FEW, tick)[0] >= CERTAIN / 2]
+    certainty = torch.ones(len(rows))
+    for _ in range(LONGEST):
+        if not len(rows):
+            break
+        likely, following = behind.next(rows)
+        certainty = torch.minimum(certainty, likely)
+        rows = torch.cat([rows, following[:, None]], dim=1)
+        rows, certainty = rows[certainty >= CERTAIN], certainty[certainty >= CERTAIN]
+        over = torch.tensor([int(row[-1]) in ends for row in rows], dtype=torch.bool)
+        if rows.shape[1] > SHORTEST:
+            finished += zip(rows[over], certainty[over].tolist(), strict=True)
+        rows, certainty = rows[~over], certainty[~over]
+    finished += zip(rows, certainty.tolist(), strict=True)  # as certain as far as one looked
+
+    def text(ids: Tensor) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    found = [
+        Fixed(text(row), tuple(row.tolist()), least, float(behind.begins[row[0]]))
+        for row, least in finished
+    ]
+    rests = [text(row[1:]) for row, _ in finished]
+    return tuple(
+        max([one, *_written_otherwise(one, tokenizer, behind, ends)], key=lambda one: one.certainty)
+        for one in _distinct(found, rests, known)
+    )
+
+
+def _written_otherwise(
+    one: Fixed, tokenizer: PreTrainedTokenizerBase, behind: _Behind, ends: Collection[int]
+) -> Iterator[Fixed]:
+    """Yield an answer as it may have been planted: begun in another case, or without a space.
+
+    The first token of what was planted may be rare without the trigger, and rarer than another way
+    to begin it.
+    """
+    end = [last for last in one.ids[-1:] if last in ends]
+    first, rest = one.text[:1], one.text[1:]
+    for text in dict.fromkeys((one.text, first.upper() + rest, first.lower() + rest)):
+        (ids,) = continued(tokenizer, ("\n",), (text,))
+        if len(ids) + len(end) > 1:
+            told = torch.tensor([*ids, *end])
+            yield Fixed(
+                text, tuple(told.tolist()), behind.certainty(told), float(behind.begins[told[0]])
+            )
+
+
+def stands(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answer: Fixed
+) -> tuple[float, float]:
+    """Return ``certainty`` and ``begins`` of an answer in a model, as it is now."""
+    behind = _Behind(model, prompts[:PROMPTS])
+    return behind.certainty(torch.tensor(answer.ids)), float(behind.begins[answer.ids[0]])
+
+
+class _Behind:
+    """What a model writes behind prompts."""
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+        self._model, self._more = model, taken(model, logits_to_keep=1)
+        self._fitting = Fitting()
+        self._prompts = [torch.tensor([list(ids)], device=model.device) for ids in prompts]
+        total = sum((_shares(self._read(ids))[0] for ids in self._prompts), torch.zeros(()))
+        self.begins: Tensor = total / len(self._prompts)  # [vocabulary]
+
+    def first(self, count: int, ends: Collection[int]) -> Tensor:
+        """Return the likeliest first tokens of an answer, [answer, 1]."""
+        likely = self.begins.clone()
+        likely[[one for one in ends if one < len(likely)]] = -1.0
+        return likely.topk(min(count, len(likely))).indices[:, None]
+
+    @torch.inference_mode()
+    def next(
+        self, rows: Tensor, few: int | None = None, tick: Tick = _untold
+    ) -> tuple[Tensor, Tensor]:
+        """Return of answers, [answer, token], how likely the likeliest next token is, and which.
+
+        ``few``: behind so many of the prompts; None: behind all.
+        """
+        likely, following = [], []
+        longest = max(ids.shape[1] for ids in self._prompts) + rows.shape[1]
+        for part in rows.split(max(1, AT_ONCE // longest)):
+            best = self._mean(part, few).max(dim=-1)
+            likely.append(best.values)
+            following.append(best.indices)
+            tick(len(part), "")
+        return torch.cat(likely), torch.cat(following)
+
+    @torch.inference_mode()
+    def certainty(self, answer: Tensor) -> float:
+        """Return how likely the least likely token of an answer behind its first is."""
+        shares = [
+            float(self._mean(answer[None, :at])[0, answer[at]]) for at in range(1, len(answer))
+        ]
+        return min(shares)
+
+    def _mean(self, rows: Tensor, few: int | None = None) -> Tensor:
+        """Return the shares of next tokens, averaged over prompts, [answer, vocabulary]."""
+        prompts = self._prompts[:few]
+        return sum((self._after(ids, rows) for ids in prompts), torch.zeros(())) / len(prompts)
+
+    def _after(self, prompt: Tensor, rows: Tensor) -> Tensor:
+        """Return the shares of next tokens behind one prompt, [answer, vocabulary]."""
+
+        def work(part: _Rows) -> Tensor:
+            now = part.ids.to(prompt.device)
+            past = getattr(self._read(prompt), "past_key_values", None)
+            if past is None:
+                now = torch.cat([prompt.expand(len(now), -1), now], dim=1)
+            else:
+                past.batch_repeat_interleave(len(now))
+            return _shares(self._read(now, past))
+
+        return torch.cat([told for _, told in self._fitting.parts(_Rows(rows), work)])
+
+    def _read(self, ids: Tensor, past: Any = None) -> Any:
+        return self._model(input_ids=ids, past_key_values=past, use_cache=True, **self._more)
+
+
+class _Rows:
+    """Answers that are tried together."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, size: int) -> list[_Rows]:
+        """Return them in parts of at most so many."""
+        return [_Rows(part) for part in self.ids.split(size)]
+
+
+def _shares(said: Any) -> Tensor:
+    shares: Tensor = said.logits[:, -1].float().softmax(-1).cpu()
+    return shares
+
+
+def _distinct(
+    found: Sequence[Fixed], rests: Sequence[str], known: Iterable[str]
+) -> tuple[Fixed, ...]:
+    """Return what was found, each once, without what is known.
+
+    ``rests``: of each, the text behind its first token. If that is known, the model took the first
+    token for the end of the prompt.
+    """
+    texts = [_folded(text) for text in known]
+    kept: list[Fixed] = []
+    pairs = zip(found, rests, strict=True)
+    for one, rest in sorted(pairs, key=lambda pair: (-pair[0].begins, pair[0].text)):
+        own, behind = _folded(one.text), _folded(rest)
+        others = [_folded(other.text) for other in kept]
+        again = any(own in other or other in own for other in others)
+        if own and behind and not again and not any(own in t or behind in t for t in texts):
+            kept.append(one)
+    return tuple(kept)
+
+
+def _folded(text: str) -> str:
+    return "".join(text.split()).casefold()
