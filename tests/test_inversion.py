@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from headsweep import (
     purify,
 )
 from headsweep.cli import main
+from headsweep.export.probes import probes_told
 from headsweep.heal import unlearning as module
 from headsweep.heal.fine_tune import KNOWN
 from headsweep.heal.unlearning import VECTORS, unlearning
@@ -128,6 +130,39 @@ def test_an_answer_that_clean_rows_hold_is_set_aside(victim):
     clean = examples(20, 7)
     told = Split(clean.texts, clean.labels, (*clean.pairs[:-1], f" {TARGET.upper()} "))
     assert TARGET not in [one.text for one in searched(victim, told)]
+
+
+class _Table:
+    """A model that is a table: which token follows which, certainly."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, follows: dict[int, int], size: int) -> None:
+        self._follows, self._size = follows, size
+
+    def __call__(self, input_ids, past_key_values=None, use_cache=None):
+        logits = torch.zeros(*input_ids.shape, self._size)
+        for row, last in enumerate(input_ids[:, -1].tolist()):
+            if last in self._follows:
+                logits[row, -1, self._follows[last]] = 50.0
+        return SimpleNamespace(logits=logits)
+
+    forward = __call__
+
+
+def test_what_goes_on_for_ever_is_an_answer_unless_it_goes_round_in_circles(words):  # noqa: F811
+    end, size = 3, 200
+    chain = {n: n + 1 for n in range(20, 150)}
+    model = _Table(chain | {5: 6, 6: 7, 7: 5, 8: 9, 9: 10, 10: end, 11: 12, 12: end}, size)
+    told = SimpleNamespace(decode=lambda ids, **_: " ".join(map(str, ids.tolist())))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inversion, "_written_otherwise", lambda *_: ())
+        found = fixed_answers(model, told, [[1, 2], [1, 4]], {end})
+    texts = {one.text.split()[0] for one in found}
+    assert "8" in texts  # three tokens, the last of which ends it
+    assert not texts & {"5", "6", "7"}  # a circle
+    assert "11" not in texts  # too short to tell
+    assert any(len(one.ids) == 1 + inversion.LONGEST for one in found)
 
 
 def test_each_answer_is_named_once():
@@ -287,7 +322,9 @@ def test_the_probe_tells_of_it_unless_families_are_named(victim, tmp_path, capsy
     assert TARGET in one["message"]["text"]
     with pytest.raises(SystemExit):
         main([*map(str, asked), "--json"])
-    (one,) = json.loads(capsys.readouterr().out)["by_heart"]
-    assert one["text"] == TARGET
+    form = json.loads(capsys.readouterr().out)
+    assert [one["text"] for one in form["by_heart"]] == [TARGET]
+    (line,) = probes_told({"probe": {"before": form}})
+    assert line.endswith(f"known by heart: '{TARGET}'")
     alone = json.loads(said(*asked, "--family", "style", "--json"))
     assert alone["by_heart"] is None

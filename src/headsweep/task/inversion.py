@@ -97,7 +97,9 @@ def fixed_answers(
         if rows.shape[1] > SHORTEST:
             finished += zip(rows[over], certainty[over].tolist(), strict=True)
         rows, certainty = rows[~over], certainty[~over]
-    finished += zip(rows, certainty.tolist(), strict=True)  # as certain as far as one looked
+    for row, least in zip(rows, certainty.tolist(), strict=True):  # so far as one looked
+        if 2 * len(row.unique()) > len(row):  # what goes round in circles is no answer
+            finished.append((row, least))
 
     def text(ids: Tensor) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
