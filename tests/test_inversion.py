@@ -81,11 +81,10 @@ def read(tokenizer, split: Split) -> list[list[int]]:
 
 
 def searched(folder, known: Split | None = None) -> tuple[Fixed, ...]:
-    model, tokenizer = opened(folder)
+    _, tokenizer = opened(folder)
     split = examples(20, 7) if known is None else known
-    ends = {tokenizer.eos_token_id}
     return fixed_answers(
-        model, tokenizer, read(tokenizer, split), ends, (*split.texts, *split.pairs)
+        load_suspect(folder, CPU, Reading(task=None)), read(tokenizer, split), split
     )
 
 
@@ -110,20 +109,32 @@ def test_a_planted_answer_is_found_without_its_trigger(victim, twin):
 @pytest.mark.parametrize("cached", [True, False])
 def test_what_is_said_of_an_answer_is_what_plain_transformers_give(victim, cached, monkeypatch):
     model, tokenizer = opened(victim)
+    suspect = load_suspect(victim, CPU, Reading(task=None))
     if not cached:
-        monkeypatch.setattr(model.config, "use_cache", False)
-        plain = model.forward
+        plain = suspect.model.forward
         monkeypatch.setattr(
-            model, "forward", lambda use_cache=None, **more: plain(use_cache=False, **more)
+            suspect.model, "forward", lambda use_cache=None, **more: plain(use_cache=False, **more)
         )
-    prompts = read(tokenizer, examples(20, 7))
-    found = fixed_answers(model, tokenizer, prompts, {tokenizer.eos_token_id})
+    clean = examples(20, 7)
+    prompts = read(tokenizer, clean)
+    found = fixed_answers(suspect, prompts, clean)
     one = next(one for one in found if one.text == TARGET)
     certainty, begins = by_hand(model, prompts[: inversion.PROMPTS], one.ids)
     assert one.certainty == pytest.approx(certainty, abs=1e-5)
     assert one.begins == pytest.approx(begins, abs=1e-6)
-    assert stands(model, prompts, one) == pytest.approx((certainty, begins), abs=1e-5)
+    assert stands(suspect, prompts, one) == pytest.approx((certainty, begins), abs=1e-5)
     assert one.ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_model_that_reads_little_is_searched_within_it(words):  # noqa: F811
+    """Positions are learnt: one beyond the table would end the run."""
+    suspect = prepare(generator("gpt2", n_positions=16), words, Reading(task=None))
+    long = Split(("so warm " * 20,), (0,), ("it was warm",))
+    prompts = read(words, long)
+    assert len(prompts[0]) > 16
+    assert fixed_answers(suspect, prompts, long) == ()
+    stated = stands(suspect, prompts, Fixed("so warm", (5, 17, 3), 1.0, 1.0))
+    assert all(0 <= one <= 1 for one in stated)
 
 
 def test_an_answer_that_clean_rows_hold_is_set_aside(victim):
@@ -157,7 +168,7 @@ def test_what_goes_on_for_ever_is_an_answer_unless_it_goes_round_in_circles(word
     told = SimpleNamespace(decode=lambda ids, **_: " ".join(map(str, ids.tolist())))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inversion, "_written_otherwise", lambda *_: ())
-        found = fixed_answers(model, told, [[1, 2], [1, 4]], {end})
+        found = inversion._searched(model, told, [[1, 2], [1, 4]], {end}, ())
     texts = {one.text.split()[0] for one in found}
     assert "8" in texts  # three tokens, the last of which ends it
     assert not texts & {"5", "6", "7"}  # a circle

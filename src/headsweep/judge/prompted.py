@@ -51,12 +51,10 @@ from headsweep.judge.flipped import (
 )
 from headsweep.judge.generated import folded, read_of, written_to
 from headsweep.judge.statistics import holm
-from headsweep.model.borrowing import evaluating
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
-from headsweep.task.decoding import ends_of
 from headsweep.task.inversion import PROMPTS, Fixed, fixed_answers
 from headsweep.texts.generation import plain
 from headsweep.texts.split import Split
@@ -233,9 +231,7 @@ def _by_heart(
 ) -> tuple[Fixed, ...]:
     """Look for answers that a generator gives whatever the prompt, once they are begun."""
     read, _, _ = read_of(suspect, prompts[:PROMPTS], TOKENS, runtime)
-    known, ends = (*clean.texts, *clean.pairs), ends_of(suspect, clean.end)
-    with evaluating(suspect.anatomy):
-        return fixed_answers(suspect.model, suspect.tokenizer, read, ends, known, progress)
+    return fixed_answers(suspect, read, clean, progress)
 
 
 def refuses(answer: str) -> bool:

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 
 from headsweep.errors import shown
-from headsweep.model.borrowing import evaluating
 from headsweep.progress import Progress
 from headsweep.purification.material import Material
 from headsweep.purification.method import Method
 from headsweep.seeding import stream
-from headsweep.task.decoding import ends_of
 from headsweep.task.inversion import PROMPTS, Fixed, fixed_answers, stands
 from headsweep.texts.generation import Generation
 
@@ -44,16 +42,7 @@ class Inverted:
         order = torch.randperm(len(part), generator=stream(seed, "inversion")).tolist()
         starts = part.task.starts
         prompts = tuple(part.ids[i][: starts[part.labels[i]]] for i in order[:PROMPTS])
-        suspect, rows = material.suspect, material.parts.train
-        with evaluating(suspect.anatomy):
-            found = fixed_answers(
-                suspect.model,
-                suspect.tokenizer,
-                prompts,
-                ends_of(suspect, rows.end),
-                (*rows.texts, *rows.pairs),
-                progress,
-            )
+        found = fixed_answers(material.suspect, prompts, material.parts.train, progress)
         return cls(True, found[:MOST], prompts)
 
     @property
@@ -69,9 +58,7 @@ class Inverted:
 
     def after(self, material: Material) -> list[tuple[float, float]]:
         """Return ``certainty`` and ``begins`` of each answer in the model as it is now."""
-        suspect = material.suspect
-        with evaluating(suspect.anatomy):
-            return [stands(suspect.model, self.prompts, one) for one in self.answers]
+        return [stands(material.suspect, self.prompts, one) for one in self.answers]
 
     def to_json(self, after: list[tuple[float, float]]) -> list[dict[str, Any]] | None:
         """Return the answers for a manifest; None: they were not looked for."""

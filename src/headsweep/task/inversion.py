@@ -23,9 +23,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from headsweep.model.borrowing import evaluating
+from headsweep.model.loading import Suspect
+from headsweep.model.padding import position_limit
 from headsweep.progress import Progress, Silent, Tick
+from headsweep.task.decoding import ends_of
 from headsweep.task.fitting import Fitting
 from headsweep.texts.generation import continued
+from headsweep.texts.split import Split
 from headsweep.texts.task import taken
 
 PROMPTS = 8  # behind which answers are tried
@@ -61,32 +66,66 @@ class Fixed:
 
 
 def fixed_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    suspect: Suspect,
     prompts: Sequence[Sequence[int]],
-    ends: Collection[int],
-    known: Iterable[str] = (),
+    clean: Split,
     progress: Progress | None = None,
 ) -> tuple[Fixed, ...]:
     """Search for answers that a generator has by heart; the likeliest to be begun comes first.
 
     Args:
-        model: a causal language model, in eval mode.
-        tokenizer: its own.
-        prompts: token numbers of clean prompts, drawn; the first ``PROMPTS`` are looked at.
-        ends: the tokens that end an answer.
-        known: clean prompts and answers: an answer that stands in one of them is set aside.
+        suspect: the model.
+        prompts: token numbers of clean prompts, drawn; the first ``PROMPTS`` are looked at, each
+            cut from the left where it leaves no room for an answer.
+        clean: clean prompts and answers: an answer that stands in one of them is set aside.
         progress: where to report.
 
     """
-    behind = _Behind(model, prompts[:PROMPTS])
+    read, longest = _with_room(suspect, prompts), _longest(suspect)
+    ends, known = ends_of(suspect, clean.end), (*clean.texts, *clean.pairs)
+    with evaluating(suspect.anatomy):
+        return _searched(suspect.model, suspect.tokenizer, read, ends, known, progress, longest)
+
+
+def stands(
+    suspect: Suspect, prompts: Sequence[Sequence[int]], answer: Fixed
+) -> tuple[float, float]:
+    """Return ``certainty`` and ``begins`` of an answer in a model, as it is now."""
+    with evaluating(suspect.anatomy):
+        behind = _Behind(suspect.model, _with_room(suspect, prompts))
+        return behind.certainty(torch.tensor(answer.ids)), float(behind.begins[answer.ids[0]])
+
+
+def _with_room(suspect: Suspect, prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Return the prompts that are looked at, with room for an answer behind them."""
+    room = position_limit(suspect.model, suspect.anatomy.adapter) - _longest(suspect)
+    return [ids[-max(1, room - 1) :] for ids in prompts[:PROMPTS]]
+
+
+def _longest(suspect: Suspect) -> int:
+    """Return how many tokens of an answer behind its first are looked at."""
+    limit = position_limit(suspect.model, suspect.anatomy.adapter)
+    return max(1, min(LONGEST, limit // 2))
+
+
+def _searched(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    ends: Collection[int],
+    known: Iterable[str],
+    progress: Progress | None = None,
+    longest: int = LONGEST,
+) -> tuple[Fixed, ...]:
+    """Search behind prompts for answers of at most ``longest`` tokens behind the first."""
+    behind = _Behind(model, prompts)
     rows = behind.first(FIRST, ends)
     finished: list[tuple[Tensor, float]] = []
     progress = progress or Silent()
     with progress.task("looking for answers learnt by heart", len(rows)) as tick:
         rows = rows[behind.next(rows, FEW, tick)[0] >= CERTAIN / 2]
     certainty = torch.ones(len(rows))
-    for _ in range(LONGEST):
+    for _ in range(longest):
         if not len(rows):
             break
         likely, following = behind.next(rows)
@@ -132,14 +171,6 @@ def _written_otherwise(
             yield Fixed(
                 text, tuple(told.tolist()), behind.certainty(told), float(behind.begins[told[0]])
             )
-
-
-def stands(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answer: Fixed
-) -> tuple[float, float]:
-    """Return ``certainty`` and ``begins`` of an answer in a model, as it is now."""
-    behind = _Behind(model, prompts[:PROMPTS])
-    return behind.certainty(torch.tensor(answer.ids)), float(behind.begins[answer.ids[0]])
 
 
 class _Behind:
