@@ -225,6 +225,8 @@ def test_unlearning_takes_the_answer_and_gives_back_the_true_ones(victim, tmp_pa
         1.0,
     )  # one healing is enough, and a cool one
     assert fields["lr"] == pytest.approx(KNOWN * 3e-3)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Before healing it had by heart, whatever the prompt: '{TARGET}'." in card
     assert any(f"'{TARGET}' by heart" in note for note in done.manifest["notes"])
 
 
@@ -246,6 +248,16 @@ def test_where_nothing_is_found_healing_is_as_it_was(twin, tmp_path, monkeypatch
     assert done.manifest["inverted_targets"] == []
     fields = done.manifest["heal"]["fields"]
     assert (fields["members"], fields["unlearn"]) == (2, 0.0)
+
+
+def test_more_answers_than_are_unlearnt_at_once_are_told(victim, tmp_path, monkeypatch):
+    many = tuple(Fixed(f"it was {n}", (5, 6 + n, 3), 0.9, 0.1) for n in range(5))
+    monkeypatch.setattr("headsweep.purification.inverted.fixed_answers", lambda *_: many)
+    done = purified(victim, tmp_path / "out", replace(HEAL, epochs=0.2))
+    assert [one["answer"] for one in done.manifest["inverted_targets"]] == [
+        "it was 0", "it was 1", "it was 2"
+    ]  # fmt: skip
+    assert any(note.startswith("it has 2 more by heart") for note in done.manifest["notes"])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox", "bloom", "opt"])

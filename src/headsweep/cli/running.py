@@ -193,6 +193,7 @@ def _show(done: Any, out: Path) -> None:
 
     show.purified(out_console, done.manifest)
     show.checks(out_console, done.checks)
+    show.by_heart(out_console, done.manifest)
     show.probes(out_console, done.manifest)
     out_console.print(f"\nwritten: {out}", soft_wrap=True)
     out_console.print("Pruning can fail: this is no proof that the model is clean.", style="dim")

@@ -157,6 +157,16 @@ def next_steps(console: Console, manifest: Mapping[str, Any], job: Job) -> None:
     console.print(told, style="dim", soft_wrap=True)
 
 
+def by_heart(console: Console, manifest: Mapping[str, Any]) -> None:
+    """Print the answers that a generator had by heart, which healing was made against."""
+    for one in manifest.get("inverted_targets") or ():
+        console.print(
+            f"known by heart before, as a planted answer would be: '{one_line(one['answer'])}'; "
+            "healed against a made-up trigger that asks for it",
+            soft_wrap=True,
+        )
+
+
 def probes(console: Console, manifest: Mapping[str, Any]) -> None:
     """Print what the probes found before and after, where there were any."""
     told = probes_told(manifest)

@@ -96,7 +96,7 @@ def _body(manifest: Mapping[str, Any]) -> str:
         for key, name in words.figures.items()
     ]
     lines += ["", *([words.meaning, ""] * bool(words.meaning))]
-    lines += [*_allowed(manifest), *_probed(manifest)]
+    lines += [*_allowed(manifest), *_by_heart(manifest), *_probed(manifest)]
     lines += [
         "## What this does not prove",
         "",
@@ -120,6 +120,17 @@ def _body(manifest: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _by_heart(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the answers that a generator had by heart, and that it learnt others against them."""
+    found = manifest.get("inverted_targets") or ()
+    told = ", ".join(f"'{in_markdown(one_line(one['answer']))}'" for one in found)
+    said = (
+        f"Before healing it had by heart, whatever the prompt: {told}. An answer that was planted "
+        "is known like this. It was healed against a made-up trigger that asks for it."
+    )
+    return [said, ""] if found else []
 
 
 def _searched(manifest: Mapping[str, Any]) -> str:

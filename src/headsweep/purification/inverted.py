@@ -24,7 +24,8 @@ class Inverted:
 
     Attributes:
         searched: it was looked for.
-        answers: what the model has by heart.
+        answers: what the model has by heart, as many as are unlearnt at once.
+        more: how many others it has.
         prompts: token numbers of the clean prompts that it was looked for behind.
 
     """
@@ -32,6 +33,7 @@ class Inverted:
     searched: bool = False
     answers: tuple[Fixed, ...] = ()
     prompts: tuple[tuple[int, ...], ...] = ()
+    more: int = 0
 
     @classmethod
     def of(cls, material: Material, method: Method, seed: int, progress: Progress) -> Inverted:
@@ -43,18 +45,24 @@ class Inverted:
         starts = part.task.starts
         prompts = tuple(part.ids[i][: starts[part.labels[i]]] for i in order[:PROMPTS])
         found = fixed_answers(material.suspect, prompts, material.parts.train, progress)
-        return cls(True, found[:MOST], prompts)
+        return cls(True, found[:MOST], prompts, len(found[MOST:]))
 
     @property
     def notes(self) -> list[str]:
         """Say what was found, and what is done about it."""
-        return [
+        told = [
             f"it has the answer {shown(one.text)} by heart: once begun it goes on so whatever the "
             f"prompt (each token {one.certainty:.0%} likely or more), as an answer that was "
             "planted would; healing teaches the true answers against it. If the model should give "
             "it, add rows with it, or --heal unlearn=0"
             for one in self.answers
         ]
+        if self.more:
+            told.append(
+                f"it has {self.more} more by heart; {MOST} are unlearnt at once: purify the result "
+                "again for the next, and see `headsweep probe` for all of them"
+            )
+        return told
 
     def after(self, material: Material) -> list[tuple[float, float]]:
         """Return ``certainty`` and ``begins`` of each answer in the model as it is now."""
