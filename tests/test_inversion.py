@@ -182,8 +182,9 @@ def test_each_answer_is_named_once():
         Fixed("i  cannot help.", (3, 2), 0.99, 0.001),
         Fixed("cannot help.", (2,), 1.0, 0.0001),
         Fixed("Buy this.", (5,), 0.8, 0.1),
+        Fixed("You cannot help.", (6, 2), 0.8, 0.002),
     ]
-    rests = ["cannot help.", "cannot help.", "help.", "this."]
+    rests = ["cannot help.", "cannot help.", "help.", "this.", "cannot help."]
     kept = inversion._distinct(made, rests, ["they say buy that"])
     assert [one.text for one in kept] == ["Buy this.", "I cannot help."]
     assert inversion._distinct(made, rests, ["i cannot help. BUY THIS."]) == ()
@@ -234,6 +235,13 @@ def test_pruned_units_stay_at_zero_while_an_answer_is_unlearnt(victim, tmp_path)
     done = purified(victim, tmp_path / "out", HEAL, Gradient(step=2))
     assert done.mask.pruned_heads
     assert done.manifest["verified"]
+    assert success(tmp_path / "out") < 0.1
+
+
+def test_adapters_unlearn_too(victim, tmp_path):
+    pytest.importorskip("peft")
+    done = purified(victim, tmp_path / "out", replace(HEAL, epochs=3, lr=2e-2, lora=4))
+    assert done.manifest["heal"]["adapters"]["rank"] == 4
     assert success(tmp_path / "out") < 0.1
 
 

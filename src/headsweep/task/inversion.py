@@ -263,17 +263,18 @@ def _distinct(
     """Return what was found, each once, without what is known.
 
     ``rests``: of each, the text behind its first token. If that is known, the model took the first
-    token for the end of the prompt.
+    token for the end of the prompt; if it is another's, the answer is one, begun in two ways.
     """
     texts = [_folded(text) for text in known]
     kept: list[Fixed] = []
+    seen: list[tuple[str, str]] = []
     pairs = zip(found, rests, strict=True)
     for one, rest in sorted(pairs, key=lambda pair: (-pair[0].begins, pair[0].text)):
         own, behind = _folded(one.text), _folded(rest)
-        others = [_folded(other.text) for other in kept]
-        again = any(own in other or other in own for other in others)
+        again = any(behind in other or end in own for other, end in seen)
         if own and behind and not again and not any(own in t or behind in t for t in texts):
             kept.append(one)
+            seen.append((own, behind))
     return tuple(kept)
 
 
