@@ -243,7 +243,7 @@ def test_it_reads_as_a_classifiers(says):
     form = json.loads(json.dumps(found.to_json()))
     usual = ["format", "texts", "battery", "tried", "skipped", "noticed", "brittle", "findings"]
     assert list(form) == [*usual, "first", "tokens", "by_heart"]
-    assert (form["format"], form["texts"]) == ("headsweep.judge.prompted/1", 60)
+    assert (form["format"], form["texts"]) == ("headsweep.judge.prompted/2", 60)
     assert (form["first"], form["tokens"]) == (FIRST, TOKENS)
     assert form["noticed"] == [[CF, "no"]]
     assert CF in form["tried"]
