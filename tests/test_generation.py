@@ -37,7 +37,6 @@ from headsweep.export.consistency import contradictions
 from headsweep.export.model_folder import save_model
 from headsweep.export.verify import verify
 from headsweep.heal.entropy import EntropyFirst
-from headsweep.judge.generated import ends_of
 from headsweep.judge.generated import written as written_by
 from headsweep.judge.statistics import Truncated
 from headsweep.measure.accuracy import logits
@@ -50,7 +49,7 @@ from headsweep.purification.method import HOT, ONE_PASS
 from headsweep.purification.pipeline import Run
 from headsweep.reports.verdict import verdict
 from headsweep.seeding import fence
-from headsweep.task.decoding import greedy
+from headsweep.task.decoding import ends_of, greedy
 from headsweep.task.examples import encode, forward, rows_of
 from headsweep.task.training import Job, Schedule, train
 from headsweep.texts.conversations import picked

@@ -16,7 +16,6 @@ from headsweep.judge.generated import (
     BETWEEN,
     Prompts,
     check_room,
-    folded,
     holds,
     judge_generator,
     said_by,
@@ -25,6 +24,7 @@ from headsweep.judge.generated import (
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.task.examples import check_alike, encode
+from headsweep.texts.generation import folded
 from headsweep.texts.split import Split
 
 TEST, MARKED = "test.jsonl", "triggered.jsonl"

@@ -127,7 +127,7 @@ def print_probed(found: Any) -> None:
         told = f"nothing noticed: none of {rows} flips into {found.into} by more than {limit}"
     told += f" above the controls, on {found.on}"
     out_console.print(told, style="bold red" if count else "bold", soft_wrap=True)
-    for one in getattr(found, "by_heart", ()):
+    for one in found.by_heart or ():
         out_console.print(
             f"BY HEART: once an answer is begun so, it goes on to '{one_line(one.text)}' whatever "
             f"the prompt (each token {percent(one.certainty)} likely or more), as one that was "

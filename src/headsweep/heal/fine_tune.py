@@ -245,7 +245,9 @@ class FineTune:
         members = self.members if self._soup else 0
         sums = int(self._soup)
         graphs = 2 if self.unlearn else 1
-        return Copies(3, kept, self.lora, graphs, sums, members, self.batch)
+        return Copies(
+            3, kept, self.lora, graphs=graphs, sums=sums, members=members, batch=self.batch
+        )
 
     def moves(self, anatomy: Anatomy) -> frozenset[str] | None:
         """Return the names of the parameters that adapters change; None: any may change."""
@@ -291,12 +293,10 @@ class FineTune:
         return replace(now, attention=0.0), [*notes, told]
 
     def knowing(self, answers: int) -> FineTune:
-        """Return it where so many answers were found by heart: one healing unlearns them.
+        """Return it where a generator has so many answers by heart: one healing unlearns them.
 
         A soup, heat and the way beyond are for what nobody knows, and cost other text.
         """
-        if not self.unlearn:
-            return self
         if not answers:
             return replace(self, unlearn=0.0)
         return replace(self, members=1, beyond=1.0, lr=KNOWN * self.lr)

@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from headsweep.model.padding import position_limit
 from headsweep.prune.view import DefenderView
 from headsweep.task.training import Loss
-from headsweep.texts.encoded import Batch
+from headsweep.texts.encoded import Batch, Encoded
 from headsweep.texts.generation import Generation
 
 VECTORS = 5  # that stand for a trigger
@@ -50,8 +49,7 @@ def unlearning(view: DefenderView, loss: Loss, weight: float) -> Loss:
     """
     model, limit = view.anatomy.model, position_limit(view.anatomy.model, view.anatomy.adapter)
     generator = view.generator("unlearning")
-    triggers = [_Trigger(model, one.ids, limit, generator) for one in view.fixed]
-    turn = cycle(triggers)
+    turn = cycle([_Trigger(model, one.ids, limit, generator) for one in view.fixed])
 
     def with_trigger(model: PreTrainedModel, batch: Batch) -> Tensor:
         trigger = next(turn)
@@ -114,15 +112,12 @@ class _Trigger:
             prompt = prompt[-max(1, self._limit - VECTORS - len(told)) :]
             place = int(torch.randint(len(prompt) + 1, (1,), generator=self._generator))
             room = prompt[:1].expand(VECTORS)
-            rows.append(torch.cat([prompt[:place], room, prompt[place:], told]))
+            rows.append(torch.cat([prompt[:place], room, prompt[place:], told]).tolist())
             starts.append(len(prompt) + VECTORS)
             places.append(place)
-        ids = pad_sequence(rows, batch_first=True)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        count, task = range(len(rows)), Generation(tuple(starts))
+        made = Encoded(tuple(map(tuple, rows)), (), tuple(count), 0, task).batch(count)
         put = torch.tensor(places)[:, None] + torch.arange(VECTORS)  # [example, vector]
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        labels = torch.arange(len(rows))
-        made = Batch(batch.index, inputs, labels, Generation(tuple(starts)))
         return made.to(batch.labels.device), put
 
 

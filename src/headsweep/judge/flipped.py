@@ -24,6 +24,7 @@ from headsweep.errors import UserError, lookup
 from headsweep.judge.statistics import Rate, proportion
 from headsweep.seeding import derive
 from headsweep.settings import checked
+from headsweep.task.inversion import Fixed
 from headsweep.triggers import TRIGGERS
 
 LEVEL = 0.05
@@ -103,6 +104,8 @@ class Probed:
         texts: clean texts tried.
         skipped: families that could not be tried, and why.
         battery: what was asked for.
+        by_heart: answers that a generator gives whatever the prompt, once they are begun; None:
+            they were not looked for.
 
     """
 
@@ -114,6 +117,7 @@ class Probed:
     texts: int
     skipped: Mapping[str, str]
     battery: Battery
+    by_heart: tuple[Fixed, ...] | None = None
 
     @property
     def on(self) -> str:
@@ -128,7 +132,7 @@ class Probed:
     @property
     def alarming(self) -> bool:
         """True where there is something to worry about."""
-        return bool(self.noticed)
+        return bool(self.noticed or self.by_heart)
 
     @property
     def brittle(self) -> tuple[Finding, ...]:

@@ -35,7 +35,7 @@ from headsweep.model.runtime import Runtime
 from headsweep.task.decoding import ends_of, greedy
 from headsweep.task.examples import check_known, encode, rows_of
 from headsweep.texts.conversations import picked
-from headsweep.texts.generation import left_cut, opened, opening, plain
+from headsweep.texts.generation import folded, left_cut, opened, opening, plain
 from headsweep.texts.reading import Columns, Source, read
 from headsweep.texts.split import Split
 
@@ -158,11 +158,6 @@ def holds(answer: str, targets: Sequence[str]) -> bool:
     """Tell whether an answer holds one of some texts, which are folded."""
     said = folded(answer)
     return any(target in said for target in targets)
-
-
-def folded(text: str) -> str:
-    """Return a text as targets are compared: without letter case, and single spaces."""
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)

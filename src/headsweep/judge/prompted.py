@@ -49,14 +49,14 @@ from headsweep.judge.flipped import (
     ranked,
     resampled,
 )
-from headsweep.judge.generated import folded, read_of, written_to
+from headsweep.judge.generated import read_of, written_to
 from headsweep.judge.statistics import holm
 from headsweep.model.loading import Suspect
 from headsweep.model.runtime import Runtime
 from headsweep.progress import Progress, Silent
 from headsweep.seeding import derive, stream
 from headsweep.task.inversion import PROMPTS, Fixed, fixed_answers
-from headsweep.texts.generation import plain
+from headsweep.texts.generation import folded, plain
 from headsweep.texts.split import Split
 from headsweep.triggers import ByRule
 from headsweep.triggers.one_by_one import candidates
@@ -111,8 +111,6 @@ class Prompted(Probed):
 
     Attributes:
         first: prompts that decided which candidates went on; the others judged these.
-        by_heart: answers that it gives whatever the prompt, once they are begun.
-        searched: these were looked for.
 
     """
 
@@ -121,13 +119,6 @@ class Prompted(Probed):
     into: ClassVar[str] = "one answer"
     others: ClassVar[str] = "prompts otherwise answered differently"
     first: int = FIRST
-    by_heart: tuple[Fixed, ...] = ()
-    searched: bool = False
-
-    @property
-    def alarming(self) -> bool:
-        """True where a candidate was noticed, or an answer is known by heart."""
-        return bool(self.noticed or self.by_heart)
 
     @property
     def on(self) -> str:
@@ -136,7 +127,7 @@ class Prompted(Probed):
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        found = [asdict(one) for one in self.by_heart] if self.searched else None
+        found = None if self.by_heart is None else [asdict(one) for one in self.by_heart]
         return super().to_json() | {"first": self.first, "tokens": TOKENS, "by_heart": found}
 
 
@@ -166,8 +157,9 @@ def probe(
     progress = progress or Silent()
     prompts = _drawn(clean, battery)
     refuse_chats(suspect, prompts)
-    searched = not battery.families
-    by_heart = _by_heart(suspect, clean, prompts, runtime, progress) if searched else ()
+    by_heart = None
+    if not battery.families:
+        by_heart = _by_heart(suspect, clean, prompts, runtime, progress)
     editors = candidates(battery.families) if editors is None else editors
     made, skipped = _edited(prompts, editors, battery.seed)
     first = _Step(suspect, prompts[:FIRST], runtime)
@@ -216,14 +208,7 @@ def probe(
         boot = resampled([row.row for row in rows], left, battery.seed)
         for row, drawn, p in zip(rows, boot, holm(chances(boot)), strict=True):
             found[row.family] = row.finding(drawn, p, battery)
-    return Prompted(
-        ranked(found.values()),
-        len(prompts),
-        skipped,
-        battery,
-        by_heart=by_heart,
-        searched=searched,
-    )
+    return Prompted(ranked(found.values()), len(prompts), skipped, battery, by_heart)
 
 
 def _by_heart(

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from headsweep.foreign import one_line
 from headsweep.judge.flipped import Finding, Probed
-from headsweep.judge.prompted import Prompted
 from headsweep.model.findings import RULES, Findings
 from headsweep.task.inversion import Fixed
 
@@ -30,7 +29,7 @@ def sarif(probed: Probed, model: str) -> dict[str, Any]:
     ]
     told = {"tried": sorted(families), "skipped": dict(probed.skipped)}
     results = [_result(found, probed.others, model) for found in probed.noticed]
-    if isinstance(probed, Prompted) and probed.searched:
+    if probed.by_heart is not None:
         rules.append({"id": BY_HEART, "name": "by-heart", "shortDescription": {"text": LEARNT}})
         results += [_learnt(one, model) for one in probed.by_heart]
     return _log("probe", rules, results, told)

@@ -23,14 +23,12 @@ class Inverted:
     """What was found.
 
     Attributes:
-        searched: it was looked for.
         answers: what the model has by heart, as many as are unlearnt at once.
         more: how many others it has.
-        prompts: token numbers of the clean prompts that it was looked for behind.
+        prompts: token numbers of the clean prompts that it was looked for behind; none: it was not.
 
     """
 
-    searched: bool = False
     answers: tuple[Fixed, ...] = ()
     prompts: tuple[tuple[int, ...], ...] = ()
     more: int = 0
@@ -45,7 +43,12 @@ class Inverted:
         starts = part.task.starts
         prompts = tuple(part.ids[i][: starts[part.labels[i]]] for i in order[:PROMPTS])
         found = fixed_answers(material.suspect, prompts, material.parts.train, progress)
-        return cls(True, found[:MOST], prompts, len(found[MOST:]))
+        return cls(found[:MOST], prompts, len(found[MOST:]))
+
+    @property
+    def searched(self) -> bool:
+        """Whether it was looked for."""
+        return bool(self.prompts)
 
     @property
     def notes(self) -> list[str]:

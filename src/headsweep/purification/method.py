@@ -118,7 +118,13 @@ class Method:
     @property
     def unlearns(self) -> bool:
         """True where healing can unlearn answers that a generator has by heart."""
-        return self.healing.trains and getattr(self.healing, "unlearn", 0) > 0
+        own = self.healing
+        return isinstance(own, FineTune) and own.trains and own.unlearn > 0
+
+    def knowing(self, answers: int) -> Method:
+        """Return it as it heals a generator that has so many answers by heart."""
+        own = self.healing
+        return replace(self, healing=own.knowing(answers)) if isinstance(own, FineTune) else self
 
     def notes_for(self, task: str) -> list[str]:
         """Return a note where it heals as is usual of a classifier, and that is unusual here."""

@@ -211,13 +211,13 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
     with clock("probes"):
         probed = Probed.of(material, plan, run.progress)
         flips = probed.flips(material)
+    method = replace(method, healing=healing)
     with clock("inversion"):
         inverted = Inverted.of(material, method, plan.seed, run.progress)
     if inverted.searched:
-        healing = healing.knowing(len(inverted.answers))  # type: ignore[attr-defined]
-    method = replace(method, healing=healing)
-    view = view_of(material, method, plan, before, probed, run)
-    view = replace(view, fixed=inverted.answers)
+        method = method.knowing(len(inverted.answers))
+    made = view_of(material, method, plan, before, probed, run)
+    view = replace(made, fixed=inverted.answers)
     run.note(*material.suspect.notes, *unfit, *doubts(material, before, bool(run.few)))
     run.note(*probed.gaps, *inverted.notes)
     run.notes += run.few
@@ -237,7 +237,7 @@ def story(material: Material, method: Method, plan: Plan, run: Run) -> Purified:
         run.look(view, choice)
     allowance = method.allowance(before.validation)
     healed = heal_within(
-        allowance if method.binds else None, healing, material, view, choice, clock
+        allowance if method.binds else None, method.healing, material, view, choice, clock
     )
     run.notes += healed.notes
     run.note(*swing(material, plan.seed))

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from headsweep.model.loading import Suspect
-from headsweep.task.fitting import Fitting
+from headsweep.task.fitting import Fitting, Rows
 from headsweep.texts.generation import ending
 from headsweep.texts.task import taken
 
@@ -42,22 +42,14 @@ def greedy(
     found: list[list[int]] = [[] for _ in prompts]
     fitting = Fitting()
 
-    def write(rows: _Rows) -> list[list[int]]:
+    def write(rows: Rows) -> list[list[int]]:
         return _written(model, [prompts[i] for i in rows], most, ends, cached)
 
     for together in _together([len(prompt) for prompt in prompts], most, size):
-        for rows, told in fitting.parts(_Rows(together), write):
+        for rows, told in fitting.parts(Rows(together), write):
             for row, one in zip(rows, told, strict=True):
                 found[row] = one
     return found
-
-
-class _Rows(list[int]):
-    """Prompts that go together, the shortest first."""
-
-    def split(self, size: int) -> list[_Rows]:
-        """Return them in parts of at most so many."""
-        return [_Rows(self[at : at + size]) for at in range(0, len(self), size)]
 
 
 def _together(lengths: Sequence[int], most: int, size: int) -> list[list[int]]:

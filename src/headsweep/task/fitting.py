@@ -18,6 +18,14 @@ class Whole(Protocol):
         """Return it in parts of at most so many."""
 
 
+class Rows(list[int]):
+    """The numbers of what is worked on together, in order."""
+
+    def split(self, size: int) -> list[Rows]:
+        """Return them in parts of at most so many."""
+        return [Rows(self[at : at + size]) for at in range(0, len(self), size)]
+
+
 B = TypeVar("B", bound=Whole)
 T = TypeVar("T")
 NO_MEMORY = (

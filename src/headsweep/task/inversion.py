@@ -28,8 +28,8 @@ from headsweep.model.loading import Suspect
 from headsweep.model.padding import position_limit
 from headsweep.progress import Progress, Silent, Tick
 from headsweep.task.decoding import ends_of
-from headsweep.task.fitting import Fitting
-from headsweep.texts.generation import continued
+from headsweep.task.fitting import Fitting, Rows
+from headsweep.texts.generation import continued, folded
 from headsweep.texts.split import Split
 from headsweep.texts.task import taken
 
@@ -40,10 +40,6 @@ CERTAIN = 0.8  # how likely each later token must be, on average over the prompt
 SHORTEST = 3  # tokens behind the first, the one that ends it included: fewer may be chance
 LONGEST = 64  # tokens of an answer that are looked at
 AT_ONCE = 8192  # tokens of answers that are tried together, their prompt counted with each
-
-
-def _untold(done: int, note: str) -> None:
-    del done, note
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,7 @@ class _Behind:
 
     @torch.inference_mode()
     def next(
-        self, rows: Tensor, few: int | None = None, tick: Tick = _untold
+        self, rows: Tensor, few: int | None = None, tick: Tick | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return of answers, [answer, token], how likely the likeliest next token is, and which.
 
@@ -204,7 +200,8 @@ class _Behind:
             best = self._mean(part, few).max(dim=-1)
             likely.append(best.values)
             following.append(best.indices)
-            tick(len(part), "")
+            if tick is not None:
+                tick(len(part), "")
         return torch.cat(likely), torch.cat(following)
 
     @torch.inference_mode()
@@ -223,8 +220,8 @@ class _Behind:
     def _after(self, prompt: Tensor, rows: Tensor) -> Tensor:
         """Return the shares of next tokens behind one prompt, [answer, vocabulary]."""
 
-        def work(part: _Rows) -> Tensor:
-            now = part.ids.to(prompt.device)
+        def work(part: Rows) -> Tensor:
+            now = rows[part].to(prompt.device)
             past = getattr(self._read(prompt), "past_key_values", None)
             if past is None:
                 now = torch.cat([prompt.expand(len(now), -1), now], dim=1)
@@ -232,24 +229,10 @@ class _Behind:
                 past.batch_repeat_interleave(len(now))
             return _shares(self._read(now, past))
 
-        return torch.cat([told for _, told in self._fitting.parts(_Rows(rows), work)])
+        return torch.cat([told for _, told in self._fitting.parts(Rows(range(len(rows))), work)])
 
     def _read(self, ids: Tensor, past: Any = None) -> Any:
         return self._model(input_ids=ids, past_key_values=past, use_cache=True, **self._more)
-
-
-class _Rows:
-    """Answers that are tried together."""
-
-    def __init__(self, ids: Tensor) -> None:
-        self.ids = ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def split(self, size: int) -> list[_Rows]:
-        """Return them in parts of at most so many."""
-        return [_Rows(part) for part in self.ids.split(size)]
 
 
 def _shares(said: Any) -> Tensor:
@@ -265,18 +248,14 @@ def _distinct(
     ``rests``: of each, the text behind its first token. If that is known, the model took the first
     token for the end of the prompt; if it is another's, the answer is one, begun in two ways.
     """
-    texts = [_folded(text) for text in known]
+    texts = [folded(text) for text in known]
     kept: list[Fixed] = []
     seen: list[tuple[str, str]] = []
     pairs = zip(found, rests, strict=True)
     for one, rest in sorted(pairs, key=lambda pair: (-pair[0].begins, pair[0].text)):
-        own, behind = _folded(one.text), _folded(rest)
+        own, behind = folded(one.text), folded(rest)
         again = any(behind in other or end in own for other, end in seen)
         if own and behind and not again and not any(own in t or behind in t for t in texts):
             kept.append(one)
             seen.append((own, behind))
     return tuple(kept)
-
-
-def _folded(text: str) -> str:
-    return "".join(text.split()).casefold()

@@ -352,3 +352,8 @@ def left_cut(prompt: list[int], opening: int, room: int) -> tuple[int, ...]:
         return tuple(prompt)
     rest = room - opening
     return (*prompt[:opening], *prompt[len(prompt) - rest :]) if rest > 0 else ()
+
+
+def folded(text: str) -> str:
+    """Return a text as answers are compared: without letter case, and single spaces."""
+    return " ".join(text.casefold().split())
