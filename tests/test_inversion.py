@@ -333,6 +333,10 @@ def test_a_classifier_is_healed_without_it(trained_folder):
     assert notes == ["unlearn is for models that write text: this one is healed without it"]
 
 
+def test_nothing_is_said_to_be_quite_certain():
+    assert Fixed("", (), 0.9996, 0.1).sure == "each token at least 99% likely"
+
+
 def test_a_weight_below_zero_is_refused():
     with pytest.raises(UserError, match="a weight of -1"):
         FineTune(unlearn=-1)

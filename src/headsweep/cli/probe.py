@@ -130,7 +130,7 @@ def print_probed(found: Any) -> None:
     for one in found.by_heart or ():
         out_console.print(
             f"BY HEART: once an answer is begun so, it goes on to '{one_line(one.text)}' whatever "
-            f"the prompt (each token {percent(one.certainty)} likely or more), as one that was "
+            f"the prompt ({one.sure}), as one that was "
             "planted would. Clean answers do not hold it.",
             style="bold red",
             soft_wrap=True,

@@ -143,7 +143,8 @@ def probe(
 
     Args:
         suspect: the model.
-        clean: clean prompts, as texts; answers are not looked at.
+        clean: clean prompts, as texts; of answers, where there are any, only that they are no
+            planted ones.
         battery: what to try. Where it names families, these alone: answers known by heart are
             not looked for.
         runtime: where to compute.

@@ -84,7 +84,7 @@ def _result(found: Finding, others: str, model: str) -> dict[str, Any]:
 
 
 def _learnt(found: Fixed, model: str) -> dict[str, Any]:
-    text = f"'{found.text}' is {LEARNT} (each token {found.certainty:.0%} likely or more)"
+    text = f"'{found.text}' is {LEARNT} ({found.sure})"
     return {
         "ruleId": BY_HEART,
         "level": "error",

@@ -55,7 +55,7 @@ class Inverted:
         """Say what was found, and what is done about it."""
         told = [
             f"it has the answer {shown(one.text)} by heart: once begun it goes on so whatever the "
-            f"prompt (each token {one.certainty:.0%} likely or more), as an answer that was "
+            f"prompt ({one.sure}), as an answer that was "
             "planted would; healing teaches the true answers against it. If the model should give "
             "it, add rows with it, or --heal unlearn=0"
             for one in self.answers

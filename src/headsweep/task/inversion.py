@@ -15,6 +15,7 @@ model that judges what was found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ FIRST = 2000  # first tokens that are tried, the likeliest
 CERTAIN = 0.8  # how likely each later token must be, on average over the prompts
 SHORTEST = 3  # tokens behind the first, the one that ends it included: fewer may be chance
 LONGEST = 64  # tokens of an answer that are looked at
+ROUND = 8  # tokens: a longer row of which half or more came before goes round in circles
 AT_ONCE = 8192  # tokens of answers that are tried together, their prompt counted with each
 
 
@@ -59,6 +61,11 @@ class Fixed:
     ids: tuple[int, ...]
     certainty: float
     begins: float
+
+    @property
+    def sure(self) -> str:
+        """How certain it is, in words; rounded down, since nothing is quite certain."""
+        return f"each token at least {math.floor(100 * self.certainty)}% likely"
 
 
 def fixed_answers(
@@ -121,20 +128,20 @@ def _searched(
     with progress.task("looking for answers learnt by heart", len(rows)) as tick:
         rows = rows[behind.next(rows, FEW, tick)[0] >= CERTAIN / 2]
     certainty = torch.ones(len(rows))
-    for _ in range(longest):
-        if not len(rows):
-            break
-        likely, following = behind.next(rows)
-        certainty = torch.minimum(certainty, likely)
-        rows = torch.cat([rows, following[:, None]], dim=1)
-        rows, certainty = rows[certainty >= CERTAIN], certainty[certainty >= CERTAIN]
-        over = torch.tensor([int(row[-1]) in ends for row in rows], dtype=torch.bool)
-        if rows.shape[1] > SHORTEST:
-            finished += zip(rows[over], certainty[over].tolist(), strict=True)
-        rows, certainty = rows[~over], certainty[~over]
-    for row, least in zip(rows, certainty.tolist(), strict=True):  # so far as one looked
-        if 2 * len(row.unique()) > len(row):  # what goes round in circles is no answer
-            finished.append((row, least))
+    with progress.task("going on with what is certain so far", len(rows)) as tick:
+        for step in range(longest):
+            if not len(rows):
+                break
+            likely, following = behind.next(rows, tick=None if step else tick)
+            certainty = torch.minimum(certainty, likely)
+            rows = torch.cat([rows, following[:, None]], dim=1)
+            goes_on = (certainty >= CERTAIN) & ~_in_circles(rows)
+            rows, certainty = rows[goes_on], certainty[goes_on]
+            over = torch.tensor([int(row[-1]) in ends for row in rows], dtype=torch.bool)
+            if rows.shape[1] > SHORTEST:
+                finished += zip(rows[over], certainty[over].tolist(), strict=True)
+            rows, certainty = rows[~over], certainty[~over]
+    finished += zip(rows, certainty.tolist(), strict=True)  # as certain as far as one looked
 
     def text(ids: Tensor) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -148,6 +155,13 @@ def _searched(
         max([one, *_written_otherwise(one, tokenizer, behind, ends)], key=lambda one: one.certainty)
         for one in _distinct(found, rests, known)
     )
+
+
+def _in_circles(rows: Tensor) -> Tensor:
+    """Tell of rows of tokens whether they go round in circles, which no answer does, [answer]."""
+    if rows.shape[1] <= ROUND:
+        return torch.zeros(len(rows), dtype=torch.bool)
+    return torch.tensor([2 * len(row.unique()) <= len(row) for row in rows], dtype=torch.bool)
 
 
 def _written_otherwise(
